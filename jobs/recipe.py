@@ -1,0 +1,135 @@
+"""The schema of a recipe: everything that one run needs, read by the command line, the workers and Tune alike."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from vr_core.config import Spec, digest, plain
+from vr_core.errors import ConfigError
+from vr_core.specs import (
+    Count,
+    DenseFrameTransformerSpec,
+    ModelSpec,
+    ObjectiveSpec,
+    OptimSpec,
+    Positive,
+    SeparateSpec,
+)
+
+
+class BatchSpec(Spec):
+    """What one optimiser step covers, whoever computes it."""
+
+    items: Count = 16
+    """Items of a step over the whole cluster (N): the ranks cut it, it never changes."""
+    micro_batch: Count = 16
+    """Most items that a worker computes at once; more are accumulated."""
+    crop_frames: Count = 256
+
+
+class ValidationSpec(Spec):
+    """Fixed crops and fixed masks, so that two validations differ by the weights alone."""
+
+    every_steps: Count = 200
+    items: Count = 32
+
+
+class CheckpointSpec(Spec):
+    """When a checkpoint is written, and how many stay."""
+
+    every_s: Positive = 120.0
+    every_steps: Count | None = None
+    keep: Count = 2
+    """Newest ones kept; the best one stays besides."""
+
+
+class WorkersSpec(Spec):
+    """Where the run computes: one Ray Train worker per GPU, or per `cpus` cores where there is none."""
+
+    count: Count = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: GPUs when every live node that matches has one."""
+    cpus: Count = 1
+    """Cores for each worker."""
+    labels: tuple[dict[str, str], ...] = ()
+    """One for all workers, or one for each: the node labels that a worker's machine must carry."""
+
+
+class TuneSpec(Spec):
+    """A search over this recipe's own keys (`vr tune`)."""
+
+    space: dict[str, tuple[float | int | str | bool, ...] | dict[Literal["uniform", "loguniform"], tuple[float, float]]]
+    """Dotted key → list of choices, or {loguniform: [low, high]}, or {uniform: [low, high]}."""
+    trials: Count = 8
+    concurrent: Count = 2
+    grace_steps: Count = 50
+    """No trial is stopped before this step."""
+    reduction: Annotated[int, Field(ge=2)] = 3
+    """ASHA keeps one in this many at each rung."""
+
+
+class LogSpec(Spec):
+    """What is written beside the metrics of every step; not part of a run's identity."""
+
+    tensorboard: bool = True
+    report_every_s: Positive = 10.0
+    """Between two calls of ray.train.report, each a barrier of about 2 s."""
+
+
+class Recipe(Spec):
+    """One training run, pretraining or fine-tuning."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60)]
+    data: Path | None = None
+    """The data set's folder, at the same path on every machine."""
+    out: Path = Path("runs")
+    """Folder of run folders, on storage that every machine sees."""
+    init: Path | None = None
+    """A checkpoint or a run folder to start the weights from."""
+    needs_init: bool = False
+    """Refuse to start without `init`: this recipe makes no sense from scratch."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    steps: Count
+    model: ModelSpec = DenseFrameTransformerSpec()
+    objective: ObjectiveSpec = SeparateSpec()
+    batch: BatchSpec = BatchSpec()
+    optim: OptimSpec = OptimSpec()
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 autocast on GPUs that have it, float32 elsewhere."""
+    validation: ValidationSpec = ValidationSpec()
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    nonfinite_limit: Annotated[int, Field(ge=0)] = 10
+    """Steps in a row with a non-finite loss or gradient that are skipped before the run stops."""
+    workers: WorkersSpec = WorkersSpec()
+    tune: TuneSpec | None = None
+    log: LogSpec = LogSpec()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        if self.optim.warmup_steps > self.steps:
+            raise ValueError(f"optim.warmup_steps {self.optim.warmup_steps} is more than steps {self.steps}")
+        if self.workers.count > self.batch.items:
+            raise ValueError(f"workers.count {self.workers.count} is more than batch.items {self.batch.items}")
+        if len(self.workers.labels) not in (0, 1, self.workers.count):
+            raise ValueError(f"workers.labels must hold one entry, or one for each of {self.workers.count} workers")
+        return self
+
+    def digest(self) -> str:
+        """8 hex digits of the resolved recipe without paths and logging: the middle of a run's id."""
+        identity = plain(self)
+        for key in ("data", "out", "init", "log"):
+            del identity[key]
+        return digest(identity)
+
+
+def require_startable(recipe: Recipe) -> None:
+    """Check what a recipe must have before a run of it starts.
+
+    Raises:
+        ConfigError: no data set, or no `init` where the recipe needs one.
+    """
+    if recipe.data is None:
+        raise ConfigError(f"recipe {recipe.name}: no data set; add data=FOLDER (made by `vr data prepare`)")
+    if recipe.needs_init and recipe.init is None:
+        raise ConfigError(f"recipe {recipe.name}: needs a start; add init=RUN_OR_CHECKPOINT (a pretraining run)")

@@ -1,0 +1,241 @@
+"""The one loader and validator for recipes, inventories, command-line overrides and search spaces.
+
+Four doors (YAML file, `key=value`, Tune's space, Python) end in the same pydantic validation. Precedence:
+defaults < file < overrides. No includes, no interpolation, no environment lookups. No torch, no ray here.
+"""
+
+import copy
+import difflib
+import hashlib
+import json
+import math
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+from vr_core.errors import ConfigError
+
+
+class Spec(BaseModel):
+    """Base of every schema: frozen, keyword-only, unknown keys refused, text never taken for a number."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+AnySpec = TypeVar("AnySpec", bound=Spec)
+
+
+class _Yaml12Loader(yaml.SafeLoader):
+    """PyYAML with the YAML 1.2 core schema's scalars: `1e-4` is a number; `no`, `on` and `12:30` are text."""
+
+
+_Yaml12Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+):
+    _Yaml12Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+        f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first)
+    )
+
+
+def _int_yaml12(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = loader.construct_scalar(node)
+    # int(text, 0) refuses "010", which YAML 1.2 reads as decimal ten.
+    return int(text, 0) if text.lstrip("+-")[:2] in ("0o", "0x") else int(text, 10)
+
+
+def _float_yaml12(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    return float(loader.construct_scalar(node).replace(".inf", "inf").replace(".Inf", "inf").replace(".INF", "inf")
+                 .replace(".nan", "nan").replace(".NaN", "nan").replace(".NAN", "nan"))
+
+
+def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    for i, key in enumerate(keys):
+        if key in keys[:i]:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+    return {k: loader.construct_object(v, deep=True) for k, (_, v) in zip(keys, node.value, strict=True)}  # type: ignore[no-untyped-call]
+
+
+_Yaml12Loader.add_constructor("tag:yaml.org,2002:int", _int_yaml12)
+_Yaml12Loader.add_constructor("tag:yaml.org,2002:float", _float_yaml12)
+_Yaml12Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_duplicates)
+
+
+def parse_yaml(text: str, origin: str) -> Any:
+    """Value of a YAML 1.2 document.
+
+    Raises:
+        ConfigError: not YAML; `origin` (a path or "command line") and the line are named.
+    """
+    try:
+        return yaml.load(text, Loader=_Yaml12Loader)  # noqa: S506 - derives from SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{origin}{where}: not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Mapping at the top of the YAML file `path`.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, not YAML or not a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"{path}: cannot be read ({reason}); give the path of a YAML file") from None
+    value = parse_yaml(text, str(path))
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected `key: value` lines at the top, found {_kind(value)}")
+    return value
+
+
+def override(raw: Mapping[str, Any], dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy of the nested mapping `raw` with each dotted key set; missing levels are made."""
+    result = copy.deepcopy(dict(raw))
+    for key, value in dotted.items():
+        *parents, last = key.split(".")
+        level = result
+        for depth, parent in enumerate(parents):
+            child = level.setdefault(parent, {})
+            if not isinstance(child, dict):
+                raise ConfigError(
+                    f"{key}: {'.'.join(parents[: depth + 1])} is {_kind(child)}, so it has no key {last!r}"
+                )
+            level = child
+        level[last] = copy.deepcopy(value)
+    return result
+
+
+def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
+    """`["optim.lr=1e-3", "data=songs"]` as `{"optim.lr": 0.001, "data": "songs"}`; values are YAML 1.2."""
+    result: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or not key or not all(key.split(".")):
+            raise ConfigError(f"{argument!r}: expected key=value, for example optim.lr=1e-3")
+        result[key] = parse_yaml(value, f"command line: {key}")
+    return result
+
+
+def validate(spec: type[AnySpec], raw: Mapping[str, Any], origin: str) -> AnySpec:
+    """`raw` as a `spec`.
+
+    Raises:
+        ConfigError: one line with every problem: `origin: key: what is wrong`, with the nearest known key.
+    """
+    try:
+        # Through JSON: strict there still means "no text as a number", but lists become tuples and text becomes paths.
+        return spec.model_validate_json(json.dumps(raw, default=str))
+    except ValidationError as error:
+        problems = [_problem(spec, raw, e["loc"], e["type"], e["msg"]) for e in error.errors(include_url=False)]
+        raise ConfigError(f"{origin}: " + "; ".join(dict.fromkeys(problems))) from None
+
+
+def load(spec: type[AnySpec], path: Path, overrides: Iterable[str] = ()) -> AnySpec:
+    """The YAML file `path` with `key=value` overrides, validated as `spec`.
+
+    Raises:
+        ConfigError: as `read_yaml`, `parse_overrides` and `validate`.
+    """
+    return validate(spec, override(read_yaml(path), parse_overrides(overrides)), str(path))
+
+
+def to_yaml(spec: Spec) -> str:
+    """The resolved spec, every default written out, in the order of the schema; `load` reads it back equal."""
+    return yaml.safe_dump(plain(spec), sort_keys=False, allow_unicode=True)
+
+
+def plain(spec: Spec) -> dict[str, Any]:
+    """The resolved spec as JSON-ready values."""
+    value: dict[str, Any] = spec.model_dump(mode="json", by_alias=True)
+    return value
+
+
+def digest(value: Any, length: int = 8) -> str:
+    """First hex digits of the SHA-256 of a JSON-ready value; equal values give equal digests."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    return {dict: "a mapping", list: "a list", str: "text", bool: "true/false"}.get(type(value), "a number")
+
+
+def _problem(spec: type[Spec], raw: Any, loc: tuple[int | str, ...], kind: str, message: str) -> str:
+    """One pydantic error as `key: message`; the tags of unions, which pydantic puts into the path, are dropped."""
+    path: list[str] = []
+    value: Any = raw
+    owners: list[Any] = [spec]
+    for part in loc[:-1] if kind in ("extra_forbidden", "missing") else loc:
+        if isinstance(value, Mapping) and part in value or isinstance(value, list) and isinstance(part, int):
+            value = value[part]  # type: ignore[index]
+            path.append(str(part))
+            owners = [t for owner in owners for t in _field_types(owner, part)]
+        else:
+            tagged = [o for o in owners if isinstance(o, type) and issubclass(o, Spec) and _has_tag(o, part)]
+            owners = tagged or owners
+    if kind == "extra_forbidden":
+        known = {f.alias or n for o in owners if isinstance(o, type) and issubclass(o, Spec)
+                 for n, f in o.model_fields.items()}
+        near = difflib.get_close_matches(str(loc[-1]), sorted(known), n=1, cutoff=0.5)
+        prefix = ".".join([*path, ""]) if path else ""
+        hint = f" (did you mean {prefix}{near[0]}?)" if near else f" (known: {', '.join(sorted(known))})"
+        return f"{prefix}{loc[-1]}: unknown key{hint}"
+    if kind == "missing":
+        return f"{'.'.join([*path, str(loc[-1])])}: missing"
+    shown = "" if isinstance(value, Mapping | list) or value is raw else f", got {value!r}"
+    message = message.removeprefix("Value error, ").replace("Input should", "should")
+    return f"{'.'.join(path) or 'value'}: {message}{shown}"
+
+
+def _has_tag(owner: type[Spec], tag: object) -> bool:
+    return any(tag in typing.get_args(f.annotation) for f in owner.model_fields.values())
+
+
+def _field_types(owner: Any, part: int | str) -> list[Any]:
+    """The schema types that the value under key or index `part` of an `owner` may have."""
+    if isinstance(owner, type) and issubclass(owner, Spec):
+        field: FieldInfo | None = owner.model_fields.get(str(part)) or next(
+            (f for f in owner.model_fields.values() if f.alias == part), None
+        )
+        return _leaves(field.annotation) if field else []
+    arguments = typing.get_args(owner)
+    return _leaves(arguments[-1]) if typing.get_origin(owner) in (dict, list, tuple) and arguments else []
+
+
+def _leaves(annotation: Any) -> list[Any]:
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _leaves(typing.get_args(annotation)[0])
+    if origin is typing.Union or origin is types.UnionType:
+        return [leaf for argument in typing.get_args(annotation) for leaf in _leaves(argument)]
+    return [annotation]
+
+
+def is_finite_number(value: object) -> bool:
+    """True for an int or float that is neither NaN nor infinite (bool is not a number here)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,32 @@
+"""The root of every exception that this project raises on purpose.
+
+    VrError                 one line for the user; `exit_code` is what the command line exits with
+    ├── UserError (2)       the request cannot be carried out as asked: change the input or the command
+    │   └── ConfigError     a recipe, an inventory or an override that does not fit the schema
+    └── Failure (1)         the request was right and something failed
+
+Each package derives its own from `UserError` and `Failure` in its `errors.py`. Anything else that reaches
+the command line is a bug and shows its traceback.
+"""
+
+
+class VrError(Exception):
+    """A message that names the thing, what was expected and what to do; printed as one line."""
+
+    exit_code = 1
+
+
+class UserError(VrError):
+    """The request cannot be carried out as asked; the user can change that."""
+
+    exit_code = 2
+
+
+class Failure(VrError):
+    """The request was right and something outside failed."""
+
+    exit_code = 1
+
+
+class ConfigError(UserError):
+    """A recipe, an inventory or an override that does not fit its schema."""

@@ -1,0 +1,69 @@
+"""The one spectrogram convention, shared by preparation, training and separation.
+
+Legend: `[channel, sample]` signals; `[channel, bin, frame]` spectrograms; any leading dimensions are batch.
+
+Scale: a full-scale sine (amplitude 1.0) at a bin's centre has magnitude 1.0. That is the STFT times 2/Σw, w the
+window; it is applied in `stft` and undone in `istft` and nowhere else. Models see these magnitudes.
+
+Framing: the signal is zero-padded at its end to a whole number of hops plus one more hop, then framed centred
+(reflected ends; zeros where the signal is shorter than half a window), so that every sample lies under full frames.
+Without the extra hop the last hop of the signal is divided by a nearly vanishing window sum in synthesis.
+
+Bins: n_fft/2 of them. The Nyquist bin is dropped in analysis and zero in synthesis unless the caller gives it back.
+"""
+
+import torch
+from torch import Tensor
+
+from vr_core.specs import StftSpec
+
+
+def stft(signal: Tensor, spec: StftSpec) -> tuple[Tensor, Tensor]:
+    """Spectrogram of a signal.
+
+    Args:
+        signal: `[..., sample]`, real, full scale ±1.
+        spec: settings.
+
+    Returns:
+        `[..., bin, frame]` complex without the Nyquist bin, and the Nyquist bin `[..., frame]` complex.
+    """
+    samples = signal.shape[-1]
+    padded = torch.nn.functional.pad(signal, (0, spec.padded_samples(samples) - samples))
+    window, scale = _window(spec, signal)
+    shape = padded.shape
+    full = torch.stft(
+        padded.reshape(-1, shape[-1]), spec.n_fft, spec.hop, window=window, center=True,
+        pad_mode="reflect" if shape[-1] > spec.n_fft // 2 else "constant", return_complex=True,
+    )  # fmt: skip
+    full = (full * scale).reshape(*shape[:-1], spec.bins + 1, -1)
+    return full[..., : spec.bins, :], full[..., spec.bins, :]
+
+
+def istft(spectrogram: Tensor, samples: int, spec: StftSpec, nyquist: Tensor | None = None) -> Tensor:
+    """Signal of a spectrogram; the inverse of `stft` up to the Nyquist bin, exact with it.
+
+    Args:
+        spectrogram: `[..., bin, frame]` complex.
+        samples: the true length; synthesis cuts back to it.
+        spec: settings.
+        nyquist: `[..., frame]` complex; zeros when not given.
+
+    Returns:
+        `[..., sample]`.
+    """
+    last = torch.zeros_like(spectrogram[..., :1, :]) if nyquist is None else nyquist.unsqueeze(-2)
+    full = torch.cat([spectrogram, last], dim=-2)
+    window, scale = _window(spec, spectrogram)
+    shape = full.shape
+    signal = torch.istft(
+        (full / scale).reshape(-1, *shape[-2:]), spec.n_fft, spec.hop, window=window, center=True,
+        length=spec.padded_samples(samples),
+    )  # fmt: skip
+    return signal.reshape(*shape[:-2], -1)[..., :samples]
+
+
+def _window(spec: StftSpec, like: Tensor) -> tuple[Tensor, float]:
+    """Periodic Hann window `[n_fft]` on the device of `like`, and the scale 2/Σw = 4/n_fft."""
+    dtype = torch.float64 if like.dtype in (torch.float64, torch.complex128) else torch.float32
+    return torch.hann_window(spec.n_fft, periodic=True, dtype=dtype, device=like.device), 4.0 / spec.n_fft
