@@ -1,0 +1,79 @@
+"""The seed's dense stack of frame transformer blocks, its slips corrected (`vr_core/README.md` lists them).
+
+Legend: B batch, C channel, F bin, T frame, D feature (width). A frame is a token and its bins are its features. Block i
+sees 2 + i maps `[D, T]`: a 1×1 convolution (a weighted sum) takes them to one, the block refines it, and the result is
+one more map, as in a dense net. A last 1×1 convolution over all maps gives the stereo mask.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from vr_core.draws import Draws
+from vr_core.layers import (
+    BranchedConv,
+    CompressedMagnitude,
+    GatedLinear,
+    RelativeAttention,
+    SquaredReluFeedForward,
+    apply_dropout,
+)
+from vr_core.specs import DenseFrameTransformerSpec
+
+STEREO = 2
+
+
+class DenseBlock(nn.Module):
+    """`maps` maps in, one map out: `[B, T, maps, D] -> [B, T, D]` (`lineage.md` 1.2)."""
+
+    def __init__(self, maps: int, spec: DenseFrameTransformerSpec, index: int) -> None:
+        super().__init__()
+        self.bottleneck = nn.Linear(maps, 1)
+        self.parts = nn.ModuleList(
+            [
+                GatedLinear(spec.width),
+                BranchedConv(spec.width, spec.feedforward),
+                RelativeAttention(spec.width, spec.heads, spec.max_distance_frames),
+                SquaredReluFeedForward(spec.width, spec.feedforward),
+            ]
+        )
+        self.dropout, self.first_layer = spec.dropout, index * len(self.parts)
+
+    def forward(self, x_btmd: Tensor, draws: Draws | None) -> Tensor:
+        x = torch.einsum("btmd,m->btd", x_btmd, self.bottleneck.weight[0]) + self.bottleneck.bias
+        for offset, part in enumerate(self.parts):
+            x = x + apply_dropout(part(x), self.dropout, draws, self.first_layer + offset)
+        return x
+
+
+class DenseFrameTransformer(nn.Module):
+    """Mixture magnitude in, instrumental mask out."""
+
+    def __init__(self, spec: DenseFrameTransformerSpec, bins: int) -> None:
+        super().__init__()
+        self.bins, self.width = bins, spec.width
+        self.compress = CompressedMagnitude()
+        projected = spec.width != bins
+        # Narrower than the bins, the stereo pair is projected jointly: the first block's weighted sum of two maps
+        # could not compare left with right otherwise.
+        self.input = nn.Linear(STEREO * bins, STEREO * spec.width) if projected else nn.Identity()
+        self.blocks = nn.ModuleList(DenseBlock(STEREO + i, spec, i) for i in range(spec.blocks))
+        self.output = nn.ModuleDict({"mix": nn.Linear(STEREO + spec.blocks, STEREO)})
+        if projected:
+            self.output["project"] = nn.Linear(STEREO * spec.width, STEREO * bins)
+
+    def layer_prefixes(self) -> tuple[str, ...]:
+        """Parameter-name prefixes from the input to the output, for layer-wise learning rates."""
+        return ("input.", *(f"blocks.{i}." for i in range(len(self.blocks))), "output.")
+
+    def forward(self, magnitude_bcft: Tensor, draws: Draws | None = None) -> Tensor:
+        """Mask `[batch, channel, bin, frame]` in (0, 1) of magnitudes of the same shape, any number of frames."""
+        batch, channels, bins, frames = magnitude_bcft.shape
+        x = self.compress(magnitude_bcft).permute(0, 3, 1, 2).reshape(batch, frames, channels * bins)
+        maps = [*self.input(x).reshape(batch, frames, channels, self.width).unbind(2)]
+        for block in self.blocks:
+            maps.append(block(torch.stack(maps, dim=2), draws))
+        y = torch.einsum("btmd,cm->btcd", torch.stack(maps, dim=2), self.output["mix"].weight)
+        y = (y + self.output["mix"].bias[:, None]).reshape(batch, frames, channels * self.width)
+        if "project" in self.output:
+            y = self.output["project"](y)
+        return torch.sigmoid(y).reshape(batch, frames, channels, bins).permute(0, 2, 3, 1)

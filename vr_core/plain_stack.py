@@ -1,0 +1,43 @@
+"""A baseline without attention: residual blocks of depthwise convolution and squared ReLU over frames."""
+
+import torch
+from torch import Tensor, nn
+
+from vr_core.draws import Draws
+from vr_core.layers import CompressedMagnitude, FrameConv, SquaredReluFeedForward, apply_dropout
+from vr_core.specs import PlainStackSpec
+
+STEREO = 2
+
+
+class PlainStack(nn.Module):
+    """Mixture magnitude in, instrumental mask out; both channels' bins are one vector a frame."""
+
+    def __init__(self, spec: PlainStackSpec, bins: int) -> None:
+        super().__init__()
+        self.dropout = spec.dropout
+        self.compress = CompressedMagnitude()
+        self.input = nn.Linear(STEREO * bins, spec.width)
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "conv": nn.Sequential(nn.LayerNorm(spec.width), FrameConv(spec.width, spec.kernel_frames)),
+                    "feed": SquaredReluFeedForward(spec.width, spec.expansion * spec.width),
+                }
+            )
+            for _ in range(spec.blocks)
+        )
+        self.output = nn.Sequential(nn.LayerNorm(spec.width), nn.Linear(spec.width, STEREO * bins))
+
+    def layer_prefixes(self) -> tuple[str, ...]:
+        """Parameter-name prefixes from the input to the output, for layer-wise learning rates."""
+        return ("input.", *(f"blocks.{i}." for i in range(len(self.blocks))), "output.")
+
+    def forward(self, magnitude_bcft: Tensor, draws: Draws | None = None) -> Tensor:
+        """Mask `[batch, channel, bin, frame]` in (0, 1) of magnitudes of the same shape, any number of frames."""
+        batch, channels, bins, frames = magnitude_bcft.shape
+        x = self.input(self.compress(magnitude_bcft).permute(0, 3, 1, 2).reshape(batch, frames, channels * bins))
+        for i, block in enumerate(self.blocks):
+            x = x + block["conv"](x)
+            x = x + apply_dropout(block["feed"](x), self.dropout, draws, i)
+        return torch.sigmoid(self.output(x)).reshape(batch, frames, channels, bins).permute(0, 2, 3, 1)
