@@ -2,8 +2,10 @@
 
     VrError                 one line for the user; `exit_code` is what the command line exits with
     ├── UserError (2)       the request cannot be carried out as asked: change the input or the command
-    │   └── ConfigError     a recipe, an inventory or an override that does not fit the schema
+    │   ├── ConfigError     a recipe, an inventory or an override that does not fit the schema
+    │   └── WeightsError    a weights file that is missing, damaged, not ours or does not fit
     └── Failure (1)         the request was right and something failed
+        └── StorageError    a file could not be written: no space, no right, or the disk went away
 
 Each package derives its own from `UserError` and `Failure` in its `errors.py`. Anything else that reaches
 the command line is a bug and shows its traceback.
@@ -30,3 +32,11 @@ class Failure(VrError):
 
 class ConfigError(UserError):
     """A recipe, an inventory or an override that does not fit its schema."""
+
+
+class WeightsError(UserError):
+    """A weights file that is missing, damaged, not ours, of another format version, or does not fit the model."""
+
+
+class StorageError(Failure):
+    """A file could not be written; what was there before is untouched."""

@@ -1,0 +1,181 @@
+"""Weights files: safetensors whose header says what they are, so that one file is enough to separate a song.
+
+The header's one metadata key `vr` holds the JSON of `WeightsMeta` and a SHA-256 of the tensors. One key only:
+safetensors writes several in random order, and equal weights must give equal files. Nothing here unpickles.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from vr_core.config import Spec, plain, validate
+from vr_core.errors import ConfigError, StorageError, WeightsError
+from vr_core.models import build
+from vr_core.specs import ModelSpec, StftSpec
+
+FORMAT: Literal[1] = 1
+_KEY = "vr"
+
+
+class WeightsMeta(Spec):
+    """What a weights file says about itself."""
+
+    format: Literal[1] = FORMAT
+    model: ModelSpec
+    stft: StftSpec
+    """The spectrogram that the model was trained on; audio and data sets of other settings are refused."""
+    step: Annotated[int, Field(ge=0)]
+    run: str
+    """Id of the run that made them."""
+
+
+class _Header(WeightsMeta):
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor], meta: WeightsMeta) -> None:
+    """Write `path` whole or not at all; equal arguments give equal bytes.
+
+    Args:
+        path: the file, usually `weights.safetensors`; replaced if it is there.
+        state: a state dict, any device.
+        meta: what the weights are.
+
+    Raises:
+        StorageError: the file could not be written; what was at `path` is still there.
+    """
+    # Copies, so that tied parameters, which safetensors refuses, are stored once for each name.
+    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+    header = json.dumps({**plain(meta), "sha256": _sha256(tensors)}, sort_keys=True)
+    data = safetensors.torch.save(tensors, {_KEY: header})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror}); free some space or choose another place"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], WeightsMeta]:
+    """State dict (on the CPU) and description in the weights file `path`.
+
+    Raises:
+        WeightsError: missing, unreadable, not ours, damaged, or of another format version.
+    """
+    _require_safetensors(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            header = _header(metadata.get(_KEY), path)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (safetensors.SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"{path}: damaged or cut short ({reason}); take another or copy it again") from None
+    if _sha256(state) != header.sha256:
+        raise WeightsError(f"{path}: damaged (its tensors differ from its checksum); take another or copy it again")
+    return state, WeightsMeta.model_validate(header.model_dump(exclude={"sha256"}))
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, WeightsMeta]:
+    """The model in the weights file `path`, in evaluation mode on `device`, and its description.
+
+    Raises:
+        WeightsError: as `load_weights` and `load_state`.
+    """
+    state, meta = load_weights(path)
+    model: nn.Module = build(meta.model, meta.stft.bins)
+    load_state(model, state, origin=str(path))
+    return model.to(device).eval(), meta
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """Copy `state` into `model`, every tensor of it and nothing else.
+
+    Args:
+        model: changed in place, or not at all.
+        state: as from `load_weights`.
+        origin: what the message calls the weights.
+
+    Raises:
+        WeightsError: names or shapes differ from the model's, or a value is not finite.
+    """
+    own = model.state_dict()
+    problems = [f"{name} is missing" for name in own if name not in state]
+    problems += [f"{name} is unknown" for name in state if name not in own]
+    problems += [
+        f"{name} is {list(state[name].shape)}, the model has {list(own[name].shape)}"
+        for name in own if name in state and state[name].shape != own[name].shape
+    ]  # fmt: skip
+    if problems:
+        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise WeightsError(
+            f"{origin}: does not fit the model: {'; '.join(problems[:3])}{more}; "
+            "use the checkpoint of a recipe with the same `model`"
+        )
+    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise WeightsError(f"{origin}: {broken[0]} holds values that are not finite; take an earlier checkpoint")
+    model.load_state_dict(state)
+
+
+def _sha256(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _require_safetensors(path: Path) -> None:
+    """Refuse by its first bytes what is plainly something else: safetensors' own message would not say what."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        reason = {"FileNotFoundError": "no such file", "IsADirectoryError": "a folder"}.get(
+            type(error).__name__, error.strerror
+        )
+        raise WeightsError(f"{path}: cannot be read ({reason}); give a weights.safetensors file") from None
+    if start[8:9] in (b"{", b""):  # before anything else: the length in front of it may begin with any byte
+        return
+    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
+        raise WeightsError(f"{path}: a pickled file, which can run code when loaded; give a weights.safetensors")
+    raise WeightsError(f"{path}: not a safetensors file; give the weights.safetensors of a checkpoint")
+
+
+def _header(text: str | None, path: Path) -> _Header:
+    if text is None:
+        raise WeightsError(f"{path}: a safetensors file of another program (no `{_KEY}` in its header)")
+    try:
+        raw: Any = json.loads(text)
+    except ValueError:
+        raw = None
+    if not isinstance(raw, dict):
+        raise WeightsError(f"{path}: damaged (its header is not readable); take another checkpoint or copy it again")
+    if raw.get("format") != FORMAT:
+        raise WeightsError(
+            f"{path}: format {raw.get('format')}, this version of vr reads {FORMAT}; use the version that wrote it"
+        )
+    try:
+        return validate(_Header, raw, str(path))
+    except ConfigError as error:
+        raise WeightsError(f"{error}; use the version of vr that wrote it") from None
