@@ -1,0 +1,52 @@
+"""What goes wrong with runs, checkpoints and jobs.
+
+    UserError
+    ├── RunExists          the same recipe was run, or is being run, already
+    ├── UnknownRun         no run of that name
+    ├── NotACheckpoint     not a checkpoint of ours, or a damaged one
+    ├── Unplaceable        the machine here can never hold the recipe's workers
+    └── NoHead             the command needs a running head and there is none
+    Failure
+    ├── RunFailed          the supervisor gave a run up
+    ├── DamagedRun         a file of a run folder is unreadable
+    └── RunStopped         the user asked a run to stop; raised out of `report` so that the loop can save first
+
+The command line prints the message as one line and exits with the class's `exit_code`.
+"""
+
+from vr_core.errors import Failure, UserError
+
+
+class RunExists(UserError):
+    """The same recipe was run, or is being run, already."""
+
+
+class UnknownRun(UserError):
+    """No run of that name."""
+
+
+class NotACheckpoint(UserError):
+    """Not a checkpoint of ours, or a damaged one."""
+
+
+class Unplaceable(UserError):
+    """The machine here can never hold the recipe's workers."""
+
+
+class NoHead(UserError):
+    """The command needs a running head and there is none."""
+
+
+class RunFailed(Failure):
+    """The supervisor gave a run up."""
+
+
+class DamagedRun(Failure):
+    """A file of a run folder is unreadable."""
+
+
+class RunStopped(Failure):
+    """The user asked the run to stop.
+
+    `report` raises it on every rank at the same step: the loop may write a checkpoint and must raise it on.
+    """

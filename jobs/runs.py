@@ -1,0 +1,308 @@
+"""A run's identity and its folder: names, states, checkpoints; nothing here starts or watches anything.
+
+    <out>/<recipe>-<8 hex>-<n>/
+        recipe.yaml       the resolved recipe, with absolute paths
+        origin.json       git commit, package versions, machines of each attempt
+        state.json        RunState
+        attempts/<n>/     made by the driver of attempt n; the newest attempt owns the run
+        metrics.jsonl  tensorboard/  checkpoints/step-NNNNNNNN/  checkpoints/{last,best}
+
+The loop writes metrics and checkpoints; the driver of the newest attempt writes the rest.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from jobs.errors import DamagedRun, NotACheckpoint, RunExists, UnknownRun
+from jobs.origin import read_origin
+from jobs.recipe import Recipe, require_startable
+from vr_core.config import Spec, load, plain, to_yaml, validate
+from vr_core.errors import ConfigError
+
+State = Literal["pending", "running", "finished", "failed", "stopped"]
+LIVE: tuple[State, ...] = ("pending", "running")
+SILENT_AFTER_S = 60.0
+"""A driver writes state.json every few seconds; one that has not for so long is taken for dead."""
+
+_STEP = re.compile(r"step-\d{8,}")
+
+
+class RunState(Spec):
+    """`state.json`: written by the driver of the newest attempt, and by whoever finds that driver dead."""
+
+    state: State
+    step: Annotated[int, Field(ge=0)] = 0
+    steps: Annotated[int, Field(ge=1)]
+    attempt: Annotated[int, Field(ge=0)] = 0
+    why: str = ""
+    """What a pending run waits for, or why a run failed or was stopped."""
+    user_error: bool = False
+    """A failed run that only the user can mend: nothing retries it."""
+    updated_s: float = 0.0
+    """Unix time of the last write."""
+
+
+class RunFolder:
+    """Paths and state of one run; the folder is on storage that every machine sees."""
+
+    def __init__(self, path: Path) -> None:
+        """The run in `path`; nothing is read or made yet."""
+        self.path = path.absolute()
+        self.id = self.path.name
+        self.recipe_file = self.path / "recipe.yaml"
+        self.origin_file = self.path / "origin.json"
+        self.state_file = self.path / "state.json"
+        self.stop_file = self.path / "stop"
+        self.attempts = self.path / "attempts"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+
+    def recipe(self) -> Recipe:
+        """The resolved recipe.
+
+        Raises:
+            ConfigError: recipe.yaml is damaged.
+        """
+        return load(Recipe, self.recipe_file)
+
+    def state(self) -> RunState:
+        """The run's state.
+
+        Raises:
+            DamagedRun: state.json is missing or damaged.
+        """
+        try:
+            return validate(RunState, read_json(self.state_file), str(self.state_file))
+        except (OSError, ValueError, ConfigError) as error:
+            raise DamagedRun(
+                f"run {self.id}: {self.state_file} cannot be read ({error}); start the recipe anew with --again"
+            ) from None
+
+    def write_state(self, **changes: Any) -> RunState:
+        """The state with `changes` and a new time, written in one piece."""
+        state = validate(RunState, {**plain(self.state()), **changes, "updated_s": time.time()}, str(self.state_file))
+        write_json(self.state_file, plain(state))
+        return state
+
+    def newest_attempt(self) -> int:
+        """Number of the attempt that owns the run; 0 before the first."""
+        with contextlib.suppress(FileNotFoundError):
+            return max((int(p.name) for p in self.attempts.iterdir() if p.name.isdecimal()), default=0)
+        return 0
+
+    def begin_attempt(self) -> int:
+        """Take the next attempt: from now on the drivers of earlier attempts must let go of the run."""
+        self.attempts.mkdir(exist_ok=True)
+        while True:
+            attempt = self.newest_attempt() + 1
+            with contextlib.suppress(FileExistsError):
+                (self.attempts / str(attempt)).mkdir()
+                return attempt
+
+    def attempt_folder(self, attempt: int) -> Path:
+        """Folder of what belongs to one attempt."""
+        return self.attempts / str(attempt)
+
+    def last_step(self) -> int:
+        """Step of the newest complete checkpoint; 0 without one."""
+        last = self.pointer("last")
+        return int(last.name.removeprefix("step-")) if last else 0
+
+    def pointer(self, name: Literal["last", "best"]) -> Path | None:
+        """Step folder that `checkpoints/<name>` names; None where there is no such pointer.
+
+        Raises:
+            NotACheckpoint: the pointer or the folder that it names is damaged.
+        """
+        file = self.checkpoints / name
+        try:
+            step = file.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError):
+            step = ""
+        if not _STEP.fullmatch(step):
+            raise NotACheckpoint(f"{file}: damaged, should name a folder such as step-00000200; write it there by hand")
+        return self.checkpoints / step
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`value` as JSON at `path`, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Mapping in the JSON file `path`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON, or not a mapping.
+    """
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
+
+
+def resolve_paths(recipe: Recipe) -> Recipe:
+    """`recipe` with absolute `data`, `out` and `init`; `init` becomes the weights file itself.
+
+    Raises:
+        ConfigError: no data set, or no `init` where the recipe needs one.
+        NotACheckpoint: `init` is not a checkpoint of ours.
+        UnknownRun: `init` names nothing.
+    """
+    require_startable(recipe)
+    out = recipe.out.expanduser().absolute()
+    changes: dict[str, Any] = {**plain(recipe), "out": out, "data": Path(str(recipe.data)).expanduser().absolute()}
+    if recipe.init is not None:
+        init = recipe.init.expanduser()
+        changes["init"] = resolve_weights(init if init.exists() else resolve_run(str(init), out).path)
+    if not changes["data"].is_dir():
+        raise ConfigError(f"data: {changes['data']} is not a folder; make a data set with `vr data prepare`")
+    return validate(Recipe, changes, f"recipe {recipe.name}")
+
+
+def list_runs(out: Path) -> Iterator[RunFolder]:
+    """Runs in the folder `out`, oldest name first; folders that are not runs are passed over."""
+    if out.is_dir():
+        for path in sorted(out.iterdir()):
+            if (path / "recipe.yaml").is_file() and (path / "state.json").is_file():
+                yield RunFolder(path)
+
+
+def repeats(recipe: Recipe) -> list[RunFolder]:
+    """Earlier runs of the same recipe over the same data from the same start, oldest first."""
+    stem = f"{recipe.name}-{recipe.digest()}-"
+    found = [r for r in list_runs(recipe.out) if r.id.startswith(stem) and r.id.removeprefix(stem).isdecimal()]
+    same = []
+    for run in sorted(found, key=lambda run: int(run.id.removeprefix(stem))):
+        earlier = run.recipe()
+        if (earlier.data, earlier.init) == (recipe.data, recipe.init):
+            same.append(run)
+    return same
+
+
+def refusal(earlier: Iterable[tuple[str, RunState]], again: bool) -> str | None:
+    """Why a run may not start beside `earlier` runs (id, state) of the same recipe; None when it may."""
+    for run, state in reversed(list(earlier)):
+        at = f"step {state.step} of {state.steps}"
+        if state.state in LIVE:
+            return (
+                f"{run} is {state.state} with the same recipe ({at}); watch it with `vr jobs watch {run}`, "
+                f"stop it with `vr jobs stop {run}`, or, if its machine died, `vr jobs resume {run}`"
+            )
+        if not again and state.state == "finished":
+            return f"{run} finished the same recipe over the same data; add --again to repeat it"
+        if not again:
+            return (
+                f"{run} has the same recipe and is {state.state} at {at}; go on with `vr jobs resume {run}`, "
+                "or add --again to start from nothing"
+            )
+    return None
+
+
+def create_run(recipe: Recipe, again: bool = False) -> RunFolder:
+    """A new run folder for `recipe`, which appears whole or not at all.
+
+    Raises:
+        RunExists: the same recipe over the same data is running, or has been run and `again` is not given.
+        ConfigError, NotACheckpoint, UnknownRun: as `resolve_paths`.
+    """
+    recipe = resolve_paths(recipe)
+    stem = f"{recipe.name}-{recipe.digest()}-"
+    recipe.out.mkdir(parents=True, exist_ok=True)
+    draft = recipe.out / f".new-{uuid.uuid4().hex[:12]}"
+    try:
+        draft.mkdir()
+        (draft / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
+        write_json(draft / "origin.json", read_origin())
+        state = RunState(state="pending", steps=recipe.steps, updated_s=time.time())
+        write_json(draft / "state.json", plain(state))
+        while True:
+            reason = refusal([(run.id, run.state()) for run in repeats(recipe)], again)
+            if reason is not None:
+                raise RunExists(reason)
+            taken = [
+                int(p.name.removeprefix(stem))
+                for p in recipe.out.iterdir()
+                if p.name.startswith(stem) and p.name.removeprefix(stem).isdecimal()
+            ]
+            path = recipe.out / f"{stem}{max(taken, default=0) + 1}"
+            try:
+                # A rename onto a folder that is not empty fails, so that two at once never share a number.
+                draft.rename(path)
+            except OSError:
+                if not path.exists():
+                    raise
+            else:
+                return RunFolder(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def resolve_run(name_or_path: str, out: Path) -> RunFolder:
+    """The run of that folder, or of that name under `out`.
+
+    Raises:
+        UnknownRun: neither; near names are given.
+    """
+    for path in (Path(name_or_path).expanduser(), out.expanduser() / name_or_path):
+        if (path / "recipe.yaml").is_file():
+            return RunFolder(path)
+    near = get_close_matches(name_or_path, [run.id for run in list_runs(out.expanduser())], n=1)
+    hint = f"did you mean {near[0]}?" if near else "`vr jobs list` shows the runs; --out names their folder"
+    raise UnknownRun(f"{name_or_path}: no such run in {out.expanduser().absolute()}; {hint}")
+
+
+def resolve_weights(path: Path) -> Path:
+    """The weights file of a run folder (its best checkpoint, else its last), a step folder or such a file itself.
+
+    Raises:
+        NotACheckpoint: `path` is none of these, or what it names is incomplete.
+    """
+    path = path.expanduser().absolute()
+    expected = "expected a run folder, a checkpoint folder (step-…) or a weights.safetensors file"
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise NotACheckpoint(f"{path}: not a checkpoint of ours; {expected}")
+        return path
+    if not path.is_dir():
+        raise NotACheckpoint(f"{path}: does not exist; {expected}")
+    if (path / "recipe.yaml").is_file():
+        run = RunFolder(path)
+        step = run.pointer("best") or run.pointer("last")
+        if step is None:
+            raise NotACheckpoint(f"{path}: this run has no checkpoint yet; see `vr jobs show {run.id}`")
+        return _weights_of_step(step)
+    if _STEP.fullmatch(path.name):
+        return _weights_of_step(path)
+    raise NotACheckpoint(f"{path}: not a checkpoint of ours; {expected}")
+
+
+def _weights_of_step(step: Path) -> Path:
+    # checkpoint.json is written last, so that a folder without it was cut short.
+    for name in ("checkpoint.json", "weights.safetensors"):
+        if not (step / name).is_file():
+            raise NotACheckpoint(f"{step}: incomplete checkpoint, {name} is missing; use another step of that run")
+    return step / "weights.safetensors"
