@@ -49,9 +49,7 @@ for _tag, _pattern, _first in (
         "-+.0123456789",
     ),
 ):
-    _Yaml12Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
-        f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first)
-    )
+    _Yaml12Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
 
 
 def _int_yaml12(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
@@ -61,16 +59,16 @@ def _int_yaml12(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 
 
 def _float_yaml12(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
-    return float(loader.construct_scalar(node).replace(".inf", "inf").replace(".Inf", "inf").replace(".INF", "inf")
-                 .replace(".nan", "nan").replace(".NaN", "nan").replace(".NAN", "nan"))
+    # Python knows "inf" and "nan" without YAML's dot, in any case; a dot before a digit stays.
+    return float(re.sub(r"\.(?=[a-z])", "", loader.construct_scalar(node), flags=re.IGNORECASE))
 
 
 def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    keys = [loader.construct_object(key) for key, _ in node.value]
     for i, key in enumerate(keys):
         if key in keys[:i]:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
-    return {k: loader.construct_object(v, deep=True) for k, (_, v) in zip(keys, node.value, strict=True)}  # type: ignore[no-untyped-call]
+    return {k: loader.construct_object(v, deep=True) for k, (_, v) in zip(keys, node.value, strict=True)}
 
 
 _Yaml12Loader.add_constructor("tag:yaml.org,2002:int", _int_yaml12)
@@ -199,8 +197,12 @@ def _problem(spec: type[Spec], raw: Any, loc: tuple[int | str, ...], kind: str, 
             tagged = [o for o in owners if isinstance(o, type) and issubclass(o, Spec) and _has_tag(o, part)]
             owners = tagged or owners
     if kind == "extra_forbidden":
-        known = {f.alias or n for o in owners if isinstance(o, type) and issubclass(o, Spec)
-                 for n, f in o.model_fields.items()}
+        known = {
+            f.alias or n
+            for o in owners
+            if isinstance(o, type) and issubclass(o, Spec)
+            for n, f in o.model_fields.items()
+        }
         near = difflib.get_close_matches(str(loc[-1]), sorted(known), n=1, cutoff=0.5)
         prefix = ".".join([*path, ""]) if path else ""
         hint = f" (did you mean {prefix}{near[0]}?)" if near else f" (known: {', '.join(sorted(known))})"
