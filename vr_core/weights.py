@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError, StorageError, WeightsError
 from vr_core.models import build
-from vr_core.specs import ModelSpec, StftSpec
+from vr_core.specs import Count, ModelSpec, StftSpec
 
 FORMAT: Literal[1] = 1
 _KEY = "vr"
@@ -34,6 +34,8 @@ class WeightsMeta(Spec):
     model: ModelSpec
     stft: StftSpec
     """The spectrogram that the model was trained on; audio and data sets of other settings are refused."""
+    crop_frames: Count = 256
+    """Length of the crops of training: the window that separation uses."""
     step: Annotated[int, Field(ge=0)]
     run: str
     """Id of the run that made them."""
