@@ -38,7 +38,12 @@ class _Yaml12Loader(yaml.SafeLoader):
     """PyYAML with the YAML 1.2 core schema's scalars: `1e-4` is a number; `no`, `on` and `12:30` are text."""
 
 
+class _Yaml12Dumper(yaml.SafeDumper):
+    """Quotes exactly the text that the loader would read as something else: PyYAML's own leaves `1e-4` bare."""
+
+
 _Yaml12Loader.yaml_implicit_resolvers = {}
+_Yaml12Dumper.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -49,7 +54,10 @@ for _tag, _pattern, _first in (
         "-+.0123456789",
     ),
 ):
-    _Yaml12Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
+    for _reader_or_writer in (_Yaml12Loader, _Yaml12Dumper):
+        _reader_or_writer.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})\Z"), list(_first)
+        )
 
 
 def _int_yaml12(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
@@ -66,11 +74,21 @@ def _float_yaml12(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
 def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [loader.construct_object(key) for key, _ in node.value]
     for i, key in enumerate(keys):
-        if key in keys[:i]:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+        wrong = f"the key {key!r} stands twice" if key in keys[:i] else None
+        if isinstance(key, list | dict):
+            wrong = "a list or a mapping cannot be a key"
+        if wrong:
+            raise yaml.constructor.ConstructorError(None, None, wrong, node.start_mark)
     return {k: loader.construct_object(v, deep=True) for k, (_, v) in zip(keys, node.value, strict=True)}
 
 
+def _text_yaml12(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # Only double quotes keep characters such as U+0085, which PyYAML takes for a line's end when it reads.
+    style = None if text.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Yaml12Dumper.add_representer(str, _text_yaml12)
 _Yaml12Loader.add_constructor("tag:yaml.org,2002:int", _int_yaml12)
 _Yaml12Loader.add_constructor("tag:yaml.org,2002:float", _float_yaml12)
 _Yaml12Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_duplicates)
@@ -88,7 +106,7 @@ def parse_yaml(text: str, origin: str) -> Any:
         mark = error.problem_mark or error.context_mark
         where = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{origin}{where}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, KeyError) as error:  # the last two: `!!int x`, `!!bool x`
         raise ConfigError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
@@ -162,7 +180,7 @@ def load(spec: type[AnySpec], path: Path, overrides: Iterable[str] = ()) -> AnyS
 
 def to_yaml(spec: Spec) -> str:
     """The resolved spec, every default written out, in the order of the schema; `load` reads it back equal."""
-    return yaml.safe_dump(plain(spec), sort_keys=False, allow_unicode=True)
+    return yaml.dump(plain(spec), Dumper=_Yaml12Dumper, sort_keys=False, allow_unicode=True)
 
 
 def plain(spec: Spec) -> dict[str, Any]:

@@ -1,0 +1,211 @@
+import contextlib
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import Field
+
+from vr_core import config
+from vr_core.config import Spec, load, override, parse_overrides, parse_yaml, to_yaml, validate
+from vr_core.errors import ConfigError
+from vr_core.specs import MaskedFramesSpec, OptimSpec, StftSpec
+
+# YAML 1.2.2, section 10.3.2 (core schema): the tag resolution table, and what YAML 1.1 would read differently.
+SCALARS = [
+    ("null", None), ("Null", None), ("NULL", None), ("~", None), ("", None),
+    ("true", True), ("True", True), ("TRUE", True), ("false", False), ("False", False), ("FALSE", False),
+    ("0", 0), ("-12", -12), ("+7", 7), ("010", 10), ("0o14", 12), ("0x3A", 58),
+    ("1e-4", 1e-4), ("1E5", 1e5), ("1e+3", 1e3), (".5", 0.5), ("5.", 5.0), ("-.5e+2", -50.0), ("12e03", 12000.0),
+    (".inf", math.inf), ("-.Inf", -math.inf), ("+.INF", math.inf),
+    ("no", "no"), ("yes", "yes"), ("on", "on"), ("off", "off"), ("y", "y"), ("nULL", "nULL"), ("tRUE", "tRUE"),
+    ("12:30", "12:30"), ("1_000", "1_000"), ("0b1", "0b1"), ("0o9", "0o9"), ("-0x1F", "-0x1F"), ("1e", "1e"),
+    ("2001-12-14", "2001-12-14"), ("<<", "<<"), ("=", "="), ("-.nan", "-.nan"), ("+", "+"), (".", "."), ("inf", "inf"),
+]  # fmt: skip
+
+
+class Circle(Spec):
+    shape: Literal["circle"] = "circle"
+    radius: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Square(Spec):
+    shape: Literal["square"] = "square"
+    side: int = 1
+
+
+class Drawing(Spec):
+    title: str
+    figure: Annotated[Circle | Square, Field(discriminator="shape")] = Circle()
+    rates: tuple[float, ...] = ()
+    folder: Path | None = None
+    labels: dict[str, str] = {}
+    deep: StftSpec = StftSpec()
+
+
+@pytest.mark.parametrize(("text", "value"), SCALARS)
+def test_scalars_are_read_as_yaml_1_2_has_them(text, value):
+    read = parse_yaml(f"key: {text}", "test")["key"]
+    assert (type(read), read) == (type(value), value)
+
+
+def test_nan_is_a_number_that_no_schema_takes():
+    assert math.isnan(parse_yaml(".NaN", "test"))
+    with pytest.raises(ConfigError, match="figure.radius"):
+        validate(Drawing, {"title": "x", "figure": {"shape": "circle", "radius": math.nan}}, "test")
+
+
+@pytest.mark.parametrize(
+    "text", ["[", "a: 1\na: 2", "{[1]: 2}", "a: &x [*x]", "!!bool x", "!!int x", "!!python/name:os.system", "\0"]
+)
+def test_what_is_not_yaml_names_its_origin(text):
+    with pytest.raises(ConfigError, match=r"^song\.yaml(:\d+)?: not valid YAML: "):
+        parse_yaml(text, "song.yaml")
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.text(alphabet=st.sampled_from("ab1e.-+:[]{}?&*!'\"\n ,~#|>%@`\t"), max_size=30))
+def test_no_text_gets_past_the_parser_as_another_error(text):
+    with contextlib.suppress(ConfigError):
+        validate(Drawing, {"title": parse_yaml(text, "test")}, "test")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    for name, content, reason in [
+        ("none", None, "No such file"),
+        ("bytes", b"\xff", "not UTF-8"),
+        ("list", b"- 1", "list"),
+    ]:
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(ConfigError, match=f"^{path}: .*{reason}"):
+            config.read_yaml(path)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"titel": "x"}, "titel: unknown key (did you mean title?)"),
+        ({"deep": {"hopp": 2}}, "deep.hopp: unknown key (did you mean deep.hop?)"),
+        ({"figure": {"shape": "circle", "radios": 2}}, "figure.radios: unknown key (did you mean figure.radius?)"),
+        ({"figure": {"shape": "square", "zzzz": 2}}, "figure.zzzz: unknown key (known: shape, side)"),
+        ({"title": 3}, "title: should be a valid string, got 3"),
+        ({"rates": [1.0, "2"]}, "rates.1: should be a valid number, got '2'"),
+        ({"figure": {"shape": "circle", "radius": 0}}, "figure.radius: should be greater than 0, got 0"),
+        ({"figure": {"shape": "square", "side": 1.5}}, "figure.side: should be a valid integer, got 1.5"),
+        ({"figure": {"shape": "square", "side": True}}, "figure.side: should be a valid integer, got True"),
+        ({"deep": {"hop": 15, "n_fft": 2048}}, "deep.hop: should be greater than or equal to 16, got 15"),
+        ({"deep": {"hop": 2000}}, "deep: n_fft must be even and at least 2 × hop, got n_fft 2048 and hop 2000"),
+    ],
+)
+def test_a_problem_is_told_by_its_key(raw, message):
+    with pytest.raises(ConfigError) as caught:
+        validate(Drawing, {"title": "a title", **raw}, "d.yaml")
+    assert str(caught.value) == f"d.yaml: {message}"
+
+
+def test_an_unknown_tag_of_a_union_names_the_known_ones():
+    with pytest.raises(ConfigError, match="figure: .*'oval'.*'circle', 'square'"):
+        validate(Drawing, {"title": "y", "figure": {"shape": "oval"}}, "test")
+
+
+def test_all_problems_come_at_once():
+    with pytest.raises(ConfigError) as caught:
+        validate(Drawing, {"figure": {"shape": "circle", "radius": -1}, "rates": ["x"], "lables": {}}, "test")
+    assert [part.split(":")[0] for part in str(caught.value).removeprefix("test: ").split("; ")] == [
+        "title", "figure.radius", "rates.0", "lables",
+    ]  # fmt: skip
+
+
+def test_an_override_sets_one_key_and_leaves_the_rest_and_the_original():
+    raw = {"optim": {"lr": 1, "betas": [1, 2]}, "data": "a"}
+    changed = override(raw, {"optim.lr": 2, "batch.items": 3})
+    assert changed == {"optim": {"lr": 2, "betas": [1, 2]}, "data": "a", "batch": {"items": 3}}
+    changed["optim"]["betas"].append(3)
+    assert raw == {"optim": {"lr": 1, "betas": [1, 2]}, "data": "a"}
+
+
+def test_an_override_below_a_plain_value_is_refused():
+    with pytest.raises(ConfigError, match=r"optim\.lr\.x: optim\.lr is a number, so it has no key 'x'"):
+        override({"optim": {"lr": 1}}, {"optim.lr.x": 2})
+
+
+def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path):
+    path = tmp_path / "optim.yaml"
+    path.write_text("lr: 2e-3\nwarmup_steps: 5\n")
+    spec = load(OptimSpec, path, ["lr=1e-4", "betas=[0.8, 0.9]", "decay=linear"])
+    assert (spec.lr, spec.warmup_steps, spec.betas, spec.decay) == (1e-4, 5, (0.8, 0.9), "linear")
+    assert spec.clip_norm == OptimSpec().clip_norm
+
+
+def test_the_value_of_an_override_may_hold_equals_signs_and_be_empty():
+    assert parse_overrides(["a=b=c", "b=", "c.d=1e-4"]) == {"a": "b=c", "b": None, "c.d": 1e-4}
+
+
+@pytest.mark.parametrize("argument", ["lr", "=1", "a..b=1", ".a=1", "a.=1"])
+def test_an_override_without_a_key_is_refused(argument):
+    with pytest.raises(ConfigError, match="expected key=value"):
+        parse_overrides([argument])
+
+
+# Text that another reader would take for a number, a truth value or a date is among the examples on purpose.
+TEXT = st.one_of(
+    st.sampled_from([text for text, _ in SCALARS]), st.text(alphabet=st.characters(codec="utf-8"), max_size=12)
+)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+DRAWINGS = st.builds(
+    Drawing,
+    title=TEXT,
+    figure=st.one_of(
+        st.builds(Circle, radius=FINITE.filter(lambda x: x > 0)), st.builds(Square, side=st.integers(-9, 2**53))
+    ),
+    rates=st.lists(FINITE, max_size=3).map(tuple),
+    folder=st.sampled_from([None, Path("a b/c"), Path("1e5"), Path("/tmp/no")]),
+    labels=st.dictionaries(TEXT, TEXT, max_size=3),
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(DRAWINGS)
+def test_what_is_written_reads_back_equal(drawing):
+    text = to_yaml(drawing)
+    assert validate(Drawing, parse_yaml(text, "text"), "text") == drawing
+    assert config.digest(config.plain(drawing)) == config.digest(
+        config.plain(validate(Drawing, parse_yaml(text, "t"), "t"))
+    )
+
+
+def test_equal_values_have_equal_digests_whatever_their_order():
+    assert config.digest({"a": 1, "b": [1, 2]}) == config.digest({"b": [1, 2], "a": 1})
+    assert config.digest({"a": 1, "b": [1, 2]}) != config.digest({"a": 1, "b": [2, 1]})
+    assert config.digest({"a": 1}, 12).startswith(config.digest({"a": 1}))
+
+
+def test_a_spec_is_frozen_and_hashes_by_value():
+    spec = MaskedFramesSpec()
+    with pytest.raises(ValueError, match="frozen"):
+        spec.rate = 0.5  # type: ignore[misc]
+    assert hash(spec) == hash(MaskedFramesSpec())
+
+
+@pytest.mark.parametrize(
+    ("spec", "raw", "message"),
+    [
+        (MaskedFramesSpec, {"ones": 0.8, "noise": 0.3}, "ones \\+ noise must be at most 1"),
+        (StftSpec, {"n_fft": 2049}, "n_fft must be even"),
+        (OptimSpec, {"betas": [0.9, 1.0]}, "betas.1: should be less than 1"),
+    ],
+)
+def test_specs_refuse_what_makes_no_sense_together(spec, raw, message):
+    with pytest.raises(ConfigError, match=message):
+        validate(spec, raw, "test")
+
+
+@pytest.mark.parametrize("value", [True, math.inf, math.nan, "1", None])
+def test_only_finite_numbers_are_finite_numbers(value):
+    assert not config.is_finite_number(value)
+    assert config.is_finite_number(3)
+    assert config.is_finite_number(-2.5)
