@@ -1,0 +1,59 @@
+"""What every test shares: few threads, a private state folder, and nothing left running at the end."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+import uuid
+
+import psutil
+import pytest
+from hypothesis import settings
+
+settings.register_profile("vr", deadline=None, max_examples=25)
+settings.load_profile("vr")
+
+MARK = "VR_TEST_SESSION"
+"""Environment variable that every process started by this session inherits, also one that left its parent."""
+ENDING_S = 15.0
+"""Processes that are on their way out at the end of the session get this long."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set this process's environment before any test module, and with it torch or ray, is imported."""
+    # Two cores are shared by many small computations: threads cost more than they bring.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = "1"
+    # The first as `vr` itself sets it; with the second nothing is reported to Ray's makers.
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ[MARK] = uuid.uuid4().hex
+    os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="vr-tests-state-")
+    config.add_cleanup(lambda: shutil.rmtree(os.environ["XDG_STATE_HOME"], ignore_errors=True))
+
+
+def processes_of_this_session() -> list[psutil.Process]:
+    """Living processes, other than this one, that were started from it at any depth and by any detour."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            alive = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+            if alive and process.environ().get(MARK) == os.environ[MARK]:
+                found.append(process)
+    return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_running():
+    """Fail the session if a process started by a test still lives; say which, and end it."""
+    yield
+    deadline = time.monotonic() + ENDING_S
+    while (left := processes_of_this_session()) and time.monotonic() < deadline:
+        psutil.wait_procs(left, timeout=0.2)
+    lines = []
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            lines.append(f"  {process.pid} {' '.join(process.cmdline())[:200]}")
+            process.kill()
+    assert not lines, "left running at the end of the tests:\n" + "\n".join(lines)
