@@ -4,10 +4,10 @@
     ├── RunExists          the same recipe was run, or is being run, already
     ├── UnknownRun         no run of that name
     ├── NotACheckpoint     not a checkpoint of ours, or a damaged one
-    ├── Unplaceable        the machine here can never hold the recipe's workers
-    └── NoHead             the command needs a running head and there is none
+    └── Unplaceable        the machine here can never hold the recipe's workers
     Failure
     ├── RunFailed          the supervisor gave a run up
+    ├── JobsFailure        the head's job service refused
     ├── DamagedRun         a file of a run folder is unreadable
     └── RunStopped         the user asked a run to stop; raised out of `report` so that the loop can save first
 
@@ -33,12 +33,12 @@ class Unplaceable(UserError):
     """The machine here can never hold the recipe's workers."""
 
 
-class NoHead(UserError):
-    """The command needs a running head and there is none."""
-
-
 class RunFailed(Failure):
     """The supervisor gave a run up."""
+
+
+class JobsFailure(Failure):
+    """The head's job service refused."""
 
 
 class DamagedRun(Failure):

@@ -1,6 +1,7 @@
 """Where a run comes from: the source tree, its git commit, the versions of what it stands on."""
 
 import platform
+import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +14,14 @@ _VERSIONS = ("vr", "ray", "torch", "torchaudio", "numpy", "pyarrow", "safetensor
 def source_root() -> Path:
     """Folder that holds the four packages which are running."""
     return Path(__file__).resolve().parent.parent
+
+
+def copy_source(target: Path) -> None:
+    """Copy the packages that are running to the folder `target`: code and recipes, nothing else."""
+    shutil.rmtree(target, ignore_errors=True)
+    for package in PACKAGES:
+        ignored = shutil.ignore_patterns("__pycache__", ".*", "*.md")
+        shutil.copytree(source_root() / package, target / package, ignore=ignored)
 
 
 def read_origin() -> dict[str, Any]:

@@ -1,0 +1,52 @@
+"""Whether somebody is carrying a run: the driver of its newest attempt, by process id here, by heartbeat elsewhere."""
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+import psutil
+
+from jobs.runs import LIVE, SILENT_AFTER_S, RunFolder, RunState, read_json, write_json
+
+
+def write_driver(run: RunFolder, attempt: int) -> None:
+    """Note that this process drives `attempt`."""
+    started_s = psutil.Process().create_time()
+    write_json(
+        run.attempt_folder(attempt) / "driver.json",
+        {"boot_id": _boot_id(), "pid": os.getpid(), "started_s": started_s},
+    )
+
+
+def is_driven(run: RunFolder, state: RunState, now_s: float | None = None) -> bool:
+    """Whether a live process carries the run, which is then in `state`.
+
+    A driver of this machine is looked up; of one elsewhere only the age of its last write is known.
+    """
+    if state.state not in LIVE:
+        return False
+    attempt = run.newest_attempt()
+    fresh = (time.time() if now_s is None else now_s) - state.updated_s < SILENT_AFTER_S
+    if attempt == 0 or attempt > state.attempt:
+        # Just submitted: the driver has not written yet.
+        return fresh
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        driver = read_json(run.attempt_folder(attempt) / "driver.json")
+        if driver["boot_id"] == _boot_id():
+            return _lives(int(driver["pid"]), float(driver["started_s"]))
+    return fresh
+
+
+def _lives(pid: int, started_s: float) -> bool:
+    """Whether the process is still the one that wrote the file: ids are used again."""
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - started_s) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _boot_id() -> str:
+    # Not the host's name: two PCs at home may both be called "ubuntu".
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -1,0 +1,168 @@
+"""The keeper: a plain process beside the head that sees to it that every submitted run comes to its end.
+
+`vr cluster head` starts it (`python -m jobs.keeper`). It looks at the runs of the ledger every two seconds and resubmits
+one whose driver is gone (killed, or forgotten by a head that was started again) under a new submission id and the same
+run id. It never touches a run that was stopped by the user, has finished, or has been given up by its supervisor.
+"""
+
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.head import Head, find_head, state_folder
+from jobs.driver import is_driven
+from jobs.ledger import Ledger, Row
+from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS, delay_s
+from jobs.runs import LIVE, RunFolder, RunState
+from jobs.submit import LIVE_JOB, job_states, stop_job, submit_attempt
+from vr_core.errors import VrError
+
+POLL_S = 2.0
+SUBMITTING_S = 30.0
+"""A row is written before its job exists; for this long a missing job is not taken for a lost one."""
+
+log = logging.getLogger("keeper")
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing to do now."""
+
+
+@dataclass(frozen=True)
+class Close:
+    """The run has ended: forget it."""
+
+
+@dataclass(frozen=True)
+class End:
+    """Nobody carries the run and nobody will: write its last state."""
+
+    state: str
+    why: str
+
+
+@dataclass(frozen=True)
+class StopJob:
+    """The user wants the run stopped and its job still runs."""
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Submit the run again."""
+
+    idle: int
+
+
+Action = Wait | Close | End | StopJob | Submit
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the keeper sees of a run at one moment."""
+
+    state: RunState
+    job: str | None
+    """Ray's status of the newest job; None where Ray knows no such job."""
+    step: int
+    """Newest checkpoint."""
+    driven: bool
+    """Somebody carries the run, with a job or without."""
+
+
+def decide(row: Row, seen: Seen, now_s: float) -> Action:
+    """What to do about one open row.
+
+    A job that Ray has forgotten counts for nothing: the head was started again, which is not the run's fault. One that
+    failed counts as an attempt, and `ATTEMPTS_WITHOUT_PROGRESS` of them without a new checkpoint end the run.
+    """
+    if seen.state.state not in LIVE:
+        return Close()
+    if seen.job in LIVE_JOB:
+        return StopJob() if row.wanted == "stopped" else Wait()
+    if row.wanted == "stopped":
+        return Wait() if seen.driven else End("stopped", "stopped by the user")
+    if seen.job == "STOPPED":
+        return End("stopped", "its job was stopped through Ray")
+    since_s = now_s - row.updated_s
+    if seen.job is None:
+        return Wait() if seen.driven or since_s < SUBMITTING_S else Submit(row.idle)
+    idle = 0 if seen.step > row.step else row.idle + 1
+    if idle >= ATTEMPTS_WITHOUT_PROGRESS:
+        return End("failed", f"{idle} jobs in a row ended without a new checkpoint; see `vr jobs logs {row.run}`")
+    return Wait() if since_s < delay_s(idle) else Submit(idle)
+
+
+def look(row: Row, jobs: Mapping[str, str]) -> Seen:
+    """The run of `row` as it is now."""
+    run = RunFolder(Path(row.folder))
+    state = run.state()
+    return Seen(state, jobs.get(row.submission), run.last_step(), is_driven(run, state))
+
+
+def act(action: Action, row: Row, head: Head, ledger: Ledger) -> None:
+    """Carry `action` out."""
+    run = RunFolder(Path(row.folder))
+    match action:
+        case Close():
+            ledger.close(row.run)
+        case End(state, why):
+            run.write_state(state=state, why=why)
+            ledger.close(row.run)
+            log.info("%s: %s: %s", row.run, state, why)
+        case StopJob():
+            stop_job(head, row.submission)
+        case Submit(idle):
+            run.write_state(state="pending", why="submitted again by the keeper")
+            log.info("%s: submitted again as %s", row.run, submit_attempt(head, run, idle))
+        case Wait():
+            pass
+
+
+def turn(ledger: Ledger, complaints: dict[str, str]) -> None:
+    """Look once at every open run; what goes wrong with one is said once and hinders no other."""
+    rows = ledger.rows(only_open=True)
+    if not rows:
+        return
+    try:
+        head = find_head()
+        jobs = job_states(head)
+    except VrError as error:
+        _complain(complaints, "head", error)
+        return
+    complaints.pop("head", None)
+    for row in rows:
+        try:
+            act(decide(row, look(row, jobs), time.time()), row, head, ledger)
+            complaints.pop(row.run, None)
+        except (VrError, OSError) as error:
+            _complain(complaints, row.run, error)
+
+
+def _complain(complaints: dict[str, str], about: str, error: Exception) -> None:
+    if complaints.get(about) != str(error):
+        complaints[about] = str(error)
+        log.warning("%s: %s", about, error)
+
+
+def main() -> int:
+    """Keep runs until SIGTERM."""
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(message)s")
+    end = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: end.set())
+    signal.signal(signal.SIGINT, lambda *_: end.set())
+    ledger = Ledger(state_folder())
+    complaints: dict[str, str] = {}
+    log.info("keeping the runs of %s", state_folder())
+    while not end.wait(POLL_S):
+        turn(ledger, complaints)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,332 @@
+"""The supervisor: the process around Ray Train's `fit()` that keeps one attempt of a run going.
+
+`vr submit` runs it on the head as the driver of a Ray job (`python -m jobs.launch RUN ATTEMPT`), `vr train` in its own
+process. It waits for machines, starts Ray Train, writes state.json, and after any failure asks `jobs.retry.decide`.
+Ray Train's own retries are off: they do not cover a failed start of the process group.
+"""
+
+import argparse
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from jobs.driver import write_driver
+from jobs.errors import RunFailed, Unplaceable
+from jobs.placement import Missing, Placement, live_nodes, place
+from jobs.progress import last_step
+from jobs.recipe import Recipe
+from jobs.retry import Failed, Stop, decide
+from jobs.runs import LIVE, RunFolder, RunState, read_json, write_json
+from vr_core.config import plain
+from vr_core.errors import UserError, VrError
+
+BEAT_S = 2.0
+"""Between two writes of state.json."""
+POLL_S = 0.2
+STOP_WAIT_S = 25.0
+"""A stopped run has this long to write a checkpoint; then it ends with the one before."""
+
+
+@dataclass
+class Outcome:
+    """How one fit ended."""
+
+    kind: Literal["finished", "stopped", "waiting", "failed"]
+    failed: Failed | None = None
+
+
+class Superseded(RunFailed):
+    """A newer attempt owns the run: this driver must not write to it any more."""
+
+
+@dataclass
+class Supervisor:
+    """One attempt of one run; `supervise` returns when the run has ended."""
+
+    run: RunFolder
+    recipe: Recipe
+    attempt: int
+    loop: str
+    can_wait: bool
+    """Machines may still join; without, a run that does not fit is refused."""
+    watch: Callable[[RunState], None]
+    _beat_due_s: float = 0.0
+    _fit: int = 0
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _announced: set[Path] = field(default_factory=set)
+
+    def supervise(self) -> RunState:
+        """Run fits until the run is finished, stopped or given up.
+
+        Raises:
+            Superseded: a newer attempt owns the run.
+            Unplaceable: the machine here can never hold the workers.
+        """
+        history: list[Failed] = []
+        first_step = self.run.last_step()
+        self._write(state="pending", why="", attempt=self.attempt, user_error=False)
+        while True:
+            placement = self._wait_for_machines()
+            outcome = Outcome("stopped") if placement is None else self._one_fit(placement)
+            if outcome.kind == "finished":
+                return self._write(state="finished", why="", step=last_step(self.run))
+            if outcome.kind == "stopped":
+                return self._write(state="stopped", why="stopped by the user", step=self.run.last_step())
+            if outcome.failed is None:
+                continue
+            history.append(outcome.failed)
+            verdict = decide(history, first_step)
+            if isinstance(verdict, Stop):
+                return self._write(state="failed", why=verdict.why, user_error=verdict.user_error)
+            print(
+                f"run {self.run.id}: {outcome.failed.why}; starting again from step {outcome.failed.step} "
+                f"in {verdict.delay_s:g} s",
+                file=sys.stderr,
+                flush=True,
+            )
+            self._write(state="pending", why=f"starts again after: {outcome.failed.why}")
+            self._pause(verdict.delay_s)
+
+    def request_stop(self) -> None:
+        """Ask the loop to stop at its next report; called from a signal handler as well."""
+        self._stop.set()
+        with contextlib.suppress(OSError):
+            self.run.stop_file.touch()
+
+    def _wait_for_machines(self) -> Placement | None:
+        """Placement on the live nodes as soon as they can hold the run; None when stopped meanwhile."""
+        import ray
+
+        said = ""
+        while not self._stopping():
+            found = place(self.recipe.workers, live_nodes(ray.nodes()))  # type: ignore[no-untyped-call]
+            if isinstance(found, Placement):
+                return found
+            if not self.can_wait:
+                raise Unplaceable(
+                    f"run {self.run.id}: {found.why}; change workers.count, workers.cpus or "
+                    "workers.labels, or start a cluster with `vr cluster head`"
+                )
+            if isinstance(found, Missing) and found.why != said:
+                said = found.why
+                self._write(state="pending", why=f"waits: {said}")
+            self._pause(BEAT_S)
+        return None
+
+    def _one_fit(self, placement: Placement) -> Outcome:
+        self._fit += 1
+        done: list[Any] = []
+        thread = threading.Thread(target=self._call_fit, args=(placement, done), name="fit", daemon=True)
+        thread.start()
+        give_up_s: float | None = None
+        while thread.is_alive():
+            thread.join(POLL_S)
+            self._beat()
+            if self._stopping():
+                give_up_s = give_up_s or time.monotonic() + STOP_WAIT_S
+                if time.monotonic() > give_up_s:
+                    return Outcome("stopped")
+        self._beat(now=True)
+        [ended] = done
+        if not isinstance(ended, BaseException):
+            return Outcome("stopped" if ended.get("stopped") else "finished")
+        if self._stopping():
+            return Outcome("stopped")
+        return self._failure(ended)
+
+    def _call_fit(self, placement: Placement, done: list[Any]) -> None:
+        """Thread: append rank 0's mapping, or the exception, to `done`."""
+        try:
+            done.append(_fit(self.run, self.recipe, self.attempt, self._fit, placement, self.loop))
+        except BaseException as error:
+            done.append(error)
+
+    def _failure(self, error: BaseException) -> Outcome:
+        """The first cause among the ranks: a UserError before anything else, then the earliest."""
+        cause = getattr(error, "controller_failure", None)
+        if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
+            self._write(state="pending", why="waits: other runs hold the machines it needs")
+            return Outcome("waiting")
+        folder = self.run.attempt_folder(self.attempt)
+        (folder / f"error-{self._fit}.txt").write_text(str(error), encoding="utf-8")
+        told = [read_json(file) for file in folder.glob(f"error-{self._fit}-rank-*.json")]
+        told.sort(key=lambda t: (not t["user_error"], t["time_s"]))
+        step = self.run.last_step()
+        if told:
+            return Outcome("failed", Failed(step, told[0]["message"], told[0]["user_error"]))
+        lines = [line.strip() for line in str(cause or error).splitlines() if line.strip()]
+        return Outcome("failed", Failed(step, lines[-1] if lines else type(error).__name__))
+
+    def _stopping(self) -> bool:
+        if not self._stop.is_set() and self.run.stop_file.exists():
+            self._stop.set()
+        return self._stop.is_set()
+
+    def _pause(self, seconds: float) -> None:
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s and not self._stopping():
+            self._beat()
+            self._stop.wait(min(POLL_S, seconds))
+
+    def _beat(self, now: bool = False) -> None:
+        """Every BEAT_S: notice a newer attempt, note who the workers are, and say that this driver lives."""
+        if not now and time.monotonic() < self._beat_due_s:
+            return
+        self._beat_due_s = time.monotonic() + BEAT_S
+        newest = self.run.newest_attempt()
+        if newest > self.attempt:
+            raise Superseded(f"run {self.run.id}: attempt {newest} has taken over from attempt {self.attempt}")
+        changes: dict[str, Any] = {}
+        file = self.run.attempt_folder(self.attempt) / f"machines-{self._fit}.json"
+        if file not in self._announced and file.exists():
+            self._announced.add(file)
+            origin = read_json(self.run.origin_file)
+            origin["machines"][f"{self.attempt}.{self._fit}"] = read_json(file)["machines"]
+            write_json(self.run.origin_file, origin)
+            changes = {"state": "running", "why": ""}
+        self._write(step=last_step(self.run), **changes)
+
+    def _write(self, **changes: Any) -> RunState:
+        state = self.run.write_state(**changes)
+        self.watch(state)
+        return state
+
+
+def launch(
+    recipe: Recipe,
+    run: RunFolder,
+    attempt: int,
+    *,
+    loop: str | None = None,
+    can_wait: bool = True,
+    watch: Callable[[RunState], None] = lambda state: None,
+) -> RunState:
+    """Carry attempt `attempt` of `run` to its end in this process, which is connected to Ray already.
+
+    Args:
+        recipe: The run's resolved recipe.
+        run: Its folder.
+        attempt: A number from `run.begin_attempt()`.
+        loop: `module:function` to train with; the training loop of `jobs.train` by default.
+        can_wait: Wait for machines that are missing now.
+        watch: Called with every written state, at least every two seconds.
+
+    Returns:
+        The final state: finished, stopped or failed.
+
+    Raises:
+        Superseded: a newer attempt owns the run.
+        Unplaceable: the workers do not fit and nothing can join.
+    """
+    from jobs.worker import DEFAULT_LOOP
+
+    write_driver(run, attempt)
+    supervisor = Supervisor(run, recipe, attempt, loop or DEFAULT_LOOP, can_wait, watch)
+    with _signals(supervisor.request_stop):
+        try:
+            return supervisor.supervise()
+        except Superseded:
+            raise
+        except VrError as error:
+            run.write_state(state="failed", why=str(error), user_error=isinstance(error, UserError))
+            raise
+
+
+def raise_for(run: RunFolder, state: RunState) -> None:
+    """Raise the failure of an ended run as the error that the command line prints.
+
+    Raises:
+        UserError: the run failed by something that the user can change.
+        RunFailed: it failed otherwise.
+    """
+    if state.state == "failed":
+        text = f"run {run.id} failed at step {state.step} of {state.steps}: {state.why}"
+        raise UserError(text) if state.user_error else RunFailed(f"{text}; details in {run.attempts}")
+
+
+def _fit(run: RunFolder, recipe: Recipe, attempt: int, fit: int, placement: Placement, loop: str) -> dict[str, Any]:
+    """One `TorchTrainer.fit()`: what rank 0 returned."""
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+
+    from jobs.worker import WorkerSpec, work
+
+    spec = WorkerSpec(run=run.path, recipe=recipe, attempt=attempt, fit=fit, use_gpu=placement.use_gpu, loop=loop)
+    trainer = TorchTrainer(
+        work,  # type: ignore[arg-type]  # Ray's annotation forgets that the return value is kept
+        train_loop_config=plain(spec),
+        torch_config=TorchConfig(backend="nccl" if placement.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=recipe.workers.count,
+            use_gpu=placement.use_gpu,
+            resources_per_worker=placement.resources,
+            label_selector=placement.selectors,
+        ),
+        run_config=RunConfig(
+            # The name is new at every start: Ray Train must never restore anything of its own; the loop resumes.
+            name=f"{run.id}.a{attempt}.{fit}",
+            storage_path=str(run.attempt_folder(attempt)),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
+        ),
+    )
+    result: Any = trainer.fit()
+    returned: dict[str, Any] = result.return_value
+    return returned
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM and Ctrl-C ask the run to stop; a second Ctrl-C ends this process at once."""
+
+    def on_signal(number: int, _frame: object) -> None:
+        stop()
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The entry point of a submitted job: the driver on the head."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.launch", description="Driver of one attempt of a run.")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("attempt", type=int)
+    arguments = parser.parse_args(argv)
+    run = RunFolder(arguments.run)
+    import ray
+
+    try:
+        recipe = run.recipe()
+        ray.init()
+        state = launch(recipe, run, arguments.attempt)
+        raise_for(run, state)
+    except Superseded as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except VrError as error:
+        if run.state().state in LIVE:
+            run.write_state(state="failed", why=str(error), user_error=isinstance(error, UserError))
+        print(error, file=sys.stderr)
+        return error.exit_code
+    finally:
+        ray.shutdown()
+    print(f"run {run.id}: {state.state} at step {state.step} of {state.steps}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Whether a run that failed is started again: one pure rule for the supervisor and for the keeper."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ATTEMPTS_WITHOUT_PROGRESS = 3
+"""Failures in a row without a new checkpoint after which a run is given up."""
+
+FIRST_DELAY_S = 2.0
+LONGEST_DELAY_S = 60.0
+
+
+@dataclass(frozen=True)
+class Failed:
+    """One end of a run that was not its finish."""
+
+    step: int
+    """Step of the newest checkpoint at that moment."""
+    why: str
+    user_error: bool = False
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Start again from the last checkpoint after a pause."""
+
+    delay_s: float
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Give the run up."""
+
+    why: str
+    user_error: bool = False
+
+
+def decide(history: Sequence[Failed], first_step: int) -> Retry | Stop:
+    """What follows the last of `history` (not empty), for a run that began with a checkpoint at `first_step`.
+
+    A new checkpoint between two failures is progress and forgives all earlier ones: a run on a machine that is taken
+    back every evening must go on for weeks. Without progress the pauses double and the attempts are numbered.
+    """
+    last = history[-1]
+    if last.user_error:
+        return Stop(last.why, user_error=True)
+    steps = [first_step, *(failed.step for failed in history)]
+    idle = 0
+    for before, after in zip(reversed(steps[:-1]), reversed(steps[1:]), strict=True):
+        if after > before:
+            break
+        idle += 1
+    if idle >= ATTEMPTS_WITHOUT_PROGRESS:
+        return Stop(f"{idle} attempts without a new checkpoint after step {last.step}; the last one: {last.why}")
+    return Retry(delay_s(idle))
+
+
+def delay_s(idle: int) -> float:
+    """Seconds to wait after `idle` failures in a row without progress."""
+    return float(min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** max(0, idle - 1)))

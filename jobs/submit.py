@@ -1,0 +1,117 @@
+"""Runs as Ray jobs: submit, stop, read logs, ask for states. The keeper submits through here as well."""
+
+import os
+import shlex
+import sys
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from cluster.head import Head, fetch, state_folder
+from jobs.driver import is_driven
+from jobs.errors import JobsFailure, RunExists
+from jobs.ledger import Ledger
+from jobs.origin import copy_source, read_origin
+from jobs.ray_session import DRIVER_ENVIRONMENT
+from jobs.runs import RunFolder, read_json, write_json
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+STOP_JOB_WAIT_S = 40
+"""Ray ends a stopped job by force after this; the supervisor gives the loop `STOP_WAIT_S` of it for a checkpoint."""
+LIVE_JOB = ("PENDING", "RUNNING")
+
+
+def start(head: Head, run: RunFolder) -> str:
+    """Submit the next attempt of `run` with the code of this process; returns the submission id.
+
+    Raises:
+        RunExists: somebody carries the run already, or it is finished.
+        JobsFailure: the head does not take the job.
+    """
+    state = run.state()
+    if state.state == "finished":
+        raise RunExists(f"{run.id} is finished; to repeat it, submit its recipe with --again")
+    if run.newest_attempt() > 0 and is_driven(run, state):
+        raise RunExists(f"{run.id} is {state.state} already; watch it with `vr jobs watch {run.id}`")
+    _keep_source(run)
+    return submit_attempt(head, run, idle=0)
+
+
+def submit_attempt(head: Head, run: RunFolder, idle: int) -> str:
+    """Submit the next attempt with the code that is kept in the run's folder; returns the submission id.
+
+    Args:
+        head: The running head.
+        run: A run that nobody carries.
+        idle: Failed jobs in a row so far that brought no new checkpoint.
+
+    Raises:
+        JobsFailure: the head does not take the job.
+    """
+    attempt = run.begin_attempt()
+    submission = f"{run.id}.a{attempt}"
+    # The row first: should this process die now, the keeper finds a run without a job.
+    Ledger(state_folder()).submitted(run, attempt, submission, idle)
+    recipe = run.recipe()
+    try:
+        _client(head).submit_job(
+            entrypoint=shlex.join([sys.executable, "-m", "jobs.launch", str(run.path), str(attempt)]),
+            submission_id=submission,
+            runtime_env={
+                "working_dir": str(run.path / "source"),
+                "env_vars": DRIVER_ENVIRONMENT | {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_JOB_WAIT_S)},
+            },
+            metadata={"run": run.id, "recipe": recipe.name, "attempt": str(attempt)},
+        )
+    except (RuntimeError, ConnectionError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise JobsFailure(f"run {run.id}: the head did not take the job ({reason}); see `vr cluster status`") from None
+    return submission
+
+
+def job_states(head: Head) -> dict[str, str]:
+    """Ray's status of every job by submission id: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
+
+    Raises:
+        ClusterFailure: the head does not answer.
+    """
+    jobs = fetch(head, "/api/jobs/")
+    return {job["submission_id"]: job["status"] for job in jobs if job.get("submission_id")}
+
+
+def stop_job(head: Head, submission: str) -> None:
+    """Ask Ray to end a job: SIGTERM to its driver, which lets the loop write a checkpoint."""
+    try:
+        _client(head).stop_job(submission)
+    except (RuntimeError, ConnectionError) as error:
+        raise JobsFailure(f"job {submission}: cannot be stopped ({' '.join(str(error).split())[:300]})") from None
+
+
+def job_logs(head: Head, submission: str) -> str:
+    """What the job's driver and workers have printed."""
+    try:
+        logs: str = _client(head).get_job_logs(submission)
+    except (RuntimeError, ConnectionError) as error:
+        raise JobsFailure(f"job {submission}: no logs ({' '.join(str(error).split())[:300]})") from None
+    return logs
+
+
+async def follow_logs(head: Head, submission: str) -> AsyncIterator[str]:
+    """Pieces of the job's output as they come, until it ends."""
+    async for piece in _client(head).tail_job_logs(submission):
+        yield piece
+
+
+def _client(head: Head) -> "JobSubmissionClient":
+    # Ray reads the token and the address from the environment alone.
+    os.environ.update(head.environment())
+    from ray.job_submission import JobSubmissionClient
+
+    return JobSubmissionClient(head.dashboard_url)
+
+
+def _keep_source(run: RunFolder) -> None:
+    """Copy the running code into the run's folder, so that every attempt of a run is the code submitted."""
+    copy_source(run.path / "source")
+    write_json(run.origin_file, {**read_origin(), "machines": read_json(run.origin_file)["machines"]})

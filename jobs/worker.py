@@ -1,0 +1,132 @@
+"""What runs inside each Ray Train worker: the training loop, and the two things it tells the supervisor.
+
+Both go through the run's folder: who the workers are (`attempts/N/machines-K.json`) and why they failed
+(`attempts/N/error-K-rank-R.json`). Ray carries exceptions too, but as the text of a traceback.
+"""
+
+import importlib
+import math
+import os
+import platform
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from jobs.errors import RunStopped
+from jobs.recipe import Recipe
+from jobs.runs import RunFolder, write_json
+from vr_core.config import Spec, validate
+from vr_core.errors import UserError, VrError
+
+DEFAULT_LOOP = "jobs.train:train"
+
+
+class WorkerSpec(Spec):
+    """What the supervisor hands to every worker of one fit."""
+
+    run: Path
+    recipe: Recipe
+    attempt: int
+    fit: int
+    """Number of this start within the attempt, from 1."""
+    use_gpu: bool
+    loop: str = DEFAULT_LOOP
+    """`module:function` with the signature of `jobs.train.train`."""
+
+
+def work(config: dict[str, Any]) -> dict[str, Any]:
+    """Train as one rank; the returned mapping of rank 0 reaches the supervisor.
+
+    Returns:
+        `{"stopped": True}` where the user asked the run to stop, else what the loop returned.
+    """
+    import ray.train
+    import ray.train.torch
+
+    spec = validate(WorkerSpec, config, "worker")
+    run = RunFolder(spec.run)
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device() if spec.use_gpu else torch.device("cpu")
+    # Ray gives a worker one thread unless told otherwise; the recipe says how many cores it has.
+    torch.set_num_threads(spec.recipe.workers.cpus)
+    folder = run.attempt_folder(spec.attempt)
+    try:
+        _announce(folder / f"machines-{spec.fit}.json", rank, world, device)
+        loop = _loop(spec.loop)
+        result = loop(
+            spec.recipe,
+            run.path,
+            rank=rank,
+            world=world,
+            device=device,
+            report=_reporter(run, world, device, ray.train.report),
+        )
+    except RunStopped:
+        return {"stopped": True}
+    except BaseException as error:
+        write_json(
+            folder / f"error-{spec.fit}-rank-{rank}.json",
+            {
+                "class": type(error).__name__,
+                "message": str(error) if isinstance(error, VrError) else f"{type(error).__name__}: {error}",
+                "user_error": isinstance(error, UserError),
+                "traceback": traceback.format_exc(),
+                "time_s": time.time(),
+            },
+        )
+        raise
+    return {"stopped": False, **result}
+
+
+def _loop(name: str) -> Callable[..., dict[str, Any]]:
+    module, _, function = name.partition(":")
+    loop: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), function)
+    return loop
+
+
+def _reporter(
+    run: RunFolder, world: int, device: torch.device, ray_report: Callable[[dict[str, float]], None]
+) -> Callable[[dict[str, float]], None]:
+    """The loop's `report`: metrics to Ray, and the one moment at which all ranks agree to stop."""
+
+    def report(metrics: dict[str, float]) -> None:
+        asked = run.stop_file.exists()
+        if world > 1:
+            # Ranks may see the file at different moments; one of them is enough for all.
+            flag = torch.tensor(int(asked), device=device)
+            dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+            asked = bool(flag.item())
+        if asked:
+            raise RunStopped(f"run {run.id} was asked to stop")
+        # A NumPy scalar or a NaN in a report breaks Ray Train's controller.
+        ray_report({key: float(value) for key, value in metrics.items() if math.isfinite(value)})
+
+    return report
+
+
+def _announce(file: Path, rank: int, world: int, device: torch.device) -> None:
+    """Rank 0 writes what every rank computes on; its appearance says that all workers are running."""
+    import ray
+
+    mine = {
+        "rank": rank,
+        "host": platform.node(),
+        "labels": dict(ray.get_runtime_context().get_node_labels() or {}),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "pid": os.getpid(),
+    }
+    machines: list[Any] = [mine]
+    if world > 1:
+        machines = [None] * world
+        dist.all_gather_object(machines, mine)
+    if rank == 0:
+        write_json(file, {"machines": machines})
