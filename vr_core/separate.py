@@ -117,9 +117,8 @@ class _SampleQueue:
 
     def watch(self, blocks: Iterable[Block]) -> Iterator[Block]:
         for block in blocks:
-            if block.shape[-1]:
-                self._blocks.append(block)
-                yield block
+            self._blocks.append(block)
+            yield block
 
     def take(self, samples: int) -> Block:
         taken = []
