@@ -1,0 +1,330 @@
+"""The acts: start a head, join one, stop what was started. What to start is decided in `cluster.plan`."""
+
+import contextlib
+import os
+import random
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from cluster.errors import ClusterError, ClusterFailure, TokenError
+from cluster.head import (
+    AnyMember,
+    Head,
+    Joined,
+    Member,
+    all_joined,
+    fetch,
+    head_file,
+    joined_file,
+    read_head,
+    read_joined,
+    state_folder,
+    write_member,
+)
+from cluster.plan import BLOCK, LOOPBACK, NodeStart, Ports, node_environment, ports_from, ray_argv, temp_dir
+from cluster.processes import ProcessRef, alive, end, family, spawn
+from cluster.token import create_token, read_token, write_private
+from vr_core.config import Spec
+
+_START_TIMEOUT_S = 180.0
+_POLL_S = 0.2
+_STARTED_LINE = "Ray runtime started."
+
+
+class Companion(Spec):
+    """A process that runs beside the head, as long as it runs."""
+
+    name: str
+    argv: tuple[str, ...]
+
+
+def running_head(node: NodeStart) -> Head | None:
+    """The live head that was started from an equal `node`; None where none lives.
+
+    Raises:
+        ClusterError: a head with other settings runs.
+    """
+    return _running(read_head(), node)
+
+
+def running_node(node: NodeStart) -> Joined | None:
+    """The live joined node that was started from an equal `node`; None where none of this name lives.
+
+    Raises:
+        ClusterError: one with the same name and other settings runs.
+    """
+    return _running(read_joined(node.name), node)
+
+
+def _running(member: AnyMember | None, node: NodeStart) -> AnyMember | None:
+    if member is None or not alive(member.ray):
+        return None
+    if member.node != node:
+        theirs, ours = member.node.model_dump(), node.model_dump()
+        differing = ", ".join(key.removesuffix("_base") for key in ours if ours[key] != theirs[key])
+        what = "head" if node.head is None else "node"
+        raise ClusterError(
+            f"the {what} {member.node.name} already runs here with another {differing}; "
+            "end it with `vr cluster down` first"
+        )
+    return member
+
+
+def start_head(node: NodeStart, companions: Sequence[Companion] = ()) -> tuple[Head, bool]:
+    """Start the head `node` and the companions; where it runs already, only companions that have ended are started.
+
+    Returns:
+        The head, and whether anything was started.
+
+    Raises:
+        ClusterError: a head with other settings runs, or a port is taken.
+        ClusterFailure: Ray or a companion does not start; nothing is left running.
+    """
+    with _locked():
+        head = running_head(node)
+        changed = head is None
+        if head is None:
+            _clear(read_head(), head_file())
+            token_file = state_folder() / "token"
+            create_token(token_file)
+            started = head = _start_ray(node, token_file, head_file(), Head)
+            with _undone_on_failure(head, head_file()):
+                _await(head, lambda: _answers(started))
+        with _undone_on_failure(head, head_file()) if changed else contextlib.nullcontext():
+            for companion in companions:
+                old = next((ref for ref in head.processes if ref.name == companion.name), None)
+                if old is not None and alive(old):
+                    continue
+                head = _start_companion(head, companion)
+                changed = True
+        return head, changed
+
+
+def join(node: NodeStart, token_file: Path) -> tuple[Joined, bool]:
+    """Start `node` as a worker of the head `node.head`; the token is copied into the state folder.
+
+    Returns:
+        The node, and whether anything was started.
+
+    Raises:
+        TokenError: the token cannot be used, or the head does not accept it.
+        ClusterError: a node of this name with other settings runs, or a port is taken.
+        ClusterFailure: nothing answers at the head's address, or Ray does not start; nothing is left running.
+    """
+    if node.head is None:
+        raise ValueError("join: node.head is not set")
+    token = read_token(token_file)
+    with _locked():
+        record = joined_file(node.name)
+        joined = running_node(node)
+        if joined is not None:
+            return joined, False
+        _clear(read_joined(node.name), record)
+        require_answer(node.head)
+        own_token_file = record.with_suffix(".token")
+        write_private(own_token_file, token + "\n")
+        joined = _start_ray(node, own_token_file, record, Joined)
+        with _undone_on_failure(joined, record):
+            _await(joined, lambda: _STARTED_LINE in _new_log(joined.ray))
+        return joined, True
+
+
+def stop() -> list[str]:
+    """End every head and node that was started here, with all they started; other Ray clusters stay untouched.
+
+    Returns:
+        Names of what was ended; empty when nothing ran.
+    """
+    with _locked():
+        ended = []
+        joined = all_joined()
+        for record, member in [*((joined_file(j.node.name), j) for j in joined), (head_file(), read_head())]:
+            if member is not None:
+                if family(member.processes, member.id):
+                    ended.append(member.node.name)
+                _clear(member, record)
+                record.with_suffix(".token").unlink(missing_ok=True)
+        return ended
+
+
+def running_processes() -> dict[str, int]:
+    """What `stop` would end: "head attic" or "node study" → number of processes."""
+    head = read_head()
+    members: list[tuple[str, Member]] = [("node", joined) for joined in all_joined()]
+    if head is not None:
+        members.insert(0, ("head", head))
+    counts = {f"{what} {m.node.name}": len(family(m.processes, m.id)) for what, m in members}
+    return {what: count for what, count in counts.items() if count}
+
+
+def require_answer(address: str, timeout_s: float = 5.0) -> None:
+    """Check that something accepts connections at `address:port`.
+
+    Raises:
+        ClusterFailure: it does not.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=timeout_s).close()
+    except OSError as error:
+        raise ClusterFailure(
+            f"{address}: no Ray head answers there ({error.strerror or 'timed out'}); is it started with "
+            f"`vr cluster head --address {host}`, and does its firewall let port {port} in?"
+        ) from None
+
+
+def _start_ray(node: NodeStart, token_file: Path, record: Path, kind: type[AnyMember]) -> AnyMember:
+    ports = _choose_ports(node)
+    folder = temp_dir(Path(tempfile.gettempdir()), record)
+    _prepare_temp_dir(folder)
+    member_id = secrets.token_hex(8)
+    log = state_folder() / f"{record.stem}.log"
+    log.unlink(missing_ok=True)
+    ref = spawn(
+        "ray",
+        ray_argv(node, ports, folder, sys.executable),
+        node_environment(os.environ, node, ports, token_file, member_id),
+        log,
+        state_folder(),
+    )
+    member = kind(id=member_id, node=node, ports=ports, token_file=token_file, temp_dir=folder, processes=(ref,))
+    # Before waiting: whatever happens to this command now, `vr cluster down` finds the processes.
+    write_member(record, member)
+    return member
+
+
+def _start_companion(head: Head, companion: Companion) -> Head:
+    """`head` with the started companion in its record, in place of an earlier one of its name."""
+    base = node_environment(os.environ, head.node, head.ports, head.token_file, head.id)
+    log = state_folder() / f"{companion.name}.log"
+    ref = spawn(companion.name, companion.argv, base | head.environment(), log, state_folder())
+    others = tuple(old for old in head.processes if old.name != companion.name)
+    head = head.model_copy(update={"processes": (*others, ref)})
+    write_member(head_file(), head)
+    # One that cannot start (an import error, a bad argument) ends within the second.
+    with contextlib.suppress(psutil.TimeoutExpired, psutil.NoSuchProcess):
+        psutil.Process(ref.pid).wait(timeout=1.0)
+    if not alive(ref):
+        raise ClusterFailure(f"{companion.name}: ended at once: {_last_line(log)} (log: {log})")
+    return head
+
+
+def _choose_ports(node: NodeStart) -> Ports:
+    if node.port_base == 0:
+        return _free_ports(node)
+    ports = Ports() if node.port_base is None else ports_from(node.port_base)
+    for name, port in ports.singles(head=node.head is None).items():
+        if not _is_free(node, port):
+            raise ClusterError(
+                f"port {port} ({name.replace('_', ' ')}) is taken on this machine, by another Ray cluster perhaps; "
+                "end that, or choose with --port (0 for free ones)"
+            )
+    return ports
+
+
+def _free_ports(node: NodeStart) -> Ports:
+    # Below 32768, where Linux begins to give ports to outgoing connections: a block found free stays free.
+    for base in random.sample(range(12288, 32768 - BLOCK, BLOCK), k=64):
+        ports = ports_from(base)
+        wanted = [*ports.singles(head=True).values(), *range(ports.worker_low, ports.worker_high + 1)]
+        if all(_is_free(node, port) for port in wanted):
+            return ports
+    raise ClusterFailure("no 256 free ports in a row on this machine; choose with --port")
+
+
+def _is_free(node: NodeStart, port: int) -> bool:
+    # Ray binds some ports on the node's address, some on 127.0.0.1 and, with a LAN address, some on all interfaces.
+    for address in {LOOPBACK, node.address} if node.loopback_only else {LOOPBACK, node.address, ""}:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port))
+            except OSError:
+                return False
+    return True
+
+
+def _prepare_temp_dir(folder: Path) -> None:
+    """Make Ray's folder; of earlier sessions only the newest stays, since Ray never removes any."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():  # the temporary folder is everyone's
+        raise ClusterError(f"{folder}: belongs to another user; set TMPDIR to a folder of your own")
+    folder.chmod(0o700)
+    sessions = sorted(path for path in folder.glob("session_2*") if path.is_dir() and not path.is_symlink())
+    for session in sessions[:-1]:
+        shutil.rmtree(session, ignore_errors=True)
+
+
+def _await(member: Member, ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    where = member.node.head or member.node.address
+    while not ready():
+        if "InvalidAuthToken" in _new_log(member.ray):
+            raise TokenError(f"{where}: the head does not accept this token; copy the head's token file again")
+        if not alive(member.ray):
+            raise ClusterFailure(f"{where}: Ray ended at start: {_last_line(member.ray.log)} (log: {member.ray.log})")
+        if time.monotonic() > deadline:
+            raise ClusterFailure(f"{where}: Ray not up after {_START_TIMEOUT_S:.0f} s; see {member.ray.log}")
+        time.sleep(_POLL_S)
+
+
+def _answers(head: Head) -> bool:
+    """Whether the job API answers and Ray counts the head's own node among the living."""
+    if _STARTED_LINE not in _new_log(head.ray):
+        return False
+    try:
+        nodes = fetch(head, "/api/v0/nodes")["data"]["result"]["result"]
+    except ClusterFailure:
+        return False
+    return any(node["is_head_node"] and node["state"] == "ALIVE" for node in nodes)
+
+
+def _new_log(ref: ProcessRef) -> str:
+    return ref.log.read_text(errors="replace")
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "no output"
+
+
+def _clear(member: Member | None, record: Path) -> None:
+    """End what is left of `member`, companions first: a keeper must not see its head die."""
+    if member is not None:
+        end(member.processes[::-1], member.id)
+        record.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _undone_on_failure(member: Member, record: Path) -> Iterator[None]:
+    """Take back what was started when the body fails or is interrupted; the log stays."""
+    try:
+        yield
+    except BaseException:
+        _clear(_read_again(record) or member, record)
+        record.with_suffix(".token").unlink(missing_ok=True)
+        raise
+
+
+def _read_again(record: Path) -> Member | None:
+    """The record with companions that were added since."""
+    return read_head() if record == head_file() else None
+
+
+@contextlib.contextmanager
+def _locked() -> Iterator[None]:
+    """One change at a time for this account on this machine."""
+    try:
+        with FileLock(state_folder() / "lock", timeout=_START_TIMEOUT_S):
+            yield
+    except Timeout:
+        raise ClusterFailure("another `vr cluster` command is at work; try again when it has ended") from None

@@ -1,0 +1,131 @@
+"""Processes that outlive the command that started them: started, recognised again, and ended with all they started."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from cluster.errors import ClusterFailure
+from cluster.plan import MARKER
+from vr_core.config import Spec
+
+
+class ProcessRef(Spec):
+    """One process, recognised by more than its number: a number is given to another process some day."""
+
+    name: str
+    pid: int
+    start_ticks: int
+    """Clock ticks from boot to its start; unlike a date it does not move when the clock is set."""
+    boot_id: str
+    log: Path
+
+
+# Popen complains when it is collected before its process has ended, and these processes are meant to go on.
+_started: list[subprocess.Popen[bytes]] = []
+
+
+def spawn(name: str, argv: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path) -> ProcessRef:
+    """Start `argv` in a session of its own, so that no closing terminal ends it; its output goes to `log`."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            argv,
+            env=dict(environment),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    _started.append(process)
+    ticks = _start_ticks(process.pid)
+    if ticks is None:
+        raise ClusterFailure(f"{name}: ended at once; see {log}")
+    return ProcessRef(name=name, pid=process.pid, start_ticks=ticks, boot_id=_boot_id(), log=log)
+
+
+def alive(ref: ProcessRef) -> bool:
+    """Whether the very process of `ref` still runs."""
+    return ref.boot_id == _boot_id() and _start_ticks(ref.pid) == ref.start_ticks
+
+
+def family(refs: Iterable[ProcessRef], member_id: str) -> list[psutil.Process]:
+    """The processes of `refs` and all that they started, directly or not, without this process.
+
+    A child is found by its parent and, where the parent is gone, by the marker that the environment hands down.
+    """
+    found: dict[int, psutil.Process] = {}
+    for ref in refs:
+        if alive(ref):
+            process = psutil.Process(ref.pid)
+            for member in (process, *process.children(recursive=True)):
+                found[member.pid] = member
+    marker = f"{MARKER}={member_id}".encode()
+    for process in psutil.process_iter():
+        try:
+            environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+        except OSError:
+            continue  # ended meanwhile, or another user's
+        if marker in environment.split(b"\0"):
+            found[process.pid] = process
+    found.pop(os.getpid(), None)
+    return [process for process in found.values() if _start_ticks(process.pid) is not None]
+
+
+def end(refs: Sequence[ProcessRef], member_id: str, grace_s: float = 20.0) -> None:
+    """End the processes of `refs` in order, and then whatever they started that is left.
+
+    SIGTERM to each of `refs` lets Ray end its own; what remains after `grace_s` gets SIGKILL.
+
+    Raises:
+        ClusterFailure: something survives even that.
+    """
+    members = family(refs, member_id)
+    for ref in refs:
+        if alive(ref):
+            process = psutil.Process(ref.pid)
+            _signal([process], signal.SIGTERM)
+            psutil.wait_procs([process], timeout=grace_s)
+    members = _distinct([*members, *family(refs, member_id)])
+    _signal(members, signal.SIGTERM)
+    _wait_gone(members, timeout_s=3.0)
+    members = _distinct([*members, *family(refs, member_id)])
+    _signal(members, signal.SIGKILL)
+    left = _wait_gone(members, timeout_s=10.0)
+    if left:
+        raise ClusterFailure(f"processes {', '.join(str(p.pid) for p in left)}: still there after SIGKILL; look at ps")
+
+
+def _distinct(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    return [p for p in dict.fromkeys(processes) if p.is_running() and _start_ticks(p.pid) is not None]
+
+
+def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        try:
+            process.send_signal(number)  # psutil checks the start time first
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _wait_gone(processes: Sequence[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    _, left = psutil.wait_procs(processes, timeout=timeout_s)
+    # A zombie has ended; only its parent can clear it away.
+    return [process for process in left if _start_ticks(process.pid) is not None]
+
+
+def _start_ticks(pid: int) -> int | None:
+    """Field 22 of /proc/<pid>/stat; None where there is no such process, or a zombie."""
+    try:
+        # The second field is the name in parentheses and may hold spaces and parentheses itself.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,0 +1,232 @@
+"""`vr cluster`: start a head, join it from other PCs, look at the cluster, take it down.
+
+Every change shows its plan first and asks. What is planned is decided in `cluster.plan`, done in `cluster.lifecycle`.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cluster.errors import ClusterError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cluster.head import Head
+    from cluster.plan import NodeStart
+
+app = typer.Typer(help="Start, join, inspect and end the Ray cluster.", no_args_is_help=True)
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Name = Annotated[str | None, typer.Option(help="Name of this PC in the cluster; by default its host name.")]
+NumCpus = Annotated[int | None, typer.Option(min=1, help="Logical CPUs given to the cluster; by default all.")]
+PortBase = Annotated[
+    int | None,
+    typer.Option(help="First of a block of 256 ports, 0 for free ones; by default those in cluster/README.md."),
+]
+_WATCH_S = 2.0
+
+
+@app.command()
+def head(
+    inventory: Annotated[Path | None, typer.Argument(help="YAML file that describes the PCs.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="LAN address of this PC; without it nothing leaves this machine.")
+    ] = None,
+    name: Name = None,
+    num_cpus: NumCpus = None,
+    port: PortBase = None,
+    yes: Yes = False,
+) -> None:
+    """Start the Ray head on this machine, and the keeper that resubmits interrupted runs.
+
+    Running it again changes nothing. Example: vr cluster head --address 192.168.1.10
+    """
+    from cluster.facts import look
+    from cluster.inventory import Inventory
+    from cluster.lifecycle import Companion, running_head, start_head
+    from cluster.plan import node_start
+    from vr_core.config import load
+
+    spec = load(Inventory, inventory).head if inventory else None
+    node = node_start(look(), spec, name=name, address=address, cpus=num_cpus, port_base=port)
+    if running_head(node) is None:
+        _show_plan(node)
+        _agree("Start this head?", yes)
+    keeper = Companion(name="keeper", argv=(sys.executable, "-m", "jobs.keeper"))
+    with _console().status("starting Ray (about 10 s)"):
+        started, changed = start_head(node, [keeper])
+    _console().print("The head runs." if changed else "The head runs already; nothing was changed.")
+    _show_head(started)
+
+
+@app.command()
+def join(
+    address: Annotated[str, typer.Argument(help="The head's LAN address, with :PORT where it is not 6379.")],
+    token_file: Annotated[Path, typer.Option(help="The head's token file, copied to this PC, mode 600.")],
+    inventory: Annotated[Path | None, typer.Option(help="YAML file that describes the PCs.")] = None,
+    own_address: Annotated[
+        str | None, typer.Option("--address", help="LAN address of this PC; by default the one that reaches the head.")
+    ] = None,
+    name: Name = None,
+    num_cpus: NumCpus = None,
+    port: PortBase = None,
+    yes: Yes = False,
+) -> None:
+    """Give this PC to the cluster of the head at ADDRESS.
+
+    Example: vr cluster join 192.168.1.10 --token-file vr-token
+    """
+    from cluster.facts import address_towards, look
+    from cluster.inventory import Inventory
+    from cluster.lifecycle import join as join_head
+    from cluster.lifecycle import require_answer, running_node
+    from cluster.plan import head_address, node_start
+    from cluster.token import read_token
+    from vr_core.config import load
+
+    target = head_address(address)
+    facts = look()
+    spec = load(Inventory, inventory).at([own_address] if own_address else facts.addresses) if inventory else None
+    if inventory and spec is None:
+        raise ClusterError(f"{inventory}: no node has an address of this PC ({', '.join(facts.addresses)})")
+    own = own_address or (spec.address if spec else address_towards(target.rpartition(":")[0]))
+    node = node_start(facts, spec, name=name, address=own, cpus=num_cpus, port_base=port, head=target)
+    if running_node(node) is None:
+        read_token(token_file)
+        require_answer(target)
+        _show_plan(node)
+        _agree(f"Join the cluster of {target}?", yes)
+    with _console().status("starting Ray (about 10 s)"):
+        _, changed = join_head(node, token_file)
+    said = f"{node.name} has joined {target}." if changed else f"{node.name} is in the cluster of {target} already."
+    _console().print(f"{said} Leave it with: vr cluster down")
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON value on stdout.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every 2 s until Ctrl-C.")] = False,
+) -> None:
+    """Show the cluster's nodes: state, graphics cards, what is in use.
+
+    Example: vr cluster status --json
+    """
+    from rich.console import Console, Group
+    from rich.live import Live
+
+    from cluster.head import find_head
+    from cluster.status import read_nodes, table
+    from vr_core.config import plain
+
+    if as_json and watch:
+        raise ClusterError("--json and --watch: choose one")
+    found = find_head()
+    if as_json:
+        nodes = [plain(row) for row in read_nodes(found)]
+        own = {"address": found.gcs_address, "dashboard": found.dashboard_url, "token_file": str(found.token_file)}
+        typer.echo(json.dumps({"head": own, "nodes": nodes}))
+        return
+
+    def view() -> Group:
+        where = f"head {found.gcs_address}   dashboard {found.dashboard_url}   token file {found.token_file}"
+        return Group(table(read_nodes(found)), where)
+
+    if not watch:
+        Console().print(view())
+        return
+    try:
+        with Live(view(), auto_refresh=False) as live:
+            while True:
+                time.sleep(_WATCH_S)
+                live.update(view(), refresh=True)
+    except KeyboardInterrupt:
+        return
+
+
+@app.command()
+def down(yes: Yes = False) -> None:
+    """End what was started here: the head with its keeper, or this PC's membership. Other Ray clusters stay.
+
+    Example: vr cluster down --yes
+    """
+    from cluster.lifecycle import running_processes, stop
+
+    running = running_processes()
+    if not running:
+        stop()  # the records of what has died by itself
+        _console().print("Nothing runs here that was started by vr.")
+        return
+    for what, count in running.items():
+        _console().print(f"ends  {what}: {count} processes, running jobs among them", highlight=False)
+    _agree("End them?", yes)
+    with _console().status("ending Ray"):
+        ended = stop()
+    _console().print(f"Ended: {', '.join(ended)}.", highlight=False)
+
+
+def _agree(question: str, yes: bool) -> None:
+    """Return when the user agrees.
+
+    Raises:
+        ClusterError: there is no terminal to ask at.
+        typer.Abort: the answer is no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ClusterError("nothing was changed: no terminal to ask at; add --yes to agree beforehand")
+    typer.confirm(question, abort=True, err=True)
+
+
+def _show_plan(node: "NodeStart") -> None:
+    from cluster.plan import Ports, ports_from
+
+    cards = ", ".join(f"{gpu.model} {gpu.memory_gib:g} GiB" for gpu in node.gpus) or "none"
+    if node.port_base == 0:
+        where = "free ones"
+    else:
+        ports = Ports() if node.port_base is None else ports_from(node.port_base)
+        singles = sorted(ports.singles(head=node.head is None).values())
+        where = f"{', '.join(map(str, singles))} and {ports.worker_low}-{ports.worker_high} for workers"
+    what = "a Ray head and the keeper" if node.head is None else f"a Ray node of the head {node.head}"
+    reach = "this machine alone" if node.loopback_only else "every machine that reaches this address"
+    lines = {
+        "starts": f"{what}, named {node.name}",
+        "address": f"{node.address} on {node.interface}; open to {reach}",
+        "gives": f"{node.cpus} CPUs; GPUs: {cards}",
+        "labels": " ".join(f"{key}={value}" for key, value in sorted(node.labels.items())),
+        "ports": where,
+    }
+    for key, value in lines.items():
+        _console().print(f"{key:8}{value}", highlight=False, markup=False)
+
+
+def _show_head(head: "Head") -> None:
+    lines = [
+        f"dashboard  {head.dashboard_url}   (it asks for the token: the line in {head.token_file})",
+        f"logs       {head.ray.log.parent}/*.log and {head.temp_dir}/session_latest/logs",
+    ]
+    if head.node.loopback_only:
+        lines += ["others     none can join: for that, end it and start it with --address LAN_ADDRESS"]
+    else:
+        dashboard = head.ports.dashboard
+        lines += [
+            f"from a PC  ssh -L {dashboard}:127.0.0.1:{dashboard} {head.node.address}   then the same address there",
+            "to join, on each other PC:",
+            f"  scp {head.node.address}:{head.token_file} vr-token && chmod 600 vr-token",
+            f"  vr cluster join {head.gcs_address} --token-file vr-token",
+        ]
+    for line in [*lines, "next       vr cluster status · vr submit RECIPE · vr cluster down"]:
+        _console().print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _console() -> "Console":
+    """Stderr: stdout is for what another program may read."""
+    from rich.console import Console
+
+    return Console(stderr=True)
