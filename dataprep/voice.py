@@ -38,10 +38,12 @@ class Score:
 
     @property
     def bar_s(self) -> float:
+        """Length of a bar of four beats."""
         return 4 * self.beat_s
 
     @property
     def bars(self) -> int:
+        """Bars begun in the song."""
         return int(np.ceil(self.samples / RATE_HZ / self.bar_s))
 
     def step_hz(self, step: int, octave: int = 0) -> float:
@@ -50,6 +52,7 @@ class Score:
         return float(440.0 * 2 ** ((tone - 69) / 12))
 
     def chord(self, bar: int) -> int:
+        """Scale step of the chord of a bar."""
         return self.progression[bar % len(self.progression)]
 
 
