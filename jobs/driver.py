@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from jobs.errors import RunExists
 from jobs.runs import LIVE, SILENT_AFTER_S, RunFolder, RunState, read_json, write_json
 
 
@@ -36,6 +37,19 @@ def is_driven(run: RunFolder, state: RunState, now_s: float | None = None) -> bo
         if driver["boot_id"] == _boot_id():
             return _lives(int(driver["pid"]), float(driver["started_s"]))
     return fresh
+
+
+def require_resumable(run: RunFolder) -> None:
+    """Check that an attempt of `run` may begin.
+
+    Raises:
+        RunExists: it is finished, or somebody carries it.
+    """
+    state = run.state()
+    if state.state == "finished":
+        raise RunExists(f"{run.id} is finished; to repeat it, submit its recipe with --again")
+    if run.newest_attempt() > 0 and is_driven(run, state):
+        raise RunExists(f"{run.id} is {state.state} already; watch it with `vr jobs watch {run.id}`")
 
 
 def _lives(pid: int, started_s: float) -> bool:

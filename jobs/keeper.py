@@ -1,8 +1,8 @@
 """The keeper: a plain process beside the head that sees to it that every submitted run comes to its end.
 
-`vr cluster head` starts it (`python -m jobs.keeper`). It looks at the runs of the ledger every two seconds and resubmits
-one whose driver is gone (killed, or forgotten by a head that was started again) under a new submission id and the same
-run id. It never touches a run that was stopped by the user, has finished, or has been given up by its supervisor.
+`vr cluster head` starts it (`python -m jobs.keeper`). It looks at the runs of the ledger every two seconds and
+resubmits one whose driver is gone (killed, or forgotten by a head that was started again) under a new submission id
+and the same run id. It never touches a run that the user stopped, that finished, or that its supervisor gave up.
 """
 
 import logging

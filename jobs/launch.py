@@ -268,7 +268,7 @@ def _fit(run: RunFolder, recipe: Recipe, attempt: int, fit: int, placement: Plac
             resources_per_worker=placement.resources,
             label_selector=placement.selectors,
         ),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[arg-type]  # annotated with the class that V2's replaces
             # The name is new at every start: Ray Train must never restore anything of its own; the loop resumes.
             name=f"{run.id}.a{attempt}.{fit}",
             storage_path=str(run.attempt_folder(attempt)),

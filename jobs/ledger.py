@@ -42,8 +42,8 @@ class Row:
     idle: int
     """Failed jobs in a row that brought no new checkpoint."""
     wanted: Wanted
-    open: bool
-    """False when the run has ended: the keeper does not look at it any more."""
+    open: int
+    """0 when the run has ended: the keeper does not look at it any more."""
     created_s: float
     updated_s: float
     """When that job was submitted, or the row changed otherwise."""
@@ -63,7 +63,8 @@ class Ledger:
         now = time.time()
         with self._open() as connection:
             connection.execute(
-                "insert into runs values (:run, :folder, :attempt, :submission, :step, :idle, 'running', 1, :now, :now) "
+                "insert into runs values "
+                "(:run, :folder, :attempt, :submission, :step, :idle, 'running', 1, :now, :now) "
                 "on conflict (run) do update set folder = :folder, attempt = :attempt, submission = :submission, "
                 "step = :step, idle = :idle, wanted = 'running', open = 1, updated_s = :now",
                 {
@@ -95,7 +96,7 @@ class Ledger:
                 + ("where open " if only_open else "")
                 + "order by created_s"
             ).fetchall()
-        return [Row(*values[:7], bool(values[7]), *values[8:]) for values in found]
+        return [Row(*values) for values in found]
 
     def row(self, run: str) -> Row | None:
         """The row of `run`."""

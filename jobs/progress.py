@@ -41,15 +41,22 @@ class MetricsReader:
         return new
 
 
+def last_record(run: RunFolder, kind: str) -> dict[str, Any] | None:
+    """The newest metrics record of that kind among the last lines."""
+    try:
+        with run.metrics_file.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _TAIL_BYTES))
+            records = _parse(file.read())
+    except FileNotFoundError:
+        return None
+    return next((record for record in reversed(records) if record.get("kind") == kind), None)
+
+
 def last_step(run: RunFolder) -> int:
-    """Step of the newest metrics line, else of the newest checkpoint; 0 before the first."""
-    with contextlib.suppress(FileNotFoundError), run.metrics_file.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - _TAIL_BYTES))
-        for record in reversed(_parse(file.read())):
-            if "step" in record:
-                return int(record["step"])
-    return run.last_step()
+    """Step of the newest step record, else of the newest checkpoint; 0 before the first."""
+    record = last_record(run, "step")
+    return int(record["step"]) if record else run.last_step()
 
 
 def _parse(data: bytes) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -222,8 +222,13 @@ def refusal(earlier: Iterable[tuple[str, RunState]], again: bool) -> str | None:
     return None
 
 
-def create_run(recipe: Recipe, again: bool = False) -> RunFolder:
+def create_run(recipe: Recipe, again: bool = False, confirm: Callable[[Recipe], None] | None = None) -> RunFolder:
     """A new run folder for `recipe`, which appears whole or not at all.
+
+    Args:
+        recipe: As the user gave it.
+        again: Make another run of a recipe that has been run.
+        confirm: Called with the resolved recipe when nothing stands against the run; raises to give it up.
 
     Raises:
         RunExists: the same recipe over the same data is running, or has been run and `again` is not given.
@@ -231,6 +236,9 @@ def create_run(recipe: Recipe, again: bool = False) -> RunFolder:
     """
     recipe = resolve_paths(recipe)
     stem = f"{recipe.name}-{recipe.digest()}-"
+    _refuse_repeat(recipe, again)
+    if confirm is not None:
+        confirm(recipe)
     recipe.out.mkdir(parents=True, exist_ok=True)
     draft = recipe.out / f".new-{uuid.uuid4().hex[:12]}"
     try:
@@ -240,9 +248,8 @@ def create_run(recipe: Recipe, again: bool = False) -> RunFolder:
         state = RunState(state="pending", steps=recipe.steps, updated_s=time.time())
         write_json(draft / "state.json", plain(state))
         while True:
-            reason = refusal([(run.id, run.state()) for run in repeats(recipe)], again)
-            if reason is not None:
-                raise RunExists(reason)
+            # Once more each time: another process may have made the run meanwhile.
+            _refuse_repeat(recipe, again)
             taken = [
                 int(p.name.removeprefix(stem))
                 for p in recipe.out.iterdir()
@@ -259,6 +266,12 @@ def create_run(recipe: Recipe, again: bool = False) -> RunFolder:
                 return RunFolder(path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _refuse_repeat(recipe: Recipe, again: bool) -> None:
+    reason = refusal([(run.id, run.state()) for run in repeats(recipe)], again)
+    if reason is not None:
+        raise RunExists(reason)
 
 
 def resolve_run(name_or_path: str, out: Path) -> RunFolder:

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from cluster.head import Head, fetch, state_folder
-from jobs.driver import is_driven
-from jobs.errors import JobsFailure, RunExists
+from jobs.driver import require_resumable
+from jobs.errors import JobsFailure
 from jobs.ledger import Ledger
 from jobs.origin import copy_source, read_origin
 from jobs.ray_session import DRIVER_ENVIRONMENT
@@ -29,11 +29,7 @@ def start(head: Head, run: RunFolder) -> str:
         RunExists: somebody carries the run already, or it is finished.
         JobsFailure: the head does not take the job.
     """
-    state = run.state()
-    if state.state == "finished":
-        raise RunExists(f"{run.id} is finished; to repeat it, submit its recipe with --again")
-    if run.newest_attempt() > 0 and is_driven(run, state):
-        raise RunExists(f"{run.id} is {state.state} already; watch it with `vr jobs watch {run.id}`")
+    require_resumable(run)
     _keep_source(run)
     return submit_attempt(head, run, idle=0)
 

@@ -1,0 +1,100 @@
+"""Acts on one run from the command line: carry it here, follow it, stop it."""
+
+import time
+from collections.abc import Callable
+
+from cluster.errors import NoHead
+from cluster.head import Head, find_head, state_folder
+from jobs.driver import is_driven
+from jobs.errors import RunFailed
+from jobs.launch import STOP_WAIT_S, launch
+from jobs.ledger import Ledger
+from jobs.ray_session import head_ray, private_ray
+from jobs.runs import LIVE, RunFolder, RunState
+from jobs.submit import LIVE_JOB, job_states, stop_job
+
+POLL_S = 0.5
+KILL_AFTER_S = STOP_WAIT_S + 20
+"""A run that has not stopped by itself for so long has no driver that listens."""
+
+
+def train_here(run: RunFolder, watch: Callable[[RunState], None]) -> RunState:
+    """Carry the next attempt of `run` in this process: on the running head's cluster, or on a private Ray.
+
+    Returns:
+        The final state: finished, stopped or failed.
+
+    Raises:
+        Unplaceable: the workers do not fit on this machine and there is no cluster.
+    """
+    try:
+        head: Head | None = find_head()
+    except NoHead:
+        head = None
+    attempt = run.begin_attempt()
+    try:
+        with head_ray(head) if head is not None else private_ray():
+            return launch(run.recipe(), run, attempt, can_wait=head is not None, watch=watch)
+    except BaseException as error:
+        if run.newest_attempt() == attempt and run.state().state in LIVE:
+            stopped = isinstance(error, KeyboardInterrupt)
+            why = "interrupted" if stopped else f"{type(error).__name__}: {error}"
+            run.write_state(state="stopped" if stopped else "failed", why=why, attempt=attempt)
+        raise
+
+
+def follow(run: RunFolder, watch: Callable[[RunState], None]) -> RunState:
+    """Call `watch` with the state of `run`, again and again until it has ended; returns the last state.
+
+    Raises:
+        RunFailed: nobody carries the run and no keeper will.
+    """
+    while True:
+        state = run.state()
+        watch(state)
+        if state.state not in LIVE:
+            return state
+        if not is_driven(run, state) and not _is_kept(run):
+            raise RunFailed(
+                f"run {run.id} is {state.state} at step {state.step} but nothing carries it any more; "
+                f"go on with `vr jobs resume {run.id}`"
+            )
+        time.sleep(POLL_S)
+
+
+def stop_run(run: RunFolder, head: Head | None) -> RunState:
+    """Stop `run` and wait until it has; returns its last state, which is unchanged where it had ended already.
+
+    Raises:
+        RunFailed: its driver, which is not a job of this head, does not react.
+    """
+    state = run.state()
+    if state.state not in LIVE:
+        return state
+    ledger = Ledger(state_folder())
+    row = ledger.row(run.id)
+    ledger.want_stopped(run.id)
+    run.stop_file.touch()
+    has_job = row is not None and head is not None and job_states(head).get(row.submission) in LIVE_JOB
+    if has_job and row is not None and head is not None:
+        stop_job(head, row.submission)
+    end_s = time.monotonic() + KILL_AFTER_S
+    while (state := run.state()).state in LIVE:
+        if not is_driven(run, state):
+            return run.write_state(state="stopped", why="stopped by the user")
+        if time.monotonic() > end_s:
+            raise RunFailed(f"run {run.id}: attempt {state.attempt} does not react; end its process by hand")
+        time.sleep(POLL_S)
+    return state
+
+
+def _is_kept(run: RunFolder) -> bool:
+    """Whether the keeper of this machine's head will go on with the run."""
+    row = Ledger(state_folder()).row(run.id)
+    if row is None or not row.open or row.wanted == "stopped":
+        return False
+    try:
+        find_head()
+    except NoHead:
+        return False
+    return True

@@ -1,0 +1,102 @@
+"""What `vr jobs list` and `vr jobs show` tell: run folders first, Ray's job states beside them where a head runs."""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.head import Head, state_folder
+from jobs.driver import is_driven
+from jobs.errors import DamagedRun
+from jobs.ledger import Ledger
+from jobs.progress import last_record
+from jobs.runs import LIVE, RunFolder, list_runs, read_json
+from jobs.submit import job_states
+from vr_core.config import plain
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One line of the list."""
+
+    run: str
+    folder: str
+    state: str
+    driven: bool
+    """Somebody carries it now."""
+    step: int
+    steps: int
+    loss: float | None
+    attempt: int
+    submission: str | None
+    job: str | None
+    """Ray's status of the newest job."""
+    why: str
+    updated_s: float
+
+    @property
+    def shown_state(self) -> str:
+        """The state, or `interrupted` where nobody carries a run that says it runs."""
+        return "interrupted" if self.state in LIVE and not self.driven else self.state
+
+    @property
+    def shown_loss(self) -> str:
+        """The last loss, short."""
+        return "" if self.loss is None else f"{self.loss:.4g}"
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-ready values."""
+        return dataclasses.asdict(self)
+
+
+def overview(out: Path, head: Head | None) -> list[RunRow]:
+    """The runs under `out` and those submitted on this machine, newest change last."""
+    ledger = {row.run: row for row in Ledger(state_folder()).rows()}
+    folders = {run.path: run for run in list_runs(out.absolute())}
+    for row in ledger.values():
+        run = RunFolder(Path(row.folder))
+        if run.recipe_file.is_file():
+            folders.setdefault(run.path, run)
+    jobs = job_states(head) if head is not None else {}
+    rows = [_row(run, ledger[run.id].submission if run.id in ledger else None, jobs) for run in folders.values()]
+    return sorted(rows, key=lambda row: row.updated_s)
+
+
+def details(run: RunFolder, head: Head | None) -> dict[str, Any]:
+    """All that is known about one run, JSON-ready."""
+    kept = Ledger(state_folder()).row(run.id)
+    row = _row(run, kept.submission if kept else None, job_states(head) if head is not None else {})
+    checkpoints = sorted(p.name for p in run.checkpoints.glob("step-*")) if run.checkpoints.is_dir() else []
+    pointers = {name: pointed.name for name in ("last", "best") if (pointed := run.pointer(name))}
+    return {
+        **row.plain(),
+        "updated": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.updated_s)),
+        "checkpoints": checkpoints,
+        **pointers,
+        "origin": read_json(run.origin_file),
+        "recipe": plain(run.recipe()),
+    }
+
+
+def _row(run: RunFolder, submission: str | None, jobs: dict[str, str]) -> RunRow:
+    try:
+        state = run.state()
+    except DamagedRun as error:
+        return RunRow(run.id, str(run.path), "damaged", False, 0, 0, None, 0, submission, None, str(error), 0.0)
+    record = last_record(run, "step")
+    loss = record.get("loss") if record else None
+    return RunRow(
+        run=run.id,
+        folder=str(run.path),
+        state=state.state,
+        driven=is_driven(run, state),
+        step=state.step,
+        steps=state.steps,
+        loss=float(loss) if loss is not None else None,
+        attempt=state.attempt,
+        submission=submission,
+        job=jobs.get(submission) if submission else None,
+        why=state.why,
+        updated_s=state.updated_s,
+    )
