@@ -73,8 +73,6 @@ class LogSpec(Spec):
     """What is written beside the metrics of every step; not part of a run's identity."""
 
     tensorboard: bool = True
-    report_every_s: Positive = 10.0
-    """Between two calls of ray.train.report, each a barrier of about 2 s."""
 
 
 class Recipe(Spec):
@@ -89,6 +87,8 @@ class Recipe(Spec):
     """A checkpoint or a run folder to start the weights from."""
     needs_init: bool = False
     """Refuse to start without `init`: this recipe makes no sense from scratch."""
+    init_reset: tuple[str, ...] = ()
+    """Names of parameters that stay fresh, as shell patterns (`output.*`): the rest comes from `init`."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     steps: Count
     model: ModelSpec = DenseFrameTransformerSpec()

@@ -1,0 +1,174 @@
+"""Checkpoints of a run: written whole or not at all, verified when read, the newest good one is where a run goes on.
+
+checkpoints/step-00000200/weights.safetensors   what one uses: the moving average where it is on
+                          training.pt           everything else; loaded with weights_only=True
+                          checkpoint.json       step, position, hashes
+checkpoints/last, checkpoints/best              text files naming a step folder
+"""
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from jobs.runs import RunFolder, read_json, write_json
+from vr_core.config import Spec, plain, validate
+from vr_core.errors import ConfigError, StorageError, VrError
+from vr_core.weights import WeightsMeta, load_weights, save_weights
+
+
+class CheckpointRow(Spec):
+    """`checkpoint.json`."""
+
+    format: Annotated[int, Field(ge=1, le=1)] = 1
+    step: Annotated[int, Field(ge=1)]
+    position: Annotated[int, Field(ge=0)]
+    """Items of the endless order that the run has consumed."""
+    validation_loss: float | None = None
+    sha256: dict[str, str]
+    """Of the files beside this one."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as read: what the loop needs to go on as if nothing had happened."""
+
+    row: CheckpointRow
+    weights: dict[str, Tensor]
+    training: dict[str, Any]
+
+
+def write_checkpoint(
+    run: RunFolder,
+    weights: dict[str, Tensor],
+    training: dict[str, Any],
+    meta: WeightsMeta,
+    position: int,
+    validation_loss: float | None,
+    best: bool,
+    keep: int,
+) -> Path:
+    """Write one checkpoint, point `last` (and `best`) at it and remove what retention lets go.
+
+    Args:
+        run: its folder.
+        weights: what one uses.
+        training: tensors, numbers and text only, so that it loads without unpickling code.
+        meta: description of the weights; its `step` names the folder.
+        position: items consumed.
+        validation_loss: of these weights, where it is known.
+        best: point `best` here too.
+        keep: newest ones kept; the best stays besides.
+
+    Raises:
+        StorageError: it could not be written; earlier checkpoints are untouched.
+    """
+    folder = run.checkpoints / f"step-{meta.step:08d}"
+    draft = run.checkpoints / f".{folder.name}.{os.getpid()}"
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        save_weights(draft / "weights.safetensors", weights, meta)
+        with (draft / "training.pt").open("wb") as file:
+            torch.save(training, file)
+            file.flush()
+            os.fsync(file.fileno())
+        row = CheckpointRow(
+            step=meta.step,
+            position=position,
+            validation_loss=validation_loss,
+            sha256={name: _sha256(draft / name) for name in ("weights.safetensors", "training.pt")},
+        )
+        write_json(draft / "checkpoint.json", plain(row))
+        if folder.exists():  # the same step again, after a resume from an earlier one
+            shutil.rmtree(folder)
+        draft.rename(folder)
+        write_pointer(run.checkpoints / "last", folder.name)
+        if best:
+            write_pointer(run.checkpoints / "best", folder.name)
+    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+        shutil.rmtree(draft, ignore_errors=True)
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise StorageError(
+            f"checkpoint {folder}: cannot be written ({reason}); free some space, then `vr jobs resume {run.id}`"
+        ) from error
+    for old in superseded([p.name for p in step_folders(run)], _named(run.checkpoints / "best"), keep):
+        shutil.rmtree(run.checkpoints / old, ignore_errors=True)
+    return folder
+
+
+def superseded(names: list[str], best: str | None, keep: int) -> list[str]:
+    """Step folders that retention lets go: all but the `keep` newest and the best."""
+    return [name for name in sorted(names)[:-keep] if name != best]
+
+
+def read_newest(run: RunFolder) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is whole, and a line for each newer one that is not.
+
+    A missing, cut short or altered file makes a checkpoint unusable; the one before it is taken then.
+    """
+    problems: list[str] = []
+    for folder in sorted(step_folders(run), reverse=True):
+        try:
+            return read_checkpoint(folder), problems
+        except (VrError, OSError, ValueError) as error:
+            problems.append(f"checkpoint {folder.name} passed over: {error}")
+    return None, problems
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """The checkpoint in a step folder.
+
+    Raises:
+        StorageError: a file is missing or differs from its hash.
+        ConfigError, WeightsError: a file is not ours or damaged.
+    """
+    try:
+        row = validate(CheckpointRow, read_json(folder / "checkpoint.json"), str(folder / "checkpoint.json"))
+        for name, expected in row.sha256.items():
+            if _sha256(folder / name) != expected:
+                raise StorageError(f"{folder / name}: damaged or cut short; use an earlier checkpoint")
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{folder}: incomplete checkpoint ({error}); use an earlier one") from None
+    weights, _ = load_weights(folder / "weights.safetensors")
+    training = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
+    return Checkpoint(row, weights, training)
+
+
+def step_folders(run: RunFolder) -> list[Path]:
+    """Complete or damaged step folders of a run; drafts are not among them."""
+    return sorted(run.checkpoints.glob("step-*")) if run.checkpoints.is_dir() else []
+
+
+def write_pointer(path: Path, name: str) -> None:
+    """A text file in one piece: links do not survive every home NAS."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(name + "\n", encoding="utf-8")
+    os.replace(draft, path)
+
+
+def best_loss(run: RunFolder) -> float:
+    """Validation loss of the best checkpoint; infinity without one."""
+    name = _named(run.checkpoints / "best")
+    if name is None:
+        return float("inf")
+    try:
+        row = validate(CheckpointRow, read_json(run.checkpoints / name / "checkpoint.json"), name)
+    except (OSError, ValueError, ConfigError):
+        return float("inf")
+    return float("inf") if row.validation_loss is None else row.validation_loss
+
+
+def _named(pointer: Path) -> str | None:
+    return pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,68 @@
+"""Metrics of every step, as JSON lines and for TensorBoard; a resumed run goes on without a seam."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from jobs.runs import RunFolder
+
+FLUSH_EVERY_S = 1.0
+
+
+class MetricsLog:
+    """Writer of `metrics.jsonl` and `tensorboard/`; rank 0 alone has one."""
+
+    def __init__(self, run: RunFolder, from_step: int, tensorboard: bool) -> None:
+        """Open for appending; lines of steps after `from_step` are dropped, since they are computed again."""
+        keep_until(run.metrics_file, from_step)
+        self._file = run.metrics_file.open("a", encoding="utf-8")
+        self._board = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter  # 0.1 s; torch's own takes 2 s to import
+
+            self._board = SummaryWriter(str(run.tensorboard), purge_step=from_step + 1, flush_secs=10)
+        self._flushed_s = time.monotonic()
+
+    def write(self, kind: str, step: int, **values: float) -> None:
+        """One line; `kind` is `step` or `validation`."""
+        self._file.write(json.dumps({"kind": kind, "step": step, **values, "time_s": round(time.time(), 3)}) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+        if time.monotonic() - self._flushed_s > FLUSH_EVERY_S or kind != "step":
+            self._file.flush()
+            self._flushed_s = time.monotonic()
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """Lines of a `metrics.jsonl`; a last line cut short by a kill is passed over."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(value, dict) and "step" in value:
+                yield value
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drop the lines of later steps, and a line cut short."""
+    if path.is_file():
+        kept = [json.dumps(line) + "\n" for line in read_metrics(path) if line["step"] <= step]
+        draft = path.with_suffix(".draft")
+        draft.write_text("".join(kept), encoding="utf-8")
+        draft.replace(path)

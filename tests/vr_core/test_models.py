@@ -1,0 +1,71 @@
+"""Every model: the keys of the dict are the tags of the specs, shapes, any length, no leak of the cut into the mask."""
+
+import typing
+
+import pytest
+import torch
+
+from vr_core.draws import Draws
+from vr_core.models import MODELS, build
+from vr_core.specs import DenseFrameTransformerSpec, ModelSpec, PlainStackSpec
+
+TINY = [
+    DenseFrameTransformerSpec(width=8, blocks=2, heads=2, feedforward=8, max_distance_frames=6, dropout=0.5),
+    DenseFrameTransformerSpec(width=16, blocks=1, heads=2, feedforward=8, dropout=0.5),  # width = bins: no projection
+    PlainStackSpec(width=8, blocks=2, kernel_frames=3, expansion=2, dropout=0.5),
+]
+
+
+def test_every_tag_has_a_constructor_and_a_test() -> None:
+    specs = typing.get_args(typing.get_args(ModelSpec)[0])
+    assert {spec.model_fields["name"].default for spec in specs} == set(MODELS) == {spec.name for spec in TINY}
+
+
+@pytest.mark.parametrize("spec", TINY, ids=lambda s: f"{s.name}-{s.width}")
+@pytest.mark.parametrize("frames", [1, 7, 20])
+def test_forward_and_backward_at_any_length(spec: ModelSpec, frames: int) -> None:
+    model = build(spec, bins=16)
+    x = torch.rand(3, 2, 16, frames)
+    mask = model(x, Draws.of_items(0, range(3)))
+    assert mask.shape == x.shape
+    assert ((mask > 0) & (mask < 1)).all()
+    mask.sum().backward()
+    missing = [n for n, p in model.named_parameters() if p.grad is None]
+    assert not missing
+
+
+@pytest.mark.parametrize("spec", TINY, ids=lambda s: f"{s.name}-{s.width}")
+def test_an_item_is_the_same_in_any_batch_dropout_on(spec: ModelSpec) -> None:
+    model = build(spec, bins=16).double()
+    x = torch.rand(4, 2, 16, 9, dtype=torch.float64)
+    whole = model(x, Draws.of_items(5, [10, 11, 12, 13]))
+    alone = torch.cat([model(x[i : i + 1], Draws.of_items(5, [10 + i])) for i in range(4)])
+    torch.testing.assert_close(whole, alone, rtol=1e-12, atol=1e-14)
+    assert not torch.allclose(whole, model(x))  # dropout did something
+
+
+@pytest.mark.parametrize("spec", TINY, ids=lambda s: f"{s.name}-{s.width}")
+def test_layers_cover_every_parameter_once_from_input_to_output(spec: ModelSpec) -> None:
+    model = build(spec, bins=16)
+    prefixes = model.layer_prefixes()
+    for name, _ in model.named_parameters():
+        assert sum(name.startswith(prefix) for prefix in prefixes) == 1, name
+    assert prefixes[0] == "input."
+    assert prefixes[-1] == "output."
+
+
+def test_stereo_channels_are_told_apart() -> None:
+    """A mask for left that ignored right could not tell a centred voice from a panned guitar."""
+    for spec in TINY:
+        model = build(spec, bins=16)
+        x = torch.rand(1, 2, 16, 5)
+        louder = x.clone()
+        louder[:, 1] *= 4
+        assert not torch.allclose(model(x)[:, 0], model(louder)[:, 0])
+
+
+def test_dense_blocks_see_every_earlier_map() -> None:
+    spec = DenseFrameTransformerSpec(width=8, blocks=3, heads=2, feedforward=8)
+    model = build(spec, bins=16)
+    assert [block.bottleneck.in_features for block in model.blocks] == [2, 3, 4]
+    assert model.output["mix"].in_features == 5

@@ -1,0 +1,91 @@
+"""Rates, groups and the moving average against their definitions."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vr_core.errors import ConfigError
+from vr_core.models import build
+from vr_core.optim import WeightAverage, adamw, learning_rate_factor, parameter_groups, set_rates
+from vr_core.specs import DenseFrameTransformerSpec, OptimSpec
+
+MODEL = DenseFrameTransformerSpec(width=8, blocks=2, heads=2, feedforward=8)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 500), st.integers(0, 100), st.sampled_from(["cosine", "linear", "constant"]))
+def test_rate_rises_to_the_peak_and_falls_to_the_last_step(steps: int, warmup: int, decay: str) -> None:
+    spec = OptimSpec(warmup_steps=min(warmup, steps), decay=decay, final_lr=0.1)
+    rates = [learning_rate_factor(step, steps, spec) for step in range(1, steps + 1)]
+    top = max(spec.warmup_steps, 1)
+    assert all(0 < r <= 1 for r in rates)
+    assert rates[: top - 1] == [pytest.approx(k / spec.warmup_steps) for k in range(1, top)]
+    assert all(a >= b - 1e-12 for a, b in zip(rates[top - 1 :], rates[top:], strict=False))
+    if decay != "constant" and steps > spec.warmup_steps:
+        assert rates[-1] == pytest.approx(0.1)
+
+
+def test_cosine_is_half_way_in_the_middle() -> None:
+    spec = OptimSpec(warmup_steps=10, decay="cosine", final_lr=0.0)
+    assert learning_rate_factor(60, 110, spec) == pytest.approx(0.5)
+    assert learning_rate_factor(35, 110, spec) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
+
+
+def test_layer_wise_rates_survive_the_schedule() -> None:
+    """The seed's schedule wrote one rate to every group, which erased them (`lineage.md` 3.3)."""
+    model = build(MODEL, bins=16)
+    spec = OptimSpec(lr=0.01, layer_decay=0.5)
+    optimiser = adamw(model, spec)
+    rates = {}
+    for factor in (1.0, 0.3, 1.0):
+        set_rates(optimiser, spec.lr, factor)
+        for group in optimiser.param_groups:
+            for p in group["params"]:
+                rates[id(p)] = group["lr"] / factor
+    expected = {"input.": 0.125, "blocks.0.": 0.25, "blocks.1.": 0.5, "output.": 1.0}
+    for name, p in model.named_parameters():
+        share = next(v for k, v in expected.items() if name.startswith(k))
+        assert rates[id(p)] == pytest.approx(0.01 * share), name
+
+
+def test_only_matrices_are_decayed_and_every_parameter_is_in_one_group() -> None:
+    model = build(MODEL, bins=16)
+    groups = parameter_groups(model, OptimSpec(weight_decay=0.1))
+    names = {id(p): n for n, p in model.named_parameters()}
+    seen = [names[id(p)] for g in groups for p in g["params"]]
+    assert sorted(seen) == sorted(names.values())
+    for group in groups:
+        for p in group["params"]:
+            name = names[id(p)]
+            assert group["weight_decay"] == (0.1 if p.ndim >= 2 and not name.endswith("distance") else 0.0), name
+
+
+def test_frozen_parameters_stay_and_a_pattern_that_names_nothing_is_refused() -> None:
+    model = build(MODEL, bins=16)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    optimiser = adamw(model, OptimSpec(lr=0.1, freeze=("blocks.0.*", "input.*")))
+    model(torch.rand(1, 2, 16, 5)).sum().backward()
+    optimiser.step()
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert not any(n.startswith(("blocks.0.", "input.")) for n in moved)
+    assert any(n.startswith("blocks.1.") for n in moved)
+    with pytest.raises(ConfigError, match=r"block\.7.*names no parameter.*blocks\.0\."):
+        parameter_groups(model, OptimSpec(freeze=("block.7.*",)))
+    with pytest.raises(ConfigError, match="every parameter is frozen"):
+        parameter_groups(model, OptimSpec(freeze=("*",)))
+
+
+def test_moving_average_follows_its_recurrence() -> None:
+    model = torch.nn.Linear(2, 1, bias=False).double()
+    average = WeightAverage(model, decay=0.9)
+    expected = model.weight.detach().clone()
+    for step in range(1, 40):
+        with torch.no_grad():
+            model.weight.add_(step)
+        average.update(model, step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.weight.detach()
+    torch.testing.assert_close(average.weights["weight"], expected)

@@ -1,0 +1,101 @@
+"""AdamW's parameter groups, the learning rate of a step, and the moving average of the weights."""
+
+import fnmatch
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vr_core.errors import ConfigError
+from vr_core.specs import OptimSpec
+
+
+def learning_rate_factor(step: int, steps: int, spec: OptimSpec) -> float:
+    """Rate of a step as a share of the peak: linear warm-up, then decay to `final_lr` at the last step.
+
+    A pure function of the step: nothing compounds, so a resumed run and an undisturbed one agree.
+
+    Args:
+        step: 1 for the first optimiser step, `steps` for the last.
+        steps: steps of the whole run.
+        spec: schedule.
+    """
+    if step <= spec.warmup_steps:
+        return step / spec.warmup_steps
+    if spec.decay == "constant":
+        return 1.0
+    progress = min((step - spec.warmup_steps) / max(steps - spec.warmup_steps, 1), 1.0)
+    shape = 1.0 - progress if spec.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+    return spec.final_lr + (1.0 - spec.final_lr) * shape
+
+
+def parameter_groups(model: nn.Module, spec: OptimSpec) -> list[dict[str, object]]:
+    """Parameters by layer and by weight decay; frozen ones are taken out of training and of the groups.
+
+    Each group carries `lr_share`: `layer_decay` to the power of the layer's distance from the output. `set_rates` writes
+    `lr = peak × factor × lr_share` from it, so that one schedule never erases the layer-wise rates.
+
+    Raises:
+        ConfigError: a pattern of `freeze` names nothing, or nothing is left to train.
+    """
+    prefixes: tuple[str, ...] = model.layer_prefixes()  # type: ignore[operator]
+    named = dict(model.named_parameters())
+    for pattern in spec.freeze:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in named):
+            raise ConfigError(f"optim.freeze: {pattern!r} names no parameter; layers are {', '.join(prefixes)}")
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in named.items():
+        parameter.requires_grad_(not any(fnmatch.fnmatchcase(name, pattern) for pattern in spec.freeze))
+        if parameter.requires_grad:
+            depth = next(i for i, prefix in enumerate(prefixes) if name.startswith(prefix))
+            # Position vectors are no matrices of weights: pulling them to zero is pulling attention to no position.
+            decayed = parameter.ndim >= 2 and not name.endswith(".distance")
+            groups.setdefault((depth, decayed), []).append(parameter)
+    if not groups:
+        raise ConfigError("optim.freeze: every parameter is frozen; leave something to train")
+    return [
+        {
+            "params": parameters,
+            "lr": spec.lr,
+            "lr_share": spec.layer_decay ** (len(prefixes) - 1 - depth),
+            "weight_decay": spec.weight_decay if decayed else 0.0,
+        }
+        for (depth, decayed), parameters in sorted(groups.items())
+    ]
+
+
+def adamw(model: nn.Module, spec: OptimSpec) -> torch.optim.AdamW:
+    """AdamW over the model's trained parameters (Loshchilov and Hutter 2019), fused where the device has it."""
+    groups = parameter_groups(model, spec)
+    fused = next(model.parameters()).device.type == "cuda"
+    return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, fused=fused)
+
+
+def set_rates(optimiser: torch.optim.Optimizer, peak: float, factor: float) -> None:
+    """Write every group's rate for the coming step."""
+    for group in optimiser.param_groups:
+        group["lr"] = peak * factor * group["lr_share"]
+
+
+class WeightAverage:
+    """Exponential moving average of a model's weights, warmed up so that the first steps do not linger.
+
+    The decay of step t is min(decay, (1 + t) / (10 + t)), as TensorFlow's ExponentialMovingAverage documents it.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights: dict[str, Tensor] = {k: v.detach().clone() for k, v in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take the weights after optimiser step `step` in."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        current: Iterable[Tensor] = model.state_dict().values()
+        torch._foreach_lerp_(list(self.weights.values()), [w.detach() for w in current], 1.0 - decay)
+
+
+def global_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """L2 norm over all gradients, a scalar; not finite when any gradient is not."""
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
