@@ -1,8 +1,8 @@
 """Invented songs: a sung-like voice over drums, bass and chords, so that everything can be tried without any music.
 
-A song is a function of (seed, number, seconds): a voice (`dataprep/voice.py`), wavetable instruments and
-one-shot drums. Chords and arpeggio lie in the voice's range and both sides go through a room, so that neither a frequency band nor a
-place in the stereo field tells them apart.
+A song is a function of (seed, number, seconds): a voice (`dataprep/voice.py`), wavetable instruments and one-shot
+drums. Chords and arpeggio lie in the voice's range and both sides go through a room, so that neither a frequency band
+nor a place in the stereo field tells them apart.
 
 Legend: `[sample]` mono, `[channel, sample]` stereo, float32.
 """
