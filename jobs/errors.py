@@ -9,7 +9,7 @@
     ├── RunFailed          the supervisor gave a run up
     ├── JobsFailure        the head's job service refused
     ├── DamagedRun         a file of a run folder is unreadable
-    ├── RunStopped         the user asked a run to stop; raised out of `report` so that the loop can save first
+    ├── RunStopped         the user asked a run to stop, and it has
     └── SongsFailed        some songs could not be separated or scored; the others were
 
 The command line prints the message as one line and exits with the class's `exit_code`.
@@ -35,7 +35,7 @@ class Unplaceable(UserError):
 
 
 class RunFailed(Failure):
-    """The supervisor gave a run up."""
+    """The supervisor gave a run up, or the loop did: trying again would end the same way."""
 
 
 class JobsFailure(Failure):
@@ -47,19 +47,4 @@ class DamagedRun(Failure):
 
 
 class RunStopped(Failure):
-    """The user asked the run to stop.
-
-    `report` raises it on every rank at the same step: the loop may write a checkpoint and must raise it on.
-    """
-
-
-class NoDevice(UserError):
-    """A GPU was asked for and there is none."""
-
-
-class NoSongs(UserError):
-    """Nothing to separate or to score."""
-
-
-class SongsFailed(Failure):
-    """Some songs could not be separated or scored, each was named; the others were."""
+    """The user asked the run to stop, and it has, with a checkpoint written: how the loop leaves on every rank."""
