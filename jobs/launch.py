@@ -18,12 +18,12 @@ from typing import Any, Literal
 
 from jobs.driver import write_driver
 from jobs.errors import RunFailed, Unplaceable
+from jobs.fit import first_cause, fit
 from jobs.placement import Missing, Placement, live_nodes, place
 from jobs.progress import last_step
 from jobs.recipe import Recipe
 from jobs.retry import Failed, Stop, decide
 from jobs.runs import LIVE, RunFolder, RunState, read_json, write_json
-from vr_core.config import plain
 from vr_core.errors import UserError, VrError
 
 BEAT_S = 2.0
@@ -57,7 +57,7 @@ class Supervisor:
     """Machines may still join; without, a run that does not fit is refused."""
     watch: Callable[[RunState], None]
     _beat_due_s: float = 0.0
-    _fit: int = 0
+    _fits: int = 0
     _stop: threading.Event = field(default_factory=threading.Event)
     _announced: set[Path] = field(default_factory=set)
 
@@ -120,7 +120,7 @@ class Supervisor:
         return None
 
     def _one_fit(self, placement: Placement) -> Outcome:
-        self._fit += 1
+        self._fits += 1
         done: list[Any] = []
         thread = threading.Thread(target=self._call_fit, args=(placement, done), name="fit", daemon=True)
         thread.start()
@@ -143,25 +143,23 @@ class Supervisor:
     def _call_fit(self, placement: Placement, done: list[Any]) -> None:
         """Thread: append rank 0's mapping, or the exception, to `done`."""
         try:
-            done.append(_fit(self.run, self.recipe, self.attempt, self._fit, placement, self.loop))
+            done.append(fit(self.run, self.recipe, self.attempt, self._fits, placement, self.loop))
         except BaseException as error:
             done.append(error)
 
     def _failure(self, error: BaseException) -> Outcome:
-        """The first cause among the ranks: a UserError before anything else, then the earliest."""
+        """What went wrong, from the ranks' own words where they could still speak."""
         cause = getattr(error, "controller_failure", None)
         if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
             self._write(state="pending", why="waits: other runs hold the machines it needs")
             return Outcome("waiting")
         folder = self.run.attempt_folder(self.attempt)
-        (folder / f"error-{self._fit}.txt").write_text(str(error), encoding="utf-8")
-        told = [read_json(file) for file in folder.glob(f"error-{self._fit}-rank-*.json")]
-        told.sort(key=lambda t: (not t["user_error"], t["time_s"]))
-        step = self.run.last_step()
-        if told:
-            return Outcome("failed", Failed(step, told[0]["message"], told[0]["user_error"]))
+        (folder / f"error-{self._fits}.txt").write_text(str(error), encoding="utf-8")
+        told = [read_json(file) for file in folder.glob(f"error-{self._fits}-rank-*.json")]
+        silent = set(getattr(error, "worker_failures", {})) - {t["rank"] for t in told}
         lines = [line.strip() for line in str(cause or error).splitlines() if line.strip()]
-        return Outcome("failed", Failed(step, lines[-1] if lines else type(error).__name__))
+        fallback = lines[-1] if lines else type(error).__name__
+        return Outcome("failed", first_cause(told, silent, self.run.last_step(), fallback))
 
     def _stopping(self) -> bool:
         if not self._stop.is_set() and self.run.stop_file.exists():
@@ -183,11 +181,11 @@ class Supervisor:
         if newest > self.attempt:
             raise Superseded(f"run {self.run.id}: attempt {newest} has taken over from attempt {self.attempt}")
         changes: dict[str, Any] = {}
-        file = self.run.attempt_folder(self.attempt) / f"machines-{self._fit}.json"
+        file = self.run.attempt_folder(self.attempt) / f"machines-{self._fits}.json"
         if file not in self._announced and file.exists():
             self._announced.add(file)
             origin = read_json(self.run.origin_file)
-            origin["machines"][f"{self.attempt}.{self._fit}"] = read_json(file)["machines"]
+            origin["machines"][f"{self.attempt}.{self._fits}"] = read_json(file)["machines"]
             write_json(self.run.origin_file, origin)
             changes = {"state": "running", "why": ""}
         self._write(step=last_step(self.run), **changes)
@@ -248,36 +246,6 @@ def raise_for(run: RunFolder, state: RunState) -> None:
     if state.state == "failed":
         text = f"run {run.id} failed at step {state.step} of {state.steps}: {state.why}"
         raise UserError(text) if state.user_error else RunFailed(f"{text}; details in {run.attempts}")
-
-
-def _fit(run: RunFolder, recipe: Recipe, attempt: int, fit: int, placement: Placement, loop: str) -> dict[str, Any]:
-    """One `TorchTrainer.fit()`: what rank 0 returned."""
-    from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
-
-    from jobs.worker import WorkerSpec, work
-
-    spec = WorkerSpec(run=run.path, recipe=recipe, attempt=attempt, fit=fit, use_gpu=placement.use_gpu, loop=loop)
-    trainer = TorchTrainer(
-        work,  # type: ignore[arg-type]  # Ray's annotation forgets that the return value is kept
-        train_loop_config=plain(spec),
-        torch_config=TorchConfig(backend="nccl" if placement.use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=recipe.workers.count,
-            use_gpu=placement.use_gpu,
-            resources_per_worker=placement.resources,
-            label_selector=placement.selectors,
-        ),
-        run_config=RunConfig(  # type: ignore[arg-type]  # annotated with the class that V2's replaces
-            # The name is new at every start: Ray Train must never restore anything of its own; the loop resumes.
-            name=f"{run.id}.a{attempt}.{fit}",
-            storage_path=str(run.attempt_folder(attempt)),
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
-        ),
-    )
-    result: Any = trainer.fit()
-    returned: dict[str, Any] = result.return_value
-    return returned
 
 
 @contextlib.contextmanager

@@ -17,7 +17,10 @@ class Failed:
     step: int
     """Step of the newest checkpoint at that moment."""
     why: str
+    final: bool = False
+    """Trying again would end the same way."""
     user_error: bool = False
+    """Final, and the user can mend it."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ def decide(history: Sequence[Failed], first_step: int) -> Retry | Stop:
     back every evening must go on for weeks. Without progress the pauses double and the attempts are numbered.
     """
     last = history[-1]
-    if last.user_error:
-        return Stop(last.why, user_error=True)
+    if last.final:
+        return Stop(last.why, last.user_error)
     steps = [first_step, *(failed.step for failed in history)]
     idle = 0
     for before, after in zip(reversed(steps[:-1]), reversed(steps[1:]), strict=True):

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from jobs.errors import RunStopped
+from jobs.errors import RunFailed, RunStopped
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder, write_json
 from vr_core.config import Spec, validate
@@ -65,7 +65,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
             rank=rank,
             world=world,
             device=device,
-            report=_reporter(run, world, device, ray.train.report),
+            report=_reporter(ray.train.report),
         )
     except RunStopped:
         return {"stopped": True}
@@ -73,9 +73,11 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
         write_json(
             folder / f"error-{spec.fit}-rank-{rank}.json",
             {
+                "rank": rank,
                 "class": type(error).__name__,
                 "message": str(error) if isinstance(error, VrError) else f"{type(error).__name__}: {error}",
                 "user_error": isinstance(error, UserError),
+                "final": isinstance(error, UserError | RunFailed),
                 "traceback": traceback.format_exc(),
                 "time_s": time.time(),
             },
@@ -90,21 +92,10 @@ def _loop(name: str) -> Callable[..., dict[str, Any]]:
     return loop
 
 
-def _reporter(
-    run: RunFolder, world: int, device: torch.device, ray_report: Callable[[dict[str, float]], None]
-) -> Callable[[dict[str, float]], None]:
-    """The loop's `report`: metrics to Ray, and the one moment at which all ranks agree to stop."""
+def _reporter(ray_report: Callable[[dict[str, float]], None]) -> Callable[[dict[str, float]], None]:
+    """The loop's `report`; a NumPy scalar or a NaN in a report would break Ray Train's controller."""
 
     def report(metrics: dict[str, float]) -> None:
-        asked = run.stop_file.exists()
-        if world > 1:
-            # Ranks may see the file at different moments; one of them is enough for all.
-            flag = torch.tensor(int(asked), device=device)
-            dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-            asked = bool(flag.item())
-        if asked:
-            raise RunStopped(f"run {run.id} was asked to stop")
-        # A NumPy scalar or a NaN in a report breaks Ray Train's controller.
         ray_report({key: float(value) for key, value in metrics.items() if math.isfinite(value)})
 
     return report

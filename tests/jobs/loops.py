@@ -1,8 +1,9 @@
-"""Small real training loops with the signature of `jobs.train.train`: gradient descent on a line, checkpoints included."""
+"""A small real training loop with the signature of `jobs.train.train`: descent on a parabola, with checkpoints."""
 
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from jobs.errors import RunStopped
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder, write_json
 from vr_core.errors import UserError
@@ -32,6 +34,8 @@ def line(
         saved = json.loads((last / "checkpoint.json").read_text())
         step, w = saved["step"], torch.tensor(saved["w"])
     while step < recipe.steps:
+        if folder.stop_file.exists():
+            raise RunStopped(f"run {folder.id} was asked to stop")
         gradient = w - rank
         if world > 1:
             dist.all_reduce(gradient)
@@ -56,10 +60,18 @@ def _save(run: RunFolder, step: int, w: float) -> None:
 
 
 def _misbehave(run: RunFolder, recipe: Recipe, step: int, rank: int) -> None:
-    """What the recipe's seed asks for: 1 kills the last rank once at step 2, 2 raises a UserError."""
+    """What the recipe's seed asks for.
+
+    1: the last rank is killed once, at step 2. 2: a UserError. 3: as 1, and from step 4 on it waits for a file `go`.
+    """
     mark = run.path / "killed"
-    if recipe.seed == 1 and step == 2 and rank == recipe.workers.count - 1 and not mark.exists():
+    if recipe.seed in (1, 3) and step == 2 and rank == recipe.workers.count - 1 and not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    while recipe.seed == 3 and step == 4 and not (run.path / "go").exists():
+        time.sleep(0.05)
     if recipe.seed == 2:
         raise UserError("data: the shard is cut short; prepare it again")
+
+
+train = line

@@ -1,0 +1,68 @@
+"""One start of Ray Train's workers, and what to make of its failure."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from jobs.placement import Placement
+from jobs.recipe import Recipe
+from jobs.retry import Failed
+from jobs.runs import RunFolder
+from vr_core.config import plain
+
+
+def fit(run: RunFolder, recipe: Recipe, attempt: int, number: int, placement: Placement, loop: str) -> dict[str, Any]:
+    """Start number `number` within an attempt: one `TorchTrainer.fit()`.
+
+    Returns:
+        What `jobs.worker.work` returned on rank 0.
+
+    Raises:
+        ray.train.TrainingFailedError: a worker or Ray Train's controller failed.
+    """
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+
+    from jobs.worker import WorkerSpec, work
+
+    spec = WorkerSpec(run=run.path, recipe=recipe, attempt=attempt, fit=number, use_gpu=placement.use_gpu, loop=loop)
+    trainer = TorchTrainer(
+        work,  # type: ignore[arg-type]  # Ray's annotation forgets that the return value is kept
+        train_loop_config=plain(spec),
+        torch_config=TorchConfig(backend="nccl" if placement.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=recipe.workers.count,
+            use_gpu=placement.use_gpu,
+            resources_per_worker=placement.resources,
+            label_selector=placement.selectors,
+        ),
+        run_config=RunConfig(  # type: ignore[arg-type]  # annotated with the class that V2's replaces
+            # The name is new at every start: Ray Train must never restore anything of its own; the loop resumes.
+            name=f"{run.id}.a{attempt}.{number}",
+            storage_path=str(run.attempt_folder(attempt)),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
+        ),
+    )
+    result: Any = trainer.fit()
+    returned: dict[str, Any] = result.return_value
+    return returned
+
+
+def first_cause(told: Sequence[dict[str, Any]], silent: Collection[int], step: int, fallback: str) -> Failed:
+    """The failure that made the others.
+
+    Args:
+        told: What ranks wrote before they ended (`jobs.worker`).
+        silent: Ranks that failed without a word: their process died.
+        step: Step of the newest checkpoint.
+        fallback: What Ray says.
+    """
+    final = sorted((t for t in told if t["final"]), key=lambda t: (not t["user_error"], t["time_s"]))
+    if final:
+        return Failed(step, final[0]["message"], final=True, user_error=final[0]["user_error"])
+    if silent:
+        # The others only lost their connection to it.
+        ranks = ", ".join(str(rank) for rank in sorted(silent))
+        return Failed(step, f"worker {ranks} died: its machine, its network or its memory")
+    if told:
+        return Failed(step, min(told, key=lambda t: t["time_s"])["message"].splitlines()[0][:300])
+    return Failed(step, fallback[:300])
