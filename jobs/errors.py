@@ -4,7 +4,9 @@
     ├── RunExists          the same recipe was run, or is being run, already
     ├── UnknownRun         no run of that name
     ├── NotACheckpoint     not a checkpoint of ours, or a damaged one
-    └── Unplaceable        the machine here can never hold the recipe's workers
+    ├── Unplaceable        the machine here can never hold the recipe's workers
+    ├── NoDevice           a GPU was asked for and there is none
+    └── NoSongs            nothing to separate or to score
     Failure
     ├── RunFailed          the supervisor gave a run up
     ├── JobsFailure        the head's job service refused
@@ -48,3 +50,15 @@ class DamagedRun(Failure):
 
 class RunStopped(Failure):
     """The user asked the run to stop, and it has, with a checkpoint written: how the loop leaves on every rank."""
+
+
+class NoDevice(UserError):
+    """A GPU was asked for and there is none."""
+
+
+class NoSongs(UserError):
+    """Nothing to separate or to score."""
+
+
+class SongsFailed(Failure):
+    """Some songs could not be separated or scored, each was named; the others were."""
