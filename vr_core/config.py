@@ -229,7 +229,7 @@ def _problem(spec: type[Spec], raw: Any, loc: tuple[int | str, ...], kind: str, 
         return f"{'.'.join([*path, str(loc[-1])])}: missing"
     shown = "" if isinstance(value, Mapping | list) or value is raw else f", got {value!r}"
     message = message.removeprefix("Value error, ").replace("Input should", "should")
-    return f"{'.'.join(path) or 'value'}: {message}{shown}"
+    return f"{'.'.join(path)}: {message}{shown}" if path else f"{message}{shown}"
 
 
 def _has_tag(owner: type[Spec], tag: object) -> bool:
@@ -243,7 +243,7 @@ def _field_types(owner: Any, part: int | str) -> list[Any]:
             (f for f in owner.model_fields.values() if f.alias == part), None
         )
         return _leaves(field.annotation) if field else []
-    arguments = typing.get_args(owner)
+    arguments = [a for a in typing.get_args(owner) if a is not Ellipsis]  # of tuple[X, ...]
     return _leaves(arguments[-1]) if typing.get_origin(owner) in (dict, list, tuple) and arguments else []
 
 
