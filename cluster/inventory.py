@@ -77,22 +77,20 @@ class NodeSpec(Spec):
 class Inventory(Spec):
     """The PCs of one cluster."""
 
-    nodes: Annotated[tuple[NodeSpec, ...], Field(min_length=1)]
+    nodes: tuple[NodeSpec, ...]
 
     @model_validator(mode="after")
     def _consistent(self) -> "Inventory":
         heads = [node.name for node in self.nodes if node.role == "head"]
         if len(heads) != 1:
-            raise ValueError(
-                f"nodes: exactly one needs `role: head`, found {len(heads)} ({', '.join(heads) or 'none'})"
-            )
+            raise ValueError(f"exactly one node needs `role: head`, found {', '.join(heads) or 'none'}")
         for what, values in (("name", [n.name for n in self.nodes]), ("address", [n.address for n in self.nodes])):
             twice = [value for value, count in Counter(values).items() if count > 1]
             if twice:
-                raise ValueError(f"nodes: the {what} {twice[0]} stands twice; each node needs its own")
+                raise ValueError(f"the {what} {twice[0]} stands twice; each node needs its own")
         on_loopback = [n.name for n in self.nodes if n.address == "127.0.0.1"]
         if on_loopback and len(self.nodes) > 1:
-            raise ValueError(f"nodes: {on_loopback[0]} has 127.0.0.1, which no other PC reaches; give its LAN address")
+            raise ValueError(f"{on_loopback[0]} has 127.0.0.1, which no other PC reaches; give its LAN address")
         return self
 
     @property
