@@ -8,6 +8,7 @@ checkpoints/last, checkpoints/best              text files naming a step folder
 
 import hashlib
 import os
+import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +138,11 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     except (OSError, ValueError) as error:
         raise StorageError(f"{folder}: incomplete checkpoint ({error}); use an earlier one") from None
     weights, _ = load_weights(folder / "weights.safetensors")
-    training = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
+    try:
+        training = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:  # code in it, or no archive of torch's
+        reason = str(error).splitlines()[0]
+        raise StorageError(f"{folder / 'training.pt'}: not ours ({reason}); use an earlier checkpoint") from None
     return Checkpoint(row, weights, training)
 
 

@@ -45,6 +45,24 @@ class DenseBlock(nn.Module):
         return x
 
 
+class MaskHead(nn.Module):
+    """All maps to the logits of the stereo mask: `[B, T, maps, D] -> [B, T, C·F]`.
+
+    The seed has no norm here; as in every pre-norm stack the maps grow with depth, and without one the first hundred
+    steps go into undoing their scale.
+    """
+
+    def __init__(self, maps: int, width: int, bins: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.mix = nn.Linear(maps, STEREO)
+        self.project = nn.Linear(STEREO * width, STEREO * bins) if width != bins else nn.Identity()
+
+    def forward(self, maps_btmd: Tensor) -> Tensor:
+        mixed = torch.einsum("btmd,cm->btcd", self.norm(maps_btmd), self.mix.weight) + self.mix.bias[:, None]
+        return self.project(mixed.flatten(2))
+
+
 class DenseFrameTransformer(nn.Module):
     """Mixture magnitude in, instrumental mask out."""
 
@@ -52,14 +70,11 @@ class DenseFrameTransformer(nn.Module):
         super().__init__()
         self.bins, self.width = bins, spec.width
         self.compress = CompressedMagnitude()
-        projected = spec.width != bins
         # Narrower than the bins, the stereo pair is projected jointly: the first block's weighted sum of two maps
         # could not compare left with right otherwise.
-        self.input = nn.Linear(STEREO * bins, STEREO * spec.width) if projected else nn.Identity()
+        self.input = nn.Linear(STEREO * bins, STEREO * spec.width) if spec.width != bins else nn.Identity()
         self.blocks = nn.ModuleList(DenseBlock(STEREO + i, spec, i) for i in range(spec.blocks))
-        self.output = nn.ModuleDict({"mix": nn.Linear(STEREO + spec.blocks, STEREO)})
-        if projected:
-            self.output["project"] = nn.Linear(STEREO * spec.width, STEREO * bins)
+        self.output = MaskHead(STEREO + spec.blocks, spec.width, bins)
 
     def layer_prefixes(self) -> tuple[str, ...]:
         """Parameter-name prefixes from the input to the output, for layer-wise learning rates."""
@@ -69,11 +84,7 @@ class DenseFrameTransformer(nn.Module):
         """Mask `[batch, channel, bin, frame]` in (0, 1) of magnitudes of the same shape, any number of frames."""
         batch, channels, bins, frames = magnitude_bcft.shape
         x = self.compress(magnitude_bcft).permute(0, 3, 1, 2).reshape(batch, frames, channels * bins)
-        maps = [*self.input(x).reshape(batch, frames, channels, self.width).unbind(2)]
+        maps = self.input(x).reshape(batch, frames, channels, self.width)
         for block in self.blocks:
-            maps.append(block(torch.stack(maps, dim=2), draws))
-        y = torch.einsum("btmd,cm->btcd", torch.stack(maps, dim=2), self.output["mix"].weight)
-        y = (y + self.output["mix"].bias[:, None]).reshape(batch, frames, channels * self.width)
-        if "project" in self.output:
-            y = self.output["project"](y)
-        return torch.sigmoid(y).reshape(batch, frames, channels, bins).permute(0, 2, 3, 1)
+            maps = torch.cat([maps, block(maps, draws)[:, :, None]], dim=2)
+        return torch.sigmoid(self.output(maps)).reshape(batch, frames, channels, bins).permute(0, 2, 3, 1)

@@ -72,10 +72,10 @@ class BranchedConv(nn.Module):
 class RelativeAttention(nn.Module):
     """Self-attention over frames with a relative term for each head and distance.
 
-    logits[i, j] = (q_i · k_j + q_i · e_{j-i}) / sqrt(K), K the width of a head: Shaw et al. 2018, eq. 5, computed by the
-    skewing of Music Transformer (Huang et al. 2019, sec. 3.4.1) in its two-sided form with 2L-1 vectors. q, k and v each
-    pass a depthwise convolution over 3 frames (Primer's MDHA, So et al. 2021, sec. 3), centred because nothing here is
-    causal. The seed scaled by the whole width and added q_j · e_i (`lineage.md` 1.3); both are corrected.
+    logits[i, j] = (q_i · k_j + q_i · e_{j-i}) / sqrt(K), K the width of a head: Shaw et al. 2018, eq. 5, computed by
+    the skewing of Music Transformer (Huang et al. 2019, sec. 3.4.1) in its two-sided form with 2L-1 vectors. q, k and
+    v each pass a depthwise convolution over 3 frames (Primer's MDHA, So et al. 2021, sec. 3), centred because nothing
+    here is causal. The seed scaled by the whole width and added q_j · e_i (`lineage.md` 1.3); both are corrected.
     """
 
     def __init__(self, width: int, heads: int, max_distance_frames: int) -> None:

@@ -1,7 +1,7 @@
 """What a training step minimises: losses of single items, as functions of a model and magnitudes.
 
-The loss of an item is the mean over its counted elements (masked frames, or all); what the loop minimises is the mean of
-the items' losses, so that the number of items is the only divisor however the batch is cut (DESIGN section 7).
+The loss of an item is the mean over its counted elements (masked frames, or all); what the loop minimises is the mean
+of the items' losses, so that the number of items is the only divisor however the batch is cut (DESIGN section 7).
 
 Losses are stated in thousandths of full scale. Magnitudes of music are 1e-4 to 1e-2 of a full-scale sine, and with
 gradients that small AdamW's epsilon of 1e-8 would act as a brake and clipping by norm would never act: measured on the
@@ -55,8 +55,8 @@ def masked_frame_losses(
 def hide_frames(spec: MaskedFramesSpec, magnitude: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     """Choose tokens (runs of `token_frames` frames) and fill them: BERT's 80/10/10 rule on frames.
 
-    Fills are set on scaled magnitudes. The lineage set its "ones" before scaling, so that for eleven days they were near
-    zero and a mask times the input could not recover what they hid (`lineage.md` 2.1).
+    Fills are set on scaled magnitudes. The lineage set its "ones" before scaling, so that for eleven days they were
+    near zero and a mask times the input could not recover what they hid (`lineage.md` 2.1).
 
     Args:
         spec: rates.
@@ -64,8 +64,8 @@ def hide_frames(spec: MaskedFramesSpec, magnitude: Tensor, draws: Draws) -> tupl
         draws: one stream an item.
 
     Returns:
-        Which frames are counted, `[item, frame]` float 0 or 1 (at least one token an item), and what the model is shown,
-        `[item, channel, bin, frame]`.
+        Which frames are counted, `[item, frame]` float 0 or 1 (at least one token an item), and what the model is
+        shown, `[item, channel, bin, frame]`.
     """
     items, channels, bins, frames = magnitude.shape
     tokens = -(-frames // spec.token_frames)

@@ -33,8 +33,8 @@ def learning_rate_factor(step: int, steps: int, spec: OptimSpec) -> float:
 def parameter_groups(model: nn.Module, spec: OptimSpec) -> list[dict[str, object]]:
     """Parameters by layer and by weight decay; frozen ones are taken out of training and of the groups.
 
-    Each group carries `lr_share`: `layer_decay` to the power of the layer's distance from the output. `set_rates` writes
-    `lr = peak × factor × lr_share` from it, so that one schedule never erases the layer-wise rates.
+    Each group carries `lr_share`: `layer_decay` to the power of the layer's distance from the output. `set_rates`
+    writes `lr = peak × factor × lr_share` from it, so that one schedule never erases the layer-wise rates.
 
     Raises:
         ConfigError: a pattern of `freeze` names nothing, or nothing is left to train.

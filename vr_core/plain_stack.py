@@ -10,23 +10,28 @@ from vr_core.specs import PlainStackSpec
 STEREO = 2
 
 
+class PlainBlock(nn.Module):
+    """Depthwise convolution over time, then a squared-ReLU feed-forward, each added to its input: `[B, T, D]`."""
+
+    def __init__(self, spec: PlainStackSpec, index: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(nn.LayerNorm(spec.width), FrameConv(spec.width, spec.kernel_frames))
+        self.feed = SquaredReluFeedForward(spec.width, spec.expansion * spec.width)
+        self.dropout, self.layer = spec.dropout, index
+
+    def forward(self, x_btd: Tensor, draws: Draws | None) -> Tensor:
+        x_btd = x_btd + self.conv(x_btd)
+        return x_btd + apply_dropout(self.feed(x_btd), self.dropout, draws, self.layer)
+
+
 class PlainStack(nn.Module):
     """Mixture magnitude in, instrumental mask out; both channels' bins are one vector a frame."""
 
     def __init__(self, spec: PlainStackSpec, bins: int) -> None:
         super().__init__()
-        self.dropout = spec.dropout
         self.compress = CompressedMagnitude()
         self.input = nn.Linear(STEREO * bins, spec.width)
-        self.blocks = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    "conv": nn.Sequential(nn.LayerNorm(spec.width), FrameConv(spec.width, spec.kernel_frames)),
-                    "feed": SquaredReluFeedForward(spec.width, spec.expansion * spec.width),
-                }
-            )
-            for _ in range(spec.blocks)
-        )
+        self.blocks = nn.ModuleList(PlainBlock(spec, i) for i in range(spec.blocks))
         self.output = nn.Sequential(nn.LayerNorm(spec.width), nn.Linear(spec.width, STEREO * bins))
 
     def layer_prefixes(self) -> tuple[str, ...]:
@@ -37,7 +42,6 @@ class PlainStack(nn.Module):
         """Mask `[batch, channel, bin, frame]` in (0, 1) of magnitudes of the same shape, any number of frames."""
         batch, channels, bins, frames = magnitude_bcft.shape
         x = self.input(self.compress(magnitude_bcft).permute(0, 3, 1, 2).reshape(batch, frames, channels * bins))
-        for i, block in enumerate(self.blocks):
-            x = x + block["conv"](x)
-            x = x + apply_dropout(block["feed"](x), self.dropout, draws, i)
+        for block in self.blocks:
+            x = block(x, draws)
         return torch.sigmoid(self.output(x)).reshape(batch, frames, channels, bins).permute(0, 2, 3, 1)

@@ -68,4 +68,4 @@ def test_dense_blocks_see_every_earlier_map() -> None:
     spec = DenseFrameTransformerSpec(width=8, blocks=3, heads=2, feedforward=8)
     model = build(spec, bins=16)
     assert [block.bottleneck.in_features for block in model.blocks] == [2, 3, 4]
-    assert model.output["mix"].in_features == 5
+    assert model.output.mix.in_features == 5

@@ -1,0 +1,121 @@
+"""Checkpoints: whole or not at all, retention, and the newest good one is found whatever happened to the others."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from jobs.checkpoint import best_loss, read_newest, superseded, write_checkpoint
+from jobs.runs import RunFolder, resolve_weights
+from vr_core.errors import StorageError
+from vr_core.models import build
+from vr_core.specs import PlainStackSpec, StftSpec
+from vr_core.weights import WeightsMeta
+
+SPEC = PlainStackSpec(width=4, blocks=1, expansion=1)
+STFT = StftSpec(n_fft=64, hop=32)
+
+
+def write(
+    run: RunFolder, step: int, value: float, loss: float | None = None, best: bool = False, keep: int = 2
+) -> Path:
+    weights = {name: torch.full_like(p, value) for name, p in build(SPEC, STFT.bins).state_dict().items()}
+    meta = WeightsMeta(model=SPEC, stft=STFT, step=step, run=run.id)
+    training = {"step": step, "model": weights, "moments": torch.arange(3)}
+    return write_checkpoint(run, weights, training, meta, step * 8, loss, best, keep)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "demo-00000000-1")
+    folder.path.mkdir()
+    folder.recipe_file.write_text("name: demo\nsteps: 1\n")
+    return folder
+
+
+def test_what_is_written_is_read_back(run: RunFolder) -> None:
+    write(run, 5, 0.5, loss=1.25, best=True)
+    checkpoint, problems = read_newest(run)
+    assert problems == []
+    assert (checkpoint.row.step, checkpoint.row.position, checkpoint.row.validation_loss) == (5, 40, 1.25)
+    assert all((w == 0.5).all() for w in checkpoint.weights.values())
+    assert torch.equal(checkpoint.training["moments"], torch.arange(3))
+    assert best_loss(run) == 1.25
+    assert resolve_weights(run.path) == run.checkpoints / "step-00000005" / "weights.safetensors"
+
+
+def test_retention_keeps_the_newest_and_the_best() -> None:
+    names = [f"step-{n:08d}" for n in (1, 2, 3, 4, 5)]
+    assert superseded(names, names[1], keep=2) == [names[0], names[2]]
+    assert superseded(names[:2], None, keep=2) == []
+    assert superseded(list(reversed(names)), None, keep=1) == names[:4]
+
+
+def test_old_checkpoints_go_and_the_best_stays(run: RunFolder) -> None:
+    for step in range(1, 6):
+        write(run, step, step, loss=float(step), best=step == 2)
+    assert sorted(p.name for p in run.checkpoints.iterdir()) == [
+        "best", "last", "step-00000002", "step-00000004", "step-00000005",
+    ]  # fmt: skip
+    assert best_loss(run) == 2.0
+
+
+@pytest.mark.parametrize("harm", ["cut training", "flip weights", "no row", "row is not JSON", "empty row"])
+def test_a_damaged_checkpoint_is_passed_over_with_a_line(run: RunFolder, harm: str) -> None:
+    write(run, 1, 1.0)
+    newest = write(run, 2, 2.0)
+    if harm == "cut training":
+        data = (newest / "training.pt").read_bytes()
+        (newest / "training.pt").write_bytes(data[: len(data) // 2])
+    elif harm == "flip weights":
+        data = bytearray((newest / "weights.safetensors").read_bytes())
+        data[-3] ^= 1
+        (newest / "weights.safetensors").write_bytes(data)
+    elif harm == "no row":
+        (newest / "checkpoint.json").unlink()
+    else:
+        (newest / "checkpoint.json").write_text("" if harm == "empty row" else "{")
+    checkpoint, problems = read_newest(run)
+    assert checkpoint.row.step == 1
+    assert len(problems) == 1
+    assert "step-00000002" in problems[0]
+
+
+def test_nothing_yet_is_no_problem(run: RunFolder) -> None:
+    assert read_newest(run) == (None, [])
+    assert best_loss(run) == float("inf")
+
+
+def test_a_checkpoint_loads_without_unpickling_code(run: RunFolder) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (run.path / "owned",))
+
+    step = write(run, 1, 1.0)
+    torch.save({"step": 1, "evil": Payload()}, step / "training.pt")
+    row = json.loads((step / "checkpoint.json").read_text())
+    import hashlib
+
+    row["sha256"]["training.pt"] = hashlib.sha256((step / "training.pt").read_bytes()).hexdigest()
+    (step / "checkpoint.json").write_text(json.dumps(row))
+    checkpoint, problems = read_newest(run)
+    assert checkpoint is None
+    assert len(problems) == 1
+    assert not (run.path / "owned").exists()
+
+
+def test_a_failed_write_leaves_the_earlier_checkpoint(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(run, 1, 1.0)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(StorageError, match=r"step-00000002.*No space left.*vr jobs resume demo-00000000-1"):
+        write(run, 2, 2.0)
+    monkeypatch.undo()
+    checkpoint, problems = read_newest(run)
+    assert checkpoint.row.step == 1
+    assert problems == []
+    assert not list(run.checkpoints.glob(".*"))

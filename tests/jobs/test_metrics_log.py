@@ -1,0 +1,37 @@
+"""Metrics: one line a step, a resumed run without a seam, also after a kill in the middle of a line."""
+
+import json
+from pathlib import Path
+
+from jobs.metrics_log import MetricsLog, read_metrics
+from jobs.runs import RunFolder
+
+
+def write(run: RunFolder, first: int, last: int) -> None:
+    with MetricsLog(run, first - 1, tensorboard=False) as metrics:
+        for step in range(first, last + 1):
+            metrics.write("step", step, loss=step / 2)
+
+
+def test_steps_that_are_computed_again_are_written_once(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    write(run, 1, 7)
+    with run.metrics_file.open("a") as file:
+        file.write('{"kind": "step", "step": 8, "lo')  # a kill in the middle of a line
+    write(run, 5, 9)
+    lines = list(read_metrics(run.metrics_file))
+    assert [line["step"] for line in lines] == list(range(1, 10))
+    assert [line["loss"] for line in lines] == [step / 2 for step in range(1, 10)]
+    assert all(json.loads(text) for text in run.metrics_file.read_text().splitlines())
+
+
+def test_tensorboard_reads_the_curve(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with MetricsLog(RunFolder(tmp_path), 0, tensorboard=True) as metrics:
+        metrics.write("step", 1, loss=3.0)
+        metrics.write("validation", 1, loss=4.0)
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [(e.step, e.value) for e in board.Scalars("step/loss")] == [(1, 3.0)]
+    assert [(e.step, e.value) for e in board.Scalars("validation/loss")] == [(1, 4.0)]
