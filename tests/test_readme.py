@@ -52,7 +52,8 @@ def test_every_command_shown_can_be_typed(path):
 
 
 def test_a_command_that_does_not_exist_is_noticed():
-    text = "a\n\n    vr --nothing  # why\n    uv run vr nowhere \\\n      x\n\n```sh\npip install uv && vr --version\n```\n"
+    indented = "    vr --nothing  # why\n    uv run vr nowhere \\\n      x\n"
+    text = f"a\n\n{indented}\n```sh\npip install uv && vr --version\n```\n"
     lines = shown_commands(text)
     assert sorted(line.split()[1] for line in lines) == ["--nothing", "--version", "nowhere"]
     check("vr --version")
