@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from jobs.commands import cluster, jobs
 from vr_core.errors import VrError
 
 INTERRUPTED = 130
@@ -40,6 +41,12 @@ def _root(
     ] = False,
 ) -> None:
     pass
+
+
+app.command()(jobs.submit)
+app.command()(jobs.train)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(cluster.app, name="cluster")
 
 
 def main() -> None:
