@@ -225,6 +225,9 @@ def _problem(spec: type[Spec], raw: Any, loc: tuple[int | str, ...], kind: str, 
         prefix = ".".join([*path, ""]) if path else ""
         hint = f" (did you mean {prefix}{near[0]}?)" if near else f" (known: {', '.join(sorted(known))})"
         return f"{prefix}{loc[-1]}: unknown key{hint}"
+    if kind == "union_tag_not_found":
+        # pydantic says "Unable to extract tag using discriminator 'name'".
+        return f"{'.'.join([*path, 'name'])}: missing; say which kind the other keys belong to"
     if kind == "missing":
         return f"{'.'.join([*path, str(loc[-1])])}: missing"
     shown = "" if isinstance(value, Mapping | list) or value is raw else f", got {value!r}"

@@ -5,6 +5,7 @@ Each panel is a mel spectrogram in decibels on the same colour scale, so that wh
 
 import io
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,13 +30,10 @@ class MelPicture:
     """Mel spectrogram of a signal of any length in bounded memory: whenever it grows too wide, neighbours merge."""
 
     def __init__(self, spec: StftSpec, columns: int = COLUMNS) -> None:
-        import librosa
-
         self.spec = spec
         self.columns = columns
         self.samples = 0
-        self._bank = librosa.filters.mel(sr=spec.sample_rate_hz, n_fft=spec.n_fft, n_mels=_MELS, htk=True, norm=None)
-        self._bank = (self._bank / self._bank.sum(axis=1, keepdims=True).clip(1e-9)).astype(np.float32)[:, : spec.bins]
+        self._bank = _mel_bank(spec)
         self._power = np.zeros((_MELS, 0), np.float32)
         self._pending = np.zeros((2, 0), np.float32)
         self._per_column = 1  # frames in a column
@@ -96,6 +94,22 @@ def draw(panels: Mapping[str, MelPicture], path: Path, title: str = "") -> None:
         raise StorageError(f"{path}: cannot be written ({error.strerror}); free some space there") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _mel_bank(spec: StftSpec) -> NDArray[np.float32]:
+    """Weights `[mel, bin]` that sum to one in each band."""
+    import librosa
+
+    rate_hz, bins = spec.sample_rate_hz, spec.bins
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Empty filters")  # they are filled below
+        bank = librosa.filters.mel(sr=rate_hz, n_fft=spec.n_fft, n_mels=_MELS, htk=True, norm=None)[:, :bins]
+    centres_hz = librosa.mel_frequencies(_MELS + 2, fmax=rate_hz / 2, htk=True)[1:-1]
+    # A short window has fewer bins than there are low bands: such a band takes the nearest bin.
+    for band in np.flatnonzero(bank.sum(axis=1) == 0):
+        bank[band, min(round(centres_hz[band] * spec.n_fft / rate_hz), bins - 1)] = 1
+    weights: NDArray[np.float32] = (bank / bank.sum(axis=1, keepdims=True)).astype(np.float32)
+    return weights
 
 
 def _png(panels: Mapping[str, MelPicture], title: str) -> bytes:

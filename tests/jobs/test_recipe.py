@@ -1,0 +1,72 @@
+"""The schema of a recipe: its identity, and what it refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.recipe import Recipe, require_startable
+from vr_core.config import load, parse_overrides, parse_yaml, to_yaml, validate
+from vr_core.errors import ConfigError
+
+
+def recipe(**changes: Any) -> Recipe:
+    return validate(Recipe, {"name": "demo", "steps": 100, **changes}, "demo.yaml")
+
+
+def test_identity_is_what_is_computed_and_not_where() -> None:
+    base = recipe().digest()
+    assert len(base) == 8
+    assert recipe(data="/a", out="/b", init="/c", log={"tensorboard": False}).digest() == base
+    # Written out or left to the default is the same recipe.
+    assert recipe(seed=0, model={"name": "dense_frame_transformer"}).digest() == base
+    for change in ({"seed": 1}, {"steps": 101}, {"optim": {"lr": 2e-3}}, {"model": {"name": "plain_stack"}}):
+        assert recipe(**change).digest() != base
+
+
+def test_the_resolved_recipe_reads_back_equal(tmp_path: Path) -> None:
+    space = {"optim.lr": {"loguniform": [1e-4, 1e-2]}, "model.width": [64, 128]}
+    before = recipe(data="/a", tune={"space": space}, workers={"count": 2, "labels": [{"vr/gpu": "x"}]})
+    (tmp_path / "recipe.yaml").write_text(to_yaml(before))
+    assert load(Recipe, tmp_path / "recipe.yaml") == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optim": {"lrr": 1e-3}}, r"demo\.yaml: optim\.lrr: unknown key \(did you mean optim\.lr\?\)"),
+        ({"steps": "many"}, r"steps: should be a valid integer, got 'many'"),
+        ({"optim": {"lr": 0}}, r"optim\.lr: should be greater than 0"),
+        ({"optim": {"warmup_steps": 200}}, r"warmup_steps 200 is more than steps 100"),
+        ({"workers": {"count": 99}}, r"workers\.count 99 is more than batch\.items 16"),
+        (
+            {"workers": {"count": 2, "labels": [{}, {}, {}]}},
+            r"workers\.labels must hold one entry, or one for each of 2",
+        ),
+        ({"model": {"width": 100}}, r"model\.name: missing; say which"),
+        (
+            {"model": {"name": "dense_frame_transformer", "width": 100, "heads": 3}},
+            r"width must be a multiple of heads",
+        ),
+        ({"objective": {"name": "masked_frames", "ones": 0.9, "noise": 0.3}}, r"ones \+ noise must be at most 1"),
+        ({"name": "no spaces"}, r"name: .*should match pattern"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        recipe(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_run_needs_before_it_starts() -> None:
+    with pytest.raises(ConfigError, match=r"no data set; add data=FOLDER"):
+        require_startable(recipe())
+    with pytest.raises(ConfigError, match=r"add init=RUN_OR_CHECKPOINT"):
+        require_startable(recipe(data="/a", needs_init=True))
+    require_startable(recipe(data="/a", needs_init=True, init="/b"))
+
+
+def test_the_command_line_says_the_same_as_the_file() -> None:
+    given = parse_overrides(["optim.lr=1e-3", "name=no", "batch.items=4"])
+    assert given == {"optim.lr": 1e-3, "name": "no", "batch.items": 4}
+    assert parse_yaml("optim: {lr: 1e-3}", "x") == {"optim": {"lr": 1e-3}}
