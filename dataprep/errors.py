@@ -7,10 +7,16 @@ DataError               the input is not as expected: change it, or the command
     ├── TruncatedAudioError     shorter than its header says, or damaged in the middle
     ├── NonFiniteAudioError     NaN or infinite samples
     └── AudioTooLongError       longer than the limit, or a header that says so
+DataError
+├── ManifestError       the manifest is missing, damaged or of another version, or the data set does not fit the request
+├── ShardError          a shard is missing, cut short, damaged or of another kind than its manifest says
+├── PrepareError        preparation cannot start, or could use nothing
+└── SongError           one song cannot be used; preparation goes on with the others
 AudioWriteError         an audio file could not be written (a Failure)
+NoSpaceError            a shard or a manifest could not be written: the disk is full (a StorageError)
 """
 
-from vr_core.errors import Failure, UserError
+from vr_core.errors import Failure, StorageError, UserError
 
 
 class DataError(UserError):
@@ -43,3 +49,23 @@ class AudioTooLongError(AudioError):
 
 class AudioWriteError(Failure):
     """An audio file could not be written whole; nothing was left behind."""
+
+
+class ManifestError(DataError):
+    """The manifest is missing, damaged or of another version, or the data set does not fit what is asked of it."""
+
+
+class ShardError(DataError):
+    """A shard is missing, cut short, damaged, or of another kind than its manifest says."""
+
+
+class PrepareError(DataError):
+    """Preparation cannot start as asked, or nothing could be used."""
+
+
+class SongError(DataError):
+    """One song cannot be used; preparation goes on with the others."""
+
+
+class NoSpaceError(StorageError):
+    """The disk is full; what was half-written is gone and what was there before is untouched."""

@@ -1,0 +1,117 @@
+"""A prepared data set, opened for reading."""
+
+import threading
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+
+from dataprep.codecs import CHANNELS, CODECS, Codec
+from dataprep.errors import ManifestError
+from dataprep.manifest import Manifest, Role, SongRow, Split, StemRow, read_manifest
+from dataprep.shards import BATCH_FRAMES, Shard
+from vr_core.config import plain
+from vr_core.specs import StftSpec
+
+
+class Dataset:
+    """Manifest and shards of one data set; shards are opened when they are first read. Threads may share it."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        """Use `open`."""
+        self.folder = folder
+        self.manifest = manifest
+        self._songs = {song.id: song for song in manifest.songs}
+        self._shards: dict[str, Shard] = {}
+        self._opening = threading.Lock()
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "Dataset":
+        """The data set in `folder`.
+
+        Raises:
+            ManifestError: no data set there, or its manifest is damaged or of another version.
+        """
+        return cls(Path(folder), read_manifest(Path(folder)))
+
+    @property
+    def stft(self) -> StftSpec:
+        """Settings of its spectrograms."""
+        return self.manifest.stft
+
+    def check(self, stft: StftSpec) -> None:
+        """Refuse settings that are not the data set's.
+
+        Raises:
+            ManifestError: names every setting that differs.
+        """
+        mine, theirs = plain(self.stft), plain(stft)
+        differ = [
+            f"{key} {mine[key]} in the data set, {theirs[key]} asked for" for key in mine if mine[key] != theirs[key]
+        ]
+        if differ:
+            raise ManifestError(
+                f"{self.folder}: other STFT settings: {'; '.join(differ)}; prepare the music with the same settings"
+            )
+
+    def song(self, id: str) -> SongRow:
+        """The song with this id.
+
+        Raises:
+            ManifestError: there is none.
+        """
+        if id not in self._songs:
+            raise ManifestError(f"{self.folder}: no song {id!r} in this data set; `vr data inspect` lists them")
+        return self._songs[id]
+
+    def songs(self, split: Split | None = None, roles: Collection[Role] = ()) -> tuple[SongRow, ...]:
+        """Songs of a split (all when None) that have every one of `roles`, by id."""
+        return tuple(
+            s for s in self.manifest.songs if split in (None, s.split) and all(role in s.stems for role in roles)
+        )
+
+    def codec(self, role: Role, song: str) -> Codec:
+        """Codec in which a role of a song is stored."""
+        return CODECS[self.manifest.shards[self._stem(song, role).shard].codec]
+
+    def peaks(self, song: str, role: Role, start_frame: int, frames: int) -> np.ndarray:
+        """Peak of the record batch of each frame, `[frame]` float32."""
+        batches = np.arange(start_frame, start_frame + frames) // BATCH_FRAMES
+        return np.asarray(self._stem(song, role).peaks, np.float32)[batches]
+
+    def read(self, song: str, role: Role, column: str, start_frame: int, frames: int, out: np.ndarray) -> None:
+        """Copy frames of a stem, as stored, into `out` `[frame, ...]` (see `Shard.read_frames`).
+
+        Raises:
+            ShardError: the shard is missing or damaged.
+            ManifestError: no such song or role, or frames beyond its end.
+        """
+        stem = self._stem(song, role)
+        if not 0 <= start_frame <= start_frame + frames <= stem.frames:
+            raise ManifestError(
+                f"{self.folder}: {song} {role} has {stem.frames} frames, "
+                f"{start_frame} to {start_frame + frames} were asked for"
+            )
+        self._shard(stem.shard).read_frames(column, stem.first_batch, start_frame, frames, out)
+
+    def spectrogram_columns(self, song: str, role: Role) -> tuple[Codec, dict[str, np.ndarray], np.ndarray]:
+        """A whole stem: its codec, `{column: [frame, channel*bin]}` and the peaks `[frame]`."""
+        stem, codec = self._stem(song, role), self.codec(role, song)
+        columns = {n: np.empty((stem.frames, CHANNELS * self.stft.bins), kind) for n, kind in codec.columns.items()}
+        for name, column in columns.items():
+            self.read(song, role, name, 0, stem.frames, column)
+        return codec, columns, self.peaks(song, role, 0, stem.frames)
+
+    def _stem(self, song: str, role: Role) -> StemRow:
+        stems = self.song(song).stems
+        if role not in stems:
+            raise ManifestError(f"{self.folder}: the song {song!r} has no {role} (it has {', '.join(sorted(stems))})")
+        return stems[role]
+
+    def _shard(self, name: str) -> Shard:
+        shard = self._shards.get(name)
+        if shard is None:
+            with self._opening:
+                shard = self._shards.get(name) or Shard(self.folder / name, self.manifest.shards[name].codec, self.stft)
+                self._shards[name] = shard
+        return shard

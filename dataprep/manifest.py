@@ -1,0 +1,175 @@
+"""The manifest: what is in a data set.
+
+`manifest.json` is written last and whole, so that a folder that has one is complete.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from dataprep.codecs import CODECS
+from dataprep.errors import ManifestError
+from dataprep.shards import SCHEMA_VERSION, ShardRow, no_space_as_error, sync_folder
+from vr_core.config import Spec, digest, plain
+from vr_core.specs import StftSpec
+
+FILE = "manifest.json"
+Role = Literal["vocals", "instrumental", "mixture"]
+Split = Literal["train", "valid", "test"]
+ROLES: tuple[Role, ...] = ("vocals", "instrumental", "mixture")
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+Natural = Annotated[int, Field(ge=0)]
+
+
+class StemRow(Spec):
+    """Where the frames of one role of a song are."""
+
+    shard: str
+    """File name of the shard, in the data set's folder."""
+    first_batch: Natural
+    first_row: Natural
+    """Row of the shard where the stem starts (the first of `first_batch`)."""
+    frames: Annotated[int, Field(ge=1)]
+    peaks: tuple[float, ...]
+    """Peak of each of its record batches."""
+    loudness_db: float
+    """Root mean square of both channels in dB of full scale; -120 and below for silence."""
+    content_sha256: str
+    """Of the decoded samples, before the STFT: equal for equal audio whatever the file format."""
+
+
+class SongRow(Spec):
+    """One song."""
+
+    id: str
+    split: Split
+    samples: Annotated[int, Field(ge=1)]
+    """Length per channel at the data set's sample rate; synthesis cuts back to it."""
+    frames: Annotated[int, Field(ge=1)]
+    stems: dict[Role, StemRow]
+    sources: dict[Role, tuple[str, ...]]
+    """The files each role was made from."""
+    stamp: str = ""
+    """Digest of the sources' paths, sizes and times and of the settings: equal means nothing to prepare again."""
+    notes: tuple[str, ...] = ()
+    """What preparation had to decide about this song."""
+
+
+class Manifest(Spec):
+    """A data set."""
+
+    schema_version: int = SCHEMA_VERSION
+    stft: StftSpec
+    codec: str
+    """Codec of vocals and instrumentals; mixtures are `magnitude8`."""
+    shards: dict[str, ShardRow]
+    songs: tuple[SongRow, ...]
+
+    def digest(self) -> str:
+        """8 hex digits of what training depends on: settings, and each song's split, roles and content.
+
+        Where frames lie (shards, order of preparation, source paths) is not part of it.
+        """
+        songs = [
+            [s.id, s.split, s.samples, {r: [t.content_sha256, t.frames] for r, t in s.stems.items()}]
+            for s in self.songs
+        ]
+        return digest([self.schema_version, plain(self.stft), self.codec, songs])
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the data set in `folder`.
+
+    Raises:
+        ManifestError: no data set there, or damaged, or of another version.
+    """
+    path = folder / FILE
+    try:
+        raw = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise ManifestError(
+            f"{folder}: is not a data set (no {FILE} in it); make one with `vr data prepare SRC --out {folder}`"
+        ) from None
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+    except ValueError:
+        raise ManifestError(f"{path}: damaged (not JSON); {_REMEDY}") from None
+    if not isinstance(raw, dict) or "schema_version" not in raw:
+        raise ManifestError(f"{path}: damaged (no schema_version in it); {_REMEDY}")
+    if raw["schema_version"] != SCHEMA_VERSION:
+        raise ManifestError(
+            f"{path}: has schema version {raw['schema_version']}, this version of vr reads {SCHEMA_VERSION}; "
+            "prepare the music again into a new folder"
+        )
+    try:
+        manifest = Manifest.model_validate_json(json.dumps(raw))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ManifestError(f"{path}: damaged ({where}: {first['msg']}); {_REMEDY}") from None
+    _check_references(path, manifest)
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of `folder` with its songs sorted by id; a reader sees the old one or the new one.
+
+    Raises:
+        NoSpaceError: the disk is full; the old manifest is untouched.
+    """
+    ordered = manifest.model_copy(update={"songs": tuple(sorted(manifest.songs, key=lambda song: song.id))})
+    write_json(folder / FILE, plain(ordered))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file that appears whole or not at all.
+
+    Raises:
+        NoSpaceError: the disk is full; what was there before is untouched.
+    """
+    partial: str | None = None
+    try:
+        with no_space_as_error(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(value, file, indent=1, allow_nan=False)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(partial, 0o666 & ~mask)
+            os.replace(partial, path)
+            sync_folder(path.parent)
+            partial = None
+    finally:
+        if partial is not None:
+            Path(partial).unlink(missing_ok=True)
+
+
+_REMEDY = "copy the data set again, or delete this file and run `vr data prepare` again"
+
+
+def _check_references(path: Path, manifest: Manifest) -> None:
+    for codec in {manifest.codec, *(row.codec for row in manifest.shards.values())} - set(CODECS):
+        raise ManifestError(f"{path}: codec {codec!r} is not known here (known: {', '.join(CODECS)}); update vr")
+    for id_, again in _repeated(song.id for song in manifest.songs):
+        if again:
+            raise ManifestError(f"{path}: damaged (the song {id_!r} stands twice); {_REMEDY}")
+    for song in manifest.songs:
+        for role, stem in song.stems.items():
+            if stem.shard not in manifest.shards:
+                raise ManifestError(f"{path}: damaged ({song.id} {role}: no shard {stem.shard!r}); {_REMEDY}")
+
+
+def _repeated(ids: Iterable[str]) -> Iterable[tuple[str, bool]]:
+    seen: set[str] = set()
+    for id_ in ids:
+        yield id_, id_ in seen
+        seen.add(id_)
