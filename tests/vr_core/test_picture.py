@@ -35,6 +35,12 @@ def test_a_tone_stands_in_its_band_and_time() -> None:
     assert picture.samples == song.shape[1]
 
 
+def test_a_short_window_leaves_no_band_empty() -> None:
+    picture = MelPicture(StftSpec(n_fft=128, hop=64))
+    picture.update(np.random.default_rng(0).standard_normal((2, 44_100)).astype(np.float32))
+    assert picture.decibels().min() > -90
+
+
 def test_a_long_song_keeps_a_bounded_width_and_its_proportions() -> None:
     picture = MelPicture(SPEC, columns=20)
     for _ in range(30):

@@ -1,0 +1,55 @@
+"""`vr eval`: scores of a checkpoint on songs with known stems."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A run folder, a checkpoint folder or a weights.safetensors.")],
+    data: Annotated[Path, typer.Argument(help="A data set, or a folder of songs with stems.")],
+    split: Annotated[str, typer.Option(help="Which songs of a data set.")] = "test",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the separated files; default: in the run's folder.")
+    ] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: a GPU where there is one.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+) -> None:
+    """Separate songs into files and score the files against the original stems, over whole songs.
+
+    SDR is global: both channels summed, no windows. "Do nothing" is the SDR of the mixture itself as instrumental.
+
+    Example: vr eval runs/songs-finetune-1a2b3c4d-1 DATA --split test
+    """
+    import json
+
+    from jobs.commands.separate import song_progress
+    from jobs.errors import SongsFailed
+    from jobs.evaluate import evaluate as run
+    from jobs.evaluate import labelled_songs, seconds_of
+
+    songs = labelled_songs(data, split)
+    with song_progress(dict(zip((song.id for song in songs), seconds_of(songs), strict=True))) as report:
+        result = run(checkpoint, data, split, out, device, report)
+    if as_json:
+        typer.echo(json.dumps(result.plain()))
+    else:
+        _print_table(result.plain())
+        typer.echo(f"files and eval.json: {result.folder}")
+    for song, why in result.problems:
+        typer.echo(f"not scored: {song}: {why}", err=True)
+    if result.problems:
+        raise SongsFailed(f"{len(result.problems)} of {len(songs)} songs were not scored; see the lines above")
+
+
+def _print_table(scores: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from jobs.evaluate import SCORES
+
+    table = Table("song", *(name.removesuffix("_db").replace("_", " ") + " (dB)" for name in SCORES))
+    for row in [*scores["songs"], {"id": "mean", **scores["mean"]}]:
+        table.add_row(row["id"], *("–" if row[name] is None else f"{row[name]:.2f}" for name in SCORES))
+    Console().print(table)

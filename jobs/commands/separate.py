@@ -1,0 +1,145 @@
+"""`vr separate`: songs into instrumental and vocals."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from dataprep.tracks import Track
+
+
+def separate(
+    songs: Annotated[list[Path], typer.Argument(metavar="SONG...", help="Audio files, or folders: all audio in them.")],
+    checkpoint: Annotated[
+        Path, typer.Option("--checkpoint", "-m", help="A run folder, a checkpoint folder or a weights.safetensors.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if it is not there.")],
+    file_format: Annotated[Literal["wav", "flac"], typer.Option("--format", help="Kind of file.")] = "wav",
+    subtype: Annotated[
+        str | None, typer.Option(help="Sample format: FLOAT (wav's default), PCM_24 (flac's default) or PCM_16.")
+    ] = None,
+    picture: Annotated[bool, typer.Option(help="Also draw mixture, vocals and instrumental as spectrograms.")] = True,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: a GPU where there is one.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+) -> None:
+    """Separate songs into instrumental and vocals, which sum to the song; stereo, at the model's sample rate.
+
+    Files that cannot be read are listed at the end and the others are done.
+
+    Example: vr separate song.mp3 album/ -m runs/songs-finetune-1a2b3c4d-1 -o separated
+    """
+    import json
+
+    from dataprep.audio import probe
+    from dataprep.errors import DataError
+    from jobs.errors import SongsFailed
+    from jobs.runs import resolve_weights
+    from jobs.separate import OutputSettings, pick_device, separate_song
+    from vr_core.weights import load_model
+
+    output = OutputSettings(out, file_format, _subtype(file_format, subtype), picture)
+    tracks, problems = _tracks(songs)
+    chosen = pick_device(device)
+    model, meta = load_model(resolve_weights(checkpoint), chosen)
+    seconds = {}
+    for track in tracks:
+        try:
+            info = probe(track.stems["mixture"][0])
+            seconds[track.id] = (info.samples or 0) / info.sample_rate_hz
+        except DataError as error:
+            problems.append({"song": str(track.stems["mixture"][0]), "why": str(error)})
+    done: list[dict[str, Any]] = []
+    with song_progress(seconds) as report:
+        for track in tracks:
+            if track.id not in seconds:
+                continue
+            try:
+                files = separate_song(
+                    track.stems["mixture"], track.id, model, meta, output, chosen,
+                    progress=partial(report, track.id),
+                )  # fmt: skip
+            except DataError as error:
+                problems.append({"song": str(track.stems["mixture"][0]), "why": str(error)})
+                continue
+            done.append({
+                "song": str(track.stems["mixture"][0]), "instrumental": str(files.instrumental),
+                "vocals": str(files.vocals), "picture": str(files.picture) if files.picture else None,
+                "seconds": round(files.seconds, 3),
+            })  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps({"songs": done, "problems": problems}))
+    else:
+        for song in done:
+            typer.echo(song["instrumental"])
+            typer.echo(song["vocals"])
+            if song["picture"]:
+                typer.echo(song["picture"])
+    for problem in problems:
+        typer.echo(f"not separated: {problem['why']}", err=True)
+    if problems:
+        raise SongsFailed(
+            f"{len(problems)} of {len(problems) + len(done)} songs were not separated; see the lines above"
+        )
+
+
+@contextmanager
+def song_progress(seconds: dict[str, float]) -> Iterator[Callable[[str, float], None]]:
+    """A bar over the seconds of several songs on stderr; where that is no terminal, a line for each song.
+
+    Args:
+        seconds: song → length, 0 where it is not known.
+
+    Yields:
+        A function to call with the song and the seconds of it that are done.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    total_s = sum(seconds.values())
+    finished_s: dict[str, float] = {}
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+        console=console, disable=not console.is_terminal,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("separating", total=total_s or None, rate="")
+
+        def report(name: str, now_s: float) -> None:
+            if name not in finished_s and not console.is_terminal:
+                console.print(f"separating {name} ({len(finished_s) + 1} of {len(seconds)})", highlight=False)
+            finished_s[name] = now_s
+            speed = bar.tasks[0].speed
+            bar.update(
+                task, completed=sum(finished_s.values()), description=name,
+                rate=f"{speed:.1f} × real time" if speed else "",
+            )  # fmt: skip
+
+        yield report
+
+
+def _subtype(file_format: Literal["wav", "flac"], subtype: str | None) -> str:
+    from jobs.separate import SUBTYPES
+    from vr_core.errors import ConfigError
+
+    known = SUBTYPES[file_format]
+    if subtype is not None and subtype not in known:
+        raise ConfigError(f"--subtype {subtype}: a {file_format} file takes {', '.join(known)}")
+    return subtype or known[0]
+
+
+def _tracks(songs: Sequence[Path]) -> "tuple[list[Track], list[dict[str, str]]]":
+    """Every song to separate under its own name, without what an earlier separation wrote."""
+    from dataprep.tracks import find_tracks
+    from jobs.errors import NoSongs
+
+    found = find_tracks(songs, layout="flat")
+    ours = (".instrumental", ".vocals")
+    tracks = [track for track in found.tracks if not track.stems["mixture"][0].path.stem.endswith(ours)]
+    if not tracks:
+        raise NoSongs(f"{songs[0]}: holds only what a separation wrote; name the songs themselves")
+    return tracks, [{"song": str(path), "why": f"{path}: {why}"} for path, why in found.problems]

@@ -1,0 +1,154 @@
+"""Scores of a checkpoint on songs with known stems, from the files that separation writes."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from dataprep.audio import open_audio
+from dataprep.decoders import AudioSource
+from dataprep.errors import DataError
+from dataprep.tracks import find_tracks
+from jobs.errors import NoSongs
+from jobs.runs import resolve_weights, write_json
+from jobs.separate import OutputSettings, SeparatedSong, open_mixture, pick_device, separate_song
+from vr_core.metrics import Score, mean_db
+from vr_core.weights import WeightsMeta, load_model
+
+SCORES = ("sdr_db", "si_sdr_db", "do_nothing_db", "improvement_db", "vocals_sdr_db")
+
+
+@dataclass(frozen=True)
+class LabelledSong:
+    """A song whose stems are known; sources of one stem are summed, and the mixture is the sum of both stems."""
+
+    id: str
+    instrumental: tuple[AudioSource, ...]
+    vocals: tuple[AudioSource, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a checkpoint."""
+
+    songs: list[dict[str, Any]]
+    """`id` and `SCORES` of each song; a score is None where the reference is silent."""
+    problems: list[tuple[str, str]]
+    """Songs without a score, and why."""
+    folder: Path
+    """Holds the separated files and `eval.json`."""
+
+    def plain(self) -> dict[str, Any]:
+        """`{"songs": [...], "mean": {...}}`; the mean of each score is over the songs that have it."""
+        return {"songs": self.songs, "mean": {name: mean_db(song[name] for song in self.songs) for name in SCORES}}
+
+
+def evaluate(
+    checkpoint: Path,
+    data: Path,
+    split: str = "test",
+    out: Path | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    progress: Callable[[str, float], None] | None = None,
+) -> Evaluation:
+    """Separate the songs of `data` into files, score the files, and store `eval.json` beside them.
+
+    Args:
+        checkpoint: a run folder, a step folder or a weights file.
+        data: a folder of songs with stems.
+        split: which songs of a data set.
+        out: where the files go; by default `eval/step-N` in the run folder (beside a weights file on its own).
+        device: where to compute.
+        progress: called with a song's id and the seconds of it that are done.
+
+    Raises:
+        NotACheckpoint, WeightsError: the checkpoint cannot be used.
+        NoSongs: nothing in `data` has both stems.
+        DataError: `data` is missing or another kind of thing.
+    """
+    weights = resolve_weights(checkpoint)
+    chosen = pick_device(device)
+    model, meta = load_model(weights, chosen)
+    songs = labelled_songs(data, split)
+    folder = out or default_folder(weights, meta)
+    folder.mkdir(parents=True, exist_ok=True)
+    output = OutputSettings(folder, picture=False)
+    scored: list[dict[str, Any]] = []
+    problems: list[tuple[str, str]] = []
+    for song in songs:
+        report = partial(progress, song.id) if progress else None
+        try:
+            files = separate_song((*song.instrumental, *song.vocals), song.id, model, meta, output, chosen, report)
+            scored.append(score_song(song, files, meta.stft.sample_rate_hz))
+        except DataError as error:
+            problems.append((song.id, str(error)))
+    result = Evaluation(scored, problems, folder)
+    write_json(folder / "eval.json", {
+        **result.plain(), "problems": [{"id": name, "why": why} for name, why in problems],
+        "weights": str(weights), "run": meta.run, "step": meta.step, "data": str(data.absolute()), "split": split,
+        "time_s": time.time(),
+    })  # fmt: skip
+    return result
+
+
+def score_song(song: LabelledSong, files: SeparatedSong, sample_rate_hz: int) -> dict[str, Any]:
+    """Scores of a song's files against its original stems, over the whole song."""
+    instrumental, vocals, nothing = Score(), Score(), Score()
+    streams = (
+        open_mixture(song.instrumental, sample_rate_hz),
+        open_mixture(song.vocals, sample_rate_hz),
+        open_audio(AudioSource(files.instrumental), sample_rate_hz),
+        open_audio(AudioSource(files.vocals), sample_rate_hz),
+    )
+    for true_instrumental, true_vocals, instrumental_estimate, vocals_estimate in zip(*streams, strict=True):
+        instrumental.update(true_instrumental, instrumental_estimate)
+        vocals.update(true_vocals, vocals_estimate)
+        nothing.update(true_instrumental, true_instrumental + true_vocals)
+    sdr, do_nothing = instrumental.sdr_db(), nothing.sdr_db()
+    return {
+        "id": song.id,
+        "sdr_db": sdr,
+        "si_sdr_db": instrumental.si_sdr_db(),
+        "do_nothing_db": do_nothing,
+        "improvement_db": None if sdr is None or do_nothing is None else sdr - do_nothing,
+        "vocals_sdr_db": vocals.sdr_db(),
+    }
+
+
+def labelled_songs(data: Path, split: str) -> Sequence[LabelledSong]:
+    """Songs of a folder that have both stems.
+
+    Raises:
+        NoSongs: there is none.
+        DataError: the folder is missing or holds no audio.
+    """
+    found = find_tracks([data])
+    songs = [
+        LabelledSong(track.id, track.stems["instrumental"], track.stems["vocals"])
+        for track in found.tracks if "instrumental" in track.stems and "vocals" in track.stems
+    ]  # fmt: skip
+    if not songs:
+        raise NoSongs(f"{data}: no song with both vocals and instrumental; scores need the original stems")
+    return songs
+
+
+def default_folder(weights: Path, meta: WeightsMeta) -> Path:
+    """Where the files of an evaluation go: in the run's folder, or beside weights that stand on their own."""
+    run = weights.parents[2] if len(weights.parents) > 2 else weights.parent
+    home = run if weights.parent.parent == run / "checkpoints" else weights.parent
+    return home / "eval" / f"step-{meta.step:08d}"
+
+
+def seconds_of(songs: Sequence[LabelledSong]) -> Iterator[float]:
+    """Length of each song as its headers say, 0 where unknown: for a progress bar."""
+    from dataprep.audio import probe
+
+    for song in songs:
+        try:
+            info = probe(song.instrumental[0])
+        except DataError:
+            yield 0.0
+        else:
+            yield (info.samples or 0) / info.sample_rate_hz

@@ -1,0 +1,119 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import typer
+from typer.testing import CliRunner
+
+from jobs.commands.evaluate import evaluate as command
+from jobs.errors import NoSongs, SongsFailed
+from jobs.evaluate import evaluate
+from vr_core.errors import WeightsError
+from vr_core.models import build
+from vr_core.specs import PlainStackSpec, StftSpec
+from vr_core.weights import WeightsMeta, save_weights
+
+RATE_HZ = 8000
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """A run folder with one checkpoint of a tiny untrained model."""
+    run = tmp_path / "runs" / "tiny-1"
+    step = run / "checkpoints" / "step-00000007"
+    step.mkdir(parents=True)
+    (run / "recipe.yaml").write_text("name: tiny\n")
+    torch.manual_seed(0)
+    meta = WeightsMeta(
+        model=PlainStackSpec(width=4, blocks=1), stft=StftSpec(sample_rate_hz=RATE_HZ, n_fft=128, hop=64),
+        crop_frames=32, step=7, run="tiny-1",
+    )  # fmt: skip
+    save_weights(step / "weights.safetensors", build(meta.model, meta.stft.bins).state_dict(), meta)
+    (step / "checkpoint.json").write_text("{}")
+    (run / "checkpoints" / "last").write_text("step-00000007")
+    return run
+
+
+@pytest.fixture
+def music(tmp_path: Path) -> Path:
+    """Two songs with stems; the first louder in its vocals."""
+    random = np.random.default_rng(0)
+    for name, loudness in [("one", 0.3), ("two", 0.05)]:
+        folder = tmp_path / "music" / name
+        folder.mkdir(parents=True)
+        for stem, level in [("vocals", loudness), ("drums", 0.1), ("bass", 0.1)]:
+            signal = level * random.standard_normal((RATE_HZ * 2 + 13, 2))
+            soundfile.write(folder / f"{stem}.wav", signal, RATE_HZ, "FLOAT")
+    return tmp_path / "music"
+
+
+def sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
+    return 10 * math.log10((reference**2).sum() / ((reference - estimate) ** 2).sum())
+
+
+def test_scores_are_those_of_the_files_against_the_original_audio(run_folder: Path, music: Path) -> None:
+    done: dict[str, float] = {}
+    result = evaluate(run_folder, music, device="cpu", progress=done.__setitem__)
+    assert result.folder == run_folder / "eval" / "step-00000007"
+    assert [song["id"] for song in result.songs] == ["one", "two"]
+    assert result.problems == []
+    for song in result.songs:
+        read = {s: soundfile.read(music / song["id"] / f"{s}.wav")[0] for s in ("vocals", "drums", "bass")}
+        instrumental = read["drums"] + read["bass"]
+        files = {s: soundfile.read(result.folder / f"{song['id']}.{s}.wav")[0] for s in ("vocals", "instrumental")}
+        nothing = sdr(instrumental, instrumental + read["vocals"])
+        assert song["sdr_db"] == pytest.approx(sdr(instrumental, files["instrumental"]), abs=1e-3)
+        assert song["vocals_sdr_db"] == pytest.approx(sdr(read["vocals"], files["vocals"]), abs=1e-3)
+        assert song["do_nothing_db"] == pytest.approx(nothing, abs=1e-3)
+        assert song["improvement_db"] == pytest.approx(song["sdr_db"] - nothing, abs=1e-3)
+        assert done[song["id"]] == pytest.approx(2 + 13 / RATE_HZ)
+    plain = result.plain()
+    assert plain["mean"]["sdr_db"] == pytest.approx(sum(song["sdr_db"] for song in result.songs) / 2)
+    stored = json.loads((result.folder / "eval.json").read_text())
+    assert {key: stored[key] for key in ("songs", "mean")} == plain
+    assert stored["step"] == 7
+
+
+def run_command(*arguments: str) -> tuple[BaseException | None, str, str]:
+    app = typer.Typer()
+    app.command()(command)
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exception, result.stdout, result.stderr
+
+
+def test_a_song_whose_audio_is_damaged_is_named_and_the_other_is_scored(run_folder: Path, music: Path) -> None:
+    (music / "one" / "drums.wav").write_bytes(b"RIFFnothing")
+    error, stdout, stderr = run_command(str(run_folder), str(music), "--device", "cpu", "--json")
+    assert isinstance(error, SongsFailed)
+    assert "1 of 2 songs" in str(error)
+    assert "not scored: one:" in stderr
+    assert "drums.wav" in stderr
+    scores = json.loads(stdout)
+    assert set(scores) == {"songs", "mean"}
+    assert [song["id"] for song in scores["songs"]] == ["two"]
+    assert not list((run_folder / "eval").rglob("one.*"))
+
+
+def test_the_table_has_every_song_and_the_mean(run_folder: Path, music: Path) -> None:
+    error, stdout, _ = run_command(str(run_folder), str(music), "--device", "cpu")
+    assert error is None
+    for word in ("one", "two", "mean", "eval.json"):
+        assert word in stdout
+
+
+def test_music_without_stems_and_a_damaged_checkpoint_are_refused(
+    run_folder: Path, music: Path, tmp_path: Path
+) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    soundfile.write(flat / "song.wav", np.zeros((100, 2)), RATE_HZ)
+    with pytest.raises(NoSongs, match="no song with both"):
+        evaluate(run_folder, flat, device="cpu")
+    weights = run_folder / "checkpoints" / "step-00000007" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(WeightsError, match="damaged"):
+        evaluate(run_folder, music, device="cpu")
