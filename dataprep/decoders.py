@@ -9,6 +9,7 @@ import re
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -47,13 +48,15 @@ class AudioInfo:
     exact: bool
     """False where `samples` is a guess from the bit rate (mp3 without a Xing header)."""
     format: str
+    decoder: Literal["libsndfile", "ffmpeg"]
     slack_samples: int = 0
     """How many samples fewer than `samples` still are the whole file: the padding of coded packets."""
 
 
 def probe(source: AudioSource) -> AudioInfo:
     """What the header says; errors as `dataprep.audio.probe`, and OSError when the file cannot be opened."""
-    head = _head(source.path)
+    with source.path.open("rb") as file:
+        head = file.read(4)
     if not head:
         raise EmptyAudioError(f"{source}: is empty (0 bytes); remove it or copy it again")
     return _probe_libsndfile(source) if head in _LIBSNDFILE_MAGIC else _probe_ffmpeg(source)
@@ -65,18 +68,13 @@ def decode(source: AudioSource, info: AudioInfo) -> Generator[np.ndarray]:
     Raises:
         TruncatedAudioError: the decoder fails in the middle.
     """
-    return _decode_libsndfile(source) if _head(source.path) in _LIBSNDFILE_MAGIC else _decode_ffmpeg(source, info)
+    return _decode_libsndfile(source) if info.decoder == "libsndfile" else _decode_ffmpeg(source, info)
 
 
 def one_line(error: BaseException) -> str:
     """What a library says went wrong."""
     text = str(getattr(error, "error_string", "") or getattr(error, "strerror", "") or error)
     return " ".join(text.split()).rstrip(".") or type(error).__name__
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(4)
 
 
 def _probe_libsndfile(source: AudioSource) -> AudioInfo:
@@ -101,9 +99,10 @@ def _probe_libsndfile(source: AudioSource) -> AudioInfo:
         raise TruncatedAudioError(f"{source}: truncated, it ends in the middle of an Ogg page; copy or export it again")
     if frames == 0:
         raise EmptyAudioError(f"{source}: has no samples in it; remove it or export it again")
-    # FLAC written to a pipe does not know its length; libsndfile then says 2^63 - 1.
-    known = frames < 2**62
-    return AudioInfo(rate, channels, frames if known else None, known, kind)
+    # FLAC written to a pipe does not state its length: libsndfile then says 2^63 - 1, and fails to read it.
+    if frames >= 2**62:
+        return _probe_ffmpeg(source)
+    return AudioInfo(rate, channels, frames, True, kind, "libsndfile")
 
 
 def _probe_ffmpeg(source: AudioSource) -> AudioInfo:
@@ -125,7 +124,7 @@ def _probe_ffmpeg(source: AudioSource) -> AudioInfo:
             return AudioInfo(
                 frame.sample_rate, frame.layout.nb_channels,
                 None if duration_s is None else round(duration_s * frame.sample_rate), exact,
-                f"{name.upper()} {stream.codec_context.name}", _PACKET_SLACK_SAMPLES,
+                f"{name.upper()} {stream.codec_context.name}", "ffmpeg", _PACKET_SLACK_SAMPLES,
             )  # fmt: skip
     except (av.FFmpegError, ValueError) as error:
         raise UnreadableAudioError(

@@ -98,6 +98,11 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     return (*key, (2, 0, name))
 
 
+def _path_key(parts: Sequence[str]) -> list[tuple[tuple[int, int, str], ...]]:
+    """Natural order of paths, the last part without its suffix first: `song` comes before `song 2`."""
+    return [natural_key(part) for part in (*parts[:-1], Path(parts[-1]).stem, parts[-1])]
+
+
 def safe_id(parts: Sequence[str]) -> str:
     """Path parts as one name without separators, spaces or shell wildcards; letters of any script stay."""
     text = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", "-".join(parts)))
@@ -121,19 +126,21 @@ def _audio_files(source: Path) -> list[Path]:
         names[:] = sorted((n for n in names if not n.startswith(".")), key=natural_key)
         paths = (Path(folder, n) for n in files if not n.startswith("."))
         found += [p for p in paths if p.suffix.casefold() in AUDIO_SUFFIXES and p.is_file()]
-    return sorted(found, key=lambda path: [natural_key(part) for part in path.relative_to(source).parts])
+    return sorted(found, key=lambda path: _path_key(path.relative_to(source).parts))
 
 
 def _recognise(source: Path, files: Sequence[Path]) -> Layout:
     if any(path.name.casefold().endswith(_MUSDB_SUFFIX) for path in files):
         return "musdb"
+    if not source.is_dir():
+        return "flat"
     folders = {path.relative_to(source).parts[0].casefold() for path in files if path.parent != source}
     if folders & _INSTRUMENTAL_FOLDERS:
         if folders & _MIXTURE_FOLDERS:
             return "pairs"
         if folders & _VOCAL_FOLDERS:
             return "unpaired"
-    if source.is_dir() and any(path.stem.casefold() in _KNOWN_STEMS for path in files):
+    if any(path.stem.casefold() in _KNOWN_STEMS for path in files):
         return "stems"
     return "flat"
 
@@ -236,7 +243,7 @@ def _below(source: Path, files: Sequence[Path], folders: frozenset[str]) -> list
     found = [
         p for p in files if p != source and p.relative_to(source).parts[0].casefold() in folders and p.parent != source
     ]
-    return sorted(found, key=lambda path: [natural_key(part) for part in path.relative_to(source).parts[1:]])
+    return sorted(found, key=lambda path: _path_key(path.relative_to(source).parts[1:]))
 
 
 def _id_parts(source: Path, path: Path) -> tuple[str, ...]:

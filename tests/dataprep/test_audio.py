@@ -1,0 +1,346 @@
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+import torch
+import torchaudio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataprep.audio import AudioSource, open_audio, probe, read_audio, write_audio
+from dataprep.errors import (
+    AudioError,
+    AudioTooLongError,
+    AudioWriteError,
+    EmptyAudioError,
+    NonFiniteAudioError,
+    TruncatedAudioError,
+    UnreadableAudioError,
+)
+from dataprep.resample import resample, resampled_length
+
+RATE_HZ = 44_100
+
+
+def music(samples: int, channels: int = 2, seed: int = 0) -> np.ndarray:
+    """`[channel, sample]`: noise below 8 kHz, which every codec keeps."""
+    noise = np.random.default_rng(seed).standard_normal((channels, samples))
+    spectrum = np.fft.rfft(noise)
+    spectrum[:, int(8000 / RATE_HZ * samples) :] = 0
+    return (0.2 * np.fft.irfft(spectrum, samples)).astype(np.float32)
+
+
+def write_coded(path: Path, streams: list[np.ndarray], codec: str, container: str, **options: str) -> Path:
+    with av.open(str(path), "w", format=container, options=options) as out:
+        made = [out.add_stream(codec, rate=RATE_HZ, layout="stereo") for _ in streams]
+        for stream in made:
+            stream.bit_rate = 192_000
+        for stream, signal in zip(made, streams, strict=True):
+            for start in range(0, signal.shape[1], 1152):
+                piece = np.ascontiguousarray(signal[:, start : start + 1152])
+                frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout="stereo")
+                frame.sample_rate, frame.pts = RATE_HZ, start
+                out.mux(stream.encode(frame))
+            out.mux(stream.encode(None))
+    return path
+
+
+def make(folder: Path, kind: str, signal: np.ndarray) -> Path:
+    path = folder / f"song.{kind}"
+    if kind in ("m4a", "mp4"):
+        return write_coded(path, [signal], "aac", "mp4", movflags="faststart")
+    if kind == "mp3":
+        return write_coded(path, [signal], "libmp3lame", "mp3")
+    soundfile.write(path, signal.T, RATE_HZ, format=kind.upper())
+    return path
+
+
+def snr_db(reference: np.ndarray, estimate: np.ndarray) -> float:
+    return float(10 * np.log10((reference**2).sum() / ((reference - estimate) ** 2).sum()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "least_db"), [("wav", 60), ("aiff", 60), ("flac", 60), ("ogg", 8), ("mp3", 8), ("m4a", 8), ("mp4", 8)]
+)
+def test_every_format_gives_the_signal_at_its_place_and_length(tmp_path, kind, least_db):
+    signal = music(2 * RATE_HZ + 77)
+    path = make(tmp_path, kind, signal)
+    info = probe(AudioSource(path))
+    # FFmpeg's mp4 writer states lengths in whole milliseconds.
+    cut = RATE_HZ // 1000 if kind in ("m4a", "mp4") else 0
+    assert (info.sample_rate_hz, info.channels) == (RATE_HZ, 2)
+    assert info.samples is not None
+    assert 0 <= signal.shape[1] - info.samples <= cut
+    found = read_audio(AudioSource(path), RATE_HZ)
+    assert found.dtype == np.float32
+    assert found.shape == (2, info.samples)
+    assert snr_db(signal[:, : info.samples], found) > least_db
+
+
+def test_the_decoder_is_chosen_by_content_not_by_name(tmp_path):
+    signal = music(RATE_HZ)
+    for kind, name in (("m4a", "a.wav"), ("flac", "b.mp3"), ("mp3", "c.flac")):
+        path = make(tmp_path, kind, signal).rename(tmp_path / name)
+        assert read_audio(AudioSource(path), RATE_HZ).shape == signal.shape
+
+
+def test_streams_of_a_stem_file_are_told_apart(tmp_path):
+    stems = [music(RATE_HZ, seed=k) for k in range(5)]
+    path = write_coded(tmp_path / "song.stem.mp4", stems, "aac", "mp4")
+    for k, stem in enumerate(stems):
+        assert snr_db(stem, read_audio(AudioSource(path, k), RATE_HZ)) > 8
+    with pytest.raises(UnreadableAudioError, match="5 audio streams, expected at least 6"):
+        probe(AudioSource(path, 5))
+    with pytest.raises(UnreadableAudioError, match="no audio stream 1"):
+        probe(AudioSource(make(tmp_path, "wav", stems[0]), 1))
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+def test_sample_formats_have_one_scale(tmp_path, subtype):
+    signal = music(5000)
+    soundfile.write(tmp_path / "a.wav", signal.T, RATE_HZ, subtype=subtype)
+    step = 2.0**-6 if subtype == "PCM_U8" else 2.0**-14
+    assert np.abs(read_audio(AudioSource(tmp_path / "a.wav"), RATE_HZ) - signal).max() < step
+
+
+def test_mono_is_copied_and_surround_refused(tmp_path):
+    mono = music(3000, channels=1)
+    soundfile.write(tmp_path / "mono.wav", mono.T, RATE_HZ, subtype="FLOAT")
+    found = read_audio(AudioSource(tmp_path / "mono.wav"), RATE_HZ)
+    assert np.array_equal(found, np.repeat(mono, 2, axis=0))
+    soundfile.write(tmp_path / "surround.wav", music(3000, channels=6).T, RATE_HZ)
+    with pytest.raises(AudioError, match="6 channels, expected 1 or 2"):
+        probe(AudioSource(tmp_path / "surround.wav"))
+
+
+def test_blocks_have_the_length_asked_for(tmp_path):
+    signal = music(300_001)
+    soundfile.write(tmp_path / "a.wav", signal.T, 48_000, subtype="FLOAT")
+    blocks = list(open_audio(AudioSource(tmp_path / "a.wav"), RATE_HZ, block_samples=10_000))
+    total = round(300_001 * 44_100 / 48_000)
+    assert [b.shape[1] for b in blocks] == [10_000] * (total // 10_000) + [total % 10_000]
+    assert np.array_equal(np.concatenate(blocks, 1), read_audio(AudioSource(tmp_path / "a.wav"), RATE_HZ))
+
+
+def whole(signal: np.ndarray, old_hz: int, new_hz: int) -> np.ndarray:
+    """All at once, by torchaudio, with the settings that its documentation gives for kaiser_best."""
+    bank = torchaudio.transforms.Resample(
+        old_hz,
+        new_hz,
+        "sinc_interp_kaiser",
+        lowpass_filter_width=64,
+        rolloff=0.9475937167399596,
+        beta=14.769656459379492,
+    )
+    result: np.ndarray = bank(torch.from_numpy(signal)).numpy()
+    return result[:, : (2 * signal.shape[1] * new_hz + old_hz) // (2 * old_hz)]
+
+
+@given(
+    old_hz=st.sampled_from([8000, 16_000, 22_050, 32_000, 48_000, 96_000, 192_000]),
+    new_hz=st.sampled_from([44_100, 48_000, 32_000]),
+    lengths=st.lists(st.integers(0, 9000), min_size=1, max_size=5),
+)
+def test_resampling_in_blocks_equals_resampling_the_whole(old_hz, new_hz, lengths):
+    signal = np.random.default_rng(sum(lengths)).uniform(-1, 1, (2, sum(lengths) + 1)).astype(np.float32)
+    cuts = np.cumsum([0, *lengths, 1])
+    pieces = [signal[:, a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    found = np.concatenate(list(resample(pieces, 2, old_hz, new_hz)), axis=1)
+    expected = whole(signal, old_hz, new_hz)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+def test_resampling_many_steps_equals_resampling_the_whole():
+    signal = music(700_000)
+    cuts = [0, 1, 140_000, 141_000, 700_000]
+    pieces = [signal[:, a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    np.testing.assert_allclose(
+        np.concatenate(list(resample(pieces, 2, 48_000, RATE_HZ)), 1), whole(signal, 48_000, RATE_HZ), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("old_hz", [48_000, 44_056])
+def test_resampling_keeps_a_tone_whatever_the_ratio(old_hz):
+    """44,056 Hz (NTSC video) has hardly a divisor in common with 44,100."""
+    at_s = np.arange(old_hz) / old_hz
+    tone = np.stack([np.sin(2 * np.pi * 1000 * at_s), np.cos(2 * np.pi * 3000 * at_s)]).astype(np.float32)
+    found = np.concatenate(list(resample([tone[:, :777], tone[:, 777:]], 2, old_hz, RATE_HZ)), 1)
+    at_s = np.arange(RATE_HZ) / RATE_HZ
+    expected = np.stack([np.sin(2 * np.pi * 1000 * at_s), np.cos(2 * np.pi * 3000 * at_s)])
+    assert found.shape == expected.shape
+    assert np.abs(found - expected)[:, 2000:-2000].max() < 1e-3
+
+
+def test_length_after_resampling_is_rounded():
+    for samples in (1, 2, 3, 999, 44_101, 12_345_678):
+        for old, new in ((48_000, 44_100), (22_050, 44_100), (96_000, 44_100), (44_100, 48_000)):
+            assert abs(resampled_length(samples, old, new) - samples * new / old) <= 0.5
+
+
+def test_memory_does_not_grow_with_the_length(tmp_path):
+    def peak_bytes(samples: int) -> int:
+        with soundfile.SoundFile(tmp_path / f"{samples}.wav", "w", 48_000, 2, "PCM_16") as file:
+            for start in range(0, samples, 500_000):
+                file.write(music(min(500_000, samples - start), seed=1).T)
+        tracemalloc.start()
+        for _ in open_audio(AudioSource(tmp_path / f"{samples}.wav"), RATE_HZ, block_samples=2**17):
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    peak_bytes(500_000)
+    assert peak_bytes(4_000_000) < 1.2 * peak_bytes(1_000_000)
+
+
+def test_missing_and_foreign_files_are_unreadable(tmp_path):
+    with pytest.raises(UnreadableAudioError, match=r"gone\.wav: cannot be opened \(No such file"):
+        probe(AudioSource(tmp_path / "gone.wav"))
+    (tmp_path / "text.mp3").write_text("This is no music. " * 500)
+    (tmp_path / "head.wav").write_bytes(b"RIFF\x00\x00")
+    for name in ("text.mp3", "head.wav"):
+        with pytest.raises(UnreadableAudioError, match="cannot be read as audio"):
+            probe(AudioSource(tmp_path / name))
+
+
+def test_empty_files_say_so(tmp_path):
+    (tmp_path / "nothing.flac").touch()
+    soundfile.write(tmp_path / "header.wav", np.zeros((0, 2)), RATE_HZ)
+    for name in ("nothing.flac", "header.wav"):
+        with pytest.raises(EmptyAudioError):
+            probe(AudioSource(tmp_path / name))
+
+
+@pytest.mark.parametrize("kind", ["wav", "aiff", "flac", "ogg", "mp3", "m4a"])
+def test_a_file_cut_short_is_truncated(tmp_path, kind):
+    path = make(tmp_path, kind, music(3 * RATE_HZ))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    with pytest.raises(TruncatedAudioError, match=f"song.{kind}.*(copy or export it again)"):
+        read_audio(AudioSource(path), RATE_HZ)
+
+
+@pytest.mark.parametrize("kind", ["flac", "mp3"])
+def test_damage_in_the_middle_is_noticed(tmp_path, kind):
+    path = make(tmp_path, kind, music(3 * RATE_HZ))
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 3000] = np.random.default_rng(0).bytes(3000)
+    path.write_bytes(data)
+    with pytest.raises(TruncatedAudioError, match="damaged or cut"):
+        read_audio(AudioSource(path), RATE_HZ)
+
+
+def test_a_wav_header_may_leave_its_length_open_but_not_lie(tmp_path):
+    signal = music(5000)
+    soundfile.write(tmp_path / "a.wav", signal.T, RATE_HZ)
+    data = bytearray((tmp_path / "a.wav").read_bytes())
+    at = data.index(b"data") + 4
+    data[at : at + 4] = struct.pack("<I", 0xFFFFFFFF)  # as ffmpeg leaves it when writing to a pipe
+    (tmp_path / "a.wav").write_bytes(data)
+    assert read_audio(AudioSource(tmp_path / "a.wav"), RATE_HZ).shape == signal.shape
+    data[at : at + 4] = struct.pack("<I", 3_000_000_000)
+    (tmp_path / "a.wav").write_bytes(data)
+    with pytest.raises(TruncatedAudioError, match="3,000,000,000 bytes"):
+        probe(AudioSource(tmp_path / "a.wav"))
+
+
+def test_mp3_without_a_length_in_its_header_is_read_to_its_end(tmp_path):
+    """libsndfile gives a fifth of such a file and no error."""
+    signal = music(5 * RATE_HZ)
+    signal[:, RATE_HZ:] *= 0.001
+    path = write_coded(tmp_path / "a.mp3", [signal], "libmp3lame", "mp3", write_xing="0")
+    assert not probe(AudioSource(path)).exact
+    assert signal.shape[1] <= read_audio(AudioSource(path), RATE_HZ).shape[1] < signal.shape[1] + 4 * 1152
+
+
+def test_absurd_lengths_are_refused_from_the_header_and_while_reading(tmp_path):
+    path = make(tmp_path, "flac", music(2 * RATE_HZ))
+    with pytest.raises(AudioTooLongError, match="expected at most"):
+        next(open_audio(AudioSource(path), RATE_HZ, max_s=1.0))
+    data = bytearray(path.read_bytes())
+    # STREAMINFO's last 36 bits before the MD5 sum: a FLAC header that claims 2^35 samples, nine days.
+    data[21] |= 0x08
+    path.write_bytes(data)
+    with pytest.raises(AudioTooLongError, match=r"216\.\d hours, expected at most 24"):
+        read_audio(AudioSource(path), RATE_HZ)
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)  # length unknown: noticed while decoding
+    path.write_bytes(data)
+    assert probe(AudioSource(path)).samples is None
+    assert read_audio(AudioSource(path), RATE_HZ).shape[1] == 2 * RATE_HZ
+    with pytest.raises(AudioTooLongError):
+        list(open_audio(AudioSource(path), RATE_HZ, max_s=1.0))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_samples_that_are_no_numbers_are_refused_with_their_time(tmp_path, bad):
+    signal = music(2 * RATE_HZ)
+    signal[1, RATE_HZ + 441] = bad
+    soundfile.write(tmp_path / "a.wav", signal.T, RATE_HZ, subtype="FLOAT")
+    with pytest.raises(NonFiniteAudioError, match=r"NaN or infinite samples at 1\.010 s"):
+        read_audio(AudioSource(tmp_path / "a.wav"), RATE_HZ)
+
+
+@pytest.mark.parametrize(("name", "subtype"), [("a.wav", "FLOAT"), ("a.flac", "PCM_24"), ("a.wav", "PCM_16")])
+def test_what_is_written_reads_back(tmp_path, name, subtype):
+    signal = music(10_000)
+    written = write_audio(tmp_path / "new" / name, [signal[:, :3000], signal[:, 3000:]], 48_000, subtype)
+    assert written == 10_000
+    assert soundfile.info(tmp_path / "new" / name).samplerate == 48_000
+    found = read_audio(AudioSource(tmp_path / "new" / name), 48_000)
+    assert np.abs(found - signal).max() <= {"FLOAT": 0, "PCM_24": 2.0**-23, "PCM_16": 2.0**-15}[subtype]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "a.wav"
+    target.write_bytes(b"old")
+
+    def blocks():
+        yield music(1000)
+        raise RuntimeError("the producer failed")
+
+    with pytest.raises(RuntimeError, match="the producer failed"):
+        write_audio(target, blocks(), RATE_HZ)
+    with pytest.raises(NonFiniteAudioError):
+        write_audio(target, [np.full((2, 5), np.nan, np.float32)], RATE_HZ)
+    with pytest.raises(AudioWriteError, match="PCM_99"):
+        write_audio(target, [music(10)], RATE_HZ, "PCM_99")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
+    assert target.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg"])
+def test_no_space_left_is_a_failure_that_leaves_nothing(tmp_path, name):
+    """A limit on the size of files, in a process of its own, stands for the full disk."""
+    code = (
+        "import sys, pathlib, numpy as np\n"
+        "from dataprep.audio import write_audio\n"
+        "noise = np.random.default_rng(0).uniform(-1, 1, (2, 200_000)).astype(np.float32)\n"
+        "from dataprep.errors import AudioWriteError\n"
+        "try:\n"
+        "    write_audio(pathlib.Path(sys.argv[1]), [noise], 44_100, sys.argv[2])\n"
+        "except AudioWriteError as error:\n"
+        "    print(error)\n"
+    )
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    subtype = "VORBIS" if name.endswith("ogg") else "PCM_16"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / name), subtype], preexec_fn=limit, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "could not be written" in done.stdout
+    assert "MB are free" in done.stdout
+    assert list(tmp_path.iterdir()) == []

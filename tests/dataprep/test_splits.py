@@ -1,0 +1,85 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataprep.errors import DataError
+from dataprep.splits import SplitByFraction, assign, parse_fractions, parse_list, parse_split
+
+SONGS = [f"song{k:03d}" for k in range(1, 37)]
+
+
+def test_fractions_are_parsed():
+    assert parse_fractions("valid=0.1, test=0.2,seed=7") == SplitByFraction(0.1, 0.2, 7)
+    assert parse_fractions("test=0.5") == SplitByFraction(0.0, 0.5, 0)
+
+
+@pytest.mark.parametrize(
+    "text", ["valid=1", "valid=-0.1", "valid=nan", "train=0.5", "valid", "valid=a", "seed=1.5", "valid=.1,valid=.2"]
+)
+def test_fractions_that_do_not_fit_are_refused(text):
+    with pytest.raises(DataError, match=r"does not fit; expected valid=0\.1"):
+        parse_fractions(text)
+
+
+def test_something_is_left_for_training():
+    with pytest.raises(DataError, match="leaves too little"):
+        parse_fractions("valid=0.5,test=0.5")
+    for count in range(1, 8):
+        splits = assign(SONGS[:count], SplitByFraction(0.4, 0.5, 3))
+        assert "train" in splits.values()
+
+
+@given(st.integers(3, 60), st.floats(0.01, 0.4), st.floats(0.01, 0.4), st.integers(0, 1000))
+def test_every_split_asked_for_is_there_in_about_its_share(count, valid, test, seed):
+    splits = assign([f"s{k}" for k in range(count)], SplitByFraction(valid, test, seed))
+    for name, share in (("valid", valid), ("test", test)):
+        found = list(splits.values()).count(name)
+        assert found >= 1
+        assert abs(found - share * count) <= 1
+
+
+def test_order_does_not_matter_and_the_seed_does():
+    rule = SplitByFraction(0.2, 0.2, 7)
+    assert assign(SONGS, rule) == assign(SONGS[::-1], rule)
+    assert list(assign(SONGS[::-1], rule)) == SONGS[::-1]
+    assert assign(SONGS, rule) != assign(SONGS, SplitByFraction(0.2, 0.2, 8))
+
+
+@given(st.integers(0, 1000), st.integers(5, 40))
+def test_a_song_more_moves_two_at_most(seed, count):
+    rule = SplitByFraction(0.2, 0.2, seed)
+    before = assign([f"s{k}" for k in range(count)], rule)
+    after = assign([f"s{k}" for k in range(count + 1)], rule)
+    assert sum(after[song] != split for song, split in before.items()) <= 2
+
+
+def test_the_first_line_that_matches_decides():
+    rule = parse_list("# held out\ntest song03[1-6]\n\nvalid song010  # chosen\ntrain *\n", "list")
+    splits = assign(SONGS, rule)
+    assert [s for s in SONGS if splits[s] == "test"] == SONGS[30:]
+    assert [s for s in SONGS if splits[s] == "valid"] == ["song010"]
+    assert list(splits.values()).count("train") == 29
+
+
+def test_songs_without_a_line_are_named():
+    with pytest.raises(DataError, match=r"list: no line for song002, song003.*and 30 more; add lines, or `train \*`"):
+        assign(SONGS, parse_list("train song001", "list"))
+
+
+@pytest.mark.parametrize("line", ["train", "dev song1", "song1"])
+def test_lines_that_do_not_fit_are_named(line):
+    with pytest.raises(DataError, match=r"list:2: expected `train\|valid\|test"):
+        parse_list(f"train a\n{line}\n", "list")
+
+
+def test_an_empty_list_is_refused():
+    with pytest.raises(DataError, match="no rule"):
+        parse_list("# nothing\n", "list")
+
+
+def test_the_option_takes_either(tmp_path):
+    (tmp_path / "a=b.split").write_text("train *\n")
+    assert assign(["x"], parse_split(str(tmp_path / "a=b.split"))) == {"x": "train"}
+    assert parse_split("test=0.5") == SplitByFraction(test=0.5)
+    with pytest.raises(DataError, match="no such file"):
+        parse_split(str(tmp_path / "gone.split"))
