@@ -103,8 +103,9 @@ class RunFolder:
         return 0
 
     def begin_attempt(self) -> int:
-        """Take the next attempt: from now on the drivers of earlier attempts must let go of the run."""
+        """Take the next attempt: earlier drivers must let go of the run, and a wish to stop is forgotten."""
         self.attempts.mkdir(exist_ok=True)
+        self.stop_file.unlink(missing_ok=True)
         while True:
             attempt = self.newest_attempt() + 1
             with contextlib.suppress(FileExistsError):

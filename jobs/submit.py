@@ -30,7 +30,7 @@ def start(head: Head, run: RunFolder) -> str:
         JobsFailure: the head does not take the job.
     """
     require_resumable(run)
-    _keep_source(run)
+    keep_source(run)
     return submit_attempt(head, run, idle=0)
 
 
@@ -107,7 +107,7 @@ def _client(head: Head) -> "JobSubmissionClient":
     return JobSubmissionClient(head.dashboard_url)
 
 
-def _keep_source(run: RunFolder) -> None:
+def keep_source(run: RunFolder) -> None:
     """Copy the running code into the run's folder, so that every attempt of a run is the code submitted."""
     copy_source(run.path / "source")
     write_json(run.origin_file, {**read_origin(), "machines": read_json(run.origin_file)["machines"]})

@@ -62,13 +62,16 @@ def _save(run: RunFolder, step: int, w: float) -> None:
 def _misbehave(run: RunFolder, recipe: Recipe, step: int, rank: int) -> None:
     """What the recipe's seed asks for.
 
-    1: the last rank is killed once, at step 2. 2: a UserError. 3: as 1, and from step 4 on it waits for a file `go`.
+    1: the last rank is killed once, at step 2. 2: a UserError. 3: as 1, and it waits at step 4
+    for a file `go`. 4: it waits at step 4 to be stopped.
     """
     mark = run.path / "killed"
     if recipe.seed in (1, 3) and step == 2 and rank == recipe.workers.count - 1 and not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     while recipe.seed == 3 and step == 4 and not (run.path / "go").exists():
+        time.sleep(0.05)
+    while recipe.seed == 4 and step == 4 and not run.stop_file.exists():
         time.sleep(0.05)
     if recipe.seed == 2:
         raise UserError("data: the shard is cut short; prepare it again")

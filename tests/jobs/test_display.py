@@ -1,0 +1,107 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from jobs.display import SPARKS, display, duration, line, render, sparkline, summarise
+from jobs.progress import MetricsReader, last_record, last_step
+from jobs.recipe import Recipe
+from jobs.runs import RunFolder, RunState, create_run
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    (tmp_path / "data").mkdir()
+    return create_run(Recipe(name="line", data=tmp_path / "data", out=tmp_path / "runs", steps=100))
+
+
+def step(n: int, loss: float, time_s: float) -> dict:
+    return {"kind": "step", "step": n, "loss": loss, "time_s": time_s}
+
+
+RECORDS = [step(1, 4.0, 10.0), step(2, 2.0, 10.5), {"kind": "validation", "step": 2, "loss": 3.0}, step(3, 1.0, 11.0)]
+
+
+def test_a_running_job_in_one_line():
+    summary = summarise("line-1", RunState(state="running", step=2, steps=103), RECORDS)
+    assert summary.losses == (4.0, 2.0, 1.0)
+    assert line(summary) == ("line-1: running, step 3/103, 2.00 steps/s, 0:50 left, loss 1, validation 3 at step 2")
+
+
+def test_a_job_that_waits_says_for_what_and_promises_nothing():
+    state = RunState(state="pending", steps=103, why="waits: no machine")
+    assert line(summarise("line-1", state, [])) == "line-1: pending, step 0/103, waits: no machine"
+    assert summarise("line-1", state, RECORDS).left_s is None
+
+
+def test_the_live_view_shows_the_same():
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render(summarise("line-1", RunState(state="running", step=2, steps=103, why="hm"), RECORDS)))
+    console.file.close()
+    text = console.export_text()
+    for part in ("line-1", "running", "3/103", "2.00 steps/s", "0:50 left", "loss 1", "█▅▁", "validation 3", "hm"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("values", "width", "bars"),
+    [
+        ([], 5, ""),
+        ([3.0], 5, "▁"),
+        ([1.0, 2.0, 4.0, 8.0], 4, "▁▃▆█"),
+        ([1.0, 1.0, 8.0, 8.0], 2, "▁█"),
+        ([-1.0, 0.0, 1.0], 9, "▁▅█"),
+    ],
+)
+def test_sparkline(values, width, bars):
+    assert sparkline(values, width) == bars
+
+
+@given(st.lists(st.floats(-1e6, 1e6), max_size=200), st.integers(1, 60))
+def test_a_sparkline_is_never_wider_than_asked(values, width):
+    bars = sparkline(values, width)
+    assert len(bars) == min(width, len(values))
+    assert set(bars) <= set(SPARKS)
+
+
+def test_durations():
+    assert [duration(s) for s in (0, 59.6, 3599, 3600, 36_061)] == ["0:00", "1:00", "59:59", "1:00:00", "10:01:01"]
+
+
+def test_metrics_are_followed_line_by_line_and_from_anew_after_a_resume(run):
+    reader = MetricsReader(run.metrics_file)
+    assert reader.read() == []
+    with run.metrics_file.open("a") as file:
+        file.write('{"step": 1}\n{"ste')
+        file.flush()
+        assert reader.read() == [{"step": 1}]
+        assert reader.read() == []
+        file.write('p": 2}\n')
+    assert reader.read() == [{"step": 2}]
+    draft = run.path / "draft"
+    draft.write_text('{"step": 1}\n{"step": 9}\n{"step": 10}\n')
+    draft.replace(run.metrics_file)
+    assert reader.read() == [{"step": 1}, {"step": 9}, {"step": 10}]
+    assert reader.records == [{"step": 1}, {"step": 9}, {"step": 10}]
+
+
+def test_the_last_step_is_that_of_the_metrics_else_of_the_checkpoint(run):
+    assert (last_step(run), last_record(run, "step")) == (0, None)
+    (run.checkpoints / "step-00000020").mkdir(parents=True)
+    (run.checkpoints / "last").write_text("step-00000020")
+    assert last_step(run) == 20
+    lines = [json.dumps({"kind": "step", "step": n, "pad": "x" * 100}) for n in range(1, 2001)]
+    run.metrics_file.write_text("\n".join([*lines, '{"kind": "validation", "step": 1999}', '{"kind": "st']))
+    assert last_step(run) == 2000
+    assert last_record(run, "validation") == {"kind": "validation", "step": 1999}
+
+
+def test_without_a_terminal_news_are_said_once(run, capsys):
+    with display(run) as shown:
+        for _ in range(3):
+            shown.show(run.state())
+        shown.show(run.write_state(state="running"))
+    lines = capsys.readouterr().err.splitlines()
+    assert [text.split(",")[0] for text in lines] == [f"{run.id}: pending", f"{run.id}: running"]

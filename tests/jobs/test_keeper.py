@@ -1,0 +1,93 @@
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.keeper import SUBMITTING_S, Close, End, Seen, StopJob, Submit, Wait, decide
+from jobs.ledger import Ledger, Row
+from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS
+from jobs.runs import RunFolder, RunState
+
+NOW_S = 1000.0
+ROW = Row("line-1", "/runs/line-1", 1, "line-1.a1", 10, 0, "running", 1, 0.0, NOW_S - 600)
+
+
+def seen(job: str | None, state: str = "running", step: int = 10, driven: bool = False) -> Seen:
+    return Seen(RunState(state=state, steps=100), job, step, driven)  # type: ignore[arg-type]
+
+
+def row(**changes) -> Row:
+    return dataclasses.replace(ROW, **changes)
+
+
+@pytest.mark.parametrize(
+    ("job", "expected"),
+    [
+        ("PENDING", Wait()),
+        ("RUNNING", Wait()),
+        ("FAILED", Submit(1)),
+        ("SUCCEEDED", Submit(1)),
+        (None, Submit(0)),
+        ("STOPPED", End("stopped", "its job was stopped through Ray")),
+    ],
+)
+def test_a_run_whose_driver_is_gone_is_submitted_again(job, expected):
+    assert decide(ROW, seen(job), NOW_S) == expected
+
+
+@given(
+    st.sampled_from(["finished", "failed", "stopped"]),
+    st.sampled_from([None, "RUNNING", "FAILED", "STOPPED"]),
+    st.sampled_from(["running", "stopped"]),
+)
+def test_a_run_that_has_ended_is_never_touched(state, job, wanted):
+    assert decide(row(wanted=wanted), seen(job, state), NOW_S) == Close()
+
+
+@given(
+    st.sampled_from([None, "PENDING", "RUNNING", "FAILED", "STOPPED", "SUCCEEDED"]), st.integers(0, 9), st.booleans()
+)
+def test_what_the_user_stopped_is_never_submitted_again(job, idle, driven):
+    action = decide(row(wanted="stopped", idle=idle), seen(job, driven=driven), NOW_S)
+    assert not isinstance(action, Submit)
+    if job == "RUNNING":
+        assert action == StopJob()
+
+
+def test_failures_without_a_new_checkpoint_are_counted_and_end_the_run():
+    kept = ROW
+    for n in range(1, ATTEMPTS_WITHOUT_PROGRESS):
+        action = decide(kept, seen("FAILED"), NOW_S)
+        assert action == Submit(n)
+        kept = row(idle=n)
+    ended = decide(kept, seen("FAILED"), NOW_S)
+    assert isinstance(ended, End)
+    assert ended.state == "failed"
+    assert decide(kept, seen("FAILED", step=11), NOW_S) == Submit(0)
+
+
+def test_a_head_that_was_started_again_is_not_the_fault_of_the_run():
+    assert decide(row(idle=ATTEMPTS_WITHOUT_PROGRESS - 1), seen(None), NOW_S) == Submit(ATTEMPTS_WITHOUT_PROGRESS - 1)
+
+
+def test_a_job_that_is_just_being_submitted_is_waited_for():
+    assert decide(row(updated_s=NOW_S - SUBMITTING_S + 1), seen(None), NOW_S) == Wait()
+    assert decide(row(updated_s=NOW_S - 1), seen("FAILED"), NOW_S) == Wait()
+    assert decide(ROW, seen(None, driven=True), NOW_S) == Wait()
+
+
+def test_the_ledger_keeps_one_row_a_run_across_openings(tmp_path):
+    (tmp_path / "line-1").mkdir()
+    run = RunFolder(tmp_path / "line-1")
+    Ledger(tmp_path).submitted(run, 1, "line-1.a1")
+    Ledger(tmp_path).want_stopped("line-1")
+    [kept] = Ledger(tmp_path).rows(only_open=True)
+    assert (kept.submission, kept.wanted, kept.step) == ("line-1.a1", "stopped", 0)
+    Ledger(tmp_path).submitted(run, 2, "line-1.a2", idle=1)
+    [again] = Ledger(tmp_path).rows()
+    assert (again.attempt, again.wanted, again.idle, again.created_s) == (2, "running", 1, kept.created_s)
+    Ledger(tmp_path).close("line-1")
+    assert Ledger(tmp_path).rows(only_open=True) == []
+    assert Ledger(tmp_path).row("line-1") is not None
+    assert Ledger(tmp_path).row("other") is None

@@ -1,0 +1,86 @@
+import json
+
+import pytest
+
+from jobs.errors import RunFailed
+from jobs.fit import first_cause
+from jobs.launch import Superseded, Supervisor, raise_for
+from jobs.recipe import Recipe
+from jobs.retry import Failed
+from jobs.runs import RunFolder, RunState, create_run
+from vr_core.errors import UserError
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    (tmp_path / "data").mkdir()
+    return create_run(Recipe(name="line", data=tmp_path / "data", out=tmp_path / "runs", steps=100))
+
+
+def told(rank: int, message: str, time_s: float, final: bool = False, user_error: bool = False) -> dict:
+    return {"rank": rank, "message": message, "time_s": time_s, "final": final, "user_error": user_error}
+
+
+@pytest.mark.parametrize(
+    ("words", "silent", "expected"),
+    [
+        # A lost connection is what the others notice of a death.
+        (
+            [told(0, "Connection reset by peer", 1.0)],
+            {1},
+            Failed(5, "worker 1 died: its machine, its network or its memory"),
+        ),
+        (
+            [told(0, "Connection reset by peer", 1.0), told(1, "no shard", 2.0, True, True)],
+            set(),
+            Failed(5, "no shard", True, True),
+        ),
+        (
+            [told(0, "diverged", 1.0, True), told(1, "no shard", 2.0, True, True)],
+            set(),
+            Failed(5, "no shard", True, True),
+        ),
+        ([told(0, "second", 2.0), told(1, "first\nand more", 1.0)], set(), Failed(5, "first")),
+        ([], set(), Failed(5, "what Ray says")),
+    ],
+)
+def test_the_failure_that_made_the_others_is_told(words, silent, expected):
+    assert first_cause(words, silent, 5, "what Ray says") == expected
+
+
+def test_a_driver_lets_go_of_a_run_that_a_newer_attempt_has_taken(run):
+    supervisor = Supervisor(run, run.recipe(), run.begin_attempt(), "", True, lambda state: None)
+    supervisor._beat(now=True)
+    before = run.state_file.read_text()
+    run.begin_attempt()
+    with pytest.raises(Superseded, match="attempt 2 has taken over from attempt 1"):
+        supervisor._beat(now=True)
+    assert run.state_file.read_text() == before
+
+
+def test_workers_are_noted_once_they_run(run):
+    attempt = run.begin_attempt()
+    shown: list[RunState] = []
+    supervisor = Supervisor(run, run.recipe(), attempt, "", True, shown.append)
+    supervisor._fits = 1
+    (run.attempt_folder(attempt) / "machines-1.json").write_text(json.dumps({"machines": [{"rank": 0}]}))
+    run.metrics_file.write_text('{"kind": "step", "step": 7, "loss": 1.0}\n{"kind": "st')
+    supervisor._beat(now=True)
+    assert (shown[-1].state, shown[-1].step) == ("running", 7)
+    assert json.loads(run.origin_file.read_text())["machines"] == {"1.1": [{"rank": 0}]}
+
+
+def test_a_wish_to_stop_reaches_the_supervisor_from_the_folder(run):
+    supervisor = Supervisor(run, run.recipe(), run.begin_attempt(), "", True, lambda state: None)
+    assert not supervisor._stopping()
+    run.stop_file.touch()
+    supervisor._pause(60)  # returns at once
+    assert supervisor._stopping()
+
+
+@pytest.mark.parametrize(("user_error", "kind"), [(True, UserError), (False, RunFailed)])
+def test_a_failed_run_raises_what_the_command_line_prints(run, user_error, kind):
+    state = RunState(state="failed", steps=9, step=3, why="no shard", user_error=user_error)
+    with pytest.raises(kind, match=f"{run.id} failed at step 3 of 9: no shard"):
+        raise_for(run, state)
+    raise_for(run, RunState(state="stopped", steps=9))
