@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dataprep.codecs import CHANNELS, CODECS, Codec
 from dataprep.errors import ManifestError
-from dataprep.manifest import Manifest, Role, SongRow, Split, StemRow, read_manifest
+from dataprep.manifest import Manifest, SongRow, StemRow, read_manifest
 from dataprep.shards import BATCH_FRAMES, Shard
+from dataprep.splits import Split
+from dataprep.tracks import Role
 from vr_core.config import plain
 from vr_core.specs import StftSpec
 
@@ -70,10 +71,6 @@ class Dataset:
             s for s in self.manifest.songs if split in (None, s.split) and all(role in s.stems for role in roles)
         )
 
-    def codec(self, role: Role, song: str) -> Codec:
-        """Codec in which a role of a song is stored."""
-        return CODECS[self.manifest.shards[self._stem(song, role).shard].codec]
-
     def peaks(self, song: str, role: Role, start_frame: int, frames: int) -> np.ndarray:
         """Peak of the record batch of each frame, `[frame]` float32."""
         batches = np.arange(start_frame, start_frame + frames) // BATCH_FRAMES
@@ -93,14 +90,6 @@ class Dataset:
                 f"{start_frame} to {start_frame + frames} were asked for"
             )
         self._shard(stem.shard).read_frames(column, stem.first_batch, start_frame, frames, out)
-
-    def spectrogram_columns(self, song: str, role: Role) -> tuple[Codec, dict[str, np.ndarray], np.ndarray]:
-        """A whole stem: its codec, `{column: [frame, channel*bin]}` and the peaks `[frame]`."""
-        stem, codec = self._stem(song, role), self.codec(role, song)
-        columns = {n: np.empty((stem.frames, CHANNELS * self.stft.bins), kind) for n, kind in codec.columns.items()}
-        for name, column in columns.items():
-            self.read(song, role, name, 0, stem.frames, column)
-        return codec, columns, self.peaks(song, role, 0, stem.frames)
 
     def _stem(self, song: str, role: Role) -> StemRow:
         stems = self.song(song).stems

@@ -6,23 +6,21 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, ValidationError
 
 from dataprep.codecs import CODECS
 from dataprep.errors import ManifestError
-from dataprep.shards import SCHEMA_VERSION, ShardRow, no_space_as_error, sync_folder
+from dataprep.shards import BATCH_FRAMES, SCHEMA_VERSION, ShardRow, no_space_as_error, sync_folder
+from dataprep.splits import Split
+from dataprep.tracks import Role
 from vr_core.config import Spec, digest, plain
 from vr_core.specs import StftSpec
 
 FILE = "manifest.json"
-Role = Literal["vocals", "instrumental", "mixture"]
-Split = Literal["train", "valid", "test"]
-ROLES: tuple[Role, ...] = ("vocals", "instrumental", "mixture")
-SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+MIXTURE_CODEC = "magnitude8"
 Natural = Annotated[int, Field(ge=0)]
 
 
@@ -69,6 +67,10 @@ class Manifest(Spec):
     """Codec of vocals and instrumentals; mixtures are `magnitude8`."""
     shards: dict[str, ShardRow]
     songs: tuple[SongRow, ...]
+
+    def codec_of(self, role: Role) -> str:
+        """Codec in which a role is stored."""
+        return MIXTURE_CODEC if role == "mixture" else self.codec
 
     def digest(self) -> str:
         """8 hex digits of what training depends on: settings, and each song's split, roles and content.
@@ -157,19 +159,17 @@ _REMEDY = "copy the data set again, or delete this file and run `vr data prepare
 
 
 def _check_references(path: Path, manifest: Manifest) -> None:
-    for codec in {manifest.codec, *(row.codec for row in manifest.shards.values())} - set(CODECS):
-        raise ManifestError(f"{path}: codec {codec!r} is not known here (known: {', '.join(CODECS)}); update vr")
-    for id_, again in _repeated(song.id for song in manifest.songs):
-        if again:
-            raise ManifestError(f"{path}: damaged (the song {id_!r} stands twice); {_REMEDY}")
-    for song in manifest.songs:
-        for role, stem in song.stems.items():
-            if stem.shard not in manifest.shards:
-                raise ManifestError(f"{path}: damaged ({song.id} {role}: no shard {stem.shard!r}); {_REMEDY}")
-
-
-def _repeated(ids: Iterable[str]) -> Iterable[tuple[str, bool]]:
+    if manifest.codec not in CODECS:
+        known = ", ".join(CODECS)
+        raise ManifestError(f"{path}: codec {manifest.codec!r} is not known here (known: {known}); update vr")
     seen: set[str] = set()
-    for id_ in ids:
-        yield id_, id_ in seen
-        seen.add(id_)
+    for song in manifest.songs:
+        if song.id in seen:
+            raise ManifestError(f"{path}: damaged (the song {song.id!r} stands twice); {_REMEDY}")
+        seen.add(song.id)
+        for role, stem in song.stems.items():
+            shard = manifest.shards.get(stem.shard)
+            if shard is None or shard.codec != manifest.codec_of(role) or Path(stem.shard).name != stem.shard:
+                raise ManifestError(f"{path}: damaged ({song.id} {role}: no such shard {stem.shard!r}); {_REMEDY}")
+            if len(stem.peaks) != -(-stem.frames // BATCH_FRAMES):
+                raise ManifestError(f"{path}: damaged ({song.id} {role}: {len(stem.peaks)} peaks); {_REMEDY}")
