@@ -3,11 +3,13 @@
 import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soxr
-import torch
-import torchaudio
+
+if TYPE_CHECKING:
+    import torchaudio
 
 # Kaiser-windowed sinc, 64 zero crossings: torchaudio's own setting for resampy's "kaiser_best".
 _ZEROS, _ROLLOFF, _BETA = 64, 0.9475937167399596, 14.769656459379492
@@ -49,7 +51,10 @@ def _width(old: int, new: int) -> int:
 
 
 @lru_cache(maxsize=8)
-def _filter_bank(old: int, new: int) -> torchaudio.transforms.Resample:
+def _filter_bank(old: int, new: int) -> "torchaudio.transforms.Resample":
+    # Imported here: what is at the right rate already needs no torch, whose import takes seconds.
+    import torchaudio
+
     return torchaudio.transforms.Resample(old, new, "sinc_interp_kaiser", _ZEROS, _ROLLOFF, _BETA)
 
 
@@ -78,7 +83,9 @@ def _sinc(blocks: Iterable[np.ndarray], channels: int, old: int, new: int) -> It
     yield _apply(bank, held)[:, (done - begin) // old * new : end]
 
 
-def _apply(bank: torchaudio.transforms.Resample, signal: np.ndarray) -> np.ndarray:
+def _apply(bank: "torchaudio.transforms.Resample", signal: np.ndarray) -> np.ndarray:
+    import torch
+
     with torch.inference_mode():
         result: np.ndarray = bank(torch.from_numpy(np.ascontiguousarray(signal))).numpy()
     return result
