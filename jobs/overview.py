@@ -11,7 +11,7 @@ from jobs.driver import is_driven
 from jobs.errors import DamagedRun
 from jobs.ledger import Ledger
 from jobs.progress import last_record
-from jobs.runs import LIVE, RunFolder, list_runs, read_json
+from jobs.runs import LIVE, RunFolder, list_runs, read_json, resolve_run
 from jobs.submit import job_states
 from vr_core.config import plain
 
@@ -48,6 +48,18 @@ class RunRow:
     def plain(self) -> dict[str, Any]:
         """As JSON-ready values."""
         return dataclasses.asdict(self)
+
+
+def find_run(name_or_path: str, out: Path) -> RunFolder:
+    """The run of that folder or name: under `out`, or submitted on this machine to any folder.
+
+    Raises:
+        UnknownRun: neither.
+    """
+    row = Ledger(state_folder()).row(name_or_path)
+    if row is not None and not (out / name_or_path).exists() and (Path(row.folder) / "recipe.yaml").is_file():
+        return RunFolder(Path(row.folder))
+    return resolve_run(name_or_path, out)
 
 
 def overview(out: Path, head: Head | None) -> list[RunRow]:

@@ -107,10 +107,9 @@ def show(name: RunName, out: Out = RUNS, as_json: Json = False) -> None:
 
     Example: vr jobs show songs-pretrain-1a2b3c4d-1
     """
-    from jobs.overview import details
-    from jobs.runs import resolve_run
+    from jobs.overview import details, find_run
 
-    run = resolve_run(name, out)
+    run = find_run(name, out)
     head, note = _head_or_note()
     found = details(run, head)
     if as_json:
@@ -141,10 +140,10 @@ def logs(
     from cluster.head import find_head, state_folder
     from jobs.errors import UnknownRun
     from jobs.ledger import Ledger
-    from jobs.runs import resolve_run
+    from jobs.overview import find_run
     from jobs.submit import follow_logs, job_logs
 
-    run = resolve_run(name, out)
+    run = find_run(name, out)
     row = Ledger(state_folder()).row(run.id)
     if row is None:
         raise UnknownRun(f"{run.id}: not submitted from here; what it failed with is in {run.attempts}")
@@ -169,9 +168,9 @@ def stop(name: RunName, out: Out = RUNS) -> None:
     from rich.console import Console
 
     from jobs.control import stop_run
-    from jobs.runs import resolve_run
+    from jobs.overview import find_run
 
-    run = resolve_run(name, out)
+    run = find_run(name, out)
     head, _ = _head_or_note()
     with Console(stderr=True).status(f"stopping {run.id} (it writes a checkpoint first)"):
         state = stop_run(run, head)
@@ -191,10 +190,10 @@ def resume(
     """
     from cluster.head import find_head
     from jobs.driver import require_resumable
-    from jobs.runs import resolve_run
+    from jobs.overview import find_run
     from jobs.submit import start
 
-    run = resolve_run(name, out)
+    run = find_run(name, out)
     if here:
         require_resumable(run)
         return _train_here(run, as_json=False)
@@ -211,9 +210,9 @@ def watch(name: RunName, out: Out = RUNS) -> None:
 
     Example: vr jobs watch songs-pretrain-1a2b3c4d-1
     """
-    from jobs.runs import resolve_run
+    from jobs.overview import find_run
 
-    _watch(resolve_run(name, out))
+    _watch(find_run(name, out))
 
 
 def _recipe(name: str, overrides: list[str] | None) -> "Recipe":

@@ -22,6 +22,7 @@ from jobs.recipe import Recipe
 from jobs.runs import RunFolder, create_run, read_json
 from jobs.submit import job_states, keep_source, submit_attempt
 from tests.jobs import loops
+from vr_core.config import validate
 
 pytestmark = pytest.mark.ray
 
@@ -46,10 +47,16 @@ def head() -> Iterator[Head]:
 def start(head: Head, out: Path, seed: int, workers: dict) -> RunFolder:
     """Submit a run of the small loop in place of the training loop: a run is the code in its folder."""
     (out / "data").mkdir(exist_ok=True)
-    recipe = Recipe(
-        name="line", data=out / "data", out=out / "runs", seed=seed, steps=6, optim={"warmup_steps": 0}, workers=workers
-    )
-    run = create_run(recipe)
+    recipe = {
+        "name": "line",
+        "data": out / "data",
+        "out": out / "runs",
+        "seed": seed,
+        "steps": 6,
+        "workers": workers,
+        "optim": {"warmup_steps": 0},
+    }
+    run = create_run(validate(Recipe, recipe, "test"))
     keep_source(run)
     shutil.copy(loops.__file__, run.path / "source" / "jobs" / "train.py")
     submit_attempt(head, run, idle=0)
