@@ -1,0 +1,215 @@
+"""The training loop on real shards: exact resume after SIGKILL, any number of workers, starts and stops."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from jobs.checkpoint import read_newest
+from jobs.errors import RunFailed, RunStopped
+from jobs.metrics_log import read_metrics
+from jobs.recipe import Recipe
+from jobs.runs import RunFolder
+from jobs.train import train
+from vr_core.config import override, plain, validate
+from vr_core.errors import ConfigError, WeightsError
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "steps": 12,
+    "model": {"name": "dense_frame_transformer", "width": 16, "blocks": 2, "heads": 2, "feedforward": 16, "dropout": 0.1},
+    "objective": {"name": "separate"},
+    "batch": {"items": 5, "micro_batch": 2, "crop_frames": 16},
+    "optim": {"lr": 3e-3, "warmup_steps": 2},
+    "validation": {"every_steps": 6, "items": 4},
+    "checkpoint": {"every_steps": 3, "every_s": 1e6, "keep": 9},
+    "log": {"tensorboard": False},
+}  # fmt: skip
+
+WORKER = """
+import json, os, sys
+from datetime import timedelta
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from jobs.recipe import Recipe
+from jobs.train import train
+from vr_core.config import load
+
+torch.set_num_threads(1)
+run, rank, world = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+if world > 1:
+    dist.init_process_group(
+        "gloo", init_method=f"file://{sys.argv[4]}", rank=rank, world_size=world, timeout=timedelta(seconds=60)
+    )
+train(load(Recipe, run / "recipe.yaml"), run, rank=rank, world=world, device=torch.device("cpu"), report=None)
+if world > 1:
+    dist.destroy_process_group()
+"""
+
+
+def recipe_of(data: Path, **changes: Any) -> Recipe:
+    return validate(Recipe, override({**TINY, "data": str(data)}, changes), "test")
+
+
+def new_run(path: Path, recipe: Recipe) -> RunFolder:
+    path.mkdir()
+    (path / "recipe.yaml").write_text(json.dumps(plain(recipe)))
+    return RunFolder(path)
+
+
+def here(run: RunFolder, **options: Any) -> dict[str, float]:
+    return train(run.recipe(), run.path, rank=0, world=1, device=torch.device("cpu"), report=options.get("report"))
+
+
+def start(run: RunFolder, world: int, meeting: Path) -> list[subprocess.Popen[bytes]]:
+    return [
+        subprocess.Popen([sys.executable, "-c", WORKER, str(run.path), str(rank), str(world), str(meeting)])
+        for rank in range(world)
+    ]
+
+
+def finish(workers: list[subprocess.Popen[bytes]]) -> None:
+    assert [worker.wait(timeout=120) for worker in workers] == [0] * len(workers)
+
+
+def kill_after_checkpoint(run: RunFolder, workers: list[subprocess.Popen[bytes]], step: int) -> None:
+    """SIGKILL once a checkpoint of `step` is there: somewhere within the steps after it."""
+    deadline = time.monotonic() + 120
+    while not (run.checkpoints / f"step-{step:08d}").exists():
+        assert time.monotonic() < deadline
+        assert all(worker.poll() is None for worker in workers), "ended before it could be killed"
+        os.sched_yield()
+    for worker in workers:
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+
+
+def last_weights(run: RunFolder) -> dict[str, torch.Tensor]:
+    checkpoint, problems = read_newest(run)
+    assert problems == []
+    assert checkpoint.row.step == run.recipe().steps
+    return {**checkpoint.weights, **{f"raw.{k}": v for k, v in checkpoint.training["model"].items()}}
+
+
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Relative distance of all weights as one vector."""
+    difference = math.sqrt(sum(((a[k] - b[k]).double() ** 2).sum().item() for k in a))
+    return difference / math.sqrt(sum((b[k].double() ** 2).sum().item() for k in b))
+
+
+@pytest.mark.parametrize("objective", ["separate", "masked_frames"])
+def test_killed_and_resumed_ends_bit_for_bit_where_the_undisturbed_run_ends(
+    tiny_data: Path, tmp_path: Path, objective: str
+) -> None:
+    recipe = recipe_of(tiny_data, **{"objective.name": objective, "steps": 40})
+    whole, broken = new_run(tmp_path / "whole", recipe), new_run(tmp_path / "broken", recipe)
+    finish(start(whole, 1, tmp_path / "a"))
+    for kill_at in (3, 21):
+        kill_after_checkpoint(broken, start(broken, 1, tmp_path / "b"), kill_at)
+        assert read_newest(broken)[0].row.step < 40, "killed too late to show anything"
+    finish(start(broken, 1, tmp_path / "b"))
+    expected, found = last_weights(whole), last_weights(broken)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+    def curve(run: RunFolder) -> list[tuple[str, int, float]]:
+        return [(line["kind"], line["step"], line["loss"]) for line in read_metrics(run.metrics_file)]
+
+    assert curve(broken) == curve(whole)
+
+
+def test_two_workers_end_where_one_does_and_resume(tiny_data: Path, tmp_path: Path) -> None:
+    """Five items over two workers are three and two, in micro-batches of two and one: every cut is uneven."""
+    recipe = recipe_of(tiny_data, **{"steps": 30, "workers.count": 2})
+    one, two, broken = (new_run(tmp_path / name, recipe) for name in ("one", "two", "broken"))
+    finish(start(one, 1, tmp_path / "a"))
+    finish(start(two, 2, tmp_path / "b"))
+    kill_after_checkpoint(broken, start(broken, 2, tmp_path / "c"), 9)
+    finish(start(broken, 2, tmp_path / "d"))
+    assert distance(last_weights(broken), last_weights(two)) < 1e-5
+    first_losses = [[m["loss"] for m in read_metrics(r.metrics_file)][:5] for r in (one, two)]
+    assert first_losses[0] == pytest.approx(first_losses[1], rel=1e-4)
+
+
+def test_a_run_learns_reports_and_leaves_what_later_commands_read(tiny_data: Path, tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run", recipe_of(tiny_data, **{"steps": 60, "optim.lr": 1e-2}))
+    reports: list[dict[str, float]] = []
+    result = here(run, report=reports.append)
+    losses = [m["loss"] for m in read_metrics(run.metrics_file) if m["kind"] == "step"]
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+    assert [r["step"] for r in reports] == [6.0 * k for k in range(1, 11)]
+    assert result["best_validation_loss"] == min(r["validation_loss"] for r in reports)
+    lines = [m for m in read_metrics(run.metrics_file) if m["kind"] == "step"]
+    assert [m["step"] for m in lines] == list(range(1, 61))
+    assert all(0 <= m["data_wait"] <= 1 for m in lines)
+    assert here(run)["step"] == 60  # a finished run is not trained again
+    assert len(list(read_metrics(run.metrics_file))) == 60 + 10
+
+
+def test_validation_hides_the_same_frames_in_every_run(tiny_data: Path, tmp_path: Path) -> None:
+    losses = []
+    for seed in (1, 1, 2):
+        recipe = recipe_of(
+            tiny_data, **{"steps": 1, "seed": seed, "objective.name": "masked_frames", "optim.freeze": ["blocks.*"]}
+        )
+        run = new_run(tmp_path / f"run{len(losses)}", recipe)
+        losses.append(here(run)["validation_loss"])
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+
+
+def test_a_stop_file_saves_first(tiny_data: Path, tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run", recipe_of(tiny_data, **{"steps": 1_000_000, "checkpoint.every_steps": None}))
+    run.stop_file.touch()
+    with pytest.raises(RunStopped, match="vr jobs resume run"):
+        here(run)
+    steps = [m["step"] for m in read_metrics(run.metrics_file) if m["kind"] == "step"]
+    assert read_newest(run)[0].row.step == steps[-1]
+
+
+def test_steps_that_are_not_finite_are_skipped_and_then_the_run_stops(tiny_data: Path, tmp_path: Path) -> None:
+    """The first steps of a rate of 1e30 overflow float32: what is left stays finite, and the place is named."""
+    run = new_run(
+        tmp_path / "run", recipe_of(tiny_data, **{"nonfinite_limit": 3, "optim.lr": 1e38, "optim.ema_decay": 0.0})
+    )
+    with pytest.raises(RunFailed, match=r"4 steps in a row.*step \d+ skipped: the (loss|gradient).*songs: \w+"):
+        here(run)
+
+
+def test_a_start_is_taken_whole_or_refused_by_name(tiny_data: Path, tmp_path: Path) -> None:
+    pretrained = new_run(tmp_path / "pre", recipe_of(tiny_data, **{"objective.name": "masked_frames"}))
+    here(pretrained)
+    init = str(pretrained.checkpoints / "step-00000012" / "weights.safetensors")
+
+    frozen = {"init": init, "optim.freeze": ["input.*", "blocks.*"], "optim.ema_decay": 0.0}
+    tuned = new_run(tmp_path / "tuned", recipe_of(tiny_data, **frozen))
+    here(tuned)
+    before, after = read_newest(pretrained)[0].weights, read_newest(tuned)[0].weights
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert same == {name for name in before if name.startswith(("input.", "blocks."))}
+
+    reset = new_run(
+        tmp_path / "reset",
+        recipe_of(tiny_data, **frozen, init_reset=["blocks.1.*"], steps=1, **{"optim.warmup_steps": 0}),
+    )
+    here(reset)
+    fresh = {
+        n for n, w in read_newest(reset)[0].weights.items() if n.startswith("blocks.") and not torch.equal(w, before[n])
+    }
+    assert fresh
+    assert all(name.startswith("blocks.1.") for name in fresh)
+
+    other = new_run(tmp_path / "other", recipe_of(tiny_data, init=init, **{"model.width": 8}))
+    with pytest.raises(WeightsError, match="does not fit the model"):
+        here(other)
+    typo = new_run(tmp_path / "typo", recipe_of(tiny_data, init=init, init_reset=["block.1.*"]))
+    with pytest.raises(ConfigError, match="init_reset.*names no parameter"):
+        here(typo)
