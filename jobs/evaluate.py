@@ -1,23 +1,32 @@
 """Scores of a checkpoint on songs with known stems, from the files that separation writes."""
 
+import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from dataprep.audio import open_audio
+from dataprep.audio import open_audio, probe
+from dataprep.dataset import Dataset
 from dataprep.decoders import AudioSource
 from dataprep.errors import DataError
+from dataprep.manifest import FILE as MANIFEST
+from dataprep.splits import SPLITS
 from dataprep.tracks import find_tracks
 from jobs.errors import NoSongs
 from jobs.runs import resolve_weights, write_json
 from jobs.separate import OutputSettings, SeparatedSong, open_mixture, pick_device, separate_song
 from vr_core.metrics import Score, mean_db
+from vr_core.specs import StftSpec
 from vr_core.weights import WeightsMeta, load_model
 
 SCORES = ("sdr_db", "si_sdr_db", "do_nothing_db", "improvement_db", "vocals_sdr_db")
+
+Bar = Callable[[dict[str, float]], AbstractContextManager[Callable[[str, float], None]]]
+"""From the seconds of each song to a context that gives a function to call with a song and its seconds done."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +54,18 @@ class Evaluation:
         return {"songs": self.songs, "mean": {name: mean_db(song[name] for song in self.songs) for name in SCORES}}
 
 
+def no_bar(seconds: dict[str, float]) -> AbstractContextManager[Callable[[str, float], None]]:
+    """A `Bar` that shows nothing."""
+    return nullcontext(lambda song, done_s: None)
+
+
 def evaluate(
     checkpoint: Path,
     data: Path,
     split: str = "test",
     out: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    progress: Callable[[str, float], None] | None = None,
+    bar: Bar = no_bar,
 ) -> Evaluation:
     """Separate the songs of `data` into files, score the files, and store `eval.json` beside them.
 
@@ -61,29 +75,30 @@ def evaluate(
         split: which songs of a data set.
         out: where the files go; by default `eval/step-N` in the run folder (beside a weights file on its own).
         device: where to compute.
-        progress: called with a song's id and the seconds of it that are done.
+        bar: shows how far it is.
 
     Raises:
         NotACheckpoint, WeightsError: the checkpoint cannot be used.
         NoSongs: nothing in `data` has both stems.
-        DataError: `data` is missing or another kind of thing.
+        DataError: `data` is missing, or its STFT settings are not the model's.
     """
     weights = resolve_weights(checkpoint)
     chosen = pick_device(device)
     model, meta = load_model(weights, chosen)
-    songs = labelled_songs(data, split)
+    songs = labelled_songs(data, split, meta.stft)
     folder = out or default_folder(weights, meta)
     folder.mkdir(parents=True, exist_ok=True)
     output = OutputSettings(folder, picture=False)
     scored: list[dict[str, Any]] = []
     problems: list[tuple[str, str]] = []
-    for song in songs:
-        report = partial(progress, song.id) if progress else None
-        try:
-            files = separate_song((*song.instrumental, *song.vocals), song.id, model, meta, output, chosen, report)
-            scored.append(score_song(song, files, meta.stft.sample_rate_hz))
-        except DataError as error:
-            problems.append((song.id, str(error)))
+    with bar({song.id: _seconds(song) for song in songs}) as report:
+        for song in songs:
+            sources = (*song.instrumental, *song.vocals)
+            try:
+                files = separate_song(sources, song.id, model, meta, output, chosen, partial(report, song.id))
+                scored.append(score_song(song, files, meta.stft.sample_rate_hz))
+            except DataError as error:
+                problems.append((song.id, str(error)))
     result = Evaluation(scored, problems, folder)
     write_json(folder / "eval.json", {
         **result.plain(), "problems": [{"id": name, "why": why} for name, why in problems],
@@ -117,21 +132,37 @@ def score_song(song: LabelledSong, files: SeparatedSong, sample_rate_hz: int) ->
     }
 
 
-def labelled_songs(data: Path, split: str) -> Sequence[LabelledSong]:
-    """Songs of a folder that have both stems.
+def labelled_songs(data: Path, split: str, stft: StftSpec) -> Sequence[LabelledSong]:
+    """Songs that have both stems: of one split of a data set, or all of a plain folder of music, which has no splits.
 
     Raises:
         NoSongs: there is none.
-        DataError: the folder is missing or holds no audio.
+        DataError: the folder is missing or holds no audio; a data set is damaged or has other settings than `stft`.
     """
-    found = find_tracks([data])
+    if (data / MANIFEST).is_file():
+        dataset = Dataset.open(data)
+        dataset.check(stft)
+        where = f"{data}, split {split} of {', '.join(SPLITS)}"
+        stems = {
+            song.id: {role: tuple(map(_source, files)) for role, files in song.sources.items()}
+            for song in dataset.manifest.songs if song.split == split
+        }  # fmt: skip
+    else:
+        where = str(data)
+        stems = {track.id: track.stems for track in find_tracks([data]).tracks}
     songs = [
-        LabelledSong(track.id, track.stems["instrumental"], track.stems["vocals"])
-        for track in found.tracks if "instrumental" in track.stems and "vocals" in track.stems
+        LabelledSong(name, roles["instrumental"], roles["vocals"])
+        for name, roles in stems.items() if "instrumental" in roles and "vocals" in roles
     ]  # fmt: skip
     if not songs:
-        raise NoSongs(f"{data}: no song with both vocals and instrumental; scores need the original stems")
+        raise NoSongs(f"{where}: no song with both vocals and instrumental; scores need the original stems")
     return songs
+
+
+def _source(text: str) -> AudioSource:
+    """The inverse of an audio source's text: a path, for a stream of an mp4 with its number behind a colon."""
+    stream = re.fullmatch(r"(.+\.mp4):(\d+)", text, re.IGNORECASE)
+    return AudioSource(Path(stream[1]), int(stream[2])) if stream else AudioSource(Path(text))
 
 
 def default_folder(weights: Path, meta: WeightsMeta) -> Path:
@@ -141,14 +172,10 @@ def default_folder(weights: Path, meta: WeightsMeta) -> Path:
     return home / "eval" / f"step-{meta.step:08d}"
 
 
-def seconds_of(songs: Sequence[LabelledSong]) -> Iterator[float]:
-    """Length of each song as its headers say, 0 where unknown: for a progress bar."""
-    from dataprep.audio import probe
-
-    for song in songs:
-        try:
-            info = probe(song.instrumental[0])
-        except DataError:
-            yield 0.0
-        else:
-            yield (info.samples or 0) / info.sample_rate_hz
+def _seconds(song: LabelledSong) -> float:
+    """Length as the header says, 0 where it does not: for a progress bar."""
+    try:
+        info = probe(song.instrumental[0])
+    except DataError:
+        return 0.0
+    return (info.samples or 0) / info.sample_rate_hz

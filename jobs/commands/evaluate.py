@@ -27,11 +27,8 @@ def evaluate(
     from jobs.commands.separate import song_progress
     from jobs.errors import SongsFailed
     from jobs.evaluate import evaluate as run
-    from jobs.evaluate import labelled_songs, seconds_of
 
-    songs = labelled_songs(data, split)
-    with song_progress(dict(zip((song.id for song in songs), seconds_of(songs), strict=True))) as report:
-        result = run(checkpoint, data, split, out, device, report)
+    result = run(checkpoint, data, split, out, device, song_progress)
     if as_json:
         typer.echo(json.dumps(result.plain()))
     else:
@@ -40,7 +37,8 @@ def evaluate(
     for song, why in result.problems:
         typer.echo(f"not scored: {song}: {why}", err=True)
     if result.problems:
-        raise SongsFailed(f"{len(result.problems)} of {len(songs)} songs were not scored; see the lines above")
+        count = f"{len(result.problems)} of {len(result.problems) + len(result.songs)}"
+        raise SongsFailed(f"{count} songs were not scored; see the lines above")
 
 
 def _print_table(scores: dict[str, Any]) -> None:

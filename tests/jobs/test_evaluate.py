@@ -1,5 +1,6 @@
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from dataprep.errors import ManifestError
+from dataprep.manifest import Manifest, SongRow, write_manifest
 from jobs.commands.evaluate import evaluate as command
 from jobs.errors import NoSongs, SongsFailed
 from jobs.evaluate import evaluate
@@ -57,7 +60,7 @@ def sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
 
 def test_scores_are_those_of_the_files_against_the_original_audio(run_folder: Path, music: Path) -> None:
     done: dict[str, float] = {}
-    result = evaluate(run_folder, music, device="cpu", progress=done.__setitem__)
+    result = evaluate(run_folder, music, device="cpu", bar=lambda seconds: nullcontext(done.__setitem__))
     assert result.folder == run_folder / "eval" / "step-00000007"
     assert [song["id"] for song in result.songs] == ["one", "two"]
     assert result.problems == []
@@ -117,3 +120,38 @@ def test_music_without_stems_and_a_damaged_checkpoint_are_refused(
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(WeightsError, match="damaged"):
         evaluate(run_folder, music, device="cpu")
+
+
+def write_data_set(folder: Path, music: Path, stft: StftSpec) -> None:
+    """A data set's manifest over the music: song one for training, song two for the test."""
+    songs = tuple(
+        SongRow(
+            id=name, split=split, samples=RATE_HZ * 2 + 13, frames=252, stems={},
+            sources={
+                "vocals": (str(music / name / "vocals.wav"),),
+                "instrumental": tuple(str(music / name / f"{stem}.wav") for stem in ("drums", "bass")),
+            },
+        )
+        for name, split in (("one", "train"), ("two", "test"))
+    )  # fmt: skip
+    folder.mkdir()
+    write_manifest(folder, Manifest(stft=stft, codec="polar8", shards={}, songs=songs))
+
+
+def test_a_data_set_gives_the_songs_of_its_split_and_must_have_the_models_settings(
+    run_folder: Path, music: Path, tmp_path: Path
+) -> None:
+    stft = StftSpec(sample_rate_hz=RATE_HZ, n_fft=128, hop=64)
+    write_data_set(tmp_path / "data", music, stft)
+    result = evaluate(run_folder, tmp_path / "data", device="cpu")
+    assert result.songs == evaluate(run_folder, music, out=tmp_path / "eval", device="cpu").songs[1:]
+    with pytest.raises(NoSongs, match="split valid of train, valid, test"):
+        evaluate(run_folder, tmp_path / "data", split="valid", device="cpu")
+    (music / "two" / "bass.wav").unlink()
+    missing = evaluate(run_folder, tmp_path / "data", device="cpu")
+    assert missing.songs == []
+    assert "bass.wav: cannot be opened" in missing.problems[0][1]
+    assert missing.plain()["mean"]["sdr_db"] is None
+    write_data_set(tmp_path / "other", music, StftSpec(sample_rate_hz=RATE_HZ, n_fft=256, hop=64))
+    with pytest.raises(ManifestError, match="n_fft 256 in the data set, 128"):
+        evaluate(run_folder, tmp_path / "other", device="cpu")
