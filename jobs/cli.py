@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.commands import cluster, jobs
+from jobs.commands import cluster, evaluate, jobs, separate
 from vr_core.errors import VrError
 
 INTERRUPTED = 130
@@ -45,6 +45,8 @@ def _root(
 
 app.command()(jobs.submit)
 app.command()(jobs.train)
+app.command("eval")(evaluate.evaluate)
+app.command()(separate.separate)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(cluster.app, name="cluster")
 
