@@ -118,7 +118,6 @@ def act(action: Action, row: Row, head: Head, ledger: Ledger) -> None:
         case StopJob():
             stop_job(head, row.submission)
         case Submit(idle):
-            run.write_state(state="pending", why="submitted again by the keeper")
             log.info("%s: submitted again as %s", row.run, submit_attempt(head, run, idle))
         case Wait():
             pass

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jobs.driver import write_driver
-from jobs.errors import RunFailed, Unplaceable
+from jobs.errors import DamagedRun, RunFailed, Unplaceable
 from jobs.fit import first_cause, fit
 from jobs.placement import Missing, Placement, live_nodes, place
 from jobs.progress import last_step
@@ -177,6 +177,13 @@ class Supervisor:
         if not now and time.monotonic() < self._beat_due_s:
             return
         self._beat_due_s = time.monotonic() + BEAT_S
+        try:
+            self._tell()
+        except (OSError, DamagedRun) as error:
+            # The shared folder may be away for a moment; what the run needs from it fails by itself.
+            print(f"run {self.run.id}: state not written: {error}", file=sys.stderr, flush=True)
+
+    def _tell(self) -> None:
         newest = self.run.newest_attempt()
         if newest > self.attempt:
             raise Superseded(f"run {self.run.id}: attempt {newest} has taken over from attempt {self.attempt}")

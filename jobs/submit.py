@@ -47,7 +47,9 @@ def submit_attempt(head: Head, run: RunFolder, idle: int) -> str:
     """
     attempt = run.begin_attempt()
     submission = f"{run.id}.a{attempt}"
-    # The row first: should this process die now, the keeper finds a run without a job.
+    run.write_state(state="pending", why="submitted", user_error=False)
+    # The row before the job: should this process die now, the keeper finds a run without a job. And after the state:
+    # the keeper closes the row of a run that has ended.
     Ledger(state_folder()).submitted(run, attempt, submission, idle)
     recipe = run.recipe()
     try:

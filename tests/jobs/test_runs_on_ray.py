@@ -1,5 +1,6 @@
 """Runs through a real head, a second node, Ray jobs and the keeper; each event once."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -7,9 +8,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
+from cluster.errors import ClusterFailure
 from cluster.facts import look
 from cluster.head import Head, state_folder
 from cluster.inventory import NodeSpec
@@ -27,6 +30,15 @@ from vr_core.config import validate
 pytestmark = pytest.mark.ray
 
 PATIENCE_S = 240
+Started = TypeVar("Started")
+
+
+def until_up(act: Callable[[], Started]) -> Started:
+    """Ray gives a node 30 s to register, whatever it is told; a busy machine needs another try."""
+    for _ in range(4):
+        with contextlib.suppress(ClusterFailure):
+            return act()
+    return act()
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +49,8 @@ def head() -> Iterator[Head]:
     second = NodeSpec(name="cellar", address="127.0.0.3", gpus=(), cpus=1, labels={"room": "cellar"})
     try:
         keeper = Companion(name="keeper", argv=(sys.executable, "-m", "jobs.keeper"))
-        started, _ = start_head(node_start(facts, first, port_base=0), [keeper])
-        join(node_start(facts, second, port_base=0, head=started.gcs_address), started.token_file)
+        started, _ = until_up(lambda: start_head(node_start(facts, first, port_base=0), [keeper]))
+        until_up(lambda: join(node_start(facts, second, port_base=0, head=started.gcs_address), started.token_file))
         yield started
     finally:
         stop()
