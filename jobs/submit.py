@@ -1,5 +1,6 @@
 """Runs as Ray jobs: submit, stop, read logs, ask for states. The keeper submits through here as well."""
 
+import logging
 import os
 import shlex
 import sys
@@ -106,6 +107,9 @@ def _client(head: Head) -> "JobSubmissionClient":
     os.environ.update(head.environment())
     from ray.job_submission import JobSubmissionClient
 
+    # It tells about every package that it uploads.
+    logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
+    logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
     return JobSubmissionClient(head.dashboard_url)
 
 
