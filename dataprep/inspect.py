@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from dataprep.codecs import CHANNELS, CODECS
-from dataprep.manifest import ROLES, SPLITS, Manifest, SongRow
+from dataprep.manifest import Manifest, SongRow
+from dataprep.splits import SPLITS
+from dataprep.tracks import ROLES
 from vr_core.config import plain
 
 

@@ -21,6 +21,7 @@ from dataprep.decoders import AudioSource
 from dataprep.errors import DataError
 
 Role = Literal["vocals", "instrumental", "mixture"]
+ROLES: tuple[Role, ...] = get_args(Role)
 Layout = Literal["stems", "musdb", "pairs", "unpaired", "flat"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 Problem = tuple[Path, str]
