@@ -52,7 +52,7 @@ def widen_magnitudes(batch: CodedBatch, device: torch.device) -> tuple[Tensor, T
         device: where to.
 
     Returns:
-        The mixture's, `[item, channel, bin, frame]` float32, and the instrumental's, or None where the mixture was read.
+        The mixture's, `[item, channel, bin, frame]` float32; the instrumental's, or None where the mixture was read.
         Instrumental and vocals are added as complex spectrograms. Both are transposed views of frame-major memory.
     """
     stems = {role: _to(stem, device) for role, stem in batch.stems.items()}

@@ -13,6 +13,7 @@ DataError
 ├── PrepareError        preparation cannot start, or could use nothing
 └── SongError           one song cannot be used; preparation goes on with the others
 AudioWriteError         an audio file could not be written (a Failure)
+WorkerError             a process of the preparation was killed (a Failure)
 NoSpaceError            a shard or a manifest could not be written: the disk is full (a StorageError)
 """
 
@@ -69,3 +70,7 @@ class SongError(DataError):
 
 class NoSpaceError(StorageError):
     """The disk is full; what was half-written is gone and what was there before is untouched."""
+
+
+class WorkerError(Failure):
+    """A process of the preparation was killed; finished groups of songs are kept."""

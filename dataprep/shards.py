@@ -112,8 +112,11 @@ class ShardWriter:
         with no_space_as_error(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = _HashedFile(self._partial)
-            self._sink = pa.PythonFile(self._file, mode="w")
-            self._writer = pa.ipc.new_file(self._sink, self._schema)
+            try:
+                self._writer = pa.ipc.new_file(pa.PythonFile(self._file, mode="w"), self._schema)
+            except BaseException:
+                self.abort()
+                raise
 
     @property
     def bytes(self) -> int:
@@ -202,30 +205,29 @@ class Shard:
         except (pa.ArrowException, OSError, ValueError) as error:
             raise _damaged(path, " ".join(str(error).split())) from None
         _check_schema(path, found, shard_schema(codec, stft))
-        self._columns: dict[tuple[str, int], np.ndarray] = {}
+        self._columns: dict[int, dict[str, np.ndarray]] = {}
 
-    def column(self, name: str, batch: int) -> np.ndarray:
-        """Column of one record batch, `[frame, channel*bin]`: a read-only view of the mapped file.
+    def columns(self, batch: int) -> dict[str, np.ndarray]:
+        """Columns of one record batch, `[frame, channel*bin]` each: read-only views of the mapped file.
 
         Raises:
             ShardError: the file has no such record batch, or its header is damaged.
         """
-        view = self._columns.get((name, batch))
-        if view is None:
+        held = self._columns.get(batch)
+        if held is None:
             if not 0 <= batch < self.batches:
                 raise _damaged(self.path, f"record batch {batch} of {self.batches} was asked for")
             try:
-                # Every column of the batch at once: what is costly is reading its header, once.
+                held = {}
                 for field, array in zip(self._reader.schema, self._reader.get_batch(batch).columns, strict=True):
                     width = field.type.list_size
-                    values = array.values.to_numpy(zero_copy_only=True)
                     start = array.offset * width
-                    rows = values[start : start + len(array) * width].reshape(-1, width)
-                    self._columns[field.name, batch] = rows
+                    values = array.values.to_numpy(zero_copy_only=True)[start : start + len(array) * width]
+                    held[field.name] = values.reshape(-1, width)
             except (pa.ArrowException, OSError, ValueError) as error:
                 raise _damaged(self.path, " ".join(str(error).split())) from None
-            view = self._columns[name, batch]
-        return view
+            self._columns[batch] = held
+        return held
 
     def read_frames(self, column: str, first_batch: int, start_frame: int, frames: int, out: np.ndarray) -> None:
         """Copy consecutive frames of a stem.
@@ -243,7 +245,7 @@ class Shard:
         done = 0
         while done < frames:
             batch, row = divmod(start_frame + done, BATCH_FRAMES)
-            piece = self.column(column, first_batch + batch)[row : row + frames - done]
+            piece = self.columns(first_batch + batch)[column][row : row + frames - done]
             if not len(piece):
                 raise _damaged(self.path, f"record batch {first_batch + batch} ends before frame {start_frame + done}")
             np.copyto(out[done : done + len(piece)], piece.reshape(len(piece), *out.shape[1:]), casting="no")

@@ -1,0 +1,283 @@
+"""From tracks to a data set: songs are grouped, groups prepared by worker processes, the manifest written last.
+
+What is done stays done: a group has a journal once its shards are whole, a song whose files and settings are those of
+its row in the manifest or in a journal is not prepared again, and a lock keeps two preparations apart.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from filelock import FileLock, Timeout
+from pydantic import Field
+
+from dataprep.codecs import CHANNELS, CODECS
+from dataprep.errors import AudioError, DataError, PrepareError
+from dataprep.group import JOURNALS, GroupPlan, plan_groups, read_journals
+from dataprep.manifest import FILE, Manifest, SongRow, read_manifest, write_manifest
+from dataprep.shards import PARTIAL, SUFFIX, ShardRow
+from dataprep.song import SILENT_DB, SongSettings, duration_s, stored_roles
+from dataprep.splits import SplitByFraction, SplitRule, assign
+from dataprep.tracks import Track
+from dataprep.workers import run_groups
+from vr_core.config import digest, plain
+
+LOCK = ".lock"
+_ONE_WORKER_S = 600.0
+"""Up to this much audio, starting processes that import torch takes longer than the work."""
+
+
+class PrepareSettings(SongSettings):
+    """How music becomes a data set."""
+
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes; 0: one for each core, or none besides this one where there is little to do."""
+    shard_bytes: Annotated[int, Field(ge=1)] = 2**30
+    """A shard is closed at the end of the song with which it reaches this size."""
+
+    def song_settings(self) -> SongSettings:
+        """What of it concerns a song."""
+        return SongSettings(**{name: getattr(self, name) for name in SongSettings.model_fields})
+
+
+@dataclass(frozen=True)
+class PrepareProgress:
+    """Where a preparation stands."""
+
+    song: str
+    """The one that has just gone on."""
+    songs_done: int
+    songs: int
+    done_s: float
+    """Seconds of audio."""
+    total_s: float
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What a preparation did."""
+
+    manifest: Manifest
+    prepared: tuple[str, ...]
+    """Ids of songs prepared now."""
+    kept: tuple[str, ...]
+    """Ids of songs that were there already, unchanged."""
+    failed: tuple[tuple[str, str], ...]
+    """Songs that could not be used: (id, reason)."""
+
+
+def prepare(
+    tracks: Sequence[Track],
+    out: Path,
+    settings: PrepareSettings | None = None,
+    on_progress: Callable[[PrepareProgress], None] | None = None,
+    *,
+    split: SplitRule | None = None,
+) -> PrepareReport:
+    """Prepare tracks into the data set `out`, new or existing; songs of it that are not among the tracks stay.
+
+    Args:
+        tracks: songs, with ids that are unique.
+        out: folder of the data set.
+        settings: how; those of an existing data set must agree.
+        on_progress: called now and then.
+        split: which of the tracks are for training, validation and test; all for training by default.
+
+    Returns:
+        What was done; songs that cannot be used are in it with their reasons.
+
+    Raises:
+        PrepareError: another preparation is at work there, the existing data set has other settings, or no song of the
+            tracks could be used.
+        DataError: a list of splits that names not all tracks.
+        NoSpaceError: the disk is full; finished groups are kept for the next time.
+    """
+    settings = settings or PrepareSettings()
+    rule = split or SplitByFraction()
+    assign([track.id for track in tracks], rule)  # what is wrong with it is said before the work and not after
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / LOCK, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise PrepareError(f"{out}: another `vr data prepare` is writing into it; wait until it has ended") from None
+    except OSError as error:
+        raise PrepareError(f"{out}: cannot be written ({error.strerror}); choose another folder with --out") from None
+    try:
+        return _prepare(tracks, out, settings, on_progress or (lambda _: None), rule)
+    finally:
+        lock.release()
+
+
+def _prepare(
+    tracks: Sequence[Track],
+    out: Path,
+    settings: PrepareSettings,
+    on_progress: Callable[[PrepareProgress], None],
+    rule: SplitRule,
+) -> PrepareReport:
+    existing = _existing(out, settings)
+    journals = read_journals(out)
+    shards: dict[str, ShardRow] = dict(existing.shards)
+    rows = {song.id: song for song in existing.songs}
+    for journal in journals.values():
+        shards |= journal.shards
+        rows |= {song.id: song for song in journal.songs}
+    _remove_leftovers(out, set(shards))
+
+    song_settings = settings.song_settings()
+    stamps, seconds, failed = _survey(tracks, song_settings)
+    wanted = {track.id: track for track in tracks}
+    kept = tuple(song for song in seconds if song in rows and rows[song].stamp == stamps[song])
+    todo_s = {song: length_s for song, length_s in seconds.items() if song not in kept}
+    plans, workers = _plan(todo_s, stamps, settings)
+    counter = _Counter(on_progress, plans, todo_s)
+    failed += run_groups(
+        out, [(plan, [wanted[song] for song, _ in plan.songs]) for plan in plans], song_settings, workers, counter.tick,
+        counter.group_done,
+    )  # fmt: skip
+    for journal in read_journals(out).values():
+        shards |= journal.shards
+        rows |= {song.id: song for song in journal.songs}
+
+    # A song that cannot be prepared again keeps the row of the time when it could.
+    used = [track.id for track in tracks if track.id in rows]
+    if tracks and not used:
+        first = f"; {failed[0][1]}" if failed else ""
+        raise PrepareError(f"{out}: none of the {len(tracks)} songs could be used{first}")
+    splits = assign(used, rule)
+    songs = [song.model_copy(update={"split": splits.get(song.id, song.split)}) for song in rows.values()]
+    songs = keep_duplicates_together(sorted(songs, key=lambda song: song.id))
+    named = {stem.shard for song in songs for stem in song.stems.values()}
+    manifest = Manifest(
+        stft=settings.stft, codec=settings.codec, songs=tuple(songs),
+        shards={name: row for name, row in sorted(shards.items()) if name in named},
+    )  # fmt: skip
+    write_manifest(out, manifest)
+    shutil.rmtree(out / JOURNALS, ignore_errors=True)
+    _remove_leftovers(out, named)
+    prepared = tuple(song for song in used if song in todo_s)
+    return PrepareReport(manifest, prepared, kept, tuple(failed))
+
+
+def keep_duplicates_together(songs: Sequence[SongRow]) -> list[SongRow]:
+    """Give songs that share the audio of a stem the split of the first of them, with a note.
+
+    Silence is shared by songs that have nothing else in common, so it does not count.
+    """
+    first: dict[str, SongRow] = {}
+    result = []
+    for song in songs:
+        contents = [stem.content_sha256 for stem in song.stems.values() if stem.loudness_db >= SILENT_DB]
+        twin = next((first[content] for content in contents if content in first), None)
+        # Notes of an earlier preparation of the same rows are not repeated.
+        notes = tuple(note for note in song.notes if not note.startswith(_SAME_AUDIO))
+        song = song.model_copy(update={"notes": notes})
+        if twin is not None:
+            note = f"{_SAME_AUDIO} {twin.id}; it follows its split"
+            song = song.model_copy(update={"split": twin.split, "notes": (*notes, note)})
+        for content in contents:
+            first.setdefault(content, song)
+        result.append(song)
+    return result
+
+
+_SAME_AUDIO = "same audio as"
+
+
+def _existing(out: Path, settings: PrepareSettings) -> Manifest:
+    if not (out / FILE).exists():
+        return Manifest(stft=settings.stft, codec=settings.codec, shards={}, songs=())
+    found = read_manifest(out)
+    mine, theirs = ({**plain(stft), "codec": codec} for stft, codec in
+                    ((settings.stft, settings.codec), (found.stft, found.codec)))  # fmt: skip
+    differ = [f"{key} is {theirs[key]} there and {mine[key]} here" for key in mine if mine[key] != theirs[key]]
+    if differ:
+        raise PrepareError(f"{out}: holds a data set with other settings ({'; '.join(differ)}); choose another --out")
+    return found
+
+
+def _survey(
+    tracks: Sequence[Track], settings: SongSettings
+) -> tuple[dict[str, str], dict[str, float], list[tuple[str, str]]]:
+    """Stamp and seconds of every track whose files can be opened, and (id, reason) of the others."""
+    stamps: dict[str, str] = {}
+    seconds: dict[str, float] = {}
+    failed: list[tuple[str, str]] = []
+
+    def look(track: Track) -> tuple[str, float] | DataError:
+        try:
+            return _stamp(track, settings), duration_s(track)
+        except DataError as error:
+            return error
+        except OSError as error:
+            return AudioError(f"{error.filename}: cannot be opened ({error.strerror}); check the path")
+
+    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
+        for track, found in zip(tracks, pool.map(look, tracks), strict=True):
+            if isinstance(found, DataError):
+                failed.append((track.id, str(found)))
+            else:
+                stamps[track.id], seconds[track.id] = found
+    return stamps, seconds, failed
+
+
+def _stamp(track: Track, settings: SongSettings) -> str:
+    """Digest of everything that a song's rows are made from."""
+    files = []
+    for role, sources in sorted(track.stems.items()):
+        for source in sources:
+            facts = source.path.stat()
+            files.append([role, str(source.path.resolve()), source.stream, facts.st_size, facts.st_mtime_ns])
+    return digest([files, plain(settings), stored_roles(track, settings)], 16)
+
+
+def _plan(
+    todo_s: Mapping[str, float], stamps: Mapping[str, str], settings: PrepareSettings
+) -> tuple[tuple[GroupPlan, ...], int]:
+    """Groups, and how many processes prepare them."""
+    if not todo_s:
+        return (), 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = settings.workers or (1 if sum(todo_s.values()) <= _ONE_WORKER_S else cores)
+    bin_bytes = {"uint8": 1, "float16": 2}
+    frame_bytes = CHANNELS * settings.stft.bins * sum(bin_bytes[k] for k in CODECS[settings.codec].columns.values())
+    frames_per_s = settings.stft.sample_rate_hz / settings.stft.hop
+    plans = plan_groups(todo_s, stamps, frame_bytes * frames_per_s, settings.shard_bytes, workers)
+    return plans, min(workers, len(plans))
+
+
+class _Counter:
+    """Adds up the seconds that workers report."""
+
+    def __init__(
+        self, on_progress: Callable[[PrepareProgress], None], plans: Sequence[GroupPlan], todo_s: Mapping[str, float]
+    ) -> None:
+        self._report = on_progress
+        self._todo_s = todo_s
+        self._seen: dict[str, float] = {}
+        self._songs = sum(len(plan.songs) for plan in plans)
+        self._total_s = sum(todo_s.values())
+
+    def tick(self, song: str, seconds: float) -> None:
+        """`seconds` more of a song are done."""
+        # Lengths are estimates where a header does not say: no song counts for more than was planned.
+        self._seen[song] = min(self._seen.get(song, 0.0) + seconds, self._todo_s[song])
+        done = sum(self._seen[s] >= self._todo_s[s] * 0.999 for s in self._seen)
+        self._report(PrepareProgress(song, done, self._songs, sum(self._seen.values()), self._total_s))
+
+    def group_done(self, plan: GroupPlan) -> None:
+        """All songs of a group are done or refused."""
+        for song, _ in plan.songs:
+            self.tick(song, self._todo_s[song])
+
+
+def _remove_leftovers(out: Path, named: set[str]) -> None:
+    """Remove shards that nothing names: of a stopped preparation, or of songs that were prepared again."""
+    for path in (*out.glob(f"*{SUFFIX}"), *out.glob(f"*{SUFFIX}{PARTIAL}"), *out.glob(f".{FILE}.*")):
+        if path.name not in named:
+            path.unlink(missing_ok=True)

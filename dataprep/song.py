@@ -1,0 +1,241 @@
+"""One song: its files decoded side by side, aligned, turned into the stems that are stored.
+
+Everything is streamed: at no time is more than a record batch of each stem in memory, whatever the song's length.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, cast
+
+import numpy as np
+from pydantic import Field
+
+from dataprep.audio import MAX_AUDIO_S, open_audio, probe
+from dataprep.codecs import CODECS
+from dataprep.decoders import AudioSource
+from dataprep.errors import SongError
+from dataprep.framing import SpectrogramStream
+from dataprep.manifest import MIXTURE_CODEC, SongRow, StemRow
+from dataprep.shards import BATCH_FRAMES, ShardWriter
+from dataprep.tracks import Role, Track
+from vr_core.config import Spec
+from vr_core.specs import StftSpec
+
+TOLERANCE_S = 0.1
+SILENT_DB = -90.0
+_RESIDUAL_DB = -20.0
+
+
+class SongSettings(Spec):
+    """How songs are stored."""
+
+    stft: StftSpec = StftSpec()
+    codec: Literal["polar8", "complex16"] = "polar8"
+    """Of vocals and instrumentals."""
+    mixture: bool = True
+    """Also store the mixture's magnitude of songs that have both stems, for pretraining."""
+    max_song_s: Annotated[float, Field(gt=0)] = MAX_AUDIO_S
+
+    def codec_of(self, role: Role) -> str:
+        """Codec in which a role is stored."""
+        return MIXTURE_CODEC if role == "mixture" else self.codec
+
+
+def stored_roles(track: Track, settings: SongSettings) -> tuple[Role, ...]:
+    """Roles that are stored of a track.
+
+    Two of the three roles give the third, since a mixture is the sum of vocals and instrumental.
+    """
+    if len(track.stems) > 1:
+        return ("vocals", "instrumental", "mixture") if settings.mixture else ("vocals", "instrumental")
+    return tuple(track.stems)
+
+
+def duration_s(track: Track) -> float:
+    """Length by the headers of the files; estimated from their sizes where a header does not say.
+
+    Raises:
+        AudioError: a header cannot be read.
+        SongError: headers that count samples differ by more than the tolerance.
+    """
+    known: dict[AudioSource, tuple[float, float]] = {}
+    longest = 0.0
+    for source in _sources(track):
+        info = probe(source)
+        if info.samples is None:
+            longest = max(longest, source.path.stat().st_size / 16_000)  # 128 kbit/s
+            continue
+        seconds = info.samples / info.sample_rate_hz
+        longest = max(longest, seconds)
+        if info.exact:
+            known[source] = seconds - info.slack_samples / info.sample_rate_hz, seconds
+    _refuse_mismatch(known)
+    return longest
+
+
+def encode_song(
+    track: Track, settings: SongSettings, stamp: str, writers: Mapping[Role, ShardWriter], tick: Callable[[float], None]
+) -> SongRow:
+    """Decode a track and append its stems to shards.
+
+    Args:
+        track: the song.
+        settings: how it is stored.
+        stamp: identifies files and settings, see `SongRow.stamp`.
+        writers: one for each of `stored_roles`.
+        tick: called with the seconds of audio done since the last call; may raise to stop.
+
+    Returns:
+        Its row; the split is still to be assigned.
+
+    Raises:
+        AudioError, SongError: it cannot be used; rows of it may be in the shards already.
+        NoSpaceError: the disk is full.
+    """
+    rate = settings.stft.sample_rate_hz
+    stems = {role: _StemEncoder(role, settings, writers[role]) for role in stored_roles(track, settings)}
+    notes: list[str] = []
+    residual = mixture = 0.0
+    lengths: dict[AudioSource, int] = {}
+    for given in _aligned(track, rate, settings.max_song_s, lengths):
+        blocks = _complete(given)
+        if len(given) == 3:
+            residual += _energy(given["mixture"] - given["vocals"] - given["instrumental"])
+            mixture += _energy(given["mixture"])
+        for role, stem in stems.items():
+            stem.push(blocks[role])
+        tick(next(iter(blocks.values())).shape[1] / rate)
+    rows = {role: stem.finish() for role, stem in stems.items()}
+    samples = max(lengths.values())
+    if min(lengths.values()) < samples:
+        difference = samples - min(lengths.values())
+        notes.append(f"files differ by {difference} samples ({difference / rate:.3f} s); padded to the longest")
+    if residual > mixture * 10 ** (_RESIDUAL_DB / 10):
+        level = _decibels(residual / mixture) if mixture else math.inf
+        notes.append(f"mixture differs from vocals + instrumental by {level:.1f} dB; their sum is used")
+    if len(track.stems) == 2 and "mixture" in track.stems:
+        made, other = ("vocals", "instrumental") if "instrumental" in track.stems else ("instrumental", "vocals")
+        notes.append(f"{made} made as mixture - {other}")
+    silent = [role for role, row in rows.items() if row.loudness_db < SILENT_DB]
+    if len(silent) == len(rows):
+        raise SongError(f"{track.id}: silent from beginning to end; remove it")
+    notes += [f"{role} silent" for role in silent]
+    return SongRow(
+        id=track.id, split="train", samples=samples, frames=settings.stft.frames(samples), stems=rows,
+        sources={role: tuple(str(s) for s in sources) for role, sources in track.stems.items()},
+        stamp=stamp, notes=tuple(notes),
+    )  # fmt: skip
+
+
+@dataclass
+class _StemEncoder:
+    """One stem on its way into a shard."""
+
+    role: Role
+    settings: SongSettings
+    writer: ShardWriter
+    peaks: list[float] = field(default_factory=list)
+    energy: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._stream = SpectrogramStream(self.settings.stft, BATCH_FRAMES)
+        self._codec = CODECS[self.settings.codec_of(self.role)]
+        self._hash = hashlib.sha256()
+        self._first = self.writer.batches, self.writer.rows
+
+    def push(self, block: np.ndarray) -> None:
+        self.energy += _energy(block)
+        # Sample by sample, so that the hash does not depend on the length of blocks.
+        self._hash.update(np.ascontiguousarray(block.T).data)
+        self._write(self._stream.push(block))
+
+    def finish(self) -> StemRow:
+        self._write(self._stream.finish())
+        batch, row = self._first
+        values = max(1, 2 * self._stream.samples)
+        return StemRow(
+            shard=self.writer.path.name, first_batch=batch, first_row=row, frames=self.writer.rows - row,
+            peaks=tuple(self.peaks), loudness_db=round(_decibels(self.energy / values), 3),
+            content_sha256=self._hash.hexdigest(),
+        )  # fmt: skip
+
+    def _write(self, spectrograms: Iterator[np.ndarray]) -> None:
+        for spectrogram in spectrograms:
+            columns, peak = self._codec.encode(spectrogram)
+            self.writer.write(columns)
+            self.peaks.append(peak)
+
+
+def _complete(given: Mapping[Role, np.ndarray]) -> dict[Role, np.ndarray]:
+    """All three roles from any two; a single one as it is. What is stored as the mixture is always the sum."""
+    if len(given) == 1:
+        return dict(given)
+    vocals, instrumental = given.get("vocals"), given.get("instrumental")
+    if vocals is None:
+        vocals = given["mixture"] - given["instrumental"]
+    elif instrumental is None:
+        instrumental = given["mixture"] - given["vocals"]
+    assert instrumental is not None
+    return {"vocals": vocals, "instrumental": instrumental, "mixture": vocals + instrumental}
+
+
+def _aligned(
+    track: Track, rate: int, max_s: float, lengths: dict[AudioSource, int]
+) -> Iterator[dict[Role, np.ndarray]]:
+    """Blocks `[2, sample]` of each role side by side, sources of a role summed, all as long as the longest.
+
+    Fills `lengths` with the samples of each source.
+
+    Raises:
+        AudioError: a source cannot be decoded.
+        SongError: a source ends more than the tolerance before another.
+    """
+    # What `open_audio` returns is a generator; closing it closes its file.
+    streams = {s: cast(Generator[np.ndarray], open_audio(s, rate, max_s=max_s)) for s in _sources(track)}
+    lengths.update(dict.fromkeys(streams, 0))
+    try:
+        while blocks := {s: block for s, stream in streams.items() if (block := next(stream, None)) is not None}:
+            for source, block in blocks.items():
+                lengths[source] += block.shape[1]
+            seconds = {source: (length / rate, length / rate) for source, length in lengths.items()}
+            _refuse_mismatch(seconds)
+            size = max(block.shape[1] for block in blocks.values())
+            result: dict[Role, np.ndarray] = {}
+            for role, sources in track.stems.items():
+                total = np.zeros((2, size), np.float32)
+                for source in sources:
+                    if source in blocks:
+                        total[:, : blocks[source].shape[1]] += blocks[source]
+                result[role] = total
+            yield result
+    finally:
+        for stream in streams.values():
+            stream.close()
+
+
+def _refuse_mismatch(seconds: Mapping[AudioSource, tuple[float, float]]) -> None:
+    """Refuse files of which one surely ends too long before another; values are the least and the most seconds."""
+    if len(seconds) < 2:
+        return
+    short = min(seconds, key=lambda s: seconds[s][1])
+    long = max(seconds, key=lambda s: seconds[s][0])
+    if seconds[long][0] - seconds[short][1] > TOLERANCE_S:
+        raise SongError(
+            f"{short} ends at {seconds[short][1]:.2f} s and {long} at {seconds[long][0]:.2f} s or later; stems of a "
+            f"song may differ by {TOLERANCE_S:g} s, export them again with the same length"
+        )
+
+
+def _sources(track: Track) -> tuple[AudioSource, ...]:
+    return tuple(dict.fromkeys(source for sources in track.stems.values() for source in sources))
+
+
+def _energy(block: np.ndarray) -> float:
+    flat = np.ascontiguousarray(block).reshape(-1)
+    return float(np.dot(flat, flat))
+
+
+def _decibels(power: float) -> float:
+    return 10 * math.log10(max(power, 1e-20))
