@@ -55,10 +55,15 @@ def alive(ref: ProcessRef) -> bool:
 def family(refs: Iterable[ProcessRef], member_id: str) -> list[psutil.Process]:
     """The processes of `refs` and all that they started, directly or not, without this process.
 
-    A child is found by its parent and, where the parent is gone, by the marker that the environment hands down.
+    A child is found by its parent and, where the parent is gone, by the marker that the environment hands down. Ray's
+    agents write their names over their environment: for those the session tells, which `spawn` made.
     """
     found: dict[int, psutil.Process] = {}
+    sessions = set()
     for ref in refs:
+        # A session keeps its number from being given away; if a stranger has the number, the session is over.
+        if ref.boot_id == _boot_id() and _start_ticks(ref.pid) in (ref.start_ticks, None):
+            sessions.add(ref.pid)
         if alive(ref):
             process = psutil.Process(ref.pid)
             for member in (process, *process.children(recursive=True)):
@@ -67,9 +72,10 @@ def family(refs: Iterable[ProcessRef], member_id: str) -> list[psutil.Process]:
     for process in psutil.process_iter():
         try:
             environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+            overwritten = environment.startswith(b"\0") and os.getsid(process.pid) in sessions
         except OSError:
             continue  # ended meanwhile, or another user's
-        if marker in environment.split(b"\0"):
+        if overwritten or marker in environment.split(b"\0"):
             found[process.pid] = process
     found.pop(os.getpid(), None)
     return [process for process in found.values() if _start_ticks(process.pid) is not None]

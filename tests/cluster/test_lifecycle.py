@@ -54,13 +54,13 @@ class Pc:
 
 
 def members(member):
-    """Processes of one start, by the marker in their environment."""
+    """Processes of one start: in the session of its Ray, or (jobs, the keeper) with its marker in their environment."""
     found = []
     for process in psutil.process_iter():
-        # Not by psutil's environ(): Ray's agents rename themselves over the start of theirs, and it stops there.
         try:
             environment = Path(f"/proc/{process.pid}/environ").read_bytes()
-            if f"{MARKER}={member.id}".encode() in environment and process.status() != psutil.STATUS_ZOMBIE:
+            ours = os.getsid(process.pid) == member.ray.pid or f"{MARKER}={member.id}".encode() in environment
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except (OSError, psutil.Error):
             continue

@@ -1,6 +1,7 @@
 import os
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -12,7 +13,8 @@ from cluster.processes import alive, end, family, spawn
 TREE = """
 import ctypes, subprocess, sys, time
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-code = "import subprocess,sys; subprocess.Popen([sys.executable,'-c','import time; time.sleep(600)'],start_new_session=True)"
+sleep = "[sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True"
+code = f"import subprocess, sys; subprocess.Popen({sleep})"
 subprocess.run([sys.executable, "-c", code])
 ctypes.CDLL(None).prctl(15, b"a) S 1 (b", 0, 0, 0)
 print("ready", flush=True)
@@ -70,3 +72,22 @@ def test_what_ignores_a_polite_request_is_ended_all_the_same(tmp_path):
         time.sleep(0.02)
     end([ref], "stubborn", grace_s=0.2)
     assert family([ref], "stubborn") == []
+
+
+def test_one_that_wrote_over_its_environment_is_still_known_when_its_parent_is_gone(tmp_path):
+    code = "from ray._raylet import setproctitle; import time; setproctitle('x'); print('ready', flush=True); "
+    code += "time.sleep(600)"
+    script = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {code!r}]); time.sleep(600)"
+    log = tmp_path / "log"
+    # The marker first, so that the new name lies over it.
+    ref = spawn("ray", [sys.executable, "-c", script], {MARKER: "agent", **os.environ}, log, tmp_path)
+    deadline = time.monotonic() + 60
+    while "ready" not in log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    (agent,) = psutil.Process(ref.pid).children()
+    assert b"agent" not in Path(f"/proc/{agent.pid}/environ").read_bytes()
+    psutil.Process(ref.pid).kill()
+    psutil.wait_procs([psutil.Process(ref.pid)] if psutil.pid_exists(ref.pid) else [], timeout=5)
+    assert agent in family([ref], "agent")
+    end([ref], "agent", grace_s=5.0)
+    assert not agent.is_running() or agent.status() == psutil.STATUS_ZOMBIE
