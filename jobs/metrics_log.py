@@ -33,8 +33,12 @@ class MetricsLog:
             for name, value in values.items():
                 self._board.add_scalar(f"{kind}/{name}", value, step)
         if time.monotonic() - self._flushed_s > FLUSH_EVERY_S or kind != "step":
-            self._file.flush()
-            self._flushed_s = time.monotonic()
+            self.flush()
+
+    def flush(self) -> None:
+        """Give every line to the file system; before a checkpoint, whose steps are not computed again."""
+        self._file.flush()
+        self._flushed_s = time.monotonic()
 
     def __enter__(self) -> "MetricsLog":
         return self

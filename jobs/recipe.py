@@ -107,8 +107,6 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
-        if self.optim.warmup_steps > self.steps:
-            raise ValueError(f"optim.warmup_steps {self.optim.warmup_steps} is more than steps {self.steps}")
         if self.workers.count > self.batch.items:
             raise ValueError(f"workers.count {self.workers.count} is more than batch.items {self.batch.items}")
         if len(self.workers.labels) not in (0, 1, self.workers.count):

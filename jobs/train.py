@@ -116,7 +116,8 @@ def train(
         return float(_sum_over_ranks(total, world)) / len(held_out)
 
     def save(validation_loss: float | None, best: bool) -> None:
-        if rank == 0:
+        if metrics:
+            metrics.flush()
             weights = average.weights if average else model.state_dict()
             meta = WeightsMeta(
                 model=recipe.model, stft=stft, crop_frames=recipe.batch.crop_frames, step=step, run=run.id

@@ -37,7 +37,6 @@ def test_the_resolved_recipe_reads_back_equal(tmp_path: Path) -> None:
         ({"optim": {"lrr": 1e-3}}, r"demo\.yaml: optim\.lrr: unknown key \(did you mean optim\.lr\?\)"),
         ({"steps": "many"}, r"steps: should be a valid integer, got 'many'"),
         ({"optim": {"lr": 0}}, r"optim\.lr: should be greater than 0"),
-        ({"optim": {"warmup_steps": 200}}, r"warmup_steps 200 is more than steps 100"),
         ({"workers": {"count": 99}}, r"workers\.count 99 is more than batch\.items 16"),
         (
             {"workers": {"count": 2, "labels": [{}, {}, {}]}},

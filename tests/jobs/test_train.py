@@ -178,7 +178,7 @@ def test_a_stop_file_saves_first(tiny_data: Path, tmp_path: Path) -> None:
 def test_steps_that_are_not_finite_are_skipped_and_then_the_run_stops(tiny_data: Path, tmp_path: Path) -> None:
     """The first steps of a rate of 1e30 overflow float32: what is left stays finite, and the place is named."""
     run = new_run(
-        tmp_path / "run", recipe_of(tiny_data, **{"nonfinite_limit": 3, "optim.lr": 1e38, "optim.ema_decay": 0.0})
+        tmp_path / "run", recipe_of(tiny_data, **{"nonfinite_limit": 3, "optim.lr": 1e30, "optim.ema_decay": 0.0})
     )
     with pytest.raises(RunFailed, match=r"4 steps in a row.*step \d+ skipped: the (loss|gradient).*songs: \w+"):
         here(run)

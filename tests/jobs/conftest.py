@@ -1,0 +1,26 @@
+"""A small real data set: invented songs, prepared with a short STFT so that a model of a few thousand weights fits."""
+
+from pathlib import Path
+
+import pytest
+
+from dataprep.prepare import PrepareSettings, prepare
+from dataprep.splits import parse_split
+from dataprep.synth import write_songs
+from dataprep.tracks import find_tracks
+from vr_core.specs import StftSpec
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five songs of 3 s, one of them for validation and one for testing; 32 bins."""
+    folder = tmp_path_factory.mktemp("tiny")
+    list(write_songs(folder / "songs", songs=5, seconds=3.0))
+    report = prepare(
+        find_tracks([folder / "songs"]).tracks,
+        folder / "data",
+        PrepareSettings(stft=StftSpec(n_fft=64, hop=32), workers=1),
+        split=parse_split("valid=0.2,test=0.2"),
+    )
+    assert len(report.prepared) == 5
+    return folder / "data"
