@@ -25,7 +25,9 @@ from vr_core.errors import ConfigError, WeightsError
 TINY: dict[str, Any] = {
     "name": "tiny",
     "steps": 12,
-    "model": {"name": "dense_frame_transformer", "width": 16, "blocks": 2, "heads": 2, "feedforward": 16, "dropout": 0.1},
+    "model": {
+        "name": "dense_frame_transformer", "width": 16, "blocks": 2, "heads": 2, "feedforward": 16, "dropout": 0.1,
+    },
     "objective": {"name": "separate"},
     "batch": {"items": 5, "micro_batch": 2, "crop_frames": 16},
     "optim": {"lr": 3e-3, "warmup_steps": 2},
