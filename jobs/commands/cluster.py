@@ -48,8 +48,9 @@ def head(
     """
     from cluster.facts import look
     from cluster.inventory import Inventory
-    from cluster.lifecycle import Companion, running_head, start_head
+    from cluster.lifecycle import running_head, start_head
     from cluster.plan import node_start
+    from jobs.keeper import KEEPER
     from vr_core.config import load
 
     spec = load(Inventory, inventory).head if inventory else None
@@ -57,9 +58,8 @@ def head(
     if running_head(node) is None:
         _show_plan(node)
         _agree("Start this head?", yes)
-    keeper = Companion(name="keeper", argv=(sys.executable, "-m", "jobs.keeper"))
     with _console().status("starting Ray (about 10 s)"):
-        started, changed = start_head(node, [keeper])
+        started, changed = start_head(node, [KEEPER])
     _console().print("The head runs." if changed else "The head runs already; nothing was changed.")
     _show_head(started)
 
