@@ -6,7 +6,8 @@
     ├── NotACheckpoint     not a checkpoint of ours, or a damaged one
     ├── Unplaceable        the machine here can never hold the recipe's workers
     ├── NoDevice           a GPU was asked for and there is none
-    └── NoSongs            nothing to separate or to score
+    ├── NoSongs            nothing to separate or to score
+    └── FolderTaken        vr quickstart cannot have the folder
     Failure
     ├── RunFailed          the supervisor gave a run up
     ├── JobsFailure        the head's job service refused
@@ -58,6 +59,10 @@ class NoDevice(UserError):
 
 class NoSongs(UserError):
     """Nothing to separate or to score."""
+
+
+class FolderTaken(UserError):
+    """The folder given to vr quickstart holds something else, is in use, or cannot be written."""
 
 
 class SongsFailed(Failure):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.head import Head, find_head, state_folder
+from cluster.lifecycle import Companion
 from jobs.driver import is_driven
 from jobs.ledger import Ledger, Row
 from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS, delay_s
@@ -22,6 +23,8 @@ from jobs.runs import LIVE, RunFolder, RunState
 from jobs.submit import LIVE_JOB, job_states, stop_job, submit_attempt
 from vr_core.errors import VrError
 
+KEEPER = Companion(name="keeper", argv=(sys.executable, "-m", "jobs.keeper"))
+"""As `cluster.lifecycle.start_head` starts it."""
 POLL_S = 2.0
 SUBMITTING_S = 30.0
 """A row is written before its job exists; for this long a missing job is not taken for a lost one."""
