@@ -107,7 +107,7 @@ def test_bad_songs_are_listed_and_the_others_are_done(tmp_path):
     (songs / "album").mkdir()
     soundfile.write(songs / "album" / "one.wav", noise(1.0), RATE_HZ)
 
-    result = vr_data("prepare", songs, "--out", tmp_path / "data", *SMALL, "--json")
+    result = vr_data("prepare", songs, "--out", tmp_path / "data", *SMALL, "--workers", 1, "--json")
     assert result.exit_code == 0
     value = json.loads(result.stdout)
     assert value["prepared"] == ["good", "rates"]
@@ -123,7 +123,7 @@ def test_bad_songs_are_listed_and_the_others_are_done(tmp_path):
     assert result.stderr.count("not used: ") == 9
     assert "not used: nan: " in result.stderr
     with pytest.raises(SongsFailed, match="9 songs or files were not used"):
-        vr_data("prepare", songs, "--out", tmp_path / "data", *SMALL, "--strict")
+        vr_data("prepare", songs, "--out", tmp_path / "data", *SMALL, "--workers", 1, "--strict")
 
 
 def test_nothing_usable_is_an_error(tmp_path):
