@@ -7,7 +7,6 @@ file, and a wrong downmix (a centre channel is mostly the voice) would spoil tra
 """
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -27,6 +26,7 @@ from dataprep.errors import (
     UnreadableAudioError,
 )
 from dataprep.resample import resample
+from vr_core.files import whole_file
 
 MAX_AUDIO_S = 24 * 3600.0
 RATES_HZ = (1000, 768_000)
@@ -103,20 +103,17 @@ def write_audio(path: Path, blocks: Iterable[np.ndarray], sample_rate_hz: int, s
     blocks = iter(blocks)
     first = next(blocks, np.zeros((2, 0), np.float32))
     written = 0
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    partial = Path(name)
     try:
-        with soundfile.SoundFile(partial, "w", sample_rate_hz, len(first), subtype) as file:
-            for block in _with_first(first, blocks):
-                if not np.isfinite(block).all():
-                    raise NonFiniteAudioError(f"{path}: not written, the result holds NaN or infinite samples")
-                file.write(np.ascontiguousarray(block.T))
-                written += block.shape[1]
-        # libsndfile's encoders do not report a full disk, so what is there is counted.
-        if soundfile.info(partial).frames != written:
-            raise soundfile.LibsndfileError(0, "the file is shorter than what was written: ")
-        _settle(partial, path)
+        with whole_file(path) as partial:
+            with soundfile.SoundFile(partial, "w", sample_rate_hz, len(first), subtype) as file:
+                for block in _with_first(first, blocks):
+                    if not np.isfinite(block).all():
+                        raise NonFiniteAudioError(f"{path}: not written, the result holds NaN or infinite samples")
+                    file.write(np.ascontiguousarray(block.T))
+                    written += block.shape[1]
+            # libsndfile's encoders do not report a full disk, so what is there is counted.
+            if soundfile.info(partial).frames != written:
+                raise soundfile.LibsndfileError(0, "the file is shorter than what was written: ")
     except (soundfile.LibsndfileError, AssertionError, ValueError, OSError) as error:
         disk = os.statvfs(path.parent)
         free = f"{disk.f_bavail * disk.f_frsize / 1e6:,.0f} MB"
@@ -124,24 +121,12 @@ def write_audio(path: Path, blocks: Iterable[np.ndarray], sample_rate_hz: int, s
             f"{path}: could not be written ({one_line(error)}); {free} are free there, and the format "
             f"({path.suffix or 'no suffix'}, {subtype}) must be one that libsndfile writes"
         ) from None
-    finally:
-        partial.unlink(missing_ok=True)
     return written
 
 
 def _with_first(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     yield first
     yield from rest
-
-
-def _settle(partial: Path, path: Path) -> None:
-    """Give a finished file its name, on disk before the name points to it and with the usual mode."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    mask = os.umask(0)
-    os.umask(mask)
-    partial.chmod(0o666 & ~mask)
-    partial.replace(path)
 
 
 def _checked(source: AudioSource, info: AudioInfo, max_s: float) -> Iterator[np.ndarray]:

@@ -151,7 +151,7 @@ class Codec(ABC):
             list(_pool(threads).map(run, bounds[:-1], bounds[1:]))
         else:
             run(0, count)
-        return [out.unflatten(-1, (CHANNELS, -1)).permute(0, 2, 3, 1) for out in outs]
+        return [out.reshape(*out.shape[:-1], CHANNELS, -1).permute(0, 2, 3, 1) for out in outs]
 
 
 class Polar8(Codec):

@@ -7,6 +7,7 @@ preparation that was stopped, and is removed by the next.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -97,7 +98,7 @@ def prepare_group(
                     path = folder / f"{role}-{plan.name}{SUFFIX}"
                     writers[role] = stack.enter_context(ShardWriter(path, settings.codec_of(role), settings.stft))
             try:
-                songs.append(encode_song(track, settings, stamps[track.id], writers, lambda s, t=track: tick(t.id, s)))
+                songs.append(encode_song(track, settings, stamps[track.id], writers, partial(tick, track.id)))
             except DataError as error:
                 failed.append((track.id, str(error)))
         used = {stem.shard for song in songs for stem in song.stems.values()}

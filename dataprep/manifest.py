@@ -4,8 +4,6 @@
 """
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +11,10 @@ from pydantic import Field, ValidationError
 
 from dataprep.codecs import CODECS
 from dataprep.errors import ManifestError
-from dataprep.shards import BATCH_FRAMES, SCHEMA_VERSION, ShardRow, no_space_as_error, sync_folder
+from dataprep.shards import BATCH_FRAMES, SCHEMA_VERSION, ShardRow, no_space_as_error
 from dataprep.splits import Split
 from dataprep.tracks import Role
+from vr_core import files
 from vr_core.config import Spec, digest, plain
 from vr_core.specs import StftSpec
 
@@ -134,25 +133,9 @@ def write_json(path: Path, value: object) -> None:
     Raises:
         NoSpaceError: the disk is full; what was there before is untouched.
     """
-    partial: str | None = None
-    try:
-        with no_space_as_error(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(value, file, indent=1, allow_nan=False)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(partial, 0o666 & ~mask)
-            os.replace(partial, path)
-            sync_folder(path.parent)
-            partial = None
-    finally:
-        if partial is not None:
-            Path(partial).unlink(missing_ok=True)
+    with no_space_as_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(path, value)
 
 
 _REMEDY = "copy the data set again, or delete this file and run `vr data prepare` again"

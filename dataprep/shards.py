@@ -21,6 +21,7 @@ import pyarrow as pa
 from dataprep.codecs import CHANNELS, CODECS
 from dataprep.errors import NoSpaceError, ShardError
 from vr_core.config import Spec, plain
+from vr_core.files import sync_folder
 from vr_core.specs import StftSpec
 
 SCHEMA_VERSION = 1
@@ -282,18 +283,6 @@ def no_space_as_error(path: Path) -> Iterator[None]:
             f"{path}: no space left on the disk; make room or choose another folder, then run the same command again: "
             "what is finished is kept"
         ) from None
-
-
-def sync_folder(folder: Path) -> None:
-    """Put a folder's entries on the disk, so that a renamed file outlives a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:  # network file systems that have no such call say EINVAL
-        if error.errno != errno.EINVAL:
-            raise
-    finally:
-        os.close(handle)
 
 
 def _check_schema(path: Path, found: pa.Schema, wanted: pa.Schema) -> None:

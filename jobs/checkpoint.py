@@ -21,6 +21,7 @@ from torch import Tensor
 from jobs.runs import RunFolder, read_json, write_json
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError, StorageError, VrError
+from vr_core.files import whole_file
 from vr_core.weights import WeightsMeta, load_weights, save_weights
 
 
@@ -153,9 +154,8 @@ def step_folders(run: RunFolder) -> list[Path]:
 
 def write_pointer(path: Path, name: str) -> None:
     """A text file in one piece: links do not survive every home NAS."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(name + "\n", encoding="utf-8")
-    os.replace(draft, path)
+    with whole_file(path) as draft:
+        draft.write_text(name + "\n", encoding="utf-8")
 
 
 def best_loss(run: RunFolder) -> float:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from jobs.runs import RunFolder
+from vr_core.files import whole_file
 
 FLUSH_EVERY_S = 1.0
 
@@ -67,6 +68,5 @@ def keep_until(path: Path, step: int) -> None:
     """Drop the lines of later steps, and a line cut short."""
     if path.is_file():
         kept = [json.dumps(line) + "\n" for line in read_metrics(path) if line["step"] <= step]
-        draft = path.with_suffix(".draft")
-        draft.write_text("".join(kept), encoding="utf-8")
-        draft.replace(path)
+        with whole_file(path) as draft:
+            draft.write_text("".join(kept), encoding="utf-8")

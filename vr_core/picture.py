@@ -4,7 +4,6 @@ Each panel is a mel spectrogram in decibels on the same colour scale, so that wh
 """
 
 import io
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from vr_core.errors import StorageError
+from vr_core.files import whole_file
 from vr_core.specs import StftSpec
 from vr_core.spectrogram import stft
 
@@ -86,14 +86,11 @@ def draw(panels: Mapping[str, MelPicture], path: Path, title: str = "") -> None:
         StorageError: the file could not be written.
     """
     data = _png(panels, title)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        with whole_file(path) as draft:
+            draft.write_bytes(data)
     except OSError as error:
         raise StorageError(f"{path}: cannot be written ({error.strerror}); free some space there") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _mel_bank(spec: StftSpec) -> NDArray[np.float32]:

@@ -4,10 +4,8 @@ The header's one metadata key `vr` holds the JSON of `WeightsMeta` and a SHA-256
 safetensors writes several in random order, and equal weights must give equal files. Nothing here unpickles.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError, StorageError, WeightsError
+from vr_core.files import whole_file
 from vr_core.models import build
 from vr_core.specs import Count, ModelSpec, StftSpec
 
@@ -60,20 +59,13 @@ def save_weights(path: Path, state: Mapping[str, Tensor], meta: WeightsMeta) -> 
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
     header = json.dumps({**plain(meta), "sha256": _sha256(tensors)}, sort_keys=True)
     data = safetensors.torch.save(tensors, {_KEY: header})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with whole_file(path) as draft:
+            draft.write_bytes(data)
     except OSError as error:
         raise StorageError(
             f"{path}: cannot be written ({error.strerror}); free some space or choose another place"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], WeightsMeta]:

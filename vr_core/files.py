@@ -1,0 +1,56 @@
+"""Files that appear whole or not at all, also when the power goes."""
+
+import contextlib
+import errno
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A draft beside `path` to be written in the block; it takes the name when the block ends without an exception.
+
+    The draft is on the disk before it gets the name, and a reader sees the old file or the new one.
+
+    Raises:
+        OSError: the draft could not be written; what was at `path` is untouched and the draft is gone.
+    """
+    # The ending stays: soundfile and numpy tell a format by it.
+    draft = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+    try:
+        yield draft
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+        sync_folder(path.parent)
+    finally:
+        # A disk that went away cannot be tidied, and that must not hide why.
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`value` as indented JSON at `path`.
+
+    Raises:
+        OSError: as `whole_file`.
+        ValueError: a number that is not finite.
+    """
+    with whole_file(path) as draft:
+        draft.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's entries on the disk, so that a renamed file outlives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:  # network file systems that have no such call say EINVAL
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(handle)
