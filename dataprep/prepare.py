@@ -278,6 +278,6 @@ class _Counter:
 
 def _remove_leftovers(out: Path, named: set[str]) -> None:
     """Remove shards that nothing names: of a stopped preparation, or of songs that were prepared again."""
-    for path in (*out.glob(f"*{SUFFIX}"), *out.glob(f"*{SUFFIX}{PARTIAL}"), *out.glob(f".{FILE}.*")):
+    for path in (*out.glob(f"*{SUFFIX}"), *out.glob(f"*{SUFFIX}{PARTIAL}"), *out.glob(f".*.{FILE}")):
         if path.name not in named:
             path.unlink(missing_ok=True)

@@ -127,6 +127,41 @@ def inspect(
         _show(data, manifest)
 
 
+@app.command()
+def verify(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A data set.")],
+    as_json: Json = False,
+) -> None:
+    """Read every byte of a data set and compare it with the manifest; damaged songs are named.
+
+    Example: vr data verify data
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from dataprep.errors import ShardError
+    from dataprep.inspect import songs_in_shard
+    from dataprep.manifest import read_manifest
+    from dataprep.shards import verify as verify_shard
+
+    manifest = read_manifest(data)
+    damaged: list[dict[str, Any]] = []
+    console = Console(stderr=True)
+    for name in track(sorted(manifest.shards), "verify", console=console, disable=not console.is_terminal):
+        try:
+            verify_shard(data / name, manifest.shards[name])
+        except ShardError as error:
+            damaged.append({"shard": name, "reason": str(error), "songs": songs_in_shard(manifest, name)})
+    if as_json:
+        typer.echo(json.dumps({"shards": len(manifest.shards), "damaged": damaged}))
+    for entry in damaged:
+        typer.echo(f"{entry['reason']} (songs: {', '.join(entry['songs'])})", err=True)
+    if damaged:
+        raise ShardError(f"{data}: {len(damaged)} of {len(manifest.shards)} shards are damaged")
+    if not as_json:
+        typer.echo(f"{data}: {len(manifest.shards)} shards are as they were written")
+
+
 def _show(data: Path, manifest: "Manifest") -> None:
     from rich.console import Console
     from rich.table import Table

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from dataprep.errors import DataError, NoSpaceError, PrepareError
+from dataprep.errors import DataError, NoSpaceError, PrepareError, ShardError
 from dataprep.manifest import Manifest, read_manifest
 from jobs.commands.data import app
 from jobs.errors import SongsFailed
@@ -230,3 +230,24 @@ def test_a_full_disk_is_said_and_making_room_is_enough(tmp_path):
         assert len(read_manifest(disk / "data").songs) == 3
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_verify_names_the_songs_of_a_shard_with_a_flipped_byte(tmp_path):
+    song(tmp_path / "songs" / "a", seed=1)
+    song(tmp_path / "songs" / "b", seed=2)
+    prepared(tmp_path / "data", tmp_path / "songs")
+    assert vr_data("verify", tmp_path / "data").exit_code == 0
+    shard = sorted((tmp_path / "data").glob("vocals-*.arrow"))[0]
+    harmed = bytearray(shard.read_bytes())
+    harmed[len(harmed) // 2] ^= 1
+    shard.write_bytes(harmed)
+    result = CliRunner().invoke(app, ["verify", str(tmp_path / "data"), "--json"])
+    (damaged,) = json.loads(result.stdout)["damaged"]
+    assert damaged["shard"] == shard.name
+    assert set(damaged["songs"]) <= {"a", "b"}
+    assert damaged["songs"]
+    assert isinstance(result.exception, ShardError)
+    # What the message says to do works.
+    shard.unlink()
+    prepared(tmp_path / "data", tmp_path / "songs")
+    assert vr_data("verify", tmp_path / "data").exit_code == 0
