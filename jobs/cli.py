@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.commands import cluster, evaluate, jobs, separate
+from jobs.commands import cluster, data, evaluate, jobs, quickstart, separate, tune
 from vr_core.errors import VrError
 
 INTERRUPTED = 130
@@ -43,10 +43,14 @@ def _root(
     pass
 
 
+app.command()(quickstart.quickstart)
 app.command()(jobs.submit)
 app.command()(jobs.train)
+app.command()(tune.tune)
+app.command()(tune.trials)
 app.command("eval")(evaluate.evaluate)
 app.command()(separate.separate)
+app.add_typer(data.app, name="data")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(cluster.app, name="cluster")
 
