@@ -14,6 +14,8 @@ from hypothesis import settings
 settings.register_profile("vr", deadline=None, max_examples=25)
 settings.load_profile("vr")
 
+NO_GPU = "no NVIDIA GPU here: torch.cuda.is_available() is false"
+
 MARK = "VR_TEST_SESSION"
 """Environment variable that every process started by this session inherits, also one that left its parent."""
 ENDING_S = 15.0
@@ -31,6 +33,17 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ[MARK] = uuid.uuid4().hex
     os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="vr-tests-state-")
     config.add_cleanup(lambda: shutil.rmtree(os.environ["XDG_STATE_HOME"], ignore_errors=True))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs an NVIDIA GPU where there is none; torch is imported only if something asks for one."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=NO_GPU))
 
 
 def processes_of_this_session() -> list[psutil.Process]:

@@ -4,6 +4,7 @@ import pytest
 
 import cluster
 import jobs
+from cluster.inventory import Inventory
 from jobs.recipe import Recipe
 from vr_core.config import load, parse_yaml, plain, to_yaml, validate
 
@@ -30,6 +31,17 @@ def test_the_space_of_every_shipped_search_fits_its_recipe(path):
         values = choices if isinstance(choices, tuple) else next(iter(choices.values()))
         for value in values:
             load(Recipe, path, [f"{key}={value}"])
+
+
+def test_inventories_are_shipped():
+    assert {path.name for path in INVENTORIES} >= {"example.yaml", "localhost.yaml"}
+
+
+@pytest.mark.parametrize("path", INVENTORIES, ids=name)
+def test_every_shipped_inventory_loads(path):
+    inventory = load(Inventory, path)
+    assert inventory.head in inventory.nodes
+    assert validate(Inventory, parse_yaml(to_yaml(inventory), "text"), "text") == inventory
 
 
 def test_a_runs_identity_leaves_out_paths_and_logging_and_nothing_else():
