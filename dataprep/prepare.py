@@ -128,10 +128,16 @@ def _prepare(
         shards |= journal.shards
         rows |= {song.id: song for song in journal.songs}
     _remove_leftovers(out, set(shards))
+    whole = {name for name, row in shards.items() if _is_whole(out / name, row)}
+    lost = {song.id for song in rows.values() if not {stem.shard for stem in song.stems.values()} <= whole}
+    rows = {id: song for id, song in rows.items() if id not in lost}
 
     song_settings = settings.song_settings()
     stamps, seconds, failed = _survey(tracks, song_settings)
     wanted = {track.id: track for track in tracks}
+    failed += [
+        (id, "its shard is gone or cut short, and its files are not among the sources") for id in lost - set(wanted)
+    ]
     kept = tuple(song for song in seconds if song in rows and rows[song].stamp == stamps[song])
     todo_s = {song: length_s for song, length_s in seconds.items() if song not in kept}
     plans, workers = _plan(todo_s, stamps, settings)
@@ -274,6 +280,14 @@ class _Counter:
         """All songs of a group are done or refused."""
         for song, _ in plan.songs:
             self.tick(song, self._todo_s[song])
+
+
+def _is_whole(path: Path, row: ShardRow) -> bool:
+    """Whether a shard is there in its full length; its bytes are `vr data verify`'s to check."""
+    try:
+        return path.stat().st_size == row.bytes
+    except FileNotFoundError:
+        return False
 
 
 def _remove_leftovers(out: Path, named: set[str]) -> None:
