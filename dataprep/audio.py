@@ -87,7 +87,7 @@ def write_audio(path: Path, blocks: Iterable[np.ndarray], sample_rate_hz: int, s
     """Write blocks `[channel, sample]` to `path`; the file appears whole or not at all.
 
     Args:
-        path: the suffix gives the format: wav, flac, ogg or mp3.
+        path: the suffix gives the format: wav, flac or ogg.
         blocks: `[channel, sample]`, full scale ±1; what is beyond is clipped in integer formats.
         sample_rate_hz: rate of the blocks.
         subtype: libsndfile's name of the sample format, for example PCM_16, PCM_24, FLOAT or VORBIS.
@@ -111,7 +111,7 @@ def write_audio(path: Path, blocks: Iterable[np.ndarray], sample_rate_hz: int, s
                         raise NonFiniteAudioError(f"{path}: not written, the result holds NaN or infinite samples")
                     file.write(np.ascontiguousarray(block.T))
                     written += block.shape[1]
-            # libsndfile's encoders do not report a full disk, so what is there is counted.
+            # libsndfile does not report a full disk for the last bytes of flac and ogg, so what is there is counted.
             if soundfile.info(partial).frames != written:
                 raise soundfile.LibsndfileError(0, "the file is shorter than what was written: ")
     except (soundfile.LibsndfileError, AssertionError, ValueError, OSError) as error:
