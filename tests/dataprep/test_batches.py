@@ -1,0 +1,212 @@
+import gc
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataprep.batches import CodedBatch, Loader, read_batch, widen_magnitudes
+from dataprep.codecs import CODECS
+from dataprep.dataset import Dataset
+from dataprep.errors import ManifestError, ShardError
+from dataprep.order import Item, Order, Read, cut, fixed_items
+from dataprep.splits import SplitByList
+from tests.dataprep.data import STFT, small_data_set
+from vr_core.specs import MaskedFramesSpec, SeparateSpec, StftSpec
+
+CROP = 48
+CPU = torch.device("cpu")
+SEPARATE = SeparateSpec(silent_vocals=0.2)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Dataset:
+    root = tmp_path_factory.mktemp("set")
+    rule = SplitByList((("valid", "d"), ("valid", "m1"), ("train", "*")), "test")
+    small_data_set(root, rule)
+    return Dataset.open(root / "data")
+
+
+def contents(batch: CodedBatch) -> list[dict[str, bytes]]:
+    """Everything stored in a batch, an entry an item; a stem without sound is as one that is not there."""
+    rows = []
+    for i in range(len(batch.items)):
+        row: dict[str, bytes] = {}
+        for role, stem in batch.stems.items():
+            if float(stem.scale[i].max()) > 0:
+                row |= {f"{role}.{name}": column[i].numpy().tobytes() for name, column in stem.columns.items()}
+                row[f"{role}.scale"] = stem.scale[i].numpy().tobytes()
+        rows.append(row)
+    return rows
+
+
+@pytest.mark.parametrize("objective", [SEPARATE, MaskedFramesSpec()])
+@settings(max_examples=10)
+@given(draw=st.data())
+def test_bit_identical_items_for_any_ranks_and_shares(data, objective, draw):
+    order = Order.of(data.manifest, objective, 3, CROP)
+    items, step = 12, draw.draw(st.integers(0, 1000))
+    borders = sorted(draw.draw(st.lists(st.integers(0, items), max_size=3)))
+    shares = [b - a for a, b in zip([0, *borders], [*borders, items], strict=True)]
+    micro = draw.draw(st.integers(1, items))
+    expected = contents(read_batch(data, order.items(step * items, items)))
+    found: list[dict[str, bytes]] = []
+    for first, end in cut(step * items, shares):
+        pieces = [order.items(at, min(micro, end - at)) for at in range(first, end, micro)]
+        loader = Loader(data, pieces, CPU)
+        for batch in loader:
+            found += contents(batch)
+        loader.close()
+    assert found == expected
+
+
+def naive_magnitude(data: Dataset, item: Item, roles: set[str]) -> np.ndarray:
+    """`[channel, bin, frame]` in double precision, from whole stems."""
+    total = np.zeros((2, STFT.bins, CROP), np.complex128)
+    for read in item.reads:
+        if read.role not in roles:
+            continue
+        codec = CODECS[data.manifest.codec_of(read.role)]
+        columns = {}
+        for name, kind in codec.columns.items():
+            frames = data.song(read.song).stems[read.role].frames
+            whole = np.empty((frames, 2 * STFT.bins), kind)
+            data.read(read.song, read.role, name, 0, frames, whole)
+            columns[name] = torch.from_numpy(whole[read.start_frame : read.start_frame + read.frames])[None]
+        peaks = np.array([data.song(read.song).stems[read.role].peaks[0]], np.float32)
+        scale = torch.from_numpy(peaks).expand(1, read.frames)
+        widened = codec.widen(columns, scale) if codec.has_phase else codec.widen_magnitude(columns, scale)
+        values = widened[0].numpy().astype(np.complex128) * read.gain
+        total[:, :, : read.frames] += values[::-1] if read.swap else values
+    return np.abs(total)
+
+
+def test_magnitudes_equal_a_naive_mix(data):
+    items = Order.of(data.manifest, SEPARATE, 5, CROP).items(0, 40)
+    assert {len(item.reads) for item in items} == {1, 2}
+    assert any(read.frames < CROP for item in items for read in item.reads) == (data.song("b").frames < CROP)
+    mixture, instrumental = widen_magnitudes(read_batch(data, items), CPU)
+    assert instrumental is not None
+    assert mixture.shape == instrumental.shape == (40, 2, STFT.bins, CROP)
+    for i, item in enumerate(items):
+        np.testing.assert_allclose(mixture[i], naive_magnitude(data, item, {"instrumental", "vocals"}), atol=1e-5)
+        np.testing.assert_allclose(instrumental[i], naive_magnitude(data, item, {"instrumental"}), atol=1e-5)
+
+
+def test_pretraining_reads_mixtures_alone(data):
+    items = Order.of(data.manifest, MaskedFramesSpec(), 5, CROP).items(0, 20)
+    batch = read_batch(data, items)
+    assert set(batch.stems) == {"mixture"}
+    mixture, instrumental = widen_magnitudes(batch, CPU)
+    assert instrumental is None
+    short = [i for i, item in enumerate(items) if item.reads[0].song == "m2"]
+    assert short
+    frames = data.song("m2").frames
+    assert frames < CROP
+    for i, item in enumerate(items):
+        np.testing.assert_allclose(mixture[i], naive_magnitude(data, item, {"mixture"}), atol=1e-5)
+    assert float(mixture[short[0], :, :, frames:].max()) == 0
+
+
+def test_a_batch_without_any_vocals(data):
+    items = (Item(0, 0, CROP, (Read("a", "instrumental", 0, CROP),)),)
+    mixture, instrumental = widen_magnitudes(read_batch(data, items), CPU)
+    assert instrumental is not None
+    assert torch.equal(mixture, instrumental)
+    assert float(mixture.max()) > 0
+
+
+def test_validation_items_are_spread_over_their_split(data):
+    items = fixed_items(data.manifest, SEPARATE, CROP, 6)
+    assert [item.index for item in items] == list(range(6))
+    assert {read.song for item in items for read in item.reads} == {"d"}
+    starts = [item.reads[0].start_frame for item in items]
+    assert starts == sorted(set(starts))
+    assert all(r.gain == 1 and not r.swap and r.start_frame == i.reads[0].start_frame for i in items for r in i.reads)
+    assert {i.reads[0].song for i in fixed_items(data.manifest, MaskedFramesSpec(), CROP, 10)} == {"d", "m1"}
+    assert fixed_items(data.manifest, SEPARATE, CROP, 6, split="test") == ()
+
+
+def test_memory_is_used_again_but_never_under_the_callers_hands(data):
+    order = Order.of(data.manifest, SEPARATE, 1, CROP)
+    ranges = [order.items(4 * k, 4) for k in range(30)]
+    expected = [contents(read_batch(data, items)) for items in ranges]
+    seen = set()
+    loader = Loader(data, iter(ranges), CPU)
+    for k, batch in enumerate(loader):
+        assert contents(batch) == expected[k]
+        seen.add(batch.stems["instrumental"].columns["magnitude"].data_ptr())
+    loader.close()
+    assert len(seen) < 6
+    assert loader.waited_s > 0
+
+
+def test_an_endless_loader_ends_when_closed(data):
+    order = Order.of(data.manifest, SEPARATE, 1, CROP)
+    before = threading.active_count()
+
+    def endless():
+        k = 0
+        while True:
+            yield order.items(k, 2)
+            k += 2
+
+    loader = Loader(data, endless(), CPU)
+    assert next(loader).items == order.items(0, 2)
+    loader.close()
+    loader.close()
+    with pytest.raises(StopIteration):
+        next(loader)
+    assert threading.active_count() == before
+
+
+def test_an_error_comes_when_its_batch_does(data):
+    good, bad = Item(0, 0, CROP, (Read("a", "mixture", 0, CROP),)), Item(1, 0, CROP, (Read("gone", "mixture", 0, 4),))
+    loader = Loader(data, [(good,), (bad,), (good,)], CPU)
+    assert next(loader).items == (good,)
+    for _ in range(2):
+        with pytest.raises(ManifestError, match="no song 'gone'"):
+            next(loader)
+    loader.close()
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    small_data_set(tmp_path)
+    for path in (tmp_path / "data").glob("mixture-*.arrow"):
+        path.unlink()
+    opened = Dataset.open(tmp_path / "data")
+    with pytest.raises(ShardError, match=r"mixture-.*missing"):
+        read_batch(opened, [Item(0, 0, CROP, (Read("a", "mixture", 0, CROP),))])
+
+
+def test_a_data_set_refuses_other_settings_by_name(data):
+    data.check(STFT)
+    with pytest.raises(ManifestError, match=r"n_fft 256 in the data set, 2048 asked for.*hop 128"):
+        data.check(StftSpec())
+
+
+def test_songs_by_split_and_roles(data):
+    assert [song.id for song in data.songs("train")] == ["a", "b", "c", "m2"]
+    assert [song.id for song in data.songs("valid", ["vocals"])] == ["d"]
+    assert [song.id for song in data.songs(roles=["mixture"])] == ["a", "b", "c", "d", "m1", "m2"]
+    with pytest.raises(ManifestError, match="has no vocals"):
+        data.peaks("m1", "vocals", 0, 1)
+    with pytest.raises(ManifestError, match="frames"):
+        data.read("a", "mixture", "magnitude", 0, 10**6, np.empty((10**6, 1), np.uint8))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_a_gpu_gets_the_same_numbers(data):
+    order = Order.of(data.manifest, SEPARATE, 1, CROP)
+    gpu = torch.device("cuda")
+    loader = Loader(data, [order.items(8 * k, 8) for k in range(20)], gpu)
+    batches = list(loader)  # copies: they outlive the loader's memory
+    loader.close()
+    gc.collect()
+    for k, batch in enumerate(batches):
+        on_gpu = widen_magnitudes(batch, gpu)[0]
+        on_cpu = widen_magnitudes(read_batch(data, order.items(8 * k, 8)), CPU)[0]
+        torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-5, atol=1e-7)

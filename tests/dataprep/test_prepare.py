@@ -1,0 +1,343 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import filelock
+import numpy as np
+import pytest
+import torch
+
+from dataprep.codecs import CODECS
+from dataprep.dataset import Dataset
+from dataprep.decoders import AudioSource
+from dataprep.errors import DataError, NoSpaceError, PrepareError
+from dataprep.group import plan_groups
+from dataprep.manifest import read_manifest
+from dataprep.prepare import PrepareProgress, prepare
+from dataprep.shards import verify
+from dataprep.splits import SplitByList, parse_fractions
+from dataprep.tracks import Role, Track
+from tests.dataprep.data import SETTINGS, STFT, labelled, mixture_only, small_data_set, sound, write
+from vr_core.spectrogram import istft, stft
+
+ROOT = Path(__file__).parents[2]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".lock"}
+
+
+def decoded(data: Dataset, song: str, role: Role) -> np.ndarray:
+    """`[2, sample]` of a stored stem."""
+    row = data.song(song)
+    codec = CODECS[data.manifest.codec_of(role)]
+    columns = {}
+    for name, kind in codec.columns.items():
+        whole = np.empty((row.frames, 2 * STFT.bins), kind)
+        data.read(song, role, name, 0, row.frames, whole)
+        columns[name] = torch.from_numpy(whole)[None]
+    scale = torch.from_numpy(data.peaks(song, role, 0, row.frames))[None]
+    return istft(codec.widen(columns, scale)[0], row.samples, STFT).numpy()
+
+
+def snr_db(signal: np.ndarray, estimate: np.ndarray) -> float:
+    return float(10 * np.log10(np.square(signal).sum() / np.square(signal - estimate).sum()))
+
+
+def without_nyquist(signal: np.ndarray) -> np.ndarray:
+    result: np.ndarray = istft(stft(torch.from_numpy(signal), STFT)[0], signal.shape[1], STFT).numpy()
+    return result
+
+
+def test_what_is_stored_is_what_was_heard(tmp_path):
+    _, report = small_data_set(tmp_path)
+    assert report.prepared == ("a", "b", "c", "d", "m1", "m2")
+    assert not report.failed
+    assert not report.kept
+    data = Dataset.open(tmp_path / "data")
+    assert data.manifest == report.manifest
+    assert {s.id: sorted(s.stems) for s in data.songs()}["a"] == ["instrumental", "mixture", "vocals"]
+    assert {s.id: sorted(s.stems) for s in data.songs()}["m1"] == ["mixture"]
+    for name, row in data.manifest.shards.items():
+        verify(data.folder / name, row)
+    for song, seed, samples in (("a", 0, 40_000), ("c", 2, 70_001)):
+        assert data.song(song).samples == samples
+        for role, extra in (("vocals", 0), ("instrumental", 1000)):
+            original = sound(samples, seed + extra)
+            assert snr_db(without_nyquist(original), decoded(data, song, role)) > 36
+            level = 10 * np.log10(np.square(original.astype(np.float64)).mean())
+            assert data.song(song).stems[role].loudness_db == pytest.approx(level, abs=0.01)
+
+
+def test_the_stored_mixture_is_the_sum(tmp_path):
+    small_data_set(tmp_path)
+    data = Dataset.open(tmp_path / "data")
+    frames = data.song("a").frames
+    codes = np.empty((frames, 2 * STFT.bins), np.uint8)
+    data.read("a", "mixture", "magnitude", 0, frames, codes)
+    scale = torch.from_numpy(data.peaks("a", "mixture", 0, frames))[None]
+    found = CODECS["magnitude8"].widen_magnitude({"magnitude": torch.from_numpy(codes)[None]}, scale)[0]
+    expected = stft(torch.from_numpy(sound(40_000, 0) + sound(40_000, 1000)), STFT)[0].abs()
+    loud = expected > 1e-3 * expected.max()
+    assert float(((found - expected).abs() / expected)[loud].max()) < 0.026
+
+
+def test_mixtures_of_labelled_songs_can_be_left_out(tmp_path):
+    settings = SETTINGS.model_copy(update={"mixture": False, "codec": "complex16"})
+    _, report = small_data_set(tmp_path, settings=settings)
+    stems = {song.id: sorted(song.stems) for song in report.manifest.songs}
+    assert stems["a"] == ["instrumental", "vocals"]
+    assert stems["m1"] == ["mixture"]
+    assert snr_db(without_nyquist(sound(40_000, 0)), decoded(Dataset.open(tmp_path / "data"), "a", "vocals")) > 60
+
+
+IN_TWO_PROCESSES = """
+import json, sys
+from pathlib import Path
+from tests.dataprep.data import SETTINGS, small_data_set
+seen = []
+settings = SETTINGS.model_copy(update={"workers": 2, "shard_bytes": 1})
+report = small_data_set(Path(sys.argv[1]), None, settings, seen.append)[1]
+facts = [[p.songs_done, p.songs, p.done_s, p.total_s] for p in seen]
+print(json.dumps({"prepared": report.prepared, "digest": report.manifest.digest(), "progress": facts}))
+"""
+
+
+def test_processes_and_groups_change_nothing_that_training_sees(tmp_path):
+    _, report = small_data_set(tmp_path / "1")
+    found = json.loads(subprocess.check_output([sys.executable, "-c", IN_TWO_PROCESSES, tmp_path / "2"], cwd=ROOT))
+    assert found["prepared"] == list(report.prepared)
+    assert found["digest"] == report.manifest.digest()
+    done_s = [done_s for _, _, done_s, _ in found["progress"]]
+    assert done_s == sorted(done_s)
+    songs_done, songs, last_s, total_s = found["progress"][-1]
+    assert songs_done == songs == 6
+    assert last_s == pytest.approx(total_s)
+    one, two = Dataset.open(tmp_path / "1" / "data"), Dataset.open(tmp_path / "2" / "data")
+    assert len(two.manifest.shards) > len(one.manifest.shards)
+    for song in one.songs():
+        for role, stem in song.stems.items():
+            for name, kind in CODECS[one.manifest.codec_of(role)].columns.items():
+                pair = [np.empty((stem.frames, 2 * STFT.bins), kind) for _ in range(2)]
+                one.read(song.id, role, name, 0, stem.frames, pair[0])
+                two.read(song.id, role, name, 0, stem.frames, pair[1])
+                # Threads of torch may round a transform's last bit differently.
+                assert (pair[0] != pair[1]).mean() < 1e-3
+
+
+def test_a_second_run_has_nothing_to_do_and_changes_are_seen(tmp_path):
+    tracks, report = small_data_set(tmp_path)
+    before = files(tmp_path / "data")
+    again = prepare(tracks, tmp_path / "data", SETTINGS)
+    assert again.prepared == ()
+    assert len(again.kept) == 6
+    assert files(tmp_path / "data") == before
+    write(tmp_path / "music" / "m1.wav", sound(31_000, 99))
+    new = mixture_only(tmp_path / "music", "m3", 5000, 77)
+    third = prepare([*tracks, new], tmp_path / "data", SETTINGS)
+    assert third.prepared == ("m1", "m3")
+    assert read_manifest(tmp_path / "data") == third.manifest
+    assert next(s for s in third.manifest.songs if s.id == "m1").samples == 31_000
+    # Songs that are not among the tracks stay.
+    fourth = prepare([new], tmp_path / "data", SETTINGS)
+    assert [song.id for song in fourth.manifest.songs] == ["a", "b", "c", "d", "m1", "m2", "m3"]
+    assert set(files(tmp_path / "data")) == {*fourth.manifest.shards, "manifest.json"}
+
+
+def test_bad_songs_are_listed_and_the_rest_goes_on(tmp_path):
+    music = tmp_path / "music"
+    good = [labelled(music, "good", 20_000, 1), labelled(music, "good2", 12_000, 2)]
+    nan = sound(20_000, 3)
+    nan[1, 15_000] = np.nan
+    (music / "junk.wav").write_bytes(b"this is no audio")
+    bad = {
+        "nan": ({"mixture": (write(music / "nan.wav", nan),)}, "NaN"),
+        "junk": ({"mixture": (AudioSource(music / "junk.wav"),)}, "junk"),
+        "gone": ({"mixture": (AudioSource(music / "gone.wav"),)}, "gone"),
+        "silent": ({"mixture": (write(music / "silent.wav", np.zeros((2, 9000), np.float32)),)}, "silent"),
+        "uneven": (
+            {"vocals": (write(music / "v.wav", sound(20_000, 5)),),
+             "instrumental": (write(music / "i.wav", sound(18_000, 6)),)},
+            r"i\.wav ends at 2\.25 s and .*v\.wav at 2\.50 s",
+        ),
+    }  # fmt: skip
+    tracks = [good[0], *(Track(name, stems) for name, (stems, _) in bad.items()), good[1]]
+    report = prepare(tracks, tmp_path / "data", SETTINGS)
+    assert report.prepared == ("good", "good2")
+    reasons = dict(report.failed)
+    assert set(reasons) == set(bad)
+    for name, (_, pattern) in bad.items():
+        assert re.search(pattern, reasons[name]), reasons[name]
+    data = Dataset.open(tmp_path / "data")
+    for name, row in data.manifest.shards.items():
+        verify(data.folder / name, row)
+        stems = [stem for song in data.songs() for stem in song.stems.values() if stem.shard == name]
+        assert row.rows == sum(stem.frames for stem in stems)  # nothing of the bad ones is left in the shards
+    assert snr_db(without_nyquist(sound(12_000, 2)), decoded(data, "good2", "vocals")) > 36
+    assert json.loads((tmp_path / "data" / "manifest.json").read_text())["songs"][0]["id"] == "good"
+
+
+def test_a_song_that_turns_bad_keeps_what_was_prepared(tmp_path):
+    tracks, report = small_data_set(tmp_path)
+    (tmp_path / "music" / "m1.wav").write_bytes(b"")
+    again = prepare(tracks, tmp_path / "data", SETTINGS)
+    assert dict(again.failed).keys() == {"m1"}
+    assert again.manifest == report.manifest
+
+
+def test_nothing_usable_is_an_error(tmp_path):
+    (tmp_path / "x.wav").write_bytes(b"")
+    with pytest.raises(PrepareError, match=r"none of the 1 songs could be used.*x\.wav"):
+        prepare([Track("x", {"mixture": (AudioSource(tmp_path / "x.wav"),)})], tmp_path / "data", SETTINGS)
+    assert not (tmp_path / "data" / "manifest.json").exists()
+
+
+def song_of(root: Path, **stems: np.ndarray) -> Track:
+    roles: dict[str, Role] = {"vocals": "vocals", "instrumental": "instrumental", "mixture": "mixture"}
+    return Track("s", {roles[role]: (write(root / f"{role}.wav", signal),) for role, signal in stems.items()})
+
+
+def test_small_differences_of_length_are_padded_with_a_note(tmp_path):
+    track = song_of(tmp_path, vocals=sound(20_000, 1), instrumental=sound(20_300, 2))
+    (song,) = prepare([track], tmp_path / "data", SETTINGS).manifest.songs
+    assert song.samples == 20_300
+    assert any("300 samples" in note for note in song.notes)
+
+
+def test_two_roles_give_the_third(tmp_path):
+    voice, band = sound(20_000, 1), sound(20_000, 2)
+    cases: list[tuple[dict[str, np.ndarray], Role, np.ndarray]] = [
+        ({"mixture": voice + band, "vocals": voice}, "instrumental", band),
+        ({"mixture": voice + band, "instrumental": band}, "vocals", voice),
+    ]
+    for given, made, expected in cases:
+        out = tmp_path / made
+        (song,) = prepare([song_of(out / "music", **given)], out / "data", SETTINGS).manifest.songs
+        assert any(note.startswith(f"{made} made as mixture - ") for note in song.notes)
+        assert snr_db(without_nyquist(expected), decoded(Dataset.open(out / "data"), "s", made)) > 36
+
+
+def test_a_mixture_that_is_not_the_sum_is_noted(tmp_path):
+    voice, band = sound(20_000, 1), sound(20_000, 2)
+    fits = song_of(tmp_path / "1", vocals=voice, instrumental=band, mixture=(voice + band) * np.float32(1.02))
+    differs = song_of(tmp_path / "2", vocals=voice, instrumental=band, mixture=sound(20_000, 3))
+    assert prepare([fits], tmp_path / "1d", SETTINGS).manifest.songs[0].notes == ()
+    assert "mixture differs" in prepare([differs], tmp_path / "2d", SETTINGS).manifest.songs[0].notes[0]
+
+
+def test_silent_vocals_are_allowed_and_sources_of_a_role_are_summed(tmp_path):
+    parts = [sound(20_000, seed, 0.1) for seed in (1, 2)]
+    sources = tuple(write(tmp_path / f"{i}.wav", part) for i, part in enumerate(parts))
+    silent = write(tmp_path / "vocals.wav", np.zeros((2, 20_000), np.float32))
+    report = prepare([Track("s", {"vocals": (silent,), "instrumental": sources})], tmp_path / "data", SETTINGS)
+    assert report.manifest.songs[0].notes == ("vocals silent",)
+    stored = decoded(Dataset.open(tmp_path / "data"), "s", "instrumental")
+    assert snr_db(without_nyquist(parts[0] + parts[1]), stored) > 36
+
+
+def test_splits_by_rule_and_duplicates_never_cross_them(tmp_path):
+    tracks = [labelled(tmp_path / "music", name, 9000, seed) for name, seed in (("a", 1), ("b", 2), ("c", 1))]
+    rule = SplitByList((("test", "a"), ("valid", "b"), ("train", "*")), "list")
+    first = prepare(tracks, tmp_path / "data", SETTINGS, split=rule).manifest
+    assert {song.id: song.split for song in first.songs} == {"a": "test", "b": "valid", "c": "test"}
+    assert first.songs[2].notes == ("same audio as a; it follows its split",)
+    again = prepare(tracks, tmp_path / "data", SETTINGS, split=rule).manifest
+    assert again == first
+    with pytest.raises(DataError, match="no line for b"):
+        prepare(tracks, tmp_path / "new", SETTINGS, split=SplitByList((("train", "[ac]"),), "list"))
+    assert not (tmp_path / "new").exists()
+    shares = prepare(tracks, tmp_path / "data", SETTINGS, split=parse_fractions("valid=0.34")).manifest
+    assert {song.split for song in shares.songs} <= {"train", "valid"}
+
+
+def test_other_settings_than_the_data_sets_are_refused(tmp_path):
+    tracks, _ = small_data_set(tmp_path)
+    with pytest.raises(PrepareError, match="codec is polar8 there and complex16 here"):
+        prepare(tracks, tmp_path / "data", SETTINGS.model_copy(update={"codec": "complex16"}))
+
+
+def test_a_second_preparation_is_refused_while_one_runs(tmp_path):
+    tracks, _ = small_data_set(tmp_path)
+    with (
+        filelock.FileLock(tmp_path / "data" / ".lock"),
+        pytest.raises(PrepareError, match="another `vr data prepare`"),
+    ):
+        prepare(tracks, tmp_path / "data", SETTINGS)
+
+
+def test_an_out_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(PrepareError, match="cannot be written"):
+        prepare([mixture_only(tmp_path, "m", 900, 1)], tmp_path / "file" / "data", SETTINGS)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.dataprep.data import SETTINGS, labelled
+from dataprep.prepare import prepare
+root, kill_at = Path(sys.argv[1]), float(sys.argv[2])
+tracks = [labelled(root / "music", f"s{i}", 30_000, i) for i in range(4)] if not (root / "music").exists() else []
+def on_progress(p):
+    if p.done_s >= kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+prepare(tracks, root / "data", SETTINGS.model_copy(update={"shard_bytes": 1}), on_progress)
+"""
+
+
+@pytest.mark.parametrize("kill_at", [4.0, 11.0])
+def test_killed_anywhere_it_goes_on_where_it_was(tmp_path, kill_at):
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(kill_at)], cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
+    data = tmp_path / "data"
+    assert not (data / "manifest.json").exists()
+    assert list(data.glob("*.arrow*"))
+    tracks = [
+        Track(f"s{i}", {"vocals": (AudioSource(tmp_path / "music" / f"s{i}" / "vocals.wav"),),
+                        "instrumental": (AudioSource(tmp_path / "music" / f"s{i}" / "instrumental.wav"),)})
+        for i in range(4)
+    ]  # fmt: skip
+    settings = SETTINGS.model_copy(update={"shard_bytes": 1})
+    report = prepare(tracks, data, settings)
+    assert len(report.kept) == max(0, int(kill_at // 3.75) - (kill_at % 3.75 == 0))
+    assert len(report.kept) + len(report.prepared) == 4
+    undisturbed = prepare(tracks, tmp_path / "undisturbed", settings)
+    assert report.manifest == undisturbed.manifest
+    assert files(data) == files(tmp_path / "undisturbed")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_loses_no_finished_group(tmp_path):
+    tracks = [mixture_only(tmp_path / "music", f"m{i}", 20_000, i) for i in range(3)]
+    settings = SETTINGS.model_copy(update={"shard_bytes": 1})
+    expected = prepare(tracks, tmp_path / "roomy", settings)
+    second = next(song.stems["mixture"].shard for song in expected.manifest.songs if song.id == "m1")
+    data = tmp_path / "data"
+    data.mkdir()
+
+    def fill_disk(progress: PrepareProgress) -> None:
+        if progress.song == "m0" and not (data / f"{second}.partial").is_symlink():
+            (data / f"{second}.partial").symlink_to("/dev/full")
+
+    with pytest.raises(NoSpaceError, match="no space left"):
+        prepare(tracks, data, settings, fill_disk)
+    assert not (data / "manifest.json").exists()
+    assert len(list(data.glob("*.arrow*"))) == 1
+    report = prepare(tracks, data, settings)
+    assert report.kept == ("m0",)
+    assert report.manifest == expected.manifest
+
+
+def test_groups_fill_shards_and_leave_no_worker_without_one():
+    stamps = {f"s{i}": "x" for i in range(10)}
+    seconds = dict.fromkeys(stamps, 10.0)
+    sizes = [len(plan.songs) for plan in plan_groups(seconds, stamps, 100.0, 3500, workers=2)]
+    assert sizes == [4, 4, 2]
+    assert [len(p.songs) for p in plan_groups(seconds, stamps, 100.0, 10**9, workers=4)] == [3, 3, 3, 1]
+    assert len(plan_groups(seconds, stamps, 100.0, 10**9, workers=1)) == 1
+    names = [plan.name for plan in plan_groups(seconds, stamps, 100.0, 1, workers=1)]
+    assert len(set(names)) == 10

@@ -1,0 +1,181 @@
+import hashlib
+import os
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataprep.errors import NoSpaceError, ShardError
+from dataprep.shards import BATCH_FRAMES, Shard, ShardWriter, verify
+from vr_core.specs import StftSpec
+
+STFT = StftSpec(n_fft=64, hop=32)
+WIDTH = 64
+
+
+def columns(frames: int, seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {name: rng.integers(0, 256, (frames, WIDTH), dtype=np.uint8) for name in ("magnitude", "phase")}
+
+
+@pytest.fixture(scope="module")
+def two_stems(tmp_path_factory):
+    """A shard with stems of 4,096 + 1,000 and of 700 frames, its row, and what was written."""
+    path = tmp_path_factory.mktemp("shards") / "x.arrow"
+    pieces = [columns(BATCH_FRAMES, 0), columns(1000, 1), columns(700, 2)]
+    with ShardWriter(path, "polar8", STFT) as writer:
+        for piece in pieces:
+            writer.write(piece)
+        row = writer.close()
+    first = {name: np.concatenate([pieces[0][name], pieces[1][name]]) for name in pieces[0]}
+    return path, row, [(0, first), (2, pieces[2])]
+
+
+@given(st.data())
+def test_any_crop_is_what_was_written(two_stems, data):
+    path, _, stems = two_stems
+    first_batch, stem = data.draw(st.sampled_from(stems))
+    name = data.draw(st.sampled_from(sorted(stem)))
+    start = data.draw(st.integers(0, len(stem[name]) - 1))
+    frames = data.draw(st.integers(1, min(400, len(stem[name]) - start)))
+    out = np.zeros((frames, 2, WIDTH // 2), np.uint8)
+    shard = Shard(path, "polar8", STFT)
+    shard.read_frames(name, first_batch, start, frames, out)
+    np.testing.assert_array_equal(out.reshape(frames, -1), stem[name][start : start + frames])
+    shard.read_frames(name, first_batch, start, frames, out[:, ::-1])
+    np.testing.assert_array_equal(out[:, ::-1].reshape(frames, -1), stem[name][start : start + frames])
+
+
+def test_a_crop_over_a_record_batch_boundary(two_stems):
+    path, _, stems = two_stems
+    out = np.zeros((200, WIDTH), np.uint8)
+    Shard(path, "polar8", STFT).read_frames("phase", 0, BATCH_FRAMES - 50, 200, out)
+    np.testing.assert_array_equal(out, stems[0][1]["phase"][BATCH_FRAMES - 50 : BATCH_FRAMES + 150])
+
+
+def test_reading_is_a_view_of_the_file(two_stems):
+    view = Shard(two_stems[0], "polar8", STFT).columns(0)["magnitude"]
+    assert not view.flags.owndata
+    assert not view.flags.writeable
+
+
+def test_any_arrow_reader_can_read_it(two_stems):
+    path, row, stems = two_stems
+    with pa.memory_map(str(path)) as file:
+        table = pa.ipc.open_file(file).read_all()
+    assert table.num_rows == row.rows == BATCH_FRAMES + 1700
+    np.testing.assert_array_equal(np.array(table["phase"][5].as_py(), np.uint8), stems[0][1]["phase"][5])
+
+
+def test_the_row_describes_the_file(two_stems):
+    path, row, _ = two_stems
+    assert row.bytes == path.stat().st_size
+    assert row.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    verify(path, row)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.9, 0.999])
+def test_a_shard_cut_short_is_refused_by_name(two_stems, tmp_path, share):
+    path, row, _ = two_stems
+    short = tmp_path / "x.arrow"
+    short.write_bytes(path.read_bytes()[: int(row.bytes * share)])
+    with pytest.raises(ShardError, match=r"x\.arrow.*damaged.*copy"):
+        Shard(short, "polar8", STFT)
+    with pytest.raises(ShardError, match=r"x\.arrow.*bytes long"):
+        verify(short, row)
+
+
+def test_any_flipped_byte_is_found_by_verify(two_stems, tmp_path):
+    path, row, _ = two_stems
+    whole = path.read_bytes()
+    for at in (0, 100, row.bytes // 2, row.bytes - 30):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0x40
+        (tmp_path / "x.arrow").write_bytes(damaged)
+        with pytest.raises(ShardError, match="SHA-256"):
+            verify(tmp_path / "x.arrow", row)
+
+
+def test_flipped_bytes_in_header_and_footer_never_read_as_something_else(two_stems, tmp_path):
+    path, row, stems = two_stems
+    whole = path.read_bytes()
+    footer = int.from_bytes(whole[-10:-6], "little")
+    places = [*range(0, 1400, 11), *range(row.bytes - 10 - footer, row.bytes, 7)]
+    out = np.zeros((BATCH_FRAMES, WIDTH), np.uint8)
+    refused = 0
+    for at in places:
+        damaged = bytearray(whole)
+        damaged[at] ^= 0x55
+        file = tmp_path / f"{at}.arrow"
+        file.write_bytes(damaged)
+        try:
+            Shard(file, "polar8", STFT).read_frames("magnitude", 0, 0, BATCH_FRAMES, out)
+        except ShardError:
+            refused += 1
+        else:  # padding, or a field that no reader uses
+            different = (out != stems[0][1]["magnitude"][:BATCH_FRAMES]).sum()
+            assert different <= 1  # one where the byte is one of the frames' own, which only `verify` can tell
+    assert refused > len(places) // 5
+
+
+@pytest.mark.parametrize(
+    ("codec", "stft", "named"),
+    [("complex16", STFT, "codec polar8"), ("polar8", StftSpec(n_fft=64, hop=16), "STFT settings")],
+)
+def test_other_settings_are_refused_by_name(two_stems, codec, stft, named):
+    with pytest.raises(ShardError, match=named):
+        Shard(two_stems[0], codec, stft)
+
+
+def test_another_schema_version_is_refused(two_stems, monkeypatch):
+    monkeypatch.setattr("dataprep.shards.SCHEMA_VERSION", 2)
+    with pytest.raises(ShardError, match="schema version 1, expected 2"):
+        Shard(two_stems[0], "polar8", STFT)
+
+
+def test_a_missing_shard_and_a_foreign_file(tmp_path):
+    with pytest.raises(ShardError, match=r"gone\.arrow: missing"):
+        Shard(tmp_path / "gone.arrow", "polar8", STFT)
+    table = pa.table({"x": [1, 2]})
+    with pa.ipc.new_file(str(tmp_path / "other.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(ShardError, match="not a shard of this project"):
+        Shard(tmp_path / "other.arrow", "polar8", STFT)
+
+
+def test_frames_beyond_the_end_are_refused(two_stems):
+    out = np.zeros((10, WIDTH), np.uint8)
+    with pytest.raises(ShardError, match="ends before frame"):
+        Shard(two_stems[0], "polar8", STFT).read_frames("phase", 2, 695, 10, out)
+
+
+def test_nothing_has_the_shards_name_before_it_is_whole(tmp_path):
+    with ShardWriter(tmp_path / "x.arrow", "polar8", STFT) as writer:
+        writer.write(columns(10, 0))
+        assert [p.name for p in tmp_path.iterdir()] == ["x.arrow.partial"]
+        writer.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["x.arrow"]
+
+
+def test_an_error_leaves_nothing(tmp_path):
+    def interrupted() -> None:
+        with ShardWriter(tmp_path / "x.arrow", "polar8", STFT) as writer:
+            writer.write(columns(10, 0))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
+    (tmp_path / "x.arrow.partial").symlink_to("/dev/full")
+    with (
+        pytest.raises(NoSpaceError, match=r"x\.arrow: no space left"),
+        ShardWriter(tmp_path / "x.arrow", "polar8", STFT) as writer,
+    ):
+        writer.write(columns(10, 0))
+    assert list(tmp_path.iterdir()) == []
