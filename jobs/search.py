@@ -9,7 +9,6 @@
     tune/             Ray Tune's own state, for --resume
 """
 
-import contextlib
 import itertools
 import math
 import os
@@ -30,7 +29,11 @@ from vr_core.config import Spec, load, override, plain, to_yaml, validate
 from vr_core.errors import ConfigError
 
 Value = float | int | str | bool
-Choices = tuple[Value, ...] | dict[Literal["uniform", "loguniform"], tuple[float, float]]
+Kind = Literal["uniform", "loguniform"]
+Choices = tuple[Value, ...] | dict[Kind, tuple[float, float]]
+
+ENDED: tuple[State, ...] = ("finished", "stopped")
+"""A trial in one of these never trains again: it came to its last step, or ASHA stopped it."""
 
 _NOT_SEARCHED = ("batch.items", "data", "log", "name", "out", "steps", "tune", "validation", "workers")
 """What trials must share: their scores and steps could not be compared, or their folders found, otherwise."""
@@ -149,7 +152,8 @@ def sample(space: Mapping[str, Choices], trials: int, seed: int) -> list[dict[st
 
     Where every key has a list of choices, points are drawn from their product without repeats. Otherwise each key's
     range is cut into as many equal parts as there are trials and every part is used once (Latin hypercube sampling,
-    McKay, Beckman and Conover 1979). Numbers drawn from a range have three significant digits.
+    McKay, Beckman and Conover 1979); choices are used equally often. Numbers drawn from a range have three significant
+    digits.
     """
     draw = random.Random(seed)
     lists = {key: choices for key, choices in space.items() if isinstance(choices, tuple)}
@@ -157,10 +161,15 @@ def sample(space: Mapping[str, Choices], trials: int, seed: int) -> list[dict[st
         size = math.prod(len(choices) for choices in lists.values())
         numbers = draw.sample(range(size), min(trials, size))
         return [_point_of_product(lists, number) for number in numbers]
-    columns = {}
+    columns: dict[str, list[Value]] = {}
     for key, choices in space.items():
         parts = draw.sample(range(trials), trials)
-        columns[key] = [_at(choices, (part + draw.random()) / trials) for part in parts]
+        columns[key] = [
+            choices[part % len(choices)]
+            if isinstance(choices, tuple)
+            else _at(choices, (part + draw.random()) / trials)
+            for part in parts
+        ]
     points = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return [point for i, point in enumerate(points) if point not in points[:i]]
 
@@ -173,11 +182,9 @@ def _point_of_product(lists: Mapping[str, tuple[Value, ...]], number: int) -> di
     return point
 
 
-def _at(choices: Choices, share: float) -> Value:
-    """The value that lies `share`, in [0, 1), of the way through `choices`."""
-    if isinstance(choices, tuple):
-        return choices[int(share * len(choices))]
-    [(kind, (low, high))] = choices.items()
+def _at(range_: Mapping[Kind, tuple[float, float]], share: float) -> float:
+    """The number that lies `share`, in [0, 1), of the way through a range."""
+    [(kind, (low, high))] = range_.items()
     value = low * (high / low) ** share if kind == "loguniform" else low + (high - low) * share
     return min(max(float(f"{value:.3g}"), low), high)
 
@@ -321,12 +328,11 @@ def resolve_search(name_or_path: str, out: Path) -> Search:
     raise UnknownRun(f"{name_or_path}: no such search in {out.expanduser().absolute()} (there: {known})")
 
 
-def end_live_trials(search: Search, why: str) -> None:
-    """Mark trials that no driver carries any more as stopped."""
+def end_live_trials(search: Search) -> None:
+    """Mark trials that no driver carries any more: they go on when the search does."""
     for row in search.rows():
         if row.state == "running":
-            with contextlib.suppress(DamagedRun):
-                search.trial(row.id).write_state(state="stopped", step=row.step, why=why)
+            search.trial(row.id).write_state(state="pending", step=row.step, why="the search was interrupted")
 
 
 def counts(rows: Sequence[TrialRow]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ray.tune.trainable import wrap_function
 from jobs.errors import RunFailed
 from jobs.progress import last_record
 from jobs.runs import RunFolder, write_json
-from jobs.search import Search, shown_trial, shown_values
+from jobs.search import ENDED, Search, shown_trial, shown_values
 from vr_core.errors import UserError, VrError
 
 SCORE = "score"
@@ -49,10 +49,11 @@ def train_trial(config: dict[str, Any]) -> None:
         recipe = run.recipe()
         torch.set_num_threads(recipe.workers.cpus)
         report = _reporter(run, ray.tune.report)
-        if run.last_step() >= recipe.steps:
-            # Killed between its last checkpoint and its last report.
+        if run.state().state in ENDED or run.last_step() >= recipe.steps:
+            # Tune was killed before it had noted this trial's last report.
             record = last_record(run, "validation") or {}
-            report({STEP: float(recipe.steps), "validation_loss": float(record.get("loss", math.nan))})
+            step = float(record.get("step", recipe.steps))
+            report({STEP: step, "validation_loss": float(record.get("loss", math.nan))})
             return
         device = torch.device("cuda" if config["use_gpu"] else "cpu")
         train(recipe, run.path, rank=0, world=1, device=device, report=report)

@@ -7,6 +7,7 @@ Ray is imported late: it reads the token's settings when it is imported, and `jo
 """
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -21,11 +22,12 @@ from jobs.placement import Missing, live_nodes, place
 from jobs.ray_session import head_ray, private_ray
 from jobs.recipe import Recipe
 from jobs.runs import read_json
-from jobs.search import Search, TrialRow, counts, end_live_trials, shown_values
+from jobs.search import ENDED, Search, TrialRow, counts, end_live_trials, shown_trial, shown_values
 from vr_core.errors import UserError
 
 CARD_EVERY_S = 10.0
 """A restart of a card costs about a second of one core."""
+CARDS_END_S = 60.0
 
 _TUNE_ENVIRONMENT = {
     # The folders of the trials hold the metrics already.
@@ -58,15 +60,17 @@ def run_search(search: Search, watch: Watch = lambda rows: None) -> list[TrialRo
     except NoHead:
         head = None
     os.environ.update(_TUNE_ENVIRONMENT)
+    # It warns that Tune's own metrics files, which are off, are missing.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     follower = Follower(search, watch, with_cards=head is not None)
     try:
         with head_ray(head) if head is not None else private_ray():
             _fit(search, recipe, follower)
             follower.close()
     except BaseException as error:
-        end_live_trials(search, "the search was interrupted")
+        end_live_trials(search)
         search.write_rows()
-        interrupted = isinstance(error, KeyboardInterrupt)
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
         why = "interrupted" if interrupted else f"{type(error).__name__}: {error}"
         search.run.write_state(state="stopped" if interrupted else "failed", why=why)
         raise
@@ -85,10 +89,10 @@ def _begin(search: Search) -> None:
 
 
 def _conclude(search: Search) -> list[TrialRow]:
-    end_live_trials(search, "the search was interrupted")
+    end_live_trials(search)
     rows = search.write_rows()
     ended = counts(rows)["ended"]
-    if any(row.state == "pending" or row.why == "the search was interrupted" for row in rows):
+    if any(row.state == "pending" for row in rows):
         # Tune takes a first Ctrl-C for itself and returns.
         search.run.write_state(state="stopped", why="interrupted", step=ended)
         raise KeyboardInterrupt
@@ -174,9 +178,14 @@ class Follower:
         """Cards of ended trials, by the answer that says that they show the end."""
 
     def began(self, trial: str) -> None:
-        """A trial's actor is being made."""
+        """A trial's actor is being made.
+
+        Tune's own state may be some seconds older than a kill: it then starts trials again that had ended, and those
+        only report once more (`jobs.trial.train_trial`).
+        """
         run = self._search.trial(trial)
-        run.write_state(state="running", why="", step=run.last_step())
+        if run.state().state not in ENDED:
+            run.write_state(state="running", why="", step=run.last_step())
         if self._with_cards and trial not in self._cards:
             self._cards[trial] = self._card(trial)
         self._changed()
@@ -207,23 +216,40 @@ class Follower:
         self._leave(trial)
 
     def close(self) -> None:
-        """Wait until every card shows its trial's end; Ray keeps showing that after the card has gone."""
-        import ray
-
-        for trial, answer in self._leaving.items():
-            ray.wait([answer], timeout=30)
-            ray.kill(self._cards[trial])
-        self._leaving.clear()
+        """Wait until every card shows its trial's end; Ray goes on showing that when the card has gone."""
+        give_up_s = time.monotonic() + CARDS_END_S
+        while self._leaving and time.monotonic() < give_up_s:
+            for trial in list(self._leaving):
+                self._settle(trial, timeout_s=1.0)
 
     def _changed(self) -> None:
+        self._watch(self._search.write_rows())
+        for trial in list(self._leaving):
+            self._settle(trial, timeout_s=0.0)
+
+    def _leave(self, trial: str) -> None:
+        if trial in self._cards:
+            self._refresh(trial)
+            self._leaving[trial] = self._cards[trial].ready.remote()
+        self._changed()
+
+    def _settle(self, trial: str, timeout_s: float) -> None:
+        """End the card of an ended trial if it has been made anew since."""
         import ray
 
-        self._watch(self._search.write_rows())
-        for trial, answer in list(self._leaving.items()):
-            shown, _ = ray.wait([answer], timeout=0)
-            if shown:
-                ray.kill(self._cards[trial])
-                del self._leaving[trial]
+        answer = self._leaving[trial]
+        if not ray.wait([answer], timeout=timeout_s)[0]:
+            return
+        shown = ""
+        with contextlib.suppress(ray.exceptions.RayError):  # it was restarting
+            shown = ray.get(answer)
+        if shown == shown_trial(self._search.row(trial)):
+            ray.kill(self._cards.pop(trial))
+            del self._leaving[trial]
+            return
+        if shown:
+            self._refresh(trial)  # Ray had been restarting it already, and it read the folder too early
+        self._leaving[trial] = self._cards[trial].ready.remote()
 
     def _card(self, trial: str) -> Any:
         import ray
@@ -240,7 +266,6 @@ class Follower:
                 name=f"{self._search.id}/{trial} {shown_values(row.values)}",
                 num_cpus=0,
                 max_restarts=-1,
-                max_task_retries=-1,
                 scheduling_strategy=here,
             )
             .remote(self._search.path, trial)
@@ -252,12 +277,6 @@ class Follower:
         if trial in self._cards:
             self._refreshed_s[trial] = time.monotonic()
             ray.kill(self._cards[trial], no_restart=False)
-
-    def _leave(self, trial: str) -> None:
-        if trial in self._cards:
-            self._refresh(trial)
-            self._leaving[trial] = self._cards[trial].ready.remote()
-        self._changed()
 
 
 _following: dict[str, Follower] = {}

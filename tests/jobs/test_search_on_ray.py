@@ -1,0 +1,239 @@
+"""A search on a real head, its driver killed once; and what a browser finds on the Ray dashboard's pages afterwards."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+
+from cluster.facts import look
+from cluster.head import Head
+from cluster.inventory import NodeSpec
+from cluster.lifecycle import start_head, stop
+from cluster.plan import node_start
+from jobs.metrics_log import read_metrics
+from jobs.recipe import Recipe
+from jobs.runs import RunFolder, create_run
+from jobs.search import Search, shown_trial, shown_values
+from jobs.submit import start
+from vr_core.config import load, override, to_yaml, validate
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+
+PATIENCE_S = 280
+TINY = {
+    "name": "tiny",
+    "steps": 150,
+    "model": {"name": "dense_frame_transformer", "width": 8, "blocks": 1, "heads": 2, "feedforward": 8},
+    "batch": {"items": 4, "micro_batch": 4, "crop_frames": 16},
+    "optim": {"warmup_steps": 0, "ema_decay": 0.5},
+    "validation": {"every_steps": 25, "items": 2},
+    "checkpoint": {"every_steps": 10, "every_s": 1e6, "keep": 1},
+    "workers": {"device": "cpu"},
+    "log": {"tensorboard": False},
+}
+SPACE = {"optim.lr": {"loguniform": [1e-4, 1e-1]}, "model.blocks": [1, 2]}
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A search that was killed once, and what its trials' metrics were at that moment."""
+
+    search: Search
+    told: dict[str, object]
+    """What `vr tune --resume … --json` printed."""
+    ended: dict[str, bytes]
+    """Metrics of the trials that had ended."""
+    going: dict[str, tuple[int, list[float]]]
+    """Step of the newest checkpoint, and the times of the steps up to it, of the trials that were running."""
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    """A head on loopback with two cores."""
+    node = NodeSpec(name="attic", address="127.0.0.1", role="head", gpus=(), cpus=2)
+    try:
+        yield start_head(node_start(look(), node, port_base=0))[0]
+    finally:
+        stop()
+
+
+@pytest.fixture(scope="module")
+def submitted(head: Head, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A small training run as a Ray job."""
+    out = tmp_path_factory.mktemp("submitted")
+    run = create_run(validate(Recipe, {**TINY, "data": str(tiny_data), "out": str(out), "steps": 3}, "test"))
+    start(head, run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def searched(head: Head, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    """6 trials over two values; the driver is killed when some trial has ended and another is under way."""
+    folder = tmp_path_factory.mktemp("search")
+    raw = {**TINY, "data": str(tiny_data), "out": str(folder / "runs")}
+    raw["tune"] = {"space": SPACE, "trials": 6, "concurrent": 2, "grace_steps": 25, "reduction": 2}
+    (folder / "tiny.yaml").write_text(to_yaml(validate(Recipe, raw, "test")))
+
+    driver = vr("tune", str(folder / "tiny.yaml"))
+    search = await_kill(driver, folder / "runs")
+    rows = search.rows()
+    ended = {row.id: search.trial(row.id).metrics_file.read_bytes() for row in rows if is_ended(row.state)}
+    going = {}
+    for row in rows:
+        run = search.trial(row.id)
+        if row.state == "running" and run.last_step() > 0:
+            going[row.id] = run.last_step(), times(run, run.last_step())
+
+    resumed = vr("tune", "--resume", str(search.path), "--json")
+    output, errors = resumed.communicate(timeout=PATIENCE_S)
+    assert resumed.returncode == 0, errors
+    return Searched(search, json.loads(output), ended, going)
+
+
+def vr(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "jobs.cli", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def is_ended(state: str) -> bool:
+    return state in ("finished", "stopped")
+
+
+def times(run: RunFolder, until: int) -> list[float]:
+    """Times of the steps up to `until`."""
+    return [r["time_s"] for r in read_metrics(run.metrics_file) if r["kind"] == "step" and r["step"] <= until]
+
+
+def await_kill(driver: subprocess.Popen[str], out: Path) -> Search:
+    """Kill the driver in the middle; its trials' processes end with it."""
+    end_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end_s:
+        assert driver.poll() is None, driver.communicate()
+        for search in [Search(path) for path in out.glob("tiny-*")]:
+            rows = search.rows()
+            under_way = [r for r in rows if r.state == "running" and 0 < search.trial(r.id).last_step() < r.steps]
+            if under_way and any(is_ended(row.state) for row in rows):
+                trials = [
+                    p for p in psutil.process_iter(["cmdline"]) if "ray::Trial" in " ".join(p.info["cmdline"] or [])
+                ]
+                driver.kill()
+                driver.communicate()
+                assert not psutil.wait_procs(trials, timeout=60)[1]
+                return search
+        time.sleep(0.02)
+    driver.kill()
+    pytest.fail(f"no moment to kill the driver: {driver.communicate()}")
+
+
+def test_a_killed_search_goes_on_with_every_trial_where_it_was(searched):
+    search, rows = searched.search, searched.search.rows()
+    assert [row.id for row in rows] == ["0000", "0001", "0002", "0003", "0004", "0005"]
+    assert {row.state for row in rows} <= {"finished", "stopped"}
+    assert any(row.state == "finished" for row in rows)
+    for row in rows:
+        steps = [r["step"] for r in read_metrics(search.trial(row.id).metrics_file) if r["kind"] == "step"]
+        assert steps == list(range(1, row.step + 1)), row
+        assert (row.step == row.steps) == (row.state == "finished")
+        assert row.state == "finished" or row.why == f"ASHA: behind the other trials at step {row.step}"
+    assert searched.ended
+    for trial, metrics in searched.ended.items():
+        assert search.trial(trial).metrics_file.read_bytes() == metrics
+    assert searched.going
+    for trial, (step, before) in searched.going.items():
+        # Steps up to the checkpoint are those of the killed process: nothing was computed twice.
+        assert times(search.trial(trial), step) == before
+
+
+def test_the_best_recipe_is_ready_to_be_submitted(searched):
+    search = searched.search
+    rows = {row.id: row for row in search.rows()}
+    finished = [row for row in rows.values() if row.state == "finished"]
+    winner = min(finished, key=lambda row: row.score)
+    assert searched.told["best"] == winner.id
+    assert searched.told["state"] == "finished"
+    recipe = load(Recipe, Path(str(searched.told["best_recipe"])))
+    assert recipe == validate(Recipe, override(json.loads(plain_text(search.recipe())), winner.values), "test")
+    assert recipe.tune is None
+
+
+def plain_text(recipe: Recipe) -> str:
+    return recipe.model_copy(update={"tune": None}).model_dump_json()
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    """Headless chromium with a profile of its own."""
+    programs = shutil.which("chromium"), shutil.which("chromedriver")
+    if None in programs:
+        if os.environ.get("CI"):
+            pytest.fail("chromium and chromium-driver are not installed; CI needs them")
+        pytest.skip("chromium and chromium-driver are not installed (apt install chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    for switch in (
+        "headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+        "disable-component-update", "disable-sync", "disable-dev-shm-usage", "window-size=2400,1800",
+        f"user-data-dir={tmp_path / 'profile'}",
+    ):  # fmt: skip
+        options.add_argument(f"--{switch}")
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(programs[1]))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def await_page(browser: webdriver.Chrome, wanted: Callable[[str], object]) -> str:
+    """Text of the page as soon as it is as wanted."""
+    end_s, text = time.monotonic() + 120, ""
+    while time.monotonic() < end_s:
+        text = browser.find_element(By.TAG_NAME, "body").text
+        if wanted(text):
+            return text
+        time.sleep(0.2)
+    pytest.fail(f"not on {browser.current_url} after 120 s: {text[:6000]}")
+
+
+def log_in(browser: webdriver.Chrome, head: Head) -> None:
+    """Give the page the token that it asks for."""
+    await_page(browser, lambda text: "Authentication Token Required" in text)
+    browser.find_element(By.CSS_SELECTOR, "input[type=password]").send_keys(head.token_file.read_text().strip())
+    next(b for b in browser.find_elements(By.TAG_NAME, "button") if b.text.upper() == "SUBMIT").click()
+
+
+def keep_picture(browser: webdriver.Chrome, folder: Path, name: str) -> None:
+    path = folder / name
+    assert browser.save_screenshot(str(path))
+    assert path.stat().st_size > 10_000
+    artifacts = os.environ.get("CI_ARTIFACTS")
+    if artifacts:
+        Path(artifacts).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, artifacts)
+
+
+def test_a_browser_finds_the_run_the_job_and_the_trials(browser, head, submitted, searched, tmp_path):
+    browser.get(f"{head.dashboard_url}/#/jobs")
+    log_in(browser, head)
+    await_page(browser, lambda text: f"{submitted.id}.a1" in text and f"jobs.launch {submitted.path} 1" in text)
+    keep_picture(browser, tmp_path, "dashboard-jobs.png")
+
+    browser.get(f"{head.dashboard_url}/#/actors")
+    rows = searched.search.rows()
+    text = await_page(browser, lambda text: "TrialCard" in text)
+    [size] = [e for e in browser.find_elements(By.CSS_SELECTOR, "input[type=text]") if e.get_attribute("value") == "10"]
+    size.send_keys("0")  # 100 rows a page
+    names = [f"{searched.search.id}/{row.id} {shown_values(row.values)}" for row in rows]
+    text = await_page(browser, lambda text: all(name in text for name in names))
+    for row in rows:
+        assert shown_trial(row) in text, text
+    keep_picture(browser, tmp_path, "dashboard-actors.png")
