@@ -149,7 +149,7 @@ def _print_end(search: "Search") -> None:
     if state.state == "finished" and row is not None:
         print(f"best: trial {row.id}, {shown_values(row.values)}, score {row.score:.6g}", file=sys.stderr)
         print(f"next: vr submit {search.best_file}", file=sys.stderr)
-    elif not is_driven(search.run, state):
+    elif search.run.newest_attempt() == 0 or not is_driven(search.run, state):
         print(f"{search.id} is not finished; go on with: vr tune --resume {search.path}", file=sys.stderr)
 
 
