@@ -112,6 +112,16 @@ class Stages:
         self.seconds[name] = round(time.monotonic() - began_s, 1)
         self.say(f"      done in {self.seconds[name]:.0f} s")
 
+    @contextlib.contextmanager
+    def bar(self, total_s: float) -> Iterator[Callable[[float], None]]:
+        """A bar over seconds of audio, where a terminal shows it; yields what to call with the seconds done."""
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} s of audio"), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
+            task = progress.add_task("", total=total_s)
+            yield lambda done_s: progress.update(task, completed=done_s)
+
     def say(self, text: str) -> None:
         """One line, as it is."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -141,9 +151,9 @@ def quickstart(folder: Path, spec: QuickstartSpec, keep: bool, console: "Console
     stages = Stages(console)
     with _alone(folder), _signals_as_interrupts():
         with stages.stage("songs", f"{spec.songs} invented ones of {spec.seconds:g} s in {folder / 'songs'}"):
-            _make_songs(folder / "songs", spec)
+            _make_songs(folder / "songs", spec, stages)
         with stages.stage("data set", f"their spectrograms, in {folder / 'data'}"):
-            _prepare(folder)
+            _prepare(folder, spec, stages)
         with _Cluster(keep, stages) as cluster:
             pretraining = _trained(folder, "pretraining", None, cluster, stages)
             finetuning = _trained(folder, "fine-tuning", pretraining, cluster, stages)
@@ -197,25 +207,28 @@ def next_step(earlier: Sequence[RunState]) -> Step:
     return "use" if earlier[-1].state == "finished" else "go on"
 
 
-def _make_songs(folder: Path, spec: QuickstartSpec) -> None:
+def _make_songs(folder: Path, spec: QuickstartSpec, stages: Stages) -> None:
     from dataprep.synth import write_songs
 
     # Not written again: new files would be prepared again.
     wanted = [folder / f"song{n:03d}" / f"{stem}.wav" for n in range(1, spec.songs + 1) for stem in _STEMS]
     if not all(path.is_file() for path in wanted):
-        for _ in write_songs(folder, spec.songs, spec.seconds, spec.seed):
-            pass
+        with stages.bar(spec.songs * spec.seconds) as done:
+            for number, _ in enumerate(write_songs(folder, spec.songs, spec.seconds, spec.seed), start=1):
+                done(number * spec.seconds)
 
 
 _STEMS = ("vocals", "instrumental")
 
 
-def _prepare(folder: Path) -> None:
+def _prepare(folder: Path, spec: QuickstartSpec, stages: Stages) -> None:
     from dataprep.prepare import prepare
     from dataprep.splits import parse_fractions
     from dataprep.tracks import find_tracks
 
-    report = prepare(find_tracks([folder / "songs"]).tracks, folder / "data", split=parse_fractions(SPLIT))
+    tracks = find_tracks([folder / "songs"]).tracks
+    with stages.bar(spec.songs * spec.seconds) as done:
+        report = prepare(tracks, folder / "data", None, lambda now: done(now.done_s), split=parse_fractions(SPLIT))
     if report.failed:
         raise SongsFailed("; ".join(why for _, why in report.failed))
 

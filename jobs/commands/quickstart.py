@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 
 
 def quickstart(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for all that is made.")] = Path(
-        "vr-quickstart"
-    ),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for all that is made.")] = Path("vr-quickstart"),
     keep: Annotated[bool, typer.Option("--keep", help="Leave the Ray head and its dashboard running.")] = False,
     songs: Annotated[int, typer.Option(help="How many invented songs.")] = 8,
     seconds: Annotated[float, typer.Option(help="Length of each.")] = 20.0,

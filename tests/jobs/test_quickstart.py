@@ -27,6 +27,7 @@ from vr_core.config import load, plain, validate
 from vr_core.errors import ConfigError
 
 SPEC = QuickstartSpec(songs=3, seconds=5)
+STAGES = Stages(Console(stderr=True))
 
 
 def test_a_new_or_empty_folder_is_taken_and_the_same_call_takes_it_again(tmp_path):
@@ -97,15 +98,15 @@ def test_what_is_finished_is_used_and_what_is_not_goes_on(earlier, step):
 
 
 def test_finished_songs_are_not_written_again_and_a_missing_one_is(tmp_path):
-    _make_songs(tmp_path / "songs", SPEC)
+    _make_songs(tmp_path / "songs", SPEC, STAGES)
     files = sorted((tmp_path / "songs").rglob("*.wav"))
     assert len(files) == 6
     before = {path: path.stat().st_mtime_ns for path in files}
-    _make_songs(tmp_path / "songs", SPEC)
+    _make_songs(tmp_path / "songs", SPEC, STAGES)
     assert {path: path.stat().st_mtime_ns for path in files} == before
     content = files[0].read_bytes()
     files[0].unlink()
-    _make_songs(tmp_path / "songs", SPEC)
+    _make_songs(tmp_path / "songs", SPEC, STAGES)
     assert files[0].read_bytes() == content
 
 
