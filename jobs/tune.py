@@ -60,8 +60,9 @@ def run_search(search: Search, watch: Watch = lambda rows: None) -> list[TrialRo
     except NoHead:
         head = None
     os.environ.update(_TUNE_ENVIRONMENT)
-    # It warns that Tune's own metrics files, which are off, are missing.
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
+    # They warn that Tune's own metrics files, which are off, are missing, and tell how to resume in Python.
+    for name in ("ray.tune.analysis.experiment_analysis", "ray.tune.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     follower = Follower(search, watch, with_cards=head is not None)
     try:
         with head_ray(head) if head is not None else private_ray():
