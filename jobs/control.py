@@ -11,7 +11,7 @@ from jobs.launch import STOP_WAIT_S, launch
 from jobs.ledger import Ledger
 from jobs.ray_session import head_ray, private_ray
 from jobs.runs import LIVE, RunFolder, RunState
-from jobs.submit import LIVE_JOB, job_states, stop_job
+from jobs.submit import ENDED_JOB, LIVE_JOB, job_states, stop_job
 
 POLL_S = 0.5
 KILL_AFTER_S = STOP_WAIT_S + 20
@@ -67,6 +67,7 @@ def stop_run(run: RunFolder, head: Head | None) -> RunState:
 
     Raises:
         RunFailed: its driver, which is not a job of this head, does not react.
+        ClusterFailure: the head does not answer.
     """
     state = run.state()
     if state.state not in LIVE:
@@ -75,17 +76,21 @@ def stop_run(run: RunFolder, head: Head | None) -> RunState:
     row = ledger.row(run.id)
     ledger.want_stopped(run.id)
     run.stop_file.touch()
-    has_job = row is not None and head is not None and job_states(head).get(row.submission) in LIVE_JOB
-    if has_job and row is not None and head is not None:
-        stop_job(head, row.submission)
+    job = row.submission if row is not None and row.attempt == run.newest_attempt() else None
+    if head is not None and job is not None and job_states(head).get(job) in LIVE_JOB:
+        stop_job(head, job)
     end_s = time.monotonic() + KILL_AFTER_S
-    while (state := run.state()).state in LIVE:
-        if not is_driven(run, state):
+    while True:
+        # Before the state: a driver that listens writes that and then ends. One that has just started ends at once.
+        gone = head is not None and job is not None and job_states(head).get(job, "unknown") in ENDED_JOB
+        state = run.state()
+        if state.state not in LIVE:
+            return state
+        if gone or not is_driven(run, state):
             return run.write_state(state="stopped", why="stopped by the user")
         if time.monotonic() > end_s:
             raise RunFailed(f"run {run.id}: attempt {state.attempt} does not react; end its process by hand")
         time.sleep(POLL_S)
-    return state
 
 
 def _is_kept(run: RunFolder) -> bool:

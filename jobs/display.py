@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jobs.progress import MetricsReader
-from jobs.runs import LIVE, RunFolder, RunState
+from jobs.runs import RunFolder, RunState
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -175,8 +175,3 @@ def display(run: RunFolder) -> Iterator[Display]:
     shown = Display(run)
     with shown._live or contextlib.nullcontext():
         yield shown
-
-
-def is_over(state: RunState) -> bool:
-    """Whether nobody will change the run any more by itself."""
-    return state.state not in LIVE

@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 
 from jobs.errors import RunExists
-from jobs.runs import LIVE, SILENT_AFTER_S, RunFolder, RunState, read_json, write_json
+from jobs.runs import LIVE, SILENT_AFTER_S, RunFolder, RunState, read_json
+from vr_core.files import write_json
 
 
 def write_driver(run: RunFolder, attempt: int) -> None:

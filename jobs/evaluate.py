@@ -17,8 +17,9 @@ from dataprep.manifest import FILE as MANIFEST
 from dataprep.splits import SPLITS
 from dataprep.tracks import find_tracks
 from jobs.errors import NoSongs
-from jobs.runs import resolve_weights, write_json
+from jobs.runs import resolve_weights
 from jobs.separate import OutputSettings, SeparatedSong, open_mixture, pick_device, separate_song
+from vr_core.files import write_json
 from vr_core.metrics import Score, mean_db
 from vr_core.specs import StftSpec
 from vr_core.weights import WeightsMeta, load_model

@@ -7,6 +7,7 @@ and the same run id. It never touches a run that the user stopped, that finished
 
 import logging
 import signal
+import sqlite3
 import sys
 import threading
 import time
@@ -90,11 +91,14 @@ def decide(row: Row, seen: Seen, now_s: float) -> Action:
         return StopJob() if row.wanted == "stopped" else Wait()
     if row.wanted == "stopped":
         return Wait() if seen.driven else End("stopped", "stopped by the user")
+    if seen.driven:
+        # Without a job of ours: `vr jobs resume --here`.
+        return Wait()
     if seen.job == "STOPPED":
         return End("stopped", "its job was stopped through Ray")
     since_s = now_s - row.updated_s
     if seen.job is None:
-        return Wait() if seen.driven or since_s < SUBMITTING_S else Submit(row.idle)
+        return Wait() if since_s < SUBMITTING_S else Submit(row.idle)
     idle = 0 if seen.step > row.step else row.idle + 1
     if idle >= ATTEMPTS_WITHOUT_PROGRESS:
         return End("failed", f"{idle} jobs in a row ended without a new checkpoint; see `vr jobs logs {row.run}`")
@@ -121,14 +125,21 @@ def act(action: Action, row: Row, head: Head, ledger: Ledger) -> None:
         case StopJob():
             stop_job(head, row.submission)
         case Submit(idle):
-            log.info("%s: submitted again as %s", row.run, submit_attempt(head, run, idle))
+            # The row was read before slow requests.
+            if ledger.claim(row):
+                log.info("%s: submitted again as %s", row.run, submit_attempt(head, run, idle))
         case Wait():
             pass
 
 
 def turn(ledger: Ledger, complaints: dict[str, str]) -> None:
     """Look once at every open run; what goes wrong with one is said once and hinders no other."""
-    rows = ledger.rows(only_open=True)
+    try:
+        rows = ledger.rows(only_open=True)
+    except sqlite3.Error as error:
+        _complain(complaints, "ledger", error)
+        return
+    complaints.pop("ledger", None)
     if not rows:
         return
     try:
@@ -142,7 +153,7 @@ def turn(ledger: Ledger, complaints: dict[str, str]) -> None:
         try:
             act(decide(row, look(row, jobs), time.time()), row, head, ledger)
             complaints.pop(row.run, None)
-        except (VrError, OSError) as error:
+        except (VrError, OSError, sqlite3.Error) as error:
             _complain(complaints, row.run, error)
 
 

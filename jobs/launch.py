@@ -23,8 +23,9 @@ from jobs.placement import Missing, Placement, live_nodes, place
 from jobs.progress import last_step
 from jobs.recipe import Recipe
 from jobs.retry import Failed, Stop, decide
-from jobs.runs import LIVE, RunFolder, RunState, read_json, write_json
+from jobs.runs import LIVE, RunFolder, RunState, read_json
 from vr_core.errors import UserError, VrError
+from vr_core.files import write_json
 
 BEAT_S = 2.0
 """Between two writes of state.json."""

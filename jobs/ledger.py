@@ -78,6 +78,15 @@ class Ledger:
                 },
             )
 
+    def claim(self, row: Row) -> bool:
+        """Take `row` for a new submission; False when it was stopped, closed or submitted since it was read."""
+        with self._open() as connection:
+            found = connection.execute(
+                "update runs set updated_s = ? where run = ? and submission = ? and wanted = 'running' and open",
+                (time.time(), row.run, row.submission),
+            )
+            return found.rowcount == 1
+
     def want_stopped(self, run: str) -> None:
         """The user asked `run` to stop: it is not resubmitted."""
         with self._open() as connection:

@@ -36,11 +36,12 @@ from jobs.keeper import KEEPER
 from jobs.launch import raise_for
 from jobs.ledger import Ledger
 from jobs.recipe import Recipe
-from jobs.runs import LIVE, RunFolder, RunState, create_run, repeats, resolve_paths, resolve_weights, write_json
+from jobs.runs import LIVE, RunFolder, RunState, create_run, repeats, resolve_paths, resolve_weights
 from jobs.shipped import recipe_file
-from jobs.submit import LIVE_JOB, job_states, start
+from jobs.submit import LIVE_JOB, job_states, start, submitted_runs
 from vr_core.config import Spec, load, plain, validate
 from vr_core.errors import ConfigError
+from vr_core.files import write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -334,7 +335,7 @@ def _trained(
         with stages.stage(stage, f"{earlier[-1].id} is finished already"):
             return earlier[-1]
     head = cluster.head()
-    run = create_run(recipe) if step == "new" else earlier[-1]
+    run = create_run(recipe, reserved=submitted_runs()) if step == "new" else earlier[-1]
     with (
         stages.stage(stage, f"{run.id}, {recipe.steps} steps, as a Ray job; dashboard {head.dashboard_url}"),
         cluster.carrying(run),

@@ -12,12 +12,11 @@ The loop writes metrics and checkpoints; the driver of the newest attempt writes
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,7 +27,8 @@ from jobs.errors import DamagedRun, NotACheckpoint, RunExists, UnknownRun
 from jobs.origin import read_origin
 from jobs.recipe import Recipe, require_startable
 from vr_core.config import Spec, load, plain, to_yaml, validate
-from vr_core.errors import ConfigError
+from vr_core.errors import ConfigError, StorageError
+from vr_core.files import write_json
 
 State = Literal["pending", "running", "finished", "failed", "stopped"]
 LIVE: tuple[State, ...] = ("pending", "running")
@@ -139,19 +139,6 @@ class RunFolder:
         return self.checkpoints / step
 
 
-def write_json(path: Path, value: Any) -> None:
-    """`value` as JSON at `path`, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """Mapping in the JSON file `path`.
 
@@ -223,24 +210,51 @@ def refusal(earlier: Iterable[tuple[str, RunState]], again: bool) -> str | None:
     return None
 
 
-def create_run(recipe: Recipe, again: bool = False, confirm: Callable[[Recipe], None] | None = None) -> RunFolder:
+def create_run(
+    recipe: Recipe,
+    again: bool = False,
+    confirm: Callable[[Recipe], None] | None = None,
+    reserved: Collection[str] = (),
+) -> RunFolder:
     """A new run folder for `recipe`, which appears whole or not at all.
 
     Args:
         recipe: As the user gave it.
         again: Make another run of a recipe that has been run.
         confirm: Called with the resolved recipe when nothing stands against the run; raises to give it up.
+        reserved: Ids of runs in any folder: the ledger and Ray know a run by its id alone.
 
     Raises:
         RunExists: the same recipe over the same data is running, or has been run and `again` is not given.
         ConfigError, NotACheckpoint, UnknownRun: as `resolve_paths`.
+        StorageError: `out` cannot be written.
     """
     recipe = resolve_paths(recipe)
-    stem = f"{recipe.name}-{recipe.digest()}-"
     _refuse_repeat(recipe, again)
     if confirm is not None:
         confirm(recipe)
-    recipe.out.mkdir(parents=True, exist_ok=True)
+    with writable(recipe.out):
+        return _create_run(recipe, again, reserved)
+
+
+@contextlib.contextmanager
+def writable(out: Path) -> Iterator[None]:
+    """Make the folder `out` of run folders; in the block something is written there.
+
+    Raises:
+        StorageError: that failed.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"out {out}: cannot be written ({error.strerror or error}); give another out=FOLDER or free some space"
+        ) from None
+
+
+def _create_run(recipe: Recipe, again: bool, reserved: Collection[str]) -> RunFolder:
+    stem = f"{recipe.name}-{recipe.digest()}-"
     draft = recipe.out / f".new-{uuid.uuid4().hex[:12]}"
     try:
         draft.mkdir()
@@ -252,9 +266,9 @@ def create_run(recipe: Recipe, again: bool = False, confirm: Callable[[Recipe], 
             # Once more each time: another process may have made the run meanwhile.
             _refuse_repeat(recipe, again)
             taken = [
-                int(p.name.removeprefix(stem))
-                for p in recipe.out.iterdir()
-                if p.name.startswith(stem) and p.name.removeprefix(stem).isdecimal()
+                int(name.removeprefix(stem))
+                for name in (*reserved, *(p.name for p in recipe.out.iterdir()))
+                if name.startswith(stem) and name.removeprefix(stem).isdecimal()
             ]
             path = recipe.out / f"{stem}{max(taken, default=0) + 1}"
             try:

@@ -24,9 +24,10 @@ from jobs.errors import DamagedRun, RunExists, UnknownRun
 from jobs.origin import read_origin
 from jobs.progress import last_record, last_step
 from jobs.recipe import Recipe, TuneSpec
-from jobs.runs import LIVE, RunFolder, RunState, State, read_json, resolve_paths, write_json
+from jobs.runs import LIVE, RunFolder, RunState, State, read_json, resolve_paths, writable
 from vr_core.config import Spec, load, override, plain, to_yaml, validate
 from vr_core.errors import ConfigError
+from vr_core.files import write_json
 
 Value = float | int | str | bool
 Kind = Literal["uniform", "loguniform"]
@@ -256,12 +257,17 @@ def create_search(recipe: Recipe, again: bool = False) -> Search:
     Raises:
         RunExists: the same recipe was searched before over the same data and `again` is not given.
         ConfigError, NotACheckpoint, UnknownRun: as `plan_trials` and `jobs.runs.resolve_paths`.
+        StorageError: `out` cannot be written.
     """
     recipe = resolve_paths(recipe)
     plans = plan_trials(recipe)
     if not again:
         _refuse_repeat(recipe)
-    recipe.out.mkdir(parents=True, exist_ok=True)
+    with writable(recipe.out):
+        return _create_search(recipe, plans)
+
+
+def _create_search(recipe: Recipe, plans: Sequence[TrialPlan]) -> Search:
     draft = Search(recipe.out / f".new-{uuid.uuid4().hex[:12]}")
     try:
         _write_draft(draft, recipe, plans)

@@ -5,15 +5,19 @@ import os
 import shlex
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.head import Head, fetch, state_folder
+from cluster.plan import LOOPBACK
 from jobs.driver import require_resumable
 from jobs.errors import JobsFailure
 from jobs.ledger import Ledger
 from jobs.origin import copy_source, read_origin
 from jobs.ray_session import DRIVER_ENVIRONMENT
-from jobs.runs import RunFolder, read_json, write_json
+from jobs.runs import RunFolder, read_json
+from vr_core.errors import UserError
+from vr_core.files import write_json
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 STOP_JOB_WAIT_S = 40
 """Ray ends a stopped job by force after this; the supervisor gives the loop `STOP_WAIT_S` of it for a checkpoint."""
 LIVE_JOB = ("PENDING", "RUNNING")
+ENDED_JOB = ("STOPPED", "SUCCEEDED", "FAILED")
 
 
 def start(head: Head, run: RunFolder) -> str:
@@ -28,11 +33,27 @@ def start(head: Head, run: RunFolder) -> str:
 
     Raises:
         RunExists: somebody carries the run already, or it is finished.
-        JobsFailure: the head does not take the job.
+        UserError: a run of the same name was submitted from another folder.
+        JobsFailure: the head does not take the job; the run is failed then, and the keeper leaves it alone.
     """
+    ledger = Ledger(state_folder())
+    row = ledger.row(run.id)
+    # A folder that was moved is still the same run.
+    if row is not None and Path(row.folder).is_dir() and Path(row.folder).resolve() != run.path.resolve():
+        raise UserError(f"{run.id}: {row.folder} was submitted under this name; submit the recipe anew with --again")
     require_resumable(run)
     keep_source(run)
-    return submit_attempt(head, run, idle=0)
+    try:
+        return submit_attempt(head, run, idle=0)
+    except JobsFailure as error:
+        run.write_state(state="failed", why=str(error))
+        ledger.close(run.id)
+        raise
+
+
+def submitted_runs() -> list[str]:
+    """Ids of all runs that were ever submitted on this machine, whatever their folder."""
+    return [row.run for row in Ledger(state_folder()).rows()]
 
 
 def submit_attempt(head: Head, run: RunFolder, idle: int) -> str:
@@ -63,7 +84,7 @@ def submit_attempt(head: Head, run: RunFolder, idle: int) -> str:
             },
             metadata={"run": run.id, "recipe": recipe.name, "attempt": str(attempt)},
         )
-    except (RuntimeError, ConnectionError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise JobsFailure(f"run {run.id}: the head did not take the job ({reason}); see `vr cluster status`") from None
     return submission
@@ -83,7 +104,7 @@ def stop_job(head: Head, submission: str) -> None:
     """Ask Ray to end a job: SIGTERM to its driver, which lets the loop write a checkpoint."""
     try:
         _client(head).stop_job(submission)
-    except (RuntimeError, ConnectionError) as error:
+    except (RuntimeError, OSError) as error:
         raise JobsFailure(f"job {submission}: cannot be stopped ({' '.join(str(error).split())[:300]})") from None
 
 
@@ -91,20 +112,36 @@ def job_logs(head: Head, submission: str) -> str:
     """What the job's driver and workers have printed."""
     try:
         logs: str = _client(head).get_job_logs(submission)
-    except (RuntimeError, ConnectionError) as error:
+    except (RuntimeError, OSError) as error:
         raise JobsFailure(f"job {submission}: no logs ({' '.join(str(error).split())[:300]})") from None
     return logs
 
 
 async def follow_logs(head: Head, submission: str) -> AsyncIterator[str]:
-    """Pieces of the job's output as they come, until it ends."""
-    async for piece in _client(head).tail_job_logs(submission):
-        yield piece
+    """Pieces of the job's output as they come, until it ends.
+
+    Raises:
+        JobsFailure: the head went away, or does not know the job.
+    """
+    import aiohttp
+
+    try:
+        async for piece in _client(head).tail_job_logs(submission):
+            yield piece
+    except (aiohttp.ClientError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise JobsFailure(f"job {submission}: no more of its output ({reason}); see `vr cluster status`") from None
 
 
 def _client(head: Head) -> "JobSubmissionClient":
     # Ray reads the token and the address from the environment alone.
     os.environ.update(head.environment())
+    os.environ.pop("RAY_AUTH_TOKEN", None)
+    # The client would send the token through a proxy that http_proxy names.
+    for key in ("NO_PROXY", "no_proxy"):
+        direct = [host for host in os.environ.get(key, "").split(",") if host]
+        if LOOPBACK not in direct:
+            os.environ[key] = ",".join([*direct, LOOPBACK])
     from ray.job_submission import JobSubmissionClient
 
     # It tells about every package that it uploads.

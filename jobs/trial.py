@@ -20,9 +20,10 @@ from ray.tune.trainable import wrap_function
 
 from jobs.errors import RunFailed
 from jobs.progress import last_record
-from jobs.runs import RunFolder, write_json
+from jobs.runs import RunFolder
 from jobs.search import ENDED, Search, shown_trial, shown_values
 from vr_core.errors import UserError, VrError
+from vr_core.files import write_json
 
 SCORE = "score"
 STEP = "step"

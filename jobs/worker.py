@@ -4,6 +4,7 @@ Both go through the run's folder: who the workers are (`attempts/N/machines-K.js
 (`attempts/N/error-K-rank-R.json`). Ray carries exceptions too, but as the text of a traceback.
 """
 
+import contextlib
 import importlib
 import math
 import os
@@ -19,9 +20,10 @@ import torch.distributed as dist
 
 from jobs.errors import RunFailed, RunStopped
 from jobs.recipe import Recipe
-from jobs.runs import RunFolder, write_json
+from jobs.runs import RunFolder
 from vr_core.config import Spec, validate
 from vr_core.errors import UserError, VrError
+from vr_core.files import write_json
 
 DEFAULT_LOOP = "jobs.train:train"
 
@@ -57,6 +59,10 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(spec.recipe.workers.cpus)
     folder = run.attempt_folder(spec.attempt)
     try:
+        if not folder.is_dir():
+            raise UserError(
+                f"{platform.node()}: {run.path} is not there; put out= on storage that every PC mounts at the same path"
+            )
         _announce(folder / f"machines-{spec.fit}.json", rank, world, device)
         loop = _loop(spec.loop)
         result = loop(
@@ -70,20 +76,25 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     except RunStopped:
         return {"stopped": True}
     except BaseException as error:
-        write_json(
-            folder / f"error-{spec.fit}-rank-{rank}.json",
-            {
-                "rank": rank,
-                "class": type(error).__name__,
-                "message": str(error) if isinstance(error, VrError) else f"{type(error).__name__}: {error}",
-                "user_error": isinstance(error, UserError),
-                "final": isinstance(error, UserError | RunFailed),
-                "traceback": traceback.format_exc(),
-                "time_s": time.time(),
-            },
-        )
+        # Without the folder, Ray alone carries the error.
+        with contextlib.suppress(OSError):
+            write_json(folder / f"error-{spec.fit}-rank-{rank}.json", _told(error, rank))
         raise
     return {"stopped": False, **result}
+
+
+def _told(error: BaseException, rank: int) -> dict[str, Any]:
+    """What the supervisor reads about the failure of a rank."""
+    return {
+        "rank": rank,
+        "host": platform.node(),
+        "class": type(error).__name__,
+        "message": str(error) if isinstance(error, VrError) else f"{type(error).__name__}: {error}",
+        "user_error": isinstance(error, UserError),
+        "final": isinstance(error, UserError | RunFailed),
+        "traceback": traceback.format_exc(),
+        "time_s": time.time(),
+    }
 
 
 def _loop(name: str) -> Callable[..., dict[str, Any]]:

@@ -22,6 +22,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdo
 Out = Annotated[Path, typer.Option("--out", help="Folder of run folders.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder.")]
 RUNS = Path("runs")
+STOPPED_HERE = 130
+"""Exit code of a shell command that Ctrl-C ended."""
 
 
 def submit(
@@ -39,13 +41,13 @@ def submit(
     """
     from cluster.head import find_head
     from jobs.runs import create_run
-    from jobs.submit import start
+    from jobs.submit import start, submitted_runs
 
     spec = _recipe(recipe, overrides)
     if dry_run:
         return _print_recipe(spec)
     head = find_head()
-    run = create_run(spec, again, confirm=None if yes else _confirm)
+    run = create_run(spec, again, confirm=None if yes else _confirm, reserved=submitted_runs())
     submission = start(head, run)
     if as_json:
         print(json.dumps({"run": run.id, "folder": str(run.path), "submission": submission}))
@@ -68,11 +70,12 @@ def train(
     Ctrl-C writes a checkpoint and ends; `vr jobs resume` goes on. Example: vr train songs-pretrain data=DATA steps=100
     """
     from jobs.runs import create_run
+    from jobs.submit import submitted_runs
 
     spec = _recipe(recipe, overrides)
     if dry_run:
         return _print_recipe(spec)
-    return _train_here(create_run(spec, again), as_json)
+    return _train_here(create_run(spec, again, reserved=submitted_runs()), as_json)
 
 
 @app.command("list")
@@ -252,7 +255,12 @@ def _head_or_note() -> "tuple[Head | None, str]":
 
 
 def _train_here(run: "RunFolder", as_json: bool) -> None:
-    """Carry the next attempt of `run` in this process, to the end."""
+    """Carry the next attempt of `run` in this process, to the end.
+
+    Raises:
+        UserError, RunFailed: it failed.
+        typer.Exit: it was stopped; the exit code is that of Ctrl-C.
+    """
     from jobs.control import train_here
     from jobs.display import display
     from jobs.launch import raise_for
@@ -266,6 +274,8 @@ def _train_here(run: "RunFolder", as_json: bool) -> None:
         print(json.dumps({"run": run.id, "folder": str(run.path), **plain(state)}))
     else:
         print(f"{run.id} is {state.state} at step {state.step} of {state.steps}: {run.path}", file=sys.stderr)
+    if state.state == "stopped":
+        raise typer.Exit(STOPPED_HERE)
 
 
 def _watch(run: "RunFolder") -> None:
@@ -273,6 +283,7 @@ def _watch(run: "RunFolder") -> None:
 
     Raises:
         UserError, RunFailed: it failed.
+        typer.Exit: it was stopped: it has not done what it was to do.
     """
     from jobs.control import follow
     from jobs.display import display
@@ -282,3 +293,5 @@ def _watch(run: "RunFolder") -> None:
         state = follow(run, shown.show)
     raise_for(run, state)
     print(f"{run.id} is {state.state} at step {state.step} of {state.steps}: {run.path}", file=sys.stderr)
+    if state.state == "stopped":
+        raise typer.Exit(1)

@@ -1,8 +1,6 @@
 """A small real training loop with the signature of `jobs.train.train`: descent on a parabola, with checkpoints."""
 
 import json
-import os
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +11,9 @@ import torch.distributed as dist
 
 from jobs.errors import RunStopped
 from jobs.recipe import Recipe
-from jobs.runs import RunFolder, write_json
+from jobs.runs import RunFolder
 from vr_core.errors import UserError
+from vr_core.files import write_json
 
 
 def line(
@@ -45,7 +44,7 @@ def line(
             _save(folder, step, float(w))
         if report is not None:
             report({"step": step, "w": float(w)})
-        _misbehave(folder, recipe, step, rank)
+        _misbehave(folder, recipe, step)
     return {"w": float(w)}
 
 
@@ -59,18 +58,8 @@ def _save(run: RunFolder, step: int, w: float) -> None:
         file.write(json.dumps({"kind": "step", "step": step, "loss": w}) + "\n")
 
 
-def _misbehave(run: RunFolder, recipe: Recipe, step: int, rank: int) -> None:
-    """What the recipe's seed asks for.
-
-    1: the last rank is killed once, at step 2. 2: a UserError. 3: as 1, and it waits at step 4
-    for a file `go`. 4: it waits at step 4 to be stopped.
-    """
-    mark = run.path / "killed"
-    if recipe.seed in (1, 3) and step == 2 and rank == recipe.workers.count - 1 and not mark.exists():
-        mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    while recipe.seed == 3 and step == 4 and not (run.path / "go").exists():
-        time.sleep(0.05)
+def _misbehave(run: RunFolder, recipe: Recipe, step: int) -> None:
+    """What the recipe's seed asks for: 2: a UserError. 4: it waits at step 4 to be stopped."""
     while recipe.seed == 4 and step == 4 and not run.stop_file.exists():
         time.sleep(0.05)
     if recipe.seed == 2:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from jobs.errors import DamagedRun, RunExists, UnknownRun
 from jobs.recipe import Recipe
-from jobs.runs import write_json
 from jobs.search import (
     Search,
     TrialRow,
@@ -25,6 +24,7 @@ from jobs.search import (
 )
 from vr_core.config import load, override, plain, validate
 from vr_core.errors import ConfigError
+from vr_core.files import write_json
 
 TINY: dict[str, Any] = {
     "name": "tiny",
