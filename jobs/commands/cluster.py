@@ -220,6 +220,7 @@ def _show_head(head: "Head") -> None:
             "to join, on each other PC:",
             f"  scp {head.node.address}:{head.token_file} vr-token && chmod 600 vr-token",
             f"  vr cluster join {head.gcs_address} --token-file vr-token",
+            "  rm vr-token",
         ]
     for line in [*lines, "next       vr cluster status · vr submit RECIPE · vr cluster down"]:
         _console().print(line, highlight=False, markup=False, soft_wrap=True)
