@@ -74,7 +74,8 @@ def write_checkpoint(
     folder = run.checkpoints / f"step-{meta.step:08d}"
     draft = run.checkpoints / f".{folder.name}.{os.getpid()}"
     try:
-        shutil.rmtree(draft, ignore_errors=True)
+        for left in run.checkpoints.glob(".step-*"):  # of a process that was killed while it wrote
+            shutil.rmtree(left, ignore_errors=True)
         draft.mkdir(parents=True)
         save_weights(draft / "weights.safetensors", weights, meta)
         with (draft / "training.pt").open("wb") as file:
@@ -100,7 +101,9 @@ def write_checkpoint(
         raise StorageError(
             f"checkpoint {folder}: cannot be written ({reason}); free some space, then `vr jobs resume {run.id}`"
         ) from error
-    for old in superseded([p.name for p in step_folders(run)], _named(run.checkpoints / "best"), keep):
+    # Later folders are damaged ones that a resume passed over: they must not count as the newest.
+    names = [p.name for p in step_folders(run) if p.name <= folder.name]
+    for old in superseded(names, _named(run.checkpoints / "best"), keep):
         shutil.rmtree(run.checkpoints / old, ignore_errors=True)
     return folder
 

@@ -1,6 +1,7 @@
 """Metrics of every step, as JSON lines and for TensorBoard; a resumed run goes on without a seam."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,8 +29,10 @@ class MetricsLog:
         self._flushed_s = time.monotonic()
 
     def write(self, kind: str, step: int, **values: float) -> None:
-        """One line; `kind` is `step` or `validation`."""
-        self._file.write(json.dumps({"kind": kind, "step": step, **values, "time_s": round(time.time(), 3)}) + "\n")
+        """One line; `kind` is `step` or `validation`. A value that is not finite is null: JSON knows no NaN."""
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        line = {"kind": kind, "step": step, **finite, "time_s": round(time.time(), 3)}
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(f"{kind}/{name}", value, step)

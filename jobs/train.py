@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from dataprep.batches import CodedBatch, Loader, widen_magnitudes
 from dataprep.dataset import Dataset
 from dataprep.order import Order, cut, fixed_items
-from jobs.checkpoint import Checkpoint, best_loss, read_newest, write_checkpoint
+from jobs.checkpoint import Checkpoint, best_loss, read_checkpoint, read_newest, write_checkpoint, write_pointer
 from jobs.errors import RunFailed, RunStopped
 from jobs.metrics_log import MetricsLog
 from jobs.recipe import Recipe
@@ -74,9 +74,7 @@ def train(
 
     torch.manual_seed(recipe.seed)  # initial weights only: nothing later draws from it
     model: nn.Module = build(recipe.model, stft.bins)
-    checkpoint, problems = read_newest(run)
-    for line in problems:
-        print(line, file=sys.stderr, flush=True)
+    checkpoint = newest_checkpoint(run, rank, world, device)
     if checkpoint is None and recipe.init is not None:
         start_from(model, recipe, data)
     model.to(device)
@@ -208,6 +206,33 @@ def loss_function(recipe: Recipe, device: torch.device, cast: Callable[[], Any])
             ).float()
 
     return losses
+
+
+def newest_checkpoint(run: RunFolder, rank: int, world: int, device: torch.device) -> Checkpoint | None:
+    """Where the run goes on; None at its start.
+
+    Rank 0 chooses and the others take the same step: a rank whose view of the shared folder lags would otherwise go on
+    from another step, and nothing would say so.
+
+    Raises:
+        RunFailed: there are checkpoints and none is usable; to start again over them is not ours to decide.
+        StorageError: a rank does not see what rank 0 sees.
+    """
+    checkpoint, problems = read_newest(run) if rank == 0 else (None, [])
+    for line in problems:
+        print(line, file=sys.stderr, flush=True)
+    if problems and checkpoint is None:
+        raise RunFailed(
+            f"run {run.id}: no usable checkpoint ({problems[0]}); delete {run.checkpoints} to start from nothing"
+        )
+    if problems and checkpoint is not None:
+        write_pointer(run.checkpoints / "last", f"step-{checkpoint.row.step:08d}")
+    if world > 1:
+        chosen = torch.tensor(checkpoint.row.step if checkpoint else 0, device=device)
+        dist.broadcast(chosen, src=0)
+        if rank and chosen.item():
+            checkpoint = read_checkpoint(run.checkpoints / f"step-{int(chosen.item()):08d}")
+    return checkpoint
 
 
 def start_from(model: nn.Module, recipe: Recipe, data: Dataset) -> None:

@@ -82,6 +82,22 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_line(run: RunFolder, harm: s
     assert "step-00000002" in problems[0]
 
 
+def test_a_damaged_newer_checkpoint_does_not_cost_the_ones_written_after_it(run: RunFolder) -> None:
+    write(run, 10, 1.0)
+    (write(run, 20, 2.0) / "training.pt").unlink()
+    (write(run, 30, 3.0) / "training.pt").unlink()
+    for step in (12, 14):
+        write(run, step, float(step), keep=1)
+        assert read_newest(run)[0].row.step == step
+    assert not (run.checkpoints / "step-00000010").exists()
+
+
+def test_what_a_killed_writer_left_is_removed(run: RunFolder) -> None:
+    (run.checkpoints / ".step-00000001.99").mkdir(parents=True)
+    write(run, 2, 1.0)
+    assert not list(run.checkpoints.glob(".*"))
+
+
 def test_nothing_yet_is_no_problem(run: RunFolder) -> None:
     assert read_newest(run) == (None, [])
     assert best_loss(run) == float("inf")

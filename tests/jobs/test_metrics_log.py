@@ -25,6 +25,14 @@ def test_steps_that_are_computed_again_are_written_once(tmp_path: Path) -> None:
     assert all(json.loads(text) for text in run.metrics_file.read_text().splitlines())
 
 
+def test_a_skipped_step_is_json_too(tmp_path: Path) -> None:
+    with MetricsLog(RunFolder(tmp_path), 0, tensorboard=False) as metrics:
+        metrics.write("step", 1, loss=float("nan"), lr=0.5)
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert "NaN" not in line
+    assert json.loads(line)["loss"] is None
+
+
 def test_tensorboard_reads_the_curve(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

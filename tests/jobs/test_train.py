@@ -168,6 +168,17 @@ def test_validation_hides_the_same_frames_in_every_run(tiny_data: Path, tmp_path
     assert losses[0] != losses[2]
 
 
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over_them(tiny_data: Path, tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run", recipe_of(tiny_data, **{"steps": 4}))
+    here(run)
+    for folder in run.checkpoints.glob("step-*"):
+        (folder / "training.pt").write_bytes(b"")
+    before = run.metrics_file.read_text()
+    with pytest.raises(RunFailed, match="no usable checkpoint.*delete .*checkpoints to start from nothing"):
+        here(run)
+    assert run.metrics_file.read_text() == before
+
+
 def test_a_stop_file_saves_first(tiny_data: Path, tmp_path: Path) -> None:
     run = new_run(tmp_path / "run", recipe_of(tiny_data, **{"steps": 1_000_000, "checkpoint.every_steps": None}))
     run.stop_file.touch()
