@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.keeper import SUBMITTING_S, Close, End, Seen, StopJob, Submit, Wait, decide
+from jobs.keeper import SUBMITTING_S, Close, End, Seen, StopJob, Submit, Wait, decide, turn
 from jobs.ledger import Ledger, Row
 from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS
 from jobs.runs import RunFolder, RunState
@@ -75,6 +75,38 @@ def test_a_job_that_is_just_being_submitted_is_waited_for():
     assert decide(row(updated_s=NOW_S - SUBMITTING_S + 1), seen(None), NOW_S) == Wait()
     assert decide(row(updated_s=NOW_S - 1), seen("FAILED"), NOW_S) == Wait()
     assert decide(ROW, seen(None, driven=True), NOW_S) == Wait()
+
+
+@pytest.mark.parametrize("job", ["FAILED", "SUCCEEDED", "STOPPED", None])
+def test_a_run_that_somebody_carries_without_a_job_is_left_to_them(job):
+    assert decide(ROW, seen(job, driven=True), NOW_S) == Wait()
+
+
+def test_a_row_that_changed_since_it_was_read_is_not_claimed(tmp_path):
+    ledger = Ledger(tmp_path)
+    for n, change in enumerate(
+        (
+            lambda run: None,
+            lambda run: ledger.want_stopped(run.id),
+            lambda run: ledger.close(run.id),
+            lambda run: ledger.submitted(run, 2, f"{run.id}.a2"),
+        )
+    ):
+        run = RunFolder(tmp_path / f"line-{n}")
+        ledger.submitted(run, 1, f"{run.id}.a1")
+        row = ledger.row(run.id)
+        change(run)
+        assert ledger.claim(row) == (n == 0)
+
+
+def test_the_keeper_outlives_a_damaged_ledger(tmp_path):
+    ledger = Ledger(tmp_path)
+    for file in tmp_path.iterdir():
+        file.unlink()
+    (tmp_path / "runs.sqlite").write_bytes(b"no database" * 100)
+    complaints: dict[str, str] = {}
+    turn(ledger, complaints)
+    assert "database" in complaints["ledger"]
 
 
 def test_the_ledger_keeps_one_row_a_run_across_openings(tmp_path):

@@ -73,6 +73,12 @@ def test_the_commands_print_one_json_value(run):
     assert "no Ray head runs here" in table.stderr
 
 
+@pytest.mark.parametrize(("state", "code"), [("finished", 0), ("stopped", 1)])
+def test_watching_a_run_tells_by_its_exit_code_whether_it_finished(run, state, code):
+    run.write_state(state=state)
+    assert CliRunner().invoke(app, ["watch", run.id]).exit_code == code
+
+
 def test_a_recipe_is_a_file_or_one_that_comes_along(tmp_path):
     file = tmp_path / "mine.yaml"
     file.touch()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jobs.driver import is_driven, require_resumable, write_driver
 from jobs.errors import DamagedRun, NotACheckpoint, RunExists, UnknownRun
 from jobs.origin import PACKAGES, copy_source, read_origin, source_root
-from jobs.recipe import Recipe
+from jobs.recipe import Recipe, TuneSpec
 from jobs.runs import (
     SILENT_AFTER_S,
     RunFolder,
@@ -23,7 +23,8 @@ from jobs.runs import (
     resolve_run,
     resolve_weights,
 )
-from vr_core.errors import ConfigError
+from jobs.search import create_search
+from vr_core.errors import ConfigError, StorageError
 
 
 @pytest.fixture
@@ -89,6 +90,20 @@ def test_other_data_another_start_or_another_value_is_another_run(recipe, tmp_pa
     (tmp_path / "other").mkdir()
     assert create_run(recipe.model_copy(update={"data": tmp_path / "other"})).id.endswith("-2")
     assert create_run(recipe.model_copy(update={"seed": 1})).id.endswith("-1")
+
+
+def test_numbers_of_other_folders_are_not_given_again(recipe):
+    stem = f"line-{recipe.digest()}-"
+    assert create_run(recipe, reserved=[f"{stem}3", f"{stem}x", "other-12345678-9"]).id == f"{stem}4"
+
+
+@pytest.mark.parametrize("create", [create_run, create_search])
+def test_an_out_that_cannot_be_written_is_one_line(recipe, tmp_path, create):
+    (tmp_path / "file").touch()
+    changes = {"out": tmp_path / "file" / "runs", "tune": TuneSpec(space={"optim.lr": (1e-3, 1e-4)}, grace_steps=100)}
+    for out in (tmp_path / "file", tmp_path / "file" / "runs"):
+        with pytest.raises(StorageError, match=r"out .*file.*: cannot be written \(.*\); give another out=FOLDER"):
+            create(recipe.model_copy(update={**changes, "out": out}))
 
 
 def test_the_plan_is_confirmed_before_anything_is_written(recipe):

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,12 +25,14 @@ from jobs.ledger import Ledger
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder, create_run, read_json
 from jobs.submit import job_states, keep_source, submit_attempt
-from tests.jobs import loops
+from jobs.submit import start as submit
+from tests.jobs import loops, test_train
 from vr_core.config import validate
 
 pytestmark = pytest.mark.ray
 
 PATIENCE_S = 240
+STEPS = 400
 Started = TypeVar("Started")
 
 
@@ -88,28 +91,6 @@ def ended(run: RunFolder) -> bool:
     return run.state().state not in ("pending", "running")
 
 
-def test_a_run_outlives_a_killed_worker_and_a_killed_driver(head, tmp_path):
-    labels = [{"room": "cellar"}, {"room": "attic"}]
-    run = start(head, tmp_path, seed=3, workers={"count": 2, "labels": labels})
-    wait_for("step 4", lambda: run.last_step() == 4, run, head)
-    # The supervisor has started the killed rank again, on the machines that the recipe names.
-    wait_for("both starts noted", lambda: len(read_json(run.origin_file)["machines"]) == 2, run, head)
-    machines = read_json(run.origin_file)["machines"]["1.2"]
-    assert [machine["labels"]["room"] for machine in machines] == ["cellar", "attic"]
-    assert run.state().attempt == 1
-
-    os.kill(read_json(run.attempt_folder(1) / "driver.json")["pid"], signal.SIGKILL)
-    (run.path / "go").touch()
-    wait_for("the end", lambda: ended(run), run, head)
-    state = run.state()
-    assert (state.state, state.step, state.attempt) == ("finished", 6, 2)
-    # Descent on a parabola with its minimum at 0.5, whatever was killed: w = 0.5 + 0.5 · 0.9^6.
-    saved = read_json(run.checkpoints / "step-00000006" / "checkpoint.json")
-    assert saved["w"] == pytest.approx(0.5 + 0.5 * 0.9**6, rel=1e-5)
-    wait_for("closed", lambda: not Ledger(state_folder()).row(run.id).open, run, head)
-    assert job_states(head)[f"{run.id}.a1"] == "FAILED"
-
-
 def test_a_mistake_of_the_user_is_told_once_and_a_stopped_run_stays_stopped(head, tmp_path):
     wrong = start(head, tmp_path, seed=2, workers={"count": 1})
     waiting = start(head, tmp_path, seed=4, workers={"count": 1})
@@ -117,6 +98,10 @@ def test_a_mistake_of_the_user_is_told_once_and_a_stopped_run_stays_stopped(head
     state = wrong.state()
     assert (state.state, state.user_error, state.attempt) == ("failed", True, 1)
     assert state.why == "data: the shard is cut short; prepare it again"
+
+    # Stopped before its driver can listen.
+    early = start(head, tmp_path, seed=5, workers={"count": 1})
+    assert stop_run(early, head).state == "stopped"
 
     wait_for("some steps", lambda: waiting.last_step() >= 4, waiting, head)
     stopped = stop_run(waiting, head)
@@ -126,3 +111,57 @@ def test_a_mistake_of_the_user_is_told_once_and_a_stopped_run_stays_stopped(head
     # Ray notes the end of a job once its driver has gone.
     names = {f"{wrong.id}.a1": "FAILED", f"{waiting.id}.a1": "STOPPED"}
     wait_for("both jobs ended", lambda: names.items() <= job_states(head).items(), waiting, head)
+
+
+def kill_between_checkpoints(run: RunFolder, after: int, pid: Callable[[], int]) -> None:
+    """SIGKILL once a checkpoint after step `after` is there: somewhere within the steps that follow it."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while run.last_step() <= after:
+        assert time.monotonic() < deadline_s, run.state()
+        time.sleep(0.01)
+    os.kill(pid(), signal.SIGKILL)
+    assert run.last_step() < run.recipe().steps, "killed too late to show anything"
+
+
+def test_the_training_loop_on_two_nodes_outlives_a_killed_worker_driver_and_keeper(head, tiny_data, tmp_path):
+    changes = {
+        "out": str(tmp_path / "runs"),
+        "steps": STEPS,
+        "workers.count": 2,
+        "workers.device": "cpu",
+        "workers.labels": [{"room": "cellar"}, {"room": "attic"}],
+        "checkpoint.every_steps": 10,
+        "validation.every_steps": 100,
+    }
+    recipe = test_train.recipe_of(tiny_data, **changes)
+    undisturbed = test_train.new_run(tmp_path / "undisturbed", recipe)
+    test_train.finish(test_train.start(undisturbed, 2, tmp_path / "meeting"))
+
+    run = create_run(recipe)
+    submit(head, run)
+
+    def machines(fit: str) -> list[dict]:
+        return read_json(run.origin_file)["machines"].get(fit, [])
+
+    def driver() -> int:
+        return read_json(run.attempt_folder(run.newest_attempt()) / "driver.json")["pid"]
+
+    wait_for("the first start", lambda: machines("1.1"), run, head)
+    kill_between_checkpoints(run, 0, lambda: machines("1.1")[1]["pid"])
+    # The supervisor starts both ranks again, on the machines that the recipe names.
+    wait_for("the second start", lambda: machines("1.2"), run, head)
+    assert [machine["labels"]["room"] for machine in machines("1.2")] == ["cellar", "attic"]
+    kill_between_checkpoints(run, run.last_step(), driver)
+    wait_for("the keeper's attempt", lambda: machines("2.1"), run, head)
+
+    os.kill(head.processes[1].pid, signal.SIGKILL)
+    kill_between_checkpoints(run, run.last_step(), driver)
+    wait_for("nobody to carry it", lambda: not is_driven(run, run.state()), run, head)
+    assert run.state().state == "running"
+    subprocess.run([sys.executable, "-m", "jobs.cli", "jobs", "resume", str(run.path)], check=True, timeout=PATIENCE_S)
+    wait_for("the end", lambda: ended(run), run, head)
+    state = run.state()
+    assert (state.state, state.step, state.attempt) == ("finished", STEPS, 3)
+    assert test_train.distance(test_train.last_weights(run), test_train.last_weights(undisturbed)) < 1e-5
+    names = {f"{run.id}.a1": "FAILED", f"{run.id}.a2": "FAILED", f"{run.id}.a3": "SUCCEEDED"}
+    wait_for("the jobs ended", lambda: names.items() <= job_states(head).items(), run, head)
