@@ -1,13 +1,18 @@
 """One start of Ray Train's workers, and what to make of its failure."""
 
-from collections.abc import Collection, Sequence
+import platform
+import time
+import traceback
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from jobs.errors import RunFailed
 from jobs.placement import Placement
 from jobs.recipe import Recipe
 from jobs.retry import Failed
 from jobs.runs import RunFolder
 from vr_core.config import plain
+from vr_core.errors import UserError, VrError
 
 
 def fit(run: RunFolder, recipe: Recipe, attempt: int, number: int, placement: Placement, loop: str) -> dict[str, Any]:
@@ -47,15 +52,37 @@ def fit(run: RunFolder, recipe: Recipe, attempt: int, number: int, placement: Pl
     return returned
 
 
+def words(error: BaseException, rank: int) -> dict[str, Any]:
+    """What the supervisor reads about the failure of a rank."""
+    return {
+        "rank": rank,
+        "host": platform.node(),
+        "class": type(error).__name__,
+        "message": str(error) if isinstance(error, VrError) else f"{type(error).__name__}: {error}",
+        "user_error": isinstance(error, UserError),
+        "final": isinstance(error, UserError | RunFailed),
+        "traceback": "".join(traceback.format_exception(error)),
+        "time_s": time.time(),
+    }
+
+
+def carried(failures: Mapping[int, BaseException], told: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Words of the ranks that could not write them, since their PC does not see the run's folder: Ray has them."""
+    written = {t["rank"] for t in told}
+    errors = {rank: getattr(failure, "_base_exc", None) for rank, failure in failures.items() if rank not in written}
+    return [words(error, rank) for rank, error in errors.items() if isinstance(error, VrError)]
+
+
 def first_cause(told: Sequence[dict[str, Any]], silent: Collection[int], step: int, fallback: str) -> Failed:
     """The failure that made the others.
 
     Args:
-        told: What ranks wrote before they ended (`jobs.worker`).
+        told: What ranks said before they ended (`words`).
         silent: Ranks that failed without a word: their process died.
         step: Step of the newest checkpoint.
         fallback: What Ray says.
     """
+    told = [{**t, "message": _placed(t)} for t in told]
     final = sorted((t for t in told if t["final"]), key=lambda t: (not t["user_error"], t["time_s"]))
     if final:
         return Failed(step, final[0]["message"], final=True, user_error=final[0]["user_error"])
@@ -66,3 +93,9 @@ def first_cause(told: Sequence[dict[str, Any]], silent: Collection[int], step: i
     if told:
         return Failed(step, min(told, key=lambda t: t["time_s"])["message"].splitlines()[0][:300])
     return Failed(step, fallback[:300])
+
+
+def _placed(told: Mapping[str, Any]) -> str:
+    """The message, with the PC's name where that is another one: `no such folder` may be true there alone."""
+    message: str = told["message"]
+    return message if told["host"] == platform.node() else f"{told['host']}: {message}"

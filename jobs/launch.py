@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from jobs.driver import write_driver
 from jobs.errors import DamagedRun, RunFailed, Unplaceable
-from jobs.fit import first_cause, fit
+from jobs.fit import carried, first_cause, fit
 from jobs.placement import Missing, Placement, live_nodes, place
 from jobs.progress import last_step
 from jobs.recipe import Recipe
@@ -157,7 +157,9 @@ class Supervisor:
         folder = self.run.attempt_folder(self.attempt)
         (folder / f"error-{self._fits}.txt").write_text(str(error), encoding="utf-8")
         told = [read_json(file) for file in folder.glob(f"error-{self._fits}-rank-*.json")]
-        silent = set(getattr(error, "worker_failures", {})) - {t["rank"] for t in told}
+        failures = getattr(error, "worker_failures", {})
+        told += carried(failures, told)
+        silent = set(failures) - {t["rank"] for t in told}
         lines = [line.strip() for line in str(cause or error).splitlines() if line.strip()]
         fallback = lines[-1] if lines else type(error).__name__
         return Outcome("failed", first_cause(told, silent, self.run.last_step(), fallback))

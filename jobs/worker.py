@@ -9,8 +9,6 @@ import importlib
 import math
 import os
 import platform
-import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from jobs.errors import RunFailed, RunStopped
+from jobs.errors import RunStopped
+from jobs.fit import words
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
 from vr_core.config import Spec, validate
-from vr_core.errors import UserError, VrError
+from vr_core.errors import UserError
 from vr_core.files import write_json
 
 DEFAULT_LOOP = "jobs.train:train"
@@ -76,25 +75,11 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     except RunStopped:
         return {"stopped": True}
     except BaseException as error:
-        # Without the folder, Ray alone carries the error.
+        # Without the folder, Ray alone carries the error (jobs.launch).
         with contextlib.suppress(OSError):
-            write_json(folder / f"error-{spec.fit}-rank-{rank}.json", _told(error, rank))
+            write_json(folder / f"error-{spec.fit}-rank-{rank}.json", words(error, rank))
         raise
     return {"stopped": False, **result}
-
-
-def _told(error: BaseException, rank: int) -> dict[str, Any]:
-    """What the supervisor reads about the failure of a rank."""
-    return {
-        "rank": rank,
-        "host": platform.node(),
-        "class": type(error).__name__,
-        "message": str(error) if isinstance(error, VrError) else f"{type(error).__name__}: {error}",
-        "user_error": isinstance(error, UserError),
-        "final": isinstance(error, UserError | RunFailed),
-        "traceback": traceback.format_exc(),
-        "time_s": time.time(),
-    }
 
 
 def _loop(name: str) -> Callable[..., dict[str, Any]]:

@@ -1,9 +1,11 @@
 import json
+import platform
 
 import pytest
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
 from jobs.errors import RunFailed
-from jobs.fit import first_cause
+from jobs.fit import carried, first_cause
 from jobs.launch import Superseded, Supervisor, raise_for
 from jobs.recipe import Recipe
 from jobs.retry import Failed
@@ -18,7 +20,8 @@ def run(tmp_path) -> RunFolder:
 
 
 def told(rank: int, message: str, time_s: float, final: bool = False, user_error: bool = False) -> dict:
-    return {"rank": rank, "message": message, "time_s": time_s, "final": final, "user_error": user_error}
+    said = {"rank": rank, "message": message, "time_s": time_s, "final": final, "user_error": user_error}
+    return {**said, "host": platform.node()}
 
 
 @pytest.mark.parametrize(
@@ -46,6 +49,17 @@ def told(rank: int, message: str, time_s: float, final: bool = False, user_error
 )
 def test_the_failure_that_made_the_others_is_told(words, silent, expected):
     assert first_cause(words, silent, 5, "what Ray says") == expected
+
+
+def test_another_pc_is_named_and_the_words_that_it_could_not_write_are_taken_from_ray():
+    elsewhere = {**told(1, "data: not there", 1.0, True, True), "host": "cellar"}
+    assert first_cause([elsewhere], set(), 5, "") == Failed(5, "cellar: data: not there", True, True)
+
+    wrapped = UserExceptionWithTraceback(UserError("cellar: /runs is not there"), "Traceback")
+    found = carried({0: wrapped, 1: wrapped, 2: RuntimeError("the actor died")}, [told(0, "written", 1.0)])
+    assert [(t["rank"], t["message"], t["user_error"], t["final"]) for t in found] == [
+        (1, "cellar: /runs is not there", True, True)
+    ]
 
 
 def test_a_driver_lets_go_of_a_run_that_a_newer_attempt_has_taken(run):
