@@ -99,11 +99,11 @@ def write_audio(path: Path, blocks: Iterable[np.ndarray], sample_rate_hz: int, s
         AudioWriteError: no space left, no permission, or no such format.
         NonFiniteAudioError: NaN or infinite samples.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     blocks = iter(blocks)
     first = next(blocks, np.zeros((2, 0), np.float32))
     written = 0
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as partial:
             with soundfile.SoundFile(partial, "w", sample_rate_hz, len(first), subtype) as file:
                 for block in _with_first(first, blocks):
@@ -115,7 +115,7 @@ def write_audio(path: Path, blocks: Iterable[np.ndarray], sample_rate_hz: int, s
             if soundfile.info(partial).frames != written:
                 raise soundfile.LibsndfileError(0, "the file is shorter than what was written: ")
     except (soundfile.LibsndfileError, AssertionError, ValueError, OSError) as error:
-        disk = os.statvfs(path.parent)
+        disk = os.statvfs(next(folder for folder in path.absolute().parents if folder.exists()))
         free = f"{disk.f_bavail * disk.f_frsize / 1e6:,.0f} MB"
         raise AudioWriteError(
             f"{path}: could not be written ({one_line(error)}); {free} are free there, and the format "

@@ -34,6 +34,7 @@ class GroupPlan(Spec):
 class GroupJournal(Spec):
     """What a group has become."""
 
+    settings: SongSettings
     shards: dict[str, ShardRow]
     songs: tuple[SongRow, ...]
 
@@ -114,20 +115,20 @@ def prepare_group(
         if row.rows > sum(stems):
             shards[name], songs = _without_dead_rows(folder / name, row, settings, songs)
     if songs:
-        journal = GroupJournal(shards=shards, songs=tuple(songs))
+        journal = GroupJournal(settings=settings, shards=shards, songs=tuple(songs))
         write_json(folder / JOURNALS / f"{plan.name}.json", plain(journal))
     return failed
 
 
-def read_journals(folder: Path) -> dict[Path, GroupJournal]:
-    """Journals of a stopped preparation whose shards are all there; a damaged one counts as not written."""
+def read_journals(folder: Path, settings: SongSettings) -> dict[Path, GroupJournal]:
+    """Journals of a stopped preparation with these settings whose shards are all there; damaged ones do not count."""
     journals = {}
     for path in sorted((folder / JOURNALS).glob("*.json")):
         try:
             journal = GroupJournal.model_validate_json(path.read_bytes())
         except (ValidationError, json.JSONDecodeError):
             continue
-        if all((folder / name).is_file() for name in journal.shards):
+        if journal.settings == settings and all((folder / name).is_file() for name in journal.shards):
             journals[path] = journal
     return journals
 

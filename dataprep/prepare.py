@@ -121,7 +121,8 @@ def _prepare(
     rule: SplitRule,
 ) -> PrepareReport:
     existing = _existing(out, settings)
-    journals = read_journals(out)
+    song_settings = settings.song_settings()
+    journals = read_journals(out, song_settings)
     shards: dict[str, ShardRow] = dict(existing.shards)
     rows = {song.id: song for song in existing.songs}
     for journal in journals.values():
@@ -132,7 +133,6 @@ def _prepare(
     lost = {song.id for song in rows.values() if not {stem.shard for stem in song.stems.values()} <= whole}
     rows = {id: song for id, song in rows.items() if id not in lost}
 
-    song_settings = settings.song_settings()
     stamps, seconds, failed = _survey(tracks, song_settings)
     wanted = {track.id: track for track in tracks}
     failed += [
@@ -146,7 +146,7 @@ def _prepare(
         out, [(plan, [wanted[song] for song, _ in plan.songs]) for plan in plans], song_settings, workers, counter.tick,
         counter.group_done,
     )  # fmt: skip
-    for journal in read_journals(out).values():
+    for journal in read_journals(out, song_settings).values():
         shards |= journal.shards
         rows |= {song.id: song for song in journal.songs}
 

@@ -6,7 +6,7 @@ Everything is streamed: at no time is more than a record batch of each stem in m
 import hashlib
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, cast
 
 import numpy as np
@@ -124,7 +124,10 @@ def encode_song(
     notes += [f"{role} silent" for role in silent]
     return SongRow(
         id=track.id, split="train", samples=samples, frames=settings.stft.frames(samples), stems=rows,
-        sources={role: tuple(str(s) for s in sources) for role, sources in track.stems.items()},
+        sources={
+            role: tuple(str(replace(source, path=source.path.absolute())) for source in sources)
+            for role, sources in track.stems.items()
+        },
         stamp=stamp, notes=tuple(notes),
     )  # fmt: skip
 

@@ -141,9 +141,21 @@ def _recognise(source: Path, files: Sequence[Path]) -> Layout:
             return "pairs"
         if folders & _VOCAL_FOLDERS:
             return "unpaired"
-    if any(path.stem.casefold() in _KNOWN_STEMS for path in files):
+    if any(_is_song_folder(names) for names in _names_by_folder(files).values()):
         return "stems"
     return "flat"
+
+
+def _names_by_folder(files: Sequence[Path]) -> dict[Path, set[str]]:
+    names: dict[Path, set[str]] = {}
+    for path in files:
+        names.setdefault(path.parent, set()).add(path.stem.casefold())
+    return names
+
+
+def _is_song_folder(names: set[str]) -> bool:
+    """One track called "Guitar" makes no stems of an album: it takes a name of a whole side, or two instruments."""
+    return bool(names & (_VOCALS | _INSTRUMENTAL | _MIXTURE)) or len(names & _KNOWN_STEMS) >= 2
 
 
 def _checked_layout(name: str) -> Layout:
@@ -160,7 +172,7 @@ def _find_stems(source: Path, files: Sequence[Path]) -> tuple[list[Track], list[
         names = [path.stem.casefold() for path in paths]
         stems = _song_stems(paths)
         roles = [role for role, sources in stems.items() if role != "instrumental" and len(sources) > 1]
-        if not _KNOWN_STEMS & set(names):
+        if not _is_song_folder(set(names)):
             problems.append((folder, "no file in it is named after a stem (vocals, instrumental, mixture, drums, …)"))
         elif len(set(names)) < len(names) or roles:
             twice = roles[0] if roles else next(n for n in names if names.count(n) > 1)

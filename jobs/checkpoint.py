@@ -18,10 +18,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from jobs.runs import RunFolder, read_json, write_json
+from jobs.runs import RunFolder, read_json
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError, StorageError, VrError
-from vr_core.files import whole_file
+from vr_core.files import whole_file, write_json
 from vr_core.weights import WeightsMeta, load_weights, save_weights
 
 

@@ -19,6 +19,7 @@ from dataprep.tracks import find_tracks
 from jobs.errors import NoSongs
 from jobs.runs import resolve_weights
 from jobs.separate import OutputSettings, SeparatedSong, open_mixture, pick_device, separate_song
+from vr_core.errors import StorageError
 from vr_core.files import write_json
 from vr_core.metrics import Score, mean_db
 from vr_core.specs import StftSpec
@@ -88,7 +89,10 @@ def evaluate(
     model, meta = load_model(weights, chosen)
     songs = labelled_songs(data, split, meta.stft)
     folder = out or default_folder(weights, meta)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be made ({error.strerror}); choose another place with --out") from None
     output = OutputSettings(folder, picture=False)
     scored: list[dict[str, Any]] = []
     problems: list[tuple[str, str]] = []

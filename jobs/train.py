@@ -82,7 +82,7 @@ def train(
     average = WeightAverage(model, recipe.optim.ema_decay) if recipe.optim.ema_decay else None
     step, skipped_in_a_row = 0, 0
     if checkpoint is not None:
-        step, skipped_in_a_row = restore(checkpoint, model, optimiser, average)
+        step, skipped_in_a_row = restore(checkpoint, model, optimiser, average, data)
     trained = [p for p in model.parameters() if p.requires_grad]
     shadow = deepcopy(model).eval() if average else model
     parallel = nn.parallel.DistributedDataParallel(model) if world > 1 else model
@@ -122,7 +122,7 @@ def train(
             )
             training = {
                 "model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step,
-                "skipped_in_a_row": skipped_in_a_row, "position": step * items, "shares": shares,
+                "skipped_in_a_row": skipped_in_a_row, "position": step * items, "data": data.manifest.digest(),
             }  # fmt: skip
             write_checkpoint(run, weights, training, meta, step * items, validation_loss, best, recipe.checkpoint.keep)
 
@@ -179,13 +179,16 @@ def train(
             last, validated, improved = step == recipe.steps, None, False
             if held_out and (last or step % recipe.validation.every_steps == 0):
                 validated = validate()
-                improved, best = validated < best, min(validated, best)
+                # In this order a NaN neither improves nor stays: every comparison with it is false.
+                improved, best = validated < best, min(best, validated)
                 result |= {"validation_loss": validated, "best_validation_loss": best}
                 if metrics:
                     metrics.write("validation", step, loss=validated)
             due = recipe.checkpoint.every_steps is not None and step % recipe.checkpoint.every_steps == 0
-            if last or improved or due or stop or time.monotonic() - saved_s > recipe.checkpoint.every_s:
-                save(validated, improved)
+            due = due or time.monotonic() - saved_s > recipe.checkpoint.every_s
+            # Within a streak of skipped steps retention would let the last good checkpoint go.
+            if last or improved or stop or (due and not skipped_in_a_row):
+                save(validated if validated is not None and math.isfinite(validated) else None, improved)
                 saved_s = time.monotonic()
             if report is not None and (last or validated is not None):
                 report({name: value for name, value in result.items() if math.isfinite(value)})
@@ -240,15 +243,12 @@ def start_from(model: nn.Module, recipe: Recipe, data: Dataset) -> None:
 
     Raises:
         WeightsError: they do not fit the model.
-        ConfigError: they were trained on other spectrograms than the data set's.
+        ManifestError: they were trained on other spectrograms than the data set's.
+        ConfigError: a pattern of `init_reset` names nothing.
     """
     init = _require(recipe.init)
     state, meta = load_weights(init)
-    if meta.stft != data.manifest.stft:
-        raise ConfigError(
-            f"init {init}: trained on spectrograms of {meta.stft}, the data set {recipe.data} has "
-            f"{data.manifest.stft}; prepare the data again with those settings or take another start"
-        )
+    data.check(meta.stft)
     fresh = model.state_dict()
     for pattern in recipe.init_reset:
         named = [name for name in fresh if fnmatch.fnmatchcase(name, pattern)]
@@ -259,10 +259,23 @@ def start_from(model: nn.Module, recipe: Recipe, data: Dataset) -> None:
 
 
 def restore(
-    checkpoint: Checkpoint, model: nn.Module, optimiser: torch.optim.Optimizer, average: WeightAverage | None
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    average: WeightAverage | None,
+    data: Dataset,
 ) -> tuple[int, int]:
-    """Put a checkpoint's state back; returns its step and the count of skipped steps."""
+    """Put a checkpoint's state back; returns its step and the count of skipped steps.
+
+    Raises:
+        ConfigError: the data set has changed since: the order of items is a function of it.
+    """
     training = checkpoint.training
+    if training["data"] != data.manifest.digest():
+        raise ConfigError(
+            f"{data.folder}: changed since this run began (digest {training['data']}, now {data.manifest.digest()}), "
+            "and with it the order of items; put the data set back, or start the recipe with --again"
+        )
     load_state(model, training["model"], origin=f"checkpoint of step {checkpoint.row.step}")
     optimiser.load_state_dict(training["optimiser"])
     if average is not None:
@@ -309,4 +322,3 @@ def _tune_cpu(device: torch.device) -> None:
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
             libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-        torch.set_flush_denormal(True)

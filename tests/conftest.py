@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import tempfile
 import time
 import uuid
@@ -29,6 +30,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[name] = "1"
     # The first as `vr` itself sets it; with the second nothing is reported to Ray's makers.
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    # Ray reads it once, when it is first imported, which may be in a test that starts no cluster.
+    os.environ["RAY_AUTH_MODE"] = "token"
+    # A shell's background jobs ignore Ctrl-C, and so would the processes that tests interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ[MARK] = uuid.uuid4().hex
     os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="vr-tests-state-")

@@ -162,3 +162,13 @@ def test_names_are_made_safe():
     assert safe_id(["…"]) == "song"
     assert len(safe_id(["x" * 500])) == 100
     assert sorted(["b2", "b10", "a", "B1", "10", "9"], key=natural_key) == ["9", "10", "a", "B1", "b2", "b10"]
+
+
+def test_a_track_called_guitar_makes_no_stems_of_an_album(tmp_path):
+    for name in ("A/One.wav", "A/Two.wav", "B/Guitar.wav", "B/Hello.wav", "B/World.wav"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    found = find_tracks([tmp_path])
+    assert found.layouts[0][1] == "flat"
+    assert len(found.tracks) == 5
