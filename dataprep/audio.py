@@ -99,11 +99,11 @@ def write_audio(path: Path, blocks: Iterable[np.ndarray], sample_rate_hz: int, s
         AudioWriteError: no space left, no permission, or no such format.
         NonFiniteAudioError: NaN or infinite samples.
     """
-    blocks = iter(blocks)
-    first = next(blocks, np.zeros((2, 0), np.float32))
     written = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        blocks = iter(blocks)
+        first = next(blocks, np.zeros((2, 0), np.float32))
         with whole_file(path) as partial:
             with soundfile.SoundFile(partial, "w", sample_rate_hz, len(first), subtype) as file:
                 for block in _with_first(first, blocks):
