@@ -112,7 +112,7 @@ class Loader:
 
         Raises:
             StopIteration: `batches` has ended, or the loader is closed.
-            ShardError, ManifestError: what reading ahead met, when its turn has come.
+            ShardError, ManifestError, StorageError: what reading ahead met, when its turn has come.
         """
         if self._ended is not None:
             raise self._ended
@@ -180,8 +180,8 @@ class _Buffer:
                 name: self._column(role, name, codec.torch_dtype(name), (len(items), crop, width))
                 for name in codec.columns
             }
-            scale = torch.zeros(len(items), crop)
-            stems[role] = CodedStem(codec, columns, scale)
+            scale = self._column(role, "scale", torch.float32, (len(items), crop))
+            stems[role] = CodedStem(codec, columns, scale.zero_())
         # list(): the first error of any reader is raised here.
         list(pool.map(lambda i: self._read_item(items[i], stems, i), range(len(items))))
         return CodedBatch(items, stems)
@@ -195,7 +195,7 @@ class _Buffer:
         self._copied.record(torch.cuda.current_stream(device))
         return CodedBatch(batch.items, moved)
 
-    def _column(self, role: Role, name: str, dtype: torch.dtype, shape: tuple[int, int, int]) -> Tensor:
+    def _column(self, role: Role, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         held = self._columns.get((role, name))
         if held is None or held.shape[0] < shape[0] or held.shape[1:] != shape[1:]:
             held = torch.empty(shape, dtype=dtype, pin_memory=self._pinned)
@@ -223,4 +223,4 @@ def _to(stem: CodedStem, device: torch.device) -> CodedStem:
     if stem.scale.device == device:
         return stem
     columns = {name: column.to(device, non_blocking=True) for name, column in stem.columns.items()}
-    return CodedStem(stem.codec, columns, stem.scale.to(device))
+    return CodedStem(stem.codec, columns, stem.scale.to(device, non_blocking=True))

@@ -81,6 +81,7 @@ class Dataset:
 
         Raises:
             ShardError: the shard is missing or damaged.
+            StorageError: the disk or the share failed.
             ManifestError: no such song or role, or frames beyond its end.
         """
         stem = self._stem(song, role)

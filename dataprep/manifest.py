@@ -88,6 +88,7 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         ManifestError: no data set there, or damaged, or of another version.
+        StorageError: the disk or the share failed.
     """
     path = folder / FILE
     try:
@@ -97,7 +98,9 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder}: is not a data set (no {FILE} in it); make one with `vr data prepare SRC --out {folder}`"
         ) from None
     except OSError as error:
-        raise ManifestError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+        if failed := files.storage_failure(path, error):
+            raise failed from None
+        raise ManifestError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except ValueError:
         raise ManifestError(f"{path}: damaged (not JSON); {_REMEDY}") from None
     if not isinstance(raw, dict) or "schema_version" not in raw:

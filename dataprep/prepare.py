@@ -173,22 +173,31 @@ def _prepare(
 def keep_duplicates_together(songs: Sequence[SongRow]) -> list[SongRow]:
     """Give songs that share the audio of a stem the split of the first of them, with a note.
 
+    Sharing goes on: a remix with the vocals of one song over the instrumental of another brings all three together.
     Silence is shared by songs that have nothing else in common, so it does not count.
     """
-    first: dict[str, SongRow] = {}
+    first: dict[str, int] = {}
+    leads = list(range(len(songs)))
+    """Index of an earlier song of the same group, itself where there is none."""
+
+    def lead(index: int) -> int:
+        while leads[index] != index:
+            index = leads[index]
+        return index
+
+    for index, song in enumerate(songs):
+        for stem in song.stems.values():
+            if stem.loudness_db >= SILENT_DB:
+                one, other = lead(first.setdefault(stem.content_sha256, index)), lead(index)
+                leads[max(one, other)] = min(one, other)
     result = []
-    for song in songs:
-        contents = [stem.content_sha256 for stem in song.stems.values() if stem.loudness_db >= SILENT_DB]
-        twin = next((first[content] for content in contents if content in first), None)
+    for index, song in enumerate(songs):
         # Notes of an earlier preparation of the same rows are not repeated.
         notes = tuple(note for note in song.notes if not note.startswith(_SAME_AUDIO))
-        song = song.model_copy(update={"notes": notes})
-        if twin is not None:
-            note = f"{_SAME_AUDIO} {twin.id}; it follows its split"
-            song = song.model_copy(update={"split": twin.split, "notes": (*notes, note)})
-        for content in contents:
-            first.setdefault(content, song)
-        result.append(song)
+        twin = songs[lead(index)]
+        if twin is not song:
+            notes = (*notes, f"{_SAME_AUDIO} {twin.id}; it follows its split")
+        result.append(song.model_copy(update={"split": twin.split, "notes": notes}))
     return result
 
 

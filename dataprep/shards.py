@@ -21,7 +21,8 @@ import pyarrow as pa
 from dataprep.codecs import CHANNELS, CODECS
 from dataprep.errors import NoSpaceError, ShardError
 from vr_core.config import Spec, plain
-from vr_core.files import sync_folder
+from vr_core.errors import VrError
+from vr_core.files import storage_failure, sync_folder
 from vr_core.specs import StftSpec
 
 SCHEMA_VERSION = 1
@@ -193,6 +194,7 @@ class Shard:
 
         Raises:
             ShardError: missing, cut short, damaged, or of another version, codec or STFT.
+            StorageError: the disk or the share failed.
         """
         self.path = path
         try:
@@ -201,10 +203,8 @@ class Shard:
             self._reader = pa.ipc.open_file(self._map)
             found = self._reader.schema
             self.batches = self._reader.num_record_batches
-        except FileNotFoundError:
-            raise ShardError(f"{path}: missing; copy the data set again, or run `vr data prepare` again") from None
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise _damaged(path, " ".join(str(error).split())) from None
+            raise _unreadable(path, error) from None
         _check_schema(path, found, shard_schema(codec, stft))
         self._columns: dict[int, dict[str, np.ndarray]] = {}
 
@@ -226,7 +226,7 @@ class Shard:
                     values = array.values.to_numpy(zero_copy_only=True)[start : start + len(array) * width]
                     held[field.name] = values.reshape(-1, width)
             except (pa.ArrowException, OSError, ValueError) as error:
-                raise _damaged(self.path, " ".join(str(error).split())) from None
+                raise _unreadable(self.path, error) from None
             self._columns[batch] = held
         return held
 
@@ -258,6 +258,7 @@ def verify(path: Path, row: ShardRow) -> None:
 
     Raises:
         ShardError: missing, of another length, or with other bytes.
+        StorageError: the disk or the share failed.
     """
     try:
         with path.open("rb") as file:
@@ -266,7 +267,7 @@ def verify(path: Path, row: ShardRow) -> None:
                 raise _damaged(path, f"{found:,} bytes long, its manifest says {row.bytes:,}")
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ShardError(f"{path}: cannot be read ({error.strerror}); copy the data set again") from None
+        raise _unreadable(path, error) from None
     if digest != row.sha256:
         raise _damaged(path, "its SHA-256 is not the one in its manifest")
 
@@ -297,6 +298,14 @@ def _check_schema(path: Path, found: pa.Schema, wanted: pa.Schema) -> None:
             )
     if not found.equals(wanted):
         raise _damaged(path, "its columns are not those of its codec")
+
+
+def _unreadable(path: Path, error: Exception) -> VrError:
+    """What to raise where opening or reading a shard ended in `error`."""
+    if isinstance(error, FileNotFoundError):
+        return ShardError(f"{path}: missing; copy the data set again, or run `vr data prepare` again")
+    failed = storage_failure(path, error) if isinstance(error, OSError) else None
+    return failed or _damaged(path, " ".join(str(error).split()))
 
 
 def _damaged(path: Path, reason: str) -> ShardError:

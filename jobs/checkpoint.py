@@ -18,10 +18,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from jobs.errors import NotACheckpoint
 from jobs.runs import RunFolder, read_json
 from vr_core.config import Spec, plain, validate
-from vr_core.errors import ConfigError, StorageError, VrError
-from vr_core.files import whole_file, write_json
+from vr_core.errors import ConfigError, StorageError, UserError, VrError
+from vr_core.files import storage_failure, whole_file, write_json
 from vr_core.weights import WeightsMeta, load_weights, save_weights
 
 
@@ -117,12 +118,15 @@ def read_newest(run: RunFolder) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that is whole, and a line for each newer one that is not.
 
     A missing, cut short or altered file makes a checkpoint unusable; the one before it is taken then.
+
+    Raises:
+        StorageError: the disk or the share failed: what it holds may be whole, so nothing older is taken for it.
     """
     problems: list[str] = []
     for folder in sorted(step_folders(run), reverse=True):
         try:
             return read_checkpoint(folder), problems
-        except (VrError, OSError, ValueError) as error:
+        except UserError as error:
             problems.append(f"checkpoint {folder.name} passed over: {error}")
     return None, problems
 
@@ -131,23 +135,71 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """The checkpoint in a step folder.
 
     Raises:
-        StorageError: a file is missing or differs from its hash.
-        ConfigError, WeightsError: a file is not ours or damaged.
+        NotACheckpoint, ConfigError, WeightsError: a file is missing, damaged or not ours.
+        StorageError: the disk or the share failed.
+    """
+    row = verify_checkpoint(folder)
+    weights, _ = load_weights(folder / "weights.safetensors")
+    try:
+        training = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+    except (pickle.UnpicklingError, RuntimeError) as error:  # code in it, or no archive of torch's
+        reason = str(error).splitlines()[0]
+        raise NotACheckpoint(f"{folder / 'training.pt'}: not ours ({reason}); use an earlier checkpoint") from None
+    return Checkpoint(row, weights, training)
+
+
+def verify_checkpoint(folder: Path) -> CheckpointRow:
+    """The row of a step folder, every file of which is as it was written.
+
+    Raises:
+        NotACheckpoint, ConfigError: a file is missing or differs from its hash.
+        StorageError: the disk or the share failed.
     """
     try:
         row = validate(CheckpointRow, read_json(folder / "checkpoint.json"), str(folder / "checkpoint.json"))
         for name, expected in row.sha256.items():
             if _sha256(folder / name) != expected:
-                raise StorageError(f"{folder / name}: damaged or cut short; use an earlier checkpoint")
+                raise NotACheckpoint(f"{folder / name}: damaged or cut short; use an earlier checkpoint")
     except (OSError, ValueError) as error:
-        raise StorageError(f"{folder}: incomplete checkpoint ({error}); use an earlier one") from None
-    weights, _ = load_weights(folder / "weights.safetensors")
-    try:
-        training = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:  # code in it, or no archive of torch's
-        reason = str(error).splitlines()[0]
-        raise StorageError(f"{folder / 'training.pt'}: not ours ({reason}); use an earlier checkpoint") from None
-    return Checkpoint(row, weights, training)
+        raise _unreadable(folder, error) from None
+    return row
+
+
+def mend_pointers(run: RunFolder, newest: Checkpoint) -> list[str]:
+    """Point `last` at `newest`, and `best` at the whole checkpoint of least validation loss where it names none.
+
+    Whoever takes the run's folder for its weights takes what `best` names, and a later validation has to beat it: a
+    pointer to a damaged checkpoint would make the run useless until then.
+
+    Returns:
+        A line for what was changed about `best`.
+
+    Raises:
+        StorageError: the disk or the share failed.
+    """
+    name = f"step-{newest.row.step:08d}"
+    if _named(run.checkpoints / "last") != name:
+        write_pointer(run.checkpoints / "last", name)
+    best = _named(run.checkpoints / "best")
+    if best is None or best == name:
+        return []
+    rows: dict[str, CheckpointRow] = {}
+    for folder in [run.checkpoints / best, *step_folders(run)]:
+        try:
+            rows[folder.name] = verify_checkpoint(folder)
+        except UserError:
+            continue
+        if folder.name == best:
+            return []
+    losses = {n: row.validation_loss for n, row in rows.items() if row.validation_loss is not None}
+    if not losses:
+        (run.checkpoints / "best").unlink()
+        return [f"best checkpoint {best} is damaged; the next validation decides anew"]
+    chosen = min(losses, key=losses.__getitem__)
+    write_pointer(run.checkpoints / "best", chosen)
+    return [f"best checkpoint {best} is damaged; {chosen} is the best of the others"]
 
 
 def step_folders(run: RunFolder) -> list[Path]:
@@ -175,6 +227,12 @@ def best_loss(run: RunFolder) -> float:
 
 def _named(pointer: Path) -> str | None:
     return pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
+
+
+def _unreadable(folder: Path, error: Exception) -> VrError:
+    """What to raise where reading a step folder ended in `error`."""
+    failed = storage_failure(folder, error) if isinstance(error, OSError) else None
+    return failed or NotACheckpoint(f"{folder}: incomplete checkpoint ({error}); use an earlier one")
 
 
 def _sha256(path: Path) -> str:

@@ -2,23 +2,27 @@
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dataprep.audio import open_audio, probe
 from dataprep.dataset import Dataset
 from dataprep.decoders import AudioSource
 from dataprep.errors import DataError
 from dataprep.manifest import FILE as MANIFEST
+from dataprep.song import SILENT_DB, open_stems
 from dataprep.splits import SPLITS
-from dataprep.tracks import find_tracks
+from dataprep.tracks import Track, find_tracks
 from jobs.errors import NoSongs
 from jobs.runs import resolve_weights
-from jobs.separate import OutputSettings, SeparatedSong, open_mixture, pick_device, separate_song
+from jobs.separate import OutputSettings, SeparatedSong, pick_device, separate_song
 from vr_core.errors import StorageError
 from vr_core.files import write_json
 from vr_core.metrics import Score, mean_db
@@ -32,20 +36,11 @@ Bar = Callable[[dict[str, float]], AbstractContextManager[Callable[[str, float],
 
 
 @dataclass(frozen=True)
-class LabelledSong:
-    """A song whose stems are known; sources of one stem are summed, and the mixture is the sum of both stems."""
-
-    id: str
-    instrumental: tuple[AudioSource, ...]
-    vocals: tuple[AudioSource, ...]
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """Scores of a checkpoint."""
 
     songs: list[dict[str, Any]]
-    """`id` and `SCORES` of each song; a score is None where the reference is silent."""
+    """`id` and `SCORES` of each song; a score is None where a stem is silent and the score says nothing."""
     problems: list[tuple[str, str]]
     """Songs without a score, and why."""
     folder: Path
@@ -81,7 +76,7 @@ def evaluate(
 
     Raises:
         NotACheckpoint, WeightsError: the checkpoint cannot be used.
-        NoSongs: nothing in `data` has both stems.
+        NoSongs: nothing in `data` has stems.
         DataError: `data` is missing, or its STFT settings are not the model's.
     """
     weights = resolve_weights(checkpoint)
@@ -98,9 +93,11 @@ def evaluate(
     problems: list[tuple[str, str]] = []
     with bar({song.id: _seconds(song) for song in songs}) as report:
         for song in songs:
-            sources = (*song.instrumental, *song.vocals)
             try:
-                files = separate_song(sources, song.id, model, meta, output, chosen, partial(report, song.id))
+                files = separate_song(
+                    partial(open_mixture, song, meta.stft.sample_rate_hz), song.id, model, meta, output, chosen,
+                    partial(report, song.id),
+                )  # fmt: skip
                 scored.append(score_song(song, files, meta.stft.sample_rate_hz))
             except DataError as error:
                 problems.append((song.id, str(error)))
@@ -113,32 +110,43 @@ def evaluate(
     return result
 
 
-def score_song(song: LabelledSong, files: SeparatedSong, sample_rate_hz: int) -> dict[str, Any]:
-    """Scores of a song's files against its original stems, over the whole song."""
+def score_song(song: Track, files: SeparatedSong, sample_rate_hz: int) -> dict[str, Any]:
+    """Scores of a song's files against its original stems, over the whole song.
+
+    A song whose vocals are silent has nothing to remove: the mixture is the instrumental, and only the instrumental's
+    own scores mean something.
+    """
     instrumental, vocals, nothing = Score(), Score(), Score()
     streams = (
-        open_mixture(song.instrumental, sample_rate_hz),
-        open_mixture(song.vocals, sample_rate_hz),
+        open_stems(song, sample_rate_hz),
         open_audio(AudioSource(files.instrumental), sample_rate_hz),
         open_audio(AudioSource(files.vocals), sample_rate_hz),
     )
-    for true_instrumental, true_vocals, instrumental_estimate, vocals_estimate in zip(*streams, strict=True):
-        instrumental.update(true_instrumental, instrumental_estimate)
-        vocals.update(true_vocals, vocals_estimate)
-        nothing.update(true_instrumental, true_instrumental + true_vocals)
-    sdr, do_nothing = instrumental.sdr_db(), nothing.sdr_db()
+    for true, instrumental_estimate, vocals_estimate in zip(*streams, strict=True):
+        instrumental.update(true["instrumental"], instrumental_estimate)
+        vocals.update(true["vocals"], vocals_estimate)
+        nothing.update(true["instrumental"], true["mixture"])
+    sung = vocals.reference_db() >= SILENT_DB
+    sdr, do_nothing = instrumental.sdr_db(), nothing.sdr_db() if sung else None
     return {
         "id": song.id,
         "sdr_db": sdr,
         "si_sdr_db": instrumental.si_sdr_db(),
         "do_nothing_db": do_nothing,
         "improvement_db": None if sdr is None or do_nothing is None else sdr - do_nothing,
-        "vocals_sdr_db": vocals.sdr_db(),
+        "vocals_sdr_db": vocals.sdr_db() if sung else None,
     }
 
 
-def labelled_songs(data: Path, split: str, stft: StftSpec) -> Sequence[LabelledSong]:
-    """Songs that have both stems: of one split of a data set, or all of a plain folder of music, which has no splits.
+def open_mixture(song: Track, sample_rate_hz: int) -> Iterator[NDArray[np.float32]]:
+    """The mixture of a song with stems, `[2, sample]` blocks; errors as `open_stems`."""
+    return (blocks["mixture"] for blocks in open_stems(song, sample_rate_hz))
+
+
+def labelled_songs(data: Path, split: str, stft: StftSpec) -> Sequence[Track]:
+    """Songs whose stems are known, of one split of a data set, or all of a plain folder of music, which has no splits.
+
+    Two roles give the third, as in preparation: a mixture and its instrumental are enough.
 
     Raises:
         NoSongs: there is none.
@@ -148,19 +156,18 @@ def labelled_songs(data: Path, split: str, stft: StftSpec) -> Sequence[LabelledS
         dataset = Dataset.open(data)
         dataset.check(stft)
         where = f"{data}, split {split} of {', '.join(SPLITS)}"
-        stems = {
-            song.id: {role: tuple(map(_source, files)) for role, files in song.sources.items()}
+        tracks: Iterable[Track] = (
+            Track(song.id, {role: tuple(map(_source, files)) for role, files in song.sources.items()})
             for song in dataset.manifest.songs if song.split == split
-        }  # fmt: skip
+        )  # fmt: skip
     else:
         where = str(data)
-        stems = {track.id: track.stems for track in find_tracks([data]).tracks}
-    songs = [
-        LabelledSong(name, roles["instrumental"], roles["vocals"])
-        for name, roles in stems.items() if "instrumental" in roles and "vocals" in roles
-    ]  # fmt: skip
+        tracks = find_tracks([data]).tracks
+    songs = [track for track in tracks if len(track.stems) > 1]
     if not songs:
-        raise NoSongs(f"{where}: no song with both vocals and instrumental; scores need the original stems")
+        raise NoSongs(
+            f"{where}: no song with two of vocals, instrumental and mixture; scores need the original stems"
+        )
     return songs
 
 
@@ -177,10 +184,10 @@ def default_folder(weights: Path, meta: WeightsMeta) -> Path:
     return home / "eval" / f"step-{meta.step:08d}"
 
 
-def _seconds(song: LabelledSong) -> float:
+def _seconds(song: Track) -> float:
     """Length as the header says, 0 where it does not: for a progress bar."""
     try:
-        info = probe(song.instrumental[0])
+        info = probe(next(iter(song.stems.values()))[0])
     except DataError:
         return 0.0
     return (info.samples or 0) / info.sample_rate_hz

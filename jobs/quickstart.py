@@ -356,10 +356,10 @@ _RECIPES = {"pretraining": "quickstart-pretrain", "fine-tuning": "quickstart-fin
 
 def _separate(folder: Path, run: RunFolder, bar: "Bar") -> dict[str, Any]:
     """Scores over the test split, and one song of it as files: fields of the result."""
-    from dataprep.audio import write_audio
+    from dataprep.audio import open_audio, write_audio
     from dataprep.decoders import AudioSource
-    from jobs.evaluate import evaluate, labelled_songs
-    from jobs.separate import OutputSettings, open_mixture, pick_device, separate_song
+    from jobs.evaluate import evaluate, labelled_songs, open_mixture
+    from jobs.separate import OutputSettings, pick_device, separate_song
     from vr_core.weights import load_model
 
     evaluation = evaluate(run.path, folder / "data", bar=bar)
@@ -371,8 +371,10 @@ def _separate(folder: Path, run: RunFolder, bar: "Bar") -> dict[str, Any]:
     song = labelled_songs(folder / "data", "test", meta.stft)[0]
     mixture = folder / "separated" / f"{song.id}.wav"
     rate_hz = meta.stft.sample_rate_hz
-    write_audio(mixture, open_mixture((*song.instrumental, *song.vocals), rate_hz), rate_hz)
-    files = separate_song([AudioSource(mixture)], song.id, model, meta, OutputSettings(mixture.parent), device)
+    write_audio(mixture, open_mixture(song, rate_hz), rate_hz)
+    files = separate_song(
+        lambda: open_audio(AudioSource(mixture), rate_hz), song.id, model, meta, OutputSettings(mixture.parent), device
+    )
     return {
         "song": song.id, "mixture": mixture, "instrumental": files.instrumental, "vocals": files.vocals,
         "picture": files.picture, "before_db": mean["do_nothing_db"], "after_db": mean["sdr_db"],

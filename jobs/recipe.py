@@ -96,7 +96,7 @@ class Recipe(Spec):
     batch: BatchSpec = BatchSpec()
     optim: OptimSpec = OptimSpec()
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 autocast on GPUs that have it, float32 elsewhere."""
+    """auto: bfloat16 autocast where every worker has a GPU with such units, float32 elsewhere."""
     validation: ValidationSpec = ValidationSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
     nonfinite_limit: Annotated[int, Field(ge=0)] = 10

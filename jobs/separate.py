@@ -1,6 +1,6 @@
 """From a song to its files: the mixture read twice, in bounded memory, each file whole or absent."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,6 @@ from torch import nn
 
 from dataprep.audio import open_audio, write_audio
 from dataprep.decoders import AudioSource
-from dataprep.errors import AudioError
 from jobs.errors import NoDevice
 from vr_core.picture import MelPicture, draw
 from vr_core.separate import WindowSpec, separate
@@ -44,7 +43,7 @@ class SeparatedSong:
 
 
 def separate_song(
-    sources: Sequence[AudioSource],
+    open_mixture: Callable[[], Iterable[Block]],
     name: str,
     model: nn.Module,
     meta: WeightsMeta,
@@ -58,7 +57,8 @@ def separate_song(
     the sample format rounds or clips.
 
     Args:
-        sources: the mixture is their sum; several when a song comes as stems.
+        open_mixture: gives the mixture from its start, `[2, sample]` blocks at the model's rate as `open_audio` cuts
+            them; called twice.
         name: file name before the suffixes.
         model: on `device`, in evaluation mode.
         meta: the model's description.
@@ -67,7 +67,7 @@ def separate_song(
         progress: called with the seconds of the song that are done.
 
     Raises:
-        AudioError: a source cannot be read, or sources differ in length.
+        DataError: the mixture cannot be read.
         AudioWriteError, StorageError: no space, no permission.
     """
     rate_hz = meta.stft.sample_rate_hz
@@ -75,14 +75,14 @@ def separate_song(
     vocals = output.folder / f"{name}.vocals.{output.format}"
     windows = WindowSpec(frames=meta.crop_frames, overlap_frames=meta.crop_frames // 2)
     report = (lambda samples: progress(samples / rate_hz)) if progress else None
-    pairs = separate(model, meta.stft, open_mixture(sources, rate_hz), windows, device, report)
+    pairs = separate(model, meta.stft, open_mixture(), windows, device, report)
     samples = write_audio(instrumental, (first for first, _ in pairs), rate_hz, output.subtype)
     panels = ("Mixture", "Vocals", "Instrumental") if output.picture else ()
     pictures = {panel: MelPicture(meta.stft) for panel in panels}
 
     def removed() -> Iterator[Block]:
         written = open_audio(AudioSource(instrumental), rate_hz)
-        for mixed, kept in zip(open_mixture(sources, rate_hz), written, strict=True):
+        for mixed, kept in zip(open_mixture(), written, strict=True):
             for panel, block in zip(panels, (mixed, mixed - kept, kept), strict=False):
                 pictures[panel].update(block)
             yield mixed - kept
@@ -92,24 +92,6 @@ def separate_song(
     if picture:
         draw(pictures, picture, title=name)
     return SeparatedSong(instrumental, vocals, picture, samples / rate_hz)
-
-
-def open_mixture(sources: Sequence[AudioSource], sample_rate_hz: int) -> Iterator[Block]:
-    """Sum of the sources, `[2, sample]` blocks.
-
-    Raises:
-        AudioError: as `open_audio`; also sources of different lengths.
-    """
-    streams = [open_audio(source, sample_rate_hz) for source in sources]
-    while True:
-        blocks = [next(stream, None) for stream in streams]
-        present = [block for block in blocks if block is not None]
-        if not present:
-            return
-        if len(present) < len(blocks) or len({block.shape for block in present}) > 1:
-            names = ", ".join(str(source) for source in sources)
-            raise AudioError(f"{names}: differ in length, so they are not stems of one song; export them again")
-        yield np.sum(present, axis=0, dtype=np.float32) if len(present) > 1 else present[0]
 
 
 def pick_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:

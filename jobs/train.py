@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from dataprep.batches import CodedBatch, Loader, widen_magnitudes
 from dataprep.dataset import Dataset
 from dataprep.order import Order, cut, fixed_items
-from jobs.checkpoint import Checkpoint, best_loss, read_checkpoint, read_newest, write_checkpoint, write_pointer
+from jobs.checkpoint import Checkpoint, best_loss, mend_pointers, read_checkpoint, read_newest, write_checkpoint
 from jobs.errors import RunFailed, RunStopped
 from jobs.metrics_log import MetricsLog
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
 from vr_core.draws import Draws
-from vr_core.errors import ConfigError
+from vr_core.errors import ConfigError, StorageError, UserError
 from vr_core.models import build
 from vr_core.objectives import Magnitudes, item_losses
 from vr_core.optim import WeightAverage, adamw, global_norm, learning_rate_factor, set_rates
@@ -63,7 +63,7 @@ def train(
         RunStopped: the run's stop file appeared; a checkpoint was written first.
         RunFailed: more non-finite steps in a row than the recipe allows.
         ConfigError, ManifestError, WeightsError: recipe, data set and start do not fit together.
-        StorageError: a checkpoint could not be written.
+        StorageError: a checkpoint could not be written, or the disk or the share with them failed.
     """
     _tune_cpu(device)
     run = RunFolder(run_path)
@@ -86,7 +86,10 @@ def train(
     trained = [p for p in model.parameters() if p.requires_grad]
     shadow = deepcopy(model).eval() if average else model
     parallel = nn.parallel.DistributedDataParallel(model) if world > 1 else model
-    cast = autocast(recipe, device)
+    bf16 = torch.tensor(int(has_bf16(device)), device=device)
+    if world > 1:  # what one card cannot do none does: every item is computed alike, whoever gets it
+        dist.all_reduce(bf16, dist.ReduceOp.MIN)
+    cast = autocast(recipe, device, bool(bf16))
 
     items = recipe.batch.items
     shares = [items // world + (r < items % world) for r in range(world)]
@@ -219,7 +222,7 @@ def newest_checkpoint(run: RunFolder, rank: int, world: int, device: torch.devic
 
     Raises:
         RunFailed: there are checkpoints and none is usable; to start again over them is not ours to decide.
-        StorageError: a rank does not see what rank 0 sees.
+        StorageError: the disk or the share failed, or a rank does not see what rank 0 sees.
     """
     checkpoint, problems = read_newest(run) if rank == 0 else (None, [])
     for line in problems:
@@ -228,13 +231,18 @@ def newest_checkpoint(run: RunFolder, rank: int, world: int, device: torch.devic
         raise RunFailed(
             f"run {run.id}: no usable checkpoint ({problems[0]}); delete {run.checkpoints} to start from nothing"
         )
-    if problems and checkpoint is not None:
-        write_pointer(run.checkpoints / "last", f"step-{checkpoint.row.step:08d}")
+    if rank == 0 and checkpoint is not None:
+        for line in mend_pointers(run, checkpoint):
+            print(line, file=sys.stderr, flush=True)
     if world > 1:
         chosen = torch.tensor(checkpoint.row.step if checkpoint else 0, device=device)
         dist.broadcast(chosen, src=0)
         if rank and chosen.item():
-            checkpoint = read_checkpoint(run.checkpoints / f"step-{int(chosen.item()):08d}")
+            folder = run.checkpoints / f"step-{int(chosen.item()):08d}"
+            try:
+                checkpoint = read_checkpoint(folder)
+            except UserError as error:  # rank 0 has found it whole: this is another view of the same folder
+                raise StorageError(f"{folder} is not what rank 0 sees: {error}") from None
     return checkpoint
 
 
@@ -284,11 +292,14 @@ def restore(
     return int(training["step"]), int(training["skipped_in_a_row"])
 
 
-def autocast(recipe: Recipe, device: torch.device) -> Callable[[], Any]:
-    """Mixed precision: bfloat16 where the recipe says so, or by itself on GPUs that have it."""
-    wanted = recipe.precision == "bfloat16" or (
-        recipe.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    )
+def has_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is worth taking by itself: a GPU with such units (torch also counts those that emulate it)."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def autocast(recipe: Recipe, device: torch.device, bf16: bool) -> Callable[[], Any]:
+    """Mixed precision: bfloat16 where the recipe says so, or by itself where every worker has it (`bf16`)."""
+    wanted = recipe.precision == "bfloat16" or (recipe.precision == "auto" and bf16)
     return lambda: torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
 

@@ -5,7 +5,7 @@
     │   ├── ConfigError     a recipe, an inventory or an override that does not fit the schema
     │   └── WeightsError    a weights file that is missing, damaged, not ours or does not fit
     └── Failure (1)         the request was right and something failed
-        └── StorageError    a file could not be written: no space, no right, or the disk went away
+        └── StorageError    a file could not be written or read: no space, no right, or the disk went away
 
 Each package derives its own from `UserError` and `Failure` in its `errors.py`. Anything else that reaches
 the command line is a bug and shows its traceback.
@@ -39,4 +39,4 @@ class WeightsError(UserError):
 
 
 class StorageError(Failure):
-    """A file could not be written; what was there before is untouched."""
+    """Storage failed, not what lies on it: no space, no right, or the disk went away. What was there is untouched."""

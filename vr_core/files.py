@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vr_core.errors import StorageError
+
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -42,6 +44,23 @@ def write_json(path: Path, value: Any) -> None:
     """
     with whole_file(path) as draft:
         draft.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR})
+"""What the system says where a file is not there: its folder was read, and the answer can be relied on."""
+
+
+def storage_failure(path: Path, error: OSError) -> StorageError | None:
+    """Whether reading `path` failed for its storage's sake (a disk's error, a share that went away, no right).
+
+    Such a file may be whole, so it must neither be passed over nor be replaced: reading it again later can succeed.
+
+    Returns:
+        The error to raise; None where the file is absent or what was read does not make sense.
+    """
+    if error.errno is None or error.errno in ABSENT:
+        return None
+    return StorageError(f"{path}: cannot be read ({os.strerror(error.errno)}); check its disk or network share")
 
 
 def sync_folder(folder: Path) -> None:

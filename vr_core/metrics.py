@@ -21,6 +21,7 @@ class Score:
 
     def __init__(self) -> None:
         self.samples = 0
+        self._values = 0
         self._reference = 0.0
         self._estimate = 0.0
         self._product = 0.0
@@ -41,11 +42,16 @@ class Score:
         r = reference.astype(np.float64).ravel()
         e = estimate.astype(np.float64).ravel()
         self.samples += reference.shape[-1]
+        self._values += r.size
         self._reference += float(r @ r)
         self._estimate += float(e @ e)
         self._product += float(r @ e)
         # Summed by itself: from the other sums it would drown in rounding for a good estimate.
         self._error += float((r - e) @ (r - e))
+
+    def reference_db(self) -> float:
+        """Root mean square of the reference over its channels in dB of full scale; -LIMIT_DB for silence."""
+        return _ratio_db(self._reference, self._values)
 
     def sdr_db(self) -> float | None:
         """Signal-to-distortion ratio: 10 log10(Σ r² / Σ (r - e)²) over the whole song.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError, StorageError, WeightsError
-from vr_core.files import whole_file
+from vr_core.files import storage_failure, whole_file
 from vr_core.models import build
 from vr_core.specs import Count, ModelSpec, StftSpec
 
@@ -72,7 +72,8 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], WeightsMeta]:
     """State dict (on the CPU) and description in the weights file `path`.
 
     Raises:
-        WeightsError: missing, unreadable, not ours, damaged, or of another format version.
+        WeightsError: missing, not ours, damaged, or of another format version.
+        StorageError: its storage failed.
     """
     _require_safetensors(path)
     try:
@@ -81,6 +82,8 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], WeightsMeta]:
             header = _header(metadata.get(_KEY), path)
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (safetensors.SafetensorError, OSError) as error:
+        if isinstance(error, OSError) and (failed := storage_failure(path, error)):
+            raise failed from None
         reason = " ".join(str(error).split())
         raise WeightsError(f"{path}: damaged or cut short ({reason}); take another or copy it again") from None
     if _sha256(state) != header.sha256:
@@ -92,7 +95,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
     """The model in the weights file `path`, in evaluation mode on `device`, and its description.
 
     Raises:
-        WeightsError: as `load_weights` and `load_state`.
+        WeightsError, StorageError: as `load_weights` and `load_state`.
     """
     state, meta = load_weights(path)
     model: nn.Module = build(meta.model, meta.stft.bins)
@@ -145,6 +148,8 @@ def _require_safetensors(path: Path) -> None:
         with path.open("rb") as file:
             start = file.read(9)
     except OSError as error:
+        if failed := storage_failure(path, error):
+            raise failed from None
         reason = {"FileNotFoundError": "no such file", "IsADirectoryError": "a folder"}.get(
             type(error).__name__, error.strerror
         )

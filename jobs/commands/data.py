@@ -143,6 +143,7 @@ def verify(
     from dataprep.inspect import songs_in_shard
     from dataprep.manifest import read_manifest
     from dataprep.shards import verify as verify_shard
+    from vr_core.errors import StorageError
 
     manifest = read_manifest(data)
     damaged: list[dict[str, Any]] = []
@@ -150,7 +151,7 @@ def verify(
     for name in track(sorted(manifest.shards), "verify", console=console, disable=not console.is_terminal):
         try:
             verify_shard(data / name, manifest.shards[name])
-        except ShardError as error:
+        except (ShardError, StorageError) as error:
             damaged.append({"shard": name, "reason": str(error), "songs": songs_in_shard(manifest, name)})
     if as_json:
         typer.echo(json.dumps({"shards": len(manifest.shards), "damaged": damaged}))

@@ -34,7 +34,7 @@ def separate(
     """
     import json
 
-    from dataprep.audio import probe
+    from dataprep.audio import open_audio, probe
     from dataprep.errors import DataError
     from jobs.errors import SongsFailed
     from jobs.runs import resolve_weights
@@ -59,8 +59,8 @@ def separate(
                 continue
             try:
                 files = separate_song(
-                    track.stems["mixture"], track.id, model, meta, output, chosen,
-                    progress=partial(report, track.id),
+                    partial(open_audio, track.stems["mixture"][0], meta.stft.sample_rate_hz), track.id, model, meta,
+                    output, chosen, progress=partial(report, track.id),
                 )  # fmt: skip
             except DataError as error:
                 problems.append({"song": str(track.stems["mixture"][0]), "why": str(error)})

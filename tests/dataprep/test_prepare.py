@@ -19,7 +19,7 @@ from dataprep.group import plan_groups
 from dataprep.manifest import read_manifest
 from dataprep.prepare import PrepareProgress, prepare
 from dataprep.shards import verify
-from dataprep.splits import SplitByList, parse_fractions
+from dataprep.splits import SplitByList, parse_fractions, parse_list
 from dataprep.tracks import Role, Track
 from tests.dataprep.data import SETTINGS, STFT, labelled, mixture_only, small_data_set, sound, write
 from vr_core.spectrogram import istft, stft
@@ -237,6 +237,15 @@ def test_silent_vocals_are_allowed_and_sources_of_a_role_are_summed(tmp_path):
     assert report.manifest.songs[0].notes == ("vocals silent",)
     stored = decoded(Dataset.open(tmp_path / "data"), "s", "instrumental")
     assert snr_db(without_nyquist(parts[0] + parts[1]), stored) > 36
+
+
+def test_a_remix_of_two_songs_brings_all_three_to_one_split(tmp_path):
+    tracks = [labelled(tmp_path / "music", name, 9_000, seed) for name, seed in (("a", 1), ("b", 2), ("d", 3))]
+    remix = {"vocals": tracks[0].stems["vocals"], "instrumental": tracks[1].stems["instrumental"]}
+    rule = parse_list("test a\nvalid d\ntrain *", "list")
+    songs = prepare([*tracks, Track("c", remix)], tmp_path / "data", SETTINGS, split=rule).manifest.songs
+    assert {song.id: song.split for song in songs} == {"a": "test", "b": "test", "c": "test", "d": "valid"}
+    assert [song.notes for song in songs[:3]] == [(), *[("same audio as a; it follows its split",)] * 2]
 
 
 def test_splits_by_rule_and_duplicates_never_cross_them(tmp_path):

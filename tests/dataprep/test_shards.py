@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dataprep.errors import NoSpaceError, ShardError
 from dataprep.shards import BATCH_FRAMES, Shard, ShardWriter, verify
+from vr_core.errors import StorageError
 from vr_core.specs import StftSpec
 
 STFT = StftSpec(n_fft=64, hop=32)
@@ -143,6 +144,17 @@ def test_a_missing_shard_and_a_foreign_file(tmp_path):
         writer.write_table(table)
     with pytest.raises(ShardError, match="not a shard of this project"):
         Shard(tmp_path / "other.arrow", "polar8", STFT)
+
+
+def test_a_disk_that_cannot_be_read_is_no_damage(tmp_path, two_stems):
+    path, row, _ = two_stems
+    (tmp_path / "loop.arrow").symlink_to(tmp_path / "loop.arrow")
+    with pytest.raises(StorageError, match=r"loop\.arrow: cannot be read \(Too many levels of symbolic links\)"):
+        Shard(tmp_path / "loop.arrow", "polar8", STFT)
+    with pytest.raises(StorageError, match="cannot be read"):
+        verify(tmp_path / "loop.arrow", row)
+    with pytest.raises(ShardError, match="missing"):
+        verify(tmp_path / "gone.arrow", row)
 
 
 def test_frames_beyond_the_end_are_refused(two_stems):

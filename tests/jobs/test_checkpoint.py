@@ -1,12 +1,13 @@
 """Checkpoints: whole or not at all, retention, and the newest good one is found whatever happened to the others."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from jobs.checkpoint import best_loss, read_newest, superseded, write_checkpoint
+from jobs.checkpoint import best_loss, mend_pointers, read_newest, superseded, write_checkpoint
 from jobs.runs import RunFolder, resolve_weights
 from vr_core.errors import StorageError
 from vr_core.models import build
@@ -80,6 +81,38 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_line(run: RunFolder, harm: s
     assert checkpoint.row.step == 1
     assert len(problems) == 1
     assert "step-00000002" in problems[0]
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file whose reading fails")
+@pytest.mark.parametrize("name", ["checkpoint.json", "weights.safetensors", "training.pt"])
+def test_a_disk_that_cannot_be_read_is_no_damage(run: RunFolder, name: str) -> None:
+    write(run, 1, 1.0)
+    newest = write(run, 2, 2.0)
+    (newest / name).rename(run.path / name)
+    (newest / name).symlink_to("/proc/self/mem")  # reading its first byte is EIO, as of a bad sector
+    with pytest.raises(StorageError, match=r"step-00000002: cannot be read \(Input/output error\)"):
+        read_newest(run)
+    (newest / name).unlink()
+    (run.path / name).rename(newest / name)
+    assert read_newest(run)[0].row.step == 2
+
+
+def test_a_damaged_best_checkpoint_gives_way_to_the_best_of_the_others(run: RunFolder) -> None:
+    for step, loss in ((1, 3.0), (2, 1.0), (3, 2.5), (4, 2.0), (5, None)):
+        write(run, step, step, loss=loss, best=step <= 2, keep=9)
+    newest, _ = read_newest(run)
+    assert mend_pointers(run, newest) == []
+    assert best_loss(run) == 1.0
+    for step, then in ((2, "step-00000004"), (4, "step-00000003")):
+        (run.checkpoints / f"step-{step:08d}" / "weights.safetensors").write_bytes(b"cut")
+        [line] = mend_pointers(run, newest)
+        assert f"step-{step:08d} is damaged; {then} is the best of the others" in line
+        assert resolve_weights(run.path).parent.name == then
+    shutil.rmtree(run.checkpoints / "step-00000003")
+    shutil.rmtree(run.checkpoints / "step-00000001")
+    assert "the next validation decides anew" in mend_pointers(run, newest)[0]
+    assert best_loss(run) == float("inf")
+    assert resolve_weights(run.path).parent.name == "step-00000005"
 
 
 def test_a_damaged_newer_checkpoint_does_not_cost_the_ones_written_after_it(run: RunFolder) -> None:

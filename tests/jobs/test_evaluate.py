@@ -81,6 +81,43 @@ def test_scores_are_those_of_the_files_against_the_original_audio(run_folder: Pa
     assert stored["step"] == 7
 
 
+def test_a_mixture_with_its_instrumental_is_enough(run_folder: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    vocals, instrumental = 0.1 * random.standard_normal((2, RATE_HZ + 7, 2))
+    for folder, signal in (("mixtures", vocals + instrumental), ("instruments", instrumental)):
+        (tmp_path / "pairs" / folder).mkdir(parents=True)
+        soundfile.write(tmp_path / "pairs" / folder / "song.wav", signal, RATE_HZ, "FLOAT")
+    result = evaluate(run_folder, tmp_path / "pairs", device="cpu")
+    [song] = result.songs
+    files = {stem: soundfile.read(result.folder / f"song.{stem}.wav")[0] for stem in ("vocals", "instrumental")}
+    assert song["id"] == "song"
+    assert song["do_nothing_db"] == pytest.approx(sdr(instrumental, instrumental + vocals), abs=1e-3)
+    assert song["sdr_db"] == pytest.approx(sdr(instrumental, files["instrumental"]), abs=1e-3)
+    assert song["vocals_sdr_db"] == pytest.approx(sdr(vocals, files["vocals"]), abs=1e-3)
+
+
+def test_stems_that_differ_a_little_in_length_are_scored_as_they_are_prepared(run_folder: Path, music: Path) -> None:
+    vocals = soundfile.read(music / "one" / "vocals.wav")[0]
+    soundfile.write(music / "one" / "vocals.wav", vocals[:-5], RATE_HZ, "FLOAT")
+    soundfile.write(music / "two" / "vocals.wav", vocals[: RATE_HZ // 2], RATE_HZ, "FLOAT")
+    result = evaluate(run_folder, music, device="cpu")
+    assert [song["id"] for song in result.songs] == ["one"]
+    assert soundfile.info(result.folder / "one.vocals.wav").frames == len(vocals)
+    vocals[-5:] = 0
+    estimate = soundfile.read(result.folder / "one.vocals.wav")[0]
+    assert result.songs[0]["vocals_sdr_db"] == pytest.approx(sdr(vocals, estimate), abs=1e-3)
+    assert "vocals.wav ends at 0.50 s" in result.problems[0][1]
+
+
+def test_a_song_without_a_voice_does_not_count_as_improved(run_folder: Path, music: Path) -> None:
+    soundfile.write(music / "two" / "vocals.wav", np.full((RATE_HZ * 2 + 13, 2), 1e-6), RATE_HZ, "FLOAT")
+    result = evaluate(run_folder, music, device="cpu")
+    one, two = result.songs
+    assert (two["do_nothing_db"], two["improvement_db"], two["vocals_sdr_db"]) == (None, None, None)
+    assert two["sdr_db"] is not None
+    assert result.plain()["mean"]["improvement_db"] == one["improvement_db"]
+
+
 def run_command(*arguments: str) -> tuple[BaseException | None, str, str]:
     app = typer.Typer()
     app.command()(command)
@@ -114,7 +151,7 @@ def test_music_without_stems_and_a_damaged_checkpoint_are_refused(
     flat = tmp_path / "flat"
     flat.mkdir()
     soundfile.write(flat / "song.wav", np.zeros((100, 2)), RATE_HZ)
-    with pytest.raises(NoSongs, match="no song with both"):
+    with pytest.raises(NoSongs, match="no song with two of"):
         evaluate(run_folder, flat, device="cpu")
     weights = run_folder / "checkpoints" / "step-00000007" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])

@@ -53,6 +53,7 @@ def test_blocks_may_be_cut_anywhere(seed: int, cuts: tuple[int, ...]) -> None:
     reference, estimate = example_pair(seed, 0.3)
     whole, cut = score(reference, estimate), score(reference, estimate, cuts)
     assert cut.samples == 500
+    assert cut.reference_db() == pytest.approx(10 * math.log10((reference**2).mean()), abs=1e-9)
     assert cut.sdr_db() == pytest.approx(whole.sdr_db(), abs=1e-9)
     assert cut.si_sdr_db() == pytest.approx(whole.si_sdr_db(), abs=1e-9)
 
