@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from cluster.hours import duration_s, weekly_hours
 from vr_core.config import Spec
 
 # Ray follows the label syntax of Kubernetes: an optional DNS prefix and "/", then up to 63 of these characters.
@@ -46,12 +47,37 @@ NodeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za
 Count = Annotated[int, Field(ge=1)]
 
 
+def _check_duration(text: str) -> str:
+    duration_s(text)
+    return text
+
+
+def _check_hours(text: str) -> str:
+    weekly_hours(text)
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_check_duration)]
+Hours = Annotated[str, AfterValidator(_check_hours)]
+Mac = Annotated[str, Field(pattern=r"^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$")]
+
+
 class GpuSpec(Spec):
     """One graphics card."""
 
     model: Annotated[str, Field(min_length=1)]
     """As `nvidia-smi` names it; "NVIDIA " in front may be left out."""
     memory_gib: Annotated[float, Field(gt=0)]
+    power_cap_w: Annotated[int, Field(ge=50)] | None = None
+    """Limit set on the card while it is in the cluster, in watts; None leaves it as it is."""
+
+
+class CacheSpec(Spec):
+    """A PC's own disk for copies of shards."""
+
+    path: Path
+    quota_gb: Annotated[float, Field(gt=0)]
+    """Most that the copies may take, in units of 10^9 bytes."""
 
 
 class NodeSpec(Spec):
@@ -68,8 +94,24 @@ class NodeSpec(Spec):
     interface: Annotated[str, Field(pattern=r"^[^\s=^,]{1,15}$")] | None = None
     """Network card that carries `address`, such as enp5s0."""
     labels: Labels = {}
-    data_root: Path | None = None
-    """Folder of the data sets on this PC."""
+    memory_gib: Annotated[float, Field(gt=0)] | None = None
+    """Memory given to the cluster; all that is free where it is left out."""
+    shared: Path | None = None
+    """The shared folder (runs, data sets) as this PC mounts it."""
+    data_roots: tuple[Path, ...] = ()
+    """Further folders with data sets on this PC."""
+    cache: CacheSpec | None = None
+    """Where copies of shards may lie."""
+    user: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")] | None = None
+    """Account on this PC for ssh; by default what the user's ssh configuration says."""
+    ssh: tuple[str, ...] = ()
+    """Options put before the address on ssh's command line, such as `["-p", "2222"]`."""
+    mac: Mac | None = None
+    """Hardware address of its network card: the PC can then be woken over the LAN."""
+    owner_hours: tuple[Hours, ...] = ()
+    """When the owner gives this PC to the cluster (`mon-fri 22:00-07:00`); outside, it is drained. Empty: always."""
+    idle_suspend: Duration | None = None
+    """Suspend this PC when it has been idle for so long (`30m`)."""
     object_store_mib: Annotated[int, Field(ge=80)] = 200
     """Ray's shared memory; training data does not pass through it, so it stays small."""
 

@@ -165,9 +165,7 @@ def labelled_songs(data: Path, split: str, stft: StftSpec) -> Sequence[Track]:
         tracks = find_tracks([data]).tracks
     songs = [track for track in tracks if len(track.stems) > 1]
     if not songs:
-        raise NoSongs(
-            f"{where}: no song with two of vocals, instrumental and mixture; scores need the original stems"
-        )
+        raise NoSongs(f"{where}: no song with two of vocals, instrumental and mixture; scores need the original stems")
     return songs
 
 
