@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, ClusterFailure
 from jobs.commands.cluster_firewall import firewall
 from jobs.commands.cluster_rotate import rotate
 
@@ -123,8 +123,13 @@ def join(
     if running:
         console().print("first   ends this PC's node, which has an earlier token of the head, and what runs on it")
     agree(f"Join the cluster of {target}?", yes)
+    token = way.take()
     with console().status("starting Ray (about 10 s)"):
-        join_head(node, way.take())
+        try:
+            join_head(node, token)
+        except ClusterFailure as error:
+            spent = "" if token_file else "; the code is used up, `vr cluster head` on the head prints another"
+            raise ClusterFailure(f"{error}{spent}") from None
     console().print(f"{node.name} has joined {target}. Leave it with: vr cluster down")
 
 

@@ -19,6 +19,7 @@ from cluster.head import Head, state_folder
 from cluster.inventory import NodeSpec
 from cluster.lifecycle import Companion, join, start_head, stop
 from cluster.plan import node_start
+from cluster.token import read_token
 from jobs.control import stop_run
 from jobs.driver import is_driven
 from jobs.ledger import Ledger
@@ -53,7 +54,8 @@ def head() -> Iterator[Head]:
     try:
         keeper = Companion(name="keeper", argv=(sys.executable, "-m", "jobs.keeper"))
         started, _ = until_up(lambda: start_head(node_start(facts, first, port_base=0), [keeper]))
-        until_up(lambda: join(node_start(facts, second, port_base=0, head=started.gcs_address), started.token_file))
+        token = read_token(started.token_file)
+        until_up(lambda: join(node_start(facts, second, port_base=0, head=started.gcs_address), token))
         yield started
     finally:
         stop()
