@@ -117,10 +117,13 @@ def restart_head(meanwhile: Callable[[], None], companions: Sequence[Companion] 
         head = read_head()
         if head is None:
             raise NoHead("no Ray head runs here; start one with `vr cluster head`")
-        # Its record stays until the new one is written: should this be interrupted, it says what is to be started.
         end(head.processes[::-1], head.id)
         meanwhile()
-        return _start_head(head.node, head.ports, companions)
+        try:
+            return _start_head(head.node, head.ports, companions)
+        except BaseException:
+            write_member(head_file(), head)  # what is to be started, for who tries again
+            raise
 
 
 def _start_head(node: NodeStart, ports: Ports | None, companions: Sequence[Companion]) -> Head:
