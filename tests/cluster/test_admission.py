@@ -20,7 +20,7 @@ from cluster.certificate import client_context, ensure_certificate, fingerprint,
 from cluster.errors import ClusterError, ClusterFailure
 from cluster.facts import Facts
 from cluster.head import Head, head_file, state_folder, write_member
-from cluster.invitations import forget_all, invite, read_invitations
+from cluster.invitations import forget_all, invite, locked, read_invitations
 from cluster.join_code import JoinCode, parse_code
 from cluster.plan import Ports, node_start
 from cluster.processes import end, spawn
@@ -129,6 +129,17 @@ def test_of_many_that_trade_one_code_at_once_one_gets_the_token(endpoint):
     assert got == [endpoint.token]
     assert len(refused) == 7
     assert all("used already" in line for line in refused)
+
+
+def test_a_trade_waits_while_codes_are_written(endpoint):
+    text, got = invite(endpoint.head, VERSIONS), []
+    thread = threading.Thread(target=lambda: got.append(take(text).token))
+    with locked():
+        thread.start()
+        thread.join(timeout=1.0)
+        assert thread.is_alive()
+    thread.join()
+    assert got == [endpoint.token]
 
 
 def test_a_code_whose_time_is_over_is_refused(endpoint):

@@ -119,6 +119,8 @@ def test_the_other_pc_gets_in_and_a_stranger_does_not(three_pcs, tmp_path):
     file.write_text(ruleset(HOME, Ports()))
     for _ in range(2):  # a second time replaces the first
         subprocess.run(["ip", "netns", "exec", attic, NFT, "-f", str(file)], check=True)
+    listed = subprocess.run(["ip", "netns", "exec", attic, NFT, "list", "ruleset"], capture_output=True, text=True)
+    assert listed.stdout.count("tcp dport @guarded") == 1
     guarded_ports, free_port = ["6379", "6385", "10500", "44227", "50000"], "8080"
 
     def inside(pc, *argv, **how):
@@ -134,6 +136,7 @@ def test_the_other_pc_gets_in_and_a_stranger_does_not(three_pcs, tmp_path):
         everything = dict.fromkeys([*guarded_ports, free_port], "open")
         assert seen(study) == everything
         assert seen(attic) == everything
+        assert seen(attic, "127.0.0.1") == everything
         assert seen(stranger) == dict.fromkeys(guarded_ports, "dropped") | {free_port: "open"}
         server.stdin.close()
 
