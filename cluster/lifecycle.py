@@ -289,11 +289,13 @@ def _is_free(node: NodeStart, port: int) -> bool:
 
 
 def _prepare_temp_dir(folder: Path) -> None:
-    """Make Ray's folder; of earlier sessions only the newest stays, since Ray never removes any."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():  # the temporary folder is everyone's
-        raise ClusterError(f"{folder}: belongs to another user; set TMPDIR to a folder of your own")
-    folder.chmod(0o700)
+    """Make Ray's folder in one of ours; of earlier sessions only the newest stays, since Ray never removes any."""
+    closed = folder.parent
+    closed.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if closed.lstat().st_uid != os.getuid():  # the temporary folder is everyone's
+        raise ClusterError(f"{closed}: belongs to another user; set TMPDIR to a folder of your own")
+    closed.chmod(0o700)
+    folder.mkdir(exist_ok=True)
     sessions = sorted(path for path in folder.glob("session_2*") if path.is_dir() and not path.is_symlink())
     for session in sessions[:-1]:
         shutil.rmtree(session, ignore_errors=True)

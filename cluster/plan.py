@@ -242,10 +242,12 @@ def node_environment(
 def temp_dir(root: Path, member: Path) -> Path:
     """Ray's folder for the member whose state file is `member`, under the temporary folder `root`.
 
+    Ray opens its folder to everybody (mode 777), sockets and shipped code in it; the folder above it is what is closed.
+
     Raises:
         ClusterError: the path is so long that Ray's sockets in it would pass the 107 bytes of a socket's path.
     """
-    path = root / f"vr-{os.getuid()}-{digest(str(member))}"
+    path = root / f"vr-{os.getuid()}-{digest(str(member))}" / "r"
     if len(os.fsencode(path)) > 42:
-        raise ClusterError(f"{root}: too long a path for Ray's sockets (at most 22 characters); set TMPDIR=/tmp")
+        raise ClusterError(f"{root}: too long a path for Ray's sockets (at most 20 characters); set TMPDIR=/tmp")
     return path
