@@ -296,6 +296,8 @@ def _prepare_temp_dir(folder: Path) -> None:
         raise ClusterError(f"{closed}: belongs to another user; set TMPDIR to a folder of your own")
     closed.chmod(0o700)
     folder.mkdir(exist_ok=True)
+    # With it, a head that starts again takes a node of its own on the same machine for another head.
+    (folder / "ray_current_cluster").unlink(missing_ok=True)
     sessions = sorted(path for path in folder.glob("session_2*") if path.is_dir() and not path.is_symlink())
     for session in sessions[:-1]:
         shutil.rmtree(session, ignore_errors=True)
