@@ -103,6 +103,12 @@ def test_no_two_ports_of_a_node_are_the_same_and_a_block_holds_them_all():
             ports_from(base)
 
 
+def test_the_join_endpoint_is_beside_a_head_with_a_lan_address_only():
+    assert "admission" in Ports().singles(head=True)
+    assert "admission" not in Ports().singles(head=True, lan=False)
+    assert "admission" not in Ports().singles(head=False)
+
+
 def test_the_environment_of_a_node_carries_no_other_clusters_secrets_nor_its_own():
     inherited = {"PATH": "bin", "RAY_ADDRESS": "10.0.0.1:6379", "RAY_AUTH_TOKEN": "other", "NCCL_SOCKET_IFNAME": "eth9"}
     node = node_start(FACTS, SPEC)
