@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.errors import ClusterError
+from jobs.commands.cluster_drain import drain, undrain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,20 +48,24 @@ def head(
     Running it again changes nothing. Example: vr cluster head --address 192.168.1.10
     """
     from cluster.facts import look
+    from cluster.head import keep_inventory
     from cluster.inventory import Inventory
     from cluster.lifecycle import running_head, start_head
     from cluster.plan import node_start
     from jobs.keeper import KEEPER
     from vr_core.config import load
 
-    spec = load(Inventory, inventory).head if inventory else None
+    described = load(Inventory, inventory) if inventory else None
+    spec = described.head if described else None
     node = node_start(look(), spec, name=name, address=address, cpus=num_cpus, port_base=port)
     if running_head(node) is None:
         _show_plan(node)
-        _agree("Start this head?", yes)
-    with _console().status("starting Ray (about 10 s)"):
+        agree("Start this head?", yes)
+    with console().status("starting Ray (about 10 s)"):
         started, changed = start_head(node, [KEEPER])
-    _console().print("The head runs." if changed else "The head runs already; nothing was changed.")
+    keep_inventory(described)
+    _cap_power(node)
+    console().print("The head runs." if changed else "The head runs already; nothing was changed.")
     _show_head(started)
 
 
@@ -100,11 +105,12 @@ def join(
         read_token(token_file)
         require_answer(target)
         _show_plan(node)
-        _agree(f"Join the cluster of {target}?", yes)
-    with _console().status("starting Ray (about 10 s)"):
+        agree(f"Join the cluster of {target}?", yes)
+    with console().status("starting Ray (about 10 s)"):
         _, changed = join_head(node, token_file)
+    _cap_power(node)
     said = f"{node.name} has joined {target}." if changed else f"{node.name} is in the cluster of {target} already."
-    _console().print(f"{said} Leave it with: vr cluster down")
+    console().print(f"{said} Leave it with: vr cluster down")
 
 
 @app.command()
@@ -159,17 +165,17 @@ def down(yes: Yes = False) -> None:
     running = running_processes()
     if not running:
         stop()  # the records of what has died by itself
-        _console().print("Nothing runs here that was started by vr.")
+        console().print("Nothing runs here that was started by vr.")
         return
     for what, count in running.items():
-        _console().print(f"ends  {what}: {count} processes, running jobs among them", highlight=False)
-    _agree("End them?", yes)
-    with _console().status("ending Ray"):
+        console().print(f"ends  {what}: {count} processes, running jobs among them", highlight=False)
+    agree("End them?", yes)
+    with console().status("ending Ray"):
         ended = stop()
-    _console().print(f"Ended: {', '.join(ended)}.", highlight=False)
+    console().print(f"Ended: {', '.join(ended)}.", highlight=False)
 
 
-def _agree(question: str, yes: bool) -> None:
+def agree(question: str, yes: bool) -> None:
     """Return when the user agrees.
 
     Raises:
@@ -203,7 +209,14 @@ def _show_plan(node: "NodeStart") -> None:
         "ports": where,
     }
     for key, value in lines.items():
-        _console().print(f"{key:8}{value}", highlight=False, markup=False)
+        console().print(f"{key:8}{value}", highlight=False, markup=False)
+
+
+def _cap_power(node: "NodeStart") -> None:
+    from cluster.power import apply_caps
+
+    for line in apply_caps(node.gpus):
+        console().print(line, highlight=False, markup=False)
 
 
 def _show_head(head: "Head") -> None:
@@ -223,11 +236,15 @@ def _show_head(head: "Head") -> None:
             "  rm vr-token",
         ]
     for line in [*lines, "next       vr cluster status · vr submit RECIPE · vr cluster down"]:
-        _console().print(line, highlight=False, markup=False, soft_wrap=True)
+        console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _console() -> "Console":
+def console() -> "Console":
     """Stderr: stdout is for what another program may read."""
     from rich.console import Console
 
     return Console(stderr=True)
+
+
+app.command()(drain)
+app.command()(undrain)
