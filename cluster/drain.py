@@ -92,7 +92,11 @@ def until(now: datetime.datetime, for_: str | None, until_: str | None) -> datet
 
 
 def put(record: Record, drained: Drained) -> Record:
-    """`record` with `drained`, in place of an earlier one of its name."""
+    """`record` with `drained`, in place of an earlier one of its name; of one that has left, what it offered stays."""
+    before = by_name(record).get(drained.name)
+    if before is not None and not drained.cpus:
+        offer = {key: getattr(before, key) for key in ("labels", "cpus", "gpus", "is_head")}
+        drained = drained.model_copy(update=offer)
     others = tuple(node for node in record.nodes if node.name != drained.name)
     lent = tuple(name for name in record.lent if name != drained.name)
     return Record(nodes=(*others, drained), lent=lent)

@@ -83,7 +83,7 @@ def _call(address: str, environment: Mapping[str, str], *arguments: str) -> Any:
 def main(arguments: list[str]) -> int:
     """The process of one call: ADDRESS VERB ARGUMENTS; its answer is JSON on stdout."""
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
-    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]
 
     address, verb, *rest = arguments
     client = GcsClient(address=address)

@@ -1,14 +1,17 @@
 """Waking a PC over the LAN, and sending it to sleep."""
 
+import ipaddress
 import socket
 import subprocess
+from collections.abc import Iterable
+
+import psutil
 
 from cluster.errors import ClusterFailure
 from cluster.inventory import NodeSpec
 
 PORT = 9
 """Discard: by custom; the card looks at the bytes alone."""
-EVERYONE = "255.255.255.255"
 _SSH_TIMEOUT_S = 30
 
 
@@ -17,12 +20,34 @@ def magic_packet(mac: str) -> bytes:
     return b"\xff" * 6 + bytes.fromhex(mac.replace(":", "")) * 16
 
 
-def wake(mac: str, from_address: str, to: str = EVERYONE, port: int = PORT) -> None:
-    """Send the packet into the LAN of `from_address`: a PC with two cards would else choose one by its routes.
+def broadcast_of(address: str, cards: Iterable[tuple[str, str]]) -> str:
+    """Broadcast address of the network of `address`, given (address, netmask) of every card of this machine.
+
+    255.255.255.255 would leave by the card of the default route, which may be another one.
+
+    Raises:
+        ClusterFailure: no card is in that network.
+    """
+    for own, netmask in cards:
+        network = ipaddress.ip_interface(f"{own}/{netmask}").network
+        if ipaddress.ip_address(address) in network:
+            return str(network.broadcast_address)
+    raise ClusterFailure(f"{address}: no network card of this machine is in its network")
+
+
+def wake(mac: str, from_address: str, port: int = PORT) -> None:
+    """Send the packet to everyone in the LAN of `from_address`, an address of this machine.
 
     Raises:
         ClusterFailure: it cannot be sent.
     """
+    cards = [
+        (a.address, a.netmask)
+        for addresses in psutil.net_if_addrs().values()
+        for a in addresses
+        if a.family == socket.AF_INET and a.netmask
+    ]
+    to = broadcast_of(from_address, cards)
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
