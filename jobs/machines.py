@@ -23,6 +23,8 @@ from jobs.recipe import WorkersSpec
 WAKE_AGAIN_S = 180.0
 """A PC that was woken has this long to start and join."""
 LEAST_NOTICE_S = 5.0
+PUBLISH_AGAIN_S = 60.0
+"""A GCS that was started again may have forgotten what it was told, and a drained node would come back."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Memory:
     """What the keeper remembers from turn to turn; lost with it, and then only something is done once more."""
 
     published: frozenset[str] | None = None
+    published_s: float = 0.0
     asked: frozenset[str] = frozenset()
     """Ids of nodes that Ray was asked to drain: it needs to be told once."""
     idle_since_s: Mapping[str, float] = field(default_factory=dict)
@@ -135,7 +138,8 @@ def drained_node(name: str, seen: Seen | None, by: Any, now_s: float, until_s: f
 def leaving(record: Record, nodes: Sequence[Seen], memory: Memory, now_s: float) -> list[Action]:
     """What Ray and the nodes are to be told about the drained ones."""
     names = frozenset(node.name for node in record.nodes)
-    actions: list[Action] = [] if names == memory.published else [Publish(names)]
+    old = bool(names) and now_s - memory.published_s >= PUBLISH_AGAIN_S
+    actions: list[Action] = [Publish(names)] if names != memory.published or old else []
     drained = {node.name: node for node in record.nodes}
     for node in nodes:
         if node.name in drained and node.alive and not node.is_head and node.node_id not in memory.asked:
@@ -257,7 +261,8 @@ def act(action: Action, head: Head, memory: Memory, now_s: float) -> tuple[Memor
             return memory, f"{name} may come back"
         case Publish(names):
             publish(head, names)
-            return replace(memory, published=names), f"drained: {', '.join(sorted(names)) or 'none'}"
+            said = "" if names == memory.published else f"drained: {', '.join(sorted(names)) or 'none'}"
+            return replace(memory, published=names, published_s=now_s), said
         case Leave(node, why, within_s):
             leave(head, node.node_id, why, within_s)
             return replace(memory, asked=memory.asked | {node.node_id}), f"{why}: leaves within {within_s:.0f} s"

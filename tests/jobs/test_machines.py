@@ -7,6 +7,7 @@ from cluster.drain import LEAVE_WITHIN_S, Drained, Record
 from cluster.inventory import GpuSpec, Inventory, NodeSpec
 from jobs.machines import (
     LEAST_NOTICE_S,
+    PUBLISH_AGAIN_S,
     WAKE_AGAIN_S,
     Drain,
     Leave,
@@ -93,13 +94,14 @@ def test_ray_is_asked_once_for_each_life_of_a_node_and_never_to_end_the_head():
     publish, leave = leaving(record, nodes, Memory(), NIGHT_S)
     assert publish == Publish(names)
     assert leave == Leave(STUDY_UP, "study is drained until `vr cluster undrain study`", LEAVE_WITHIN_S)
-    done = Memory(published=names, asked=frozenset({"s1"}))
-    assert leaving(record, nodes, done, NIGHT_S) == []
+    done = Memory(published=names, published_s=NIGHT_S, asked=frozenset({"s1"}))
+    assert leaving(record, nodes, done, NIGHT_S + PUBLISH_AGAIN_S - 1) == []
+    assert leaving(record, nodes, done, NIGHT_S + PUBLISH_AGAIN_S) == [Publish(names)], "a new GCS knows nothing"
     again = dataclasses.replace(STUDY_UP, node_id="s2")
-    [leave] = leaving(record, [ATTIC_UP, again], done, NIGHT_S + 1e4)
+    [_, leave] = leaving(record, [ATTIC_UP, again], done, NIGHT_S + 1e4)
     assert isinstance(leave, Leave)
     assert leave.within_s == LEAST_NOTICE_S
-    assert leaving(record, [ATTIC_UP, STUDY_OFF], Memory(published=names), NIGHT_S) == []
+    assert leaving(record, [ATTIC_UP, STUDY_OFF], Memory(published=names, published_s=NIGHT_S), NIGHT_S) == []
 
 
 def test_a_pc_is_woken_when_a_run_waits_that_fits_with_it():
