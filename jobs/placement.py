@@ -1,5 +1,6 @@
 """Where a run's workers can go: a pure function of the recipe, the live nodes and the drained ones."""
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,11 +60,13 @@ def place(workers: WorkersSpec, nodes: Sequence[Node], drained: Sequence[Drained
     `device: auto` takes GPUs when every node that matches a worker has one, drained ones included: a run must not
     change its device because a PC was taken back.
     """
+    # Whoever is back first comes first: of several that would do, that one is named.
+    drained = sorted(drained, key=lambda node: math.inf if node.until_s is None else node.until_s)
     away = {node.name: Node(node.name, node.labels, node.cpus, node.gpus) for node in drained}
     here = [node for node in nodes if node.name not in away]
     # A drained node that is still there is asked for itself; one that has left, for what it offered.
-    absent = [node for node in nodes if node.name in away]
-    absent += [node for name, node in away.items() if all(name != other.name for other in absent)]
+    present = {node.name: node for node in nodes}
+    absent = [present.get(name, node) for name, node in away.items()]
     labels = _labels(workers)
     use_gpu = _use_gpu(workers, [*here, *absent])
     alone = _first_unseated(workers, here, use_gpu)

@@ -28,7 +28,7 @@ from tests.jobs import test_train
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 PATIENCE_S = 240
-STEPS = 150
+STEPS = 120
 FACTS = look()
 ATTIC = NodeSpec(name="attic", address="127.0.0.2", role="head", gpus=(), cpus=2)
 CELLAR = NodeSpec(name="cellar", address="127.0.0.3", gpus=(), cpus=2)
@@ -39,7 +39,7 @@ _set_rates = set_rates
 
 def set_rates(*arguments: Any) -> None:
     # A step takes long enough for a PC to be taken back meanwhile, and leaves a line.
-    time.sleep(0.15)
+    time.sleep(0.25)
     with open({computed!r}, "a") as file:
         file.write("step\\n")
     _set_rates(*arguments)
@@ -113,7 +113,7 @@ def test_a_run_leaves_a_pc_that_is_taken_back_and_no_step_is_computed_twice(head
         "workers.count": 2,
         "workers.device": "cpu",
         "checkpoint.every_steps": None,
-        "validation.every_steps": 50,
+        "validation.every_steps": 40,
     }
     recipe = test_train.recipe_of(tiny_data, **changes)
     undisturbed = test_train.new_run(tmp_path / "undisturbed", recipe)

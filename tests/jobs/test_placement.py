@@ -104,6 +104,8 @@ def test_a_drained_node_holds_no_worker_whether_it_has_left_or_not():
 
 def test_only_a_drained_node_that_would_help_is_named():
     assert place(spec(1, labels=({"room": "attic"},)), [], [away(CELLAR), away(ATTIC)]) == Missing(away(ATTIC).why)
+    soon = away(CELLAR).model_copy(update={"until_s": 3600.0})
+    assert place(spec(1), [], [away(ATTIC), soon]) == Missing(soon.why), "whoever is back first"
     found = place(spec(3, device="cuda"), [ATTIC], [away(CELLAR)])
     assert isinstance(found, Missing)
     assert found.why == "no machine has 1 free CPU core(s) and a GPU for worker 2 of 3; live: attic (8 cores, 1 GPUs)"
