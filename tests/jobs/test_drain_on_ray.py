@@ -12,14 +12,15 @@ from typing import TypeVar
 
 import pytest
 
-from cluster.drain import LEAVE_WITHIN_S, by_name, may_start, read_drained
+from cluster.drain import LEAVE_WITHIN_S, Record, may_start, read_drained
 from cluster.errors import ClusterFailure
 from cluster.facts import look
-from cluster.gcs import ask
+from cluster.gcs import ask, leave_if_idle
 from cluster.head import Head, keep_inventory, read_joined, state_folder
 from cluster.inventory import Inventory, NodeSpec
 from cluster.lifecycle import has_left, join, start_head, stop
 from cluster.plan import NodeStart, node_start
+from jobs import machines
 from jobs.keeper import KEEPER
 from jobs.runs import RunFolder, create_run, read_json
 from jobs.submit import keep_source, submit_attempt
@@ -101,9 +102,12 @@ def come_back(head: Head) -> None:
     until_up(lambda: join(cellar_of(head), head.token_file))
 
 
+def seen(head: Head, name: str) -> machines.Seen:
+    return next(node for node in machines.look(head) if node.name == name)
+
+
 def rooms(run: RunFolder, fit: str) -> list[str]:
-    machines = read_json(run.origin_file)["machines"].get(fit, [])
-    return [machine["labels"]["vr/node"] for machine in machines]
+    return [machine["labels"]["vr/node"] for machine in read_json(run.origin_file)["machines"].get(fit, [])]
 
 
 def test_a_run_leaves_a_pc_that_is_taken_back_and_no_step_is_computed_twice(head, tiny_data, tmp_path):
@@ -129,6 +133,9 @@ def test_a_run_leaves_a_pc_that_is_taken_back_and_no_step_is_computed_twice(head
     wait_for("a start away from the head", lambda: rooms(run, "1.1") == ["cellar", "cellar"], run)
     wait_for("some steps", lambda: run.state().step > 10, run)
 
+    cellar = seen(head, "cellar")
+    assert cellar.busy
+    assert not leave_if_idle(head, cellar.node_id, "suspended"), "a PC in use is not sent to sleep"
     vr("undrain", "attic")
     began_s = time.monotonic()
     assert "cellar has left" in vr("drain", "cellar", "--for", "2h", "--yes")
@@ -159,7 +166,7 @@ def test_a_run_leaves_a_pc_that_is_taken_back_and_no_step_is_computed_twice(head
     vr("undrain", "attic")
 
 
-def test_outside_of_its_owner_hours_a_pc_is_taken_out_and_with_them_it_comes_back(head):
+def test_outside_of_its_owner_hours_a_pc_is_taken_out_and_comes_back_when_the_user_says_so(head, tmp_path):
     hour = (datetime.datetime.now().hour + 12) % 24
     later = CELLAR.model_copy(update={"owner_hours": (f"{hour:02}:00-{hour:02}:30",)})
     keep_inventory(Inventory(nodes=(ATTIC, later)))
@@ -171,9 +178,31 @@ def test_outside_of_its_owner_hours_a_pc_is_taken_out_and_with_them_it_comes_bac
     assert record.why.startswith("cellar is drained until ")
     assert f"{hour:02}:00" in record.why
 
+    wrong = tmp_path / "token"
+    wrong.touch(mode=0o600)
+    wrong.write_text("0" * 64)
+    assert ask(head.gcs_address, wrong) is None
+    assert ask("127.0.0.2:1", head.token_file) is None, "no head is there"
+    wait_for("the notice", lambda: ask(head.gcs_address, head.token_file) == {"cellar"})
+
     # In spite of its hours.
     vr("undrain", "cellar")
     come_back(head)
-    assert by_name(read_drained()) == {}
-    assert read_drained().lent == ("cellar",)
+    assert read_drained() == Record(lent=("cellar",))
     keep_inventory(Inventory(nodes=(ATTIC, CELLAR)))
+    wait_for("the end of the loan", lambda: read_drained() == Record())
+
+
+def test_an_idle_pc_leaves_ray_before_it_is_suspended(head, tmp_path, monkeypatch):
+    program = tmp_path / "ssh"
+    program.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    joined = read_joined("cellar")
+    assert joined is not None
+    spec = CELLAR.model_copy(update={"idle_suspend": "30m"})
+    action = machines.Suspend(spec, seen(head, "cellar"))
+    _, said = machines.act(action, head, machines.Memory(), time.time())
+    assert said == "cellar: idle for 30m, suspended"
+    assert (tmp_path / "asked").read_text().strip().endswith("127.0.0.3 systemctl suspend")
+    wait_for("the node's leaving", lambda: has_left(joined))
