@@ -39,10 +39,11 @@ def drain(
     head = find_head()
     _require_keeper(head)
     seen = _seen(head, node)
-    if seen is None:
+    if seen is None and not _is_described(node):
         raise ClusterError(f"{node}: not a node of this cluster; `vr cluster status` shows them")
+    is_head = seen is not None and seen.is_head
     ends = shown_time(moment.timestamp(), now.timestamp()) if moment else f"with: vr cluster undrain {node}"
-    what = "its workers leave, Ray stays (it is the head)" if seen.is_head else "it leaves the cluster"
+    what = "its workers leave, Ray stays (it is the head)" if is_head else "it leaves the cluster"
     console().print(f"drains  {node}: {what}; what runs on it writes a checkpoint and goes on elsewhere, or waits")
     console().print(f"within  {LEAVE_WITHIN_S:.0f} s; what runs on it then is ended")
     console().print(f"back    {ends}", highlight=False)
@@ -56,7 +57,7 @@ def drain(
             if time.monotonic() > end_s:
                 raise ClusterFailure(f"{node}: still there; see keeper.log in {head.ray.log.parent}")
             time.sleep(_POLL_S)
-    console().print(f"{node} holds no workers now." if seen.is_head else f"{node} has left.", highlight=False)
+    console().print(f"{node} holds no workers now." if is_head else f"{node} has left.", highlight=False)
 
 
 def undrain(node: Annotated[str, typer.Argument(help="Name of the drained node.")]) -> None:
@@ -85,6 +86,14 @@ def _seen(head: "Head", name: str) -> "Seen | None":
     from jobs.machines import look
 
     return next((seen for seen in look(head) if seen.name == name), None)
+
+
+def _is_described(name: str) -> bool:
+    """Whether the head's inventory has it: a PC that is off can be drained too, and is then not woken."""
+    from cluster.head import read_inventory
+
+    inventory = read_inventory()
+    return inventory is not None and any(spec.name == name for spec in inventory.nodes)
 
 
 def _has_left(head: "Head", name: str) -> bool:
