@@ -105,6 +105,8 @@ def by_time(inventory: Inventory | None, record: Record, nodes: Sequence[Seen], 
     """Who comes back now, and who is outside of its owner hours."""
     now_s = now.timestamp()
     actions: list[Action] = [Return(node.name) for node in record.nodes if is_over(node, now_s)]
+    described = {spec.name for spec in inventory.nodes} if inventory else set()
+    actions += [Return(name) for name in record.lent if name not in described]
     drained = {node.name: node for node in record.nodes}
     seen = {node.name: node for node in nodes}
     for spec in inventory.nodes if inventory else ():
@@ -243,7 +245,7 @@ def has_cares(inventory: Inventory | None, record: Record, memory: Memory) -> bo
     """Whether the nodes need to be looked at: most clusters have neither hours nor drained nodes."""
     names = frozenset(node.name for node in record.nodes)
     cares = any(node.owner_hours or node.mac or node.idle_suspend for node in inventory.nodes) if inventory else False
-    return cares or bool(record.nodes) or names != memory.published
+    return cares or record != Record() or names != memory.published
 
 
 def act(action: Action, head: Head, memory: Memory, now_s: float) -> tuple[Memory, str]:

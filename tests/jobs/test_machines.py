@@ -85,6 +85,8 @@ def test_a_node_that_was_brought_back_is_left_alone_until_its_hours_begin():
     lent = Record(lent=("study",))
     assert by_time(LENT_BY_NIGHT, lent, [STUDY_UP], DAY) == []
     assert by_time(LENT_BY_NIGHT, lent, [STUDY_UP], NIGHT) == [Return("study")]
+    for inventory in (HOME, None):
+        assert by_time(inventory, lent, [STUDY_UP], DAY) == [Return("study")], "it has no hours any more"
 
 
 def test_ray_is_asked_once_for_each_life_of_a_node_and_never_to_end_the_head():
@@ -171,6 +173,7 @@ def test_a_cluster_without_such_wishes_is_not_looked_at():
         assert not has_cares(inventory, Record(), told)
         assert has_cares(inventory, Record(), Memory()), "what an earlier keeper has told the nodes may be old"
         assert has_cares(inventory, Record(nodes=(drained(),)), told)
+        assert has_cares(inventory, Record(lent=("study",)), told)
     assert has_cares(HOME, Record(), told)
     assert has_cares(LENT_BY_NIGHT, Record(), told)
     assert decide(None, Record(), [ATTIC_UP], [WorkersSpec(count=9)], told, NIGHT) == []
