@@ -74,7 +74,7 @@ def has_token(member: Member, sha256: str) -> bool:
 
 
 def _running(member: AnyMember | None, node: NodeStart) -> AnyMember | None:
-    if member is None or not alive(member.ray):
+    if member is None or not alive(member.ray) or has_left(member):
         return None
     if member.node != node:
         theirs, ours = member.node.model_dump(), node.model_dump()
@@ -190,6 +190,17 @@ def stop() -> list[str]:
                 _clear(member, record)
                 record.with_suffix(".token").unlink(missing_ok=True)
         return ended
+
+
+def has_left(member: Member) -> bool:
+    """Whether Ray was up and its raylet has ended, as after a drain, while `ray start --block` waits on for nothing."""
+    if not alive(member.ray) or _STARTED_LINE not in _new_log(member.ray):
+        return False
+    try:
+        children = psutil.Process(member.ray.pid).children()
+        return not any(c.name() == "raylet" and c.status() != psutil.STATUS_ZOMBIE for c in children)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def running_processes() -> dict[str, int]:

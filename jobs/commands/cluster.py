@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.errors import ClusterError, ClusterFailure
+from jobs.commands.cluster_drain import drain, undrain
 from jobs.commands.cluster_firewall import firewall
 from jobs.commands.cluster_rotate import rotate
 
@@ -52,6 +53,7 @@ def head(
     """
     from cluster.admission import ADMISSION, await_endpoint
     from cluster.facts import look
+    from cluster.head import keep_inventory
     from cluster.inventory import Inventory
     from cluster.invitations import invite
     from cluster.lifecycle import running_head, start_head
@@ -59,7 +61,8 @@ def head(
     from jobs.keeper import KEEPER
     from vr_core.config import load
 
-    spec = load(Inventory, inventory).head if inventory else None
+    described = load(Inventory, inventory) if inventory else None
+    spec = described.head if described else None
     node = node_start(look(), spec, name=name, address=address, cpus=num_cpus, port_base=port)
     if running_head(node) is None:
         _show_plan(node)
@@ -68,6 +71,8 @@ def head(
         started, changed = start_head(node, [KEEPER] if node.loopback_only else [KEEPER, ADMISSION])
         if not node.loopback_only:
             await_endpoint(started)
+    keep_inventory(described)
+    _cap_power(node)
     console().print("The head runs." if changed else "The head runs already; nothing was changed.")
     _show_head(started, None if node.loopback_only else invite(started, software()))
 
@@ -130,6 +135,7 @@ def join(
         except ClusterFailure as error:
             spent = "" if token_file else "; the code is used up, `vr cluster head` on the head prints another"
             raise ClusterFailure(f"{error}{spent}") from None
+    _cap_power(node)
     console().print(f"{node.name} has joined {target}. Leave it with: vr cluster down")
 
 
@@ -233,6 +239,13 @@ def _show_plan(node: "NodeStart") -> None:
         console().print(f"{key:8}{value}", highlight=False, markup=False)
 
 
+def _cap_power(node: "NodeStart") -> None:
+    from cluster.power import apply_caps
+
+    for line in apply_caps(node.gpus):
+        console().print(line, highlight=False, markup=False)
+
+
 def software() -> "Versions":
     """What runs here, for the PCs that want to join, or for the head that is to be joined."""
     from cluster.versions import own_versions
@@ -268,3 +281,5 @@ def console() -> "Console":
 
 app.command()(rotate)
 app.command()(firewall)
+app.command()(drain)
+app.command()(undrain)

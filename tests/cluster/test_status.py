@@ -68,3 +68,14 @@ def test_the_table_shows_what_a_person_looks_for():
     assert "GeForce-RTX-3090-Ti 24 GiB" in shown[1]
     assert "room=study" in shown[1]
     assert "dead: Expected termination" in shown[2]
+
+
+def test_a_drained_node_is_shown_with_its_time_whether_it_has_left_or_not():
+    why = "shed is drained until 23:00"
+    for state in ("ALIVE", "DEAD"):
+        rows = node_rows(*answers(node("attic", head=True), node("shed", state)), drained={"shed": why})
+        assert [row.drained for row in rows] == ["", why]
+        console = Console(file=io.StringIO(), width=200)
+        console.print(table(rows))
+        assert why in console.file.getvalue()
+        assert "dead" not in console.file.getvalue()
