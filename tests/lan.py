@@ -6,7 +6,7 @@
         lan["study"].cut()
 
 A host is a network, mount, UTS and process namespace with a cable (a veth pair) to a switch (a bridge in a namespace of
-its own): own address, host name, /etc/hosts, home, /tmp, /dev/shm, /proc and sshd; the program files are this machine's.
+its own). It has its own address, name, /etc/hosts, home, /tmp, /dev/shm, /proc and sshd, and this machine's programs.
 Nothing of it has a name outside: when the first process of a host ends, the kernel ends its others and takes down its
 mounts and cable. That process ends with the one that holds the box, however that ends. What the kernel leaves (folders,
 cgroups) a watcher removes, which outlives both.

@@ -1,4 +1,4 @@
-"""Cgroups of a LAN in a box: what each host may use of the CPUs and the memory, under both versions of the interface."""
+"""Cgroups of a LAN in a box, versions 1 and 2: what each host may use of the CPUs and the memory."""
 
 import contextlib
 import os

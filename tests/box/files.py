@@ -1,4 +1,4 @@
-"""The files that each host of a LAN in a box has of its own: home, /tmp, keys, and what tells it names and addresses."""
+"""The files that each host of a LAN in a box has of its own: home, /tmp, keys, names and addresses."""
 
 import shutil
 import subprocess
