@@ -105,6 +105,9 @@ class Host:
         )
         self.lan.switch("link", "add", self._port, "type", "veth", "peer", "name", INTERFACE, "netns", str(self.pid))
         self.lan.switch("link", "set", self._port, "master", "lan", "up")
+        # The same network card as before: the others remember its number for half a minute.
+        mac = f"02:00:0a:4d:00:{int(self.address.rpartition('.')[2]):02x}"
+        self.run(["ip", "link", "set", INTERFACE, "address", mac])
         for line in ("link set lo up", f"address add {self.address}/24 dev {INTERFACE}", f"link set {INTERFACE} up"):
             self.run(["ip", *line.split()])
         if self._rate_mbit is not None:
@@ -162,8 +165,8 @@ class Host:
         os.kill(self.pid, signal.SIGKILL)
         self._holder.wait()
         self._holder = None
-        # The cable goes with the network namespace, which the kernel takes down a moment later.
-        await_true(lambda: f"{self._port}@" not in self.lan.switch("link"), f"the cable of {self.name} is gone")
+        # The kernel would keep the network namespace, and the cable with it, until its last open connection times out.
+        self.lan.switch("link", "delete", self._port)
 
     def cut(self) -> None:
         """Pull the cable out of the switch."""

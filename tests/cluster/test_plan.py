@@ -127,7 +127,8 @@ def test_a_lost_node_is_noticed_within_15_s():
     period_ms, timeout_ms, failures = (
         int(environment[f"RAY_health_check_{key}"]) for key in ("period_ms", "timeout_ms", "failure_threshold")
     )
-    assert (period_ms + timeout_ms) * failures <= 15_000
+    # Measured: `python -m tests.bench detect`.
+    assert (period_ms + timeout_ms) * failures + timeout_ms <= 14_000
 
 
 @pytest.mark.parametrize(
