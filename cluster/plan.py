@@ -228,9 +228,10 @@ def node_environment(
         environment |= {
             "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),
             "AUTOSCALER_METRIC_PORT": str(ports.autoscaler_metrics),
-            # A silent node is given up within 3 × (3 s + 0.5 s) + 3 s instead of Ray's 65 s: Ray takes a node's last
-            # word for as good as a check, and waits that time-out before the first of the three.
-            "RAY_health_check_period_ms": "500",
+            # A silent node is given up after 3 × (3 s + 1.5 s) instead of Ray's 65 s; one that has just joined too, whose
+            # first check Ray would put off by 5 s.
+            "RAY_health_check_initial_delay_ms": "1500",
+            "RAY_health_check_period_ms": "1500",
             "RAY_health_check_timeout_ms": "3000",
             "RAY_health_check_failure_threshold": "3",
         }

@@ -2,6 +2,8 @@
 
 Counted from just before the cut to the head's dashboard calling the node dead, which is what `vr cluster status`, Ray
 Train and our supervisor go by. The promise is 15 s; Ray's own settings take 65 s.
+
+The node has just joined: Ray puts the first check of a new node off, and a measurement of an old one would not see it.
 """
 
 import statistics
