@@ -231,7 +231,9 @@ def node_environment(
         environment |= {
             "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),
             "AUTOSCALER_METRIC_PORT": str(ports.autoscaler_metrics),
-            # A silent node is given up after 3 × (3 s + 1.5 s) instead of Ray's 65 s.
+            # A silent node is given up after 3 × (3 s + 1.5 s) instead of Ray's 65 s; one that has just joined too: Ray
+            # would put its first check off by 5 s.
+            "RAY_health_check_initial_delay_ms": "1500",
             "RAY_health_check_period_ms": "1500",
             "RAY_health_check_timeout_ms": "3000",
             "RAY_health_check_failure_threshold": "3",

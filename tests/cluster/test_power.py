@@ -3,7 +3,7 @@ import pytest
 from cluster.inventory import GpuSpec
 from cluster.power import PowerLimit, apply_caps, parse_limits, set_argv, told, wanted_caps
 
-# As drivers 535 to 580 write them.
+# Written after the driver's documentation, not recorded: no card was at hand.
 TABLE = "0, 350.00, 100.00, 400.00\n1, [N/A], [N/A], [N/A]\n"
 DONE = (
     "Power limit for GPU 00000000:01:00.0 was set to 300.00 W from 350.00 W.\n\n"
