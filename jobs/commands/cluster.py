@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.errors import ClusterError
+from jobs.commands.cluster_doctor import doctor
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -231,3 +232,6 @@ def _console() -> "Console":
     from rich.console import Console
 
     return Console(stderr=True)
+
+
+app.command()(doctor)
