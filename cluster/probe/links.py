@@ -49,15 +49,19 @@ class Listener:
             with contextlib.suppress(OSError):
                 self._tcp.append(_bound(socket.SOCK_STREAM, address, port))
         for port in measuring:
-            try:
-                self._udp = _bound(socket.SOCK_DGRAM, address, port)
-                self._tcp.append(_bound(socket.SOCK_STREAM, address, port))
+            with contextlib.suppress(OSError):
+                tcp = _bound(socket.SOCK_STREAM, address, port)
+                try:
+                    self._udp = _bound(socket.SOCK_DGRAM, address, port)
+                except OSError:
+                    tcp.close()
+                    continue
+                self._tcp.append(tcp)
                 self.port = port
-                break
-            except OSError:
-                continue
-        else:
-            raise OSError(f"none of the ports {list(measuring)} is free")
+                return
+        for server in self._tcp:
+            server.close()
+        raise OSError(f"none of the ports {list(measuring)} is free")
 
     def serve(self, seconds: float) -> None:
         """Answer until a client with the word says stop, at most for `seconds`."""
@@ -66,6 +70,11 @@ class Listener:
         for thread in threads:
             thread.start()
         self._ended.wait(seconds)
+        self._ended.set()
+        for server in self._tcp:
+            server.shutdown(socket.SHUT_RDWR)  # a thread that waits in accept keeps a closed socket open
+        for thread in threads:
+            thread.join()
         for server in (*self._tcp, self._udp):
             server.close()
 
@@ -78,7 +87,7 @@ class Listener:
             threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
 
     def _converse(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError, ValueError, KeyError):
+        with connection, contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             connection.settimeout(CONNECT_S)
             request = json.loads(_line(connection))
             if request["word"] != self._word:
@@ -110,13 +119,11 @@ class Listener:
 
     def _echo(self) -> None:
         word = self._word.encode()
+        self._udp.settimeout(0.2)
         while not self._ended.is_set():
-            try:
+            with contextlib.suppress(OSError):
                 packet, sender = self._udp.recvfrom(65535)
-            except OSError:
-                return
-            if packet.startswith(word):
-                with contextlib.suppress(OSError):
+                if packet.startswith(word):
                     self._udp.sendto(word, sender)
 
 

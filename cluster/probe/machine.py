@@ -63,7 +63,6 @@ def read_system() -> System:
     return System(
         kernel=kernel,
         wsl=is_wsl(kernel, _text("/proc/version")),
-        virtual="hypervisor" in _text("/proc/cpuinfo"),
         battery=has_battery(Path("/sys/class/power_supply")),
         boot_s=float((_text("/proc/uptime") or "0").split()[0]),
         clock_s=time.time(),

@@ -74,7 +74,6 @@ class Interface:
     """IPv4."""
     mtu: int
     speed_mbit: int | None
-    """Agreed with the other end of the cable; None where the card does not know (Wi-Fi, virtual cards)."""
     wireless: bool
     up: bool
 
@@ -96,7 +95,6 @@ class System:
 
     kernel: str
     wsl: bool
-    virtual: bool
     battery: bool
     boot_s: float
     """Seconds since it was started."""
