@@ -35,17 +35,22 @@ def look() -> Facts:
     Raises:
         ClusterFailure: the NVIDIA driver is installed and does not work.
     """
-    interfaces = {
-        name: tuple(a.address for a in addresses if a.family == socket.AF_INET)
-        for name, addresses in psutil.net_if_addrs().items()
-    }
     return Facts(
         hostname=socket.gethostname(),
         cpus=len(os.sched_getaffinity(0)),
         memory_bytes=psutil.virtual_memory().total,
         gpus=_gpus(),
-        interfaces={name: addresses for name, addresses in interfaces.items() if addresses},
+        interfaces=find_interfaces(),
     )
+
+
+def find_interfaces() -> dict[str, tuple[str, ...]]:
+    """The network cards of this machine that have IPv4 addresses, with these."""
+    found = {
+        name: tuple(a.address for a in addresses if a.family == socket.AF_INET)
+        for name, addresses in psutil.net_if_addrs().items()
+    }
+    return {name: addresses for name, addresses in found.items() if addresses}
 
 
 def _gpus() -> tuple[GpuSpec, ...]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.errors import ClusterError, ClusterFailure
+from jobs.commands.cluster_doctor import doctor
 from jobs.commands.cluster_drain import drain, undrain
 from jobs.commands.cluster_firewall import firewall
 from jobs.commands.cluster_rotate import rotate
@@ -141,32 +142,41 @@ def join(
 
 @app.command()
 def status(
+    inventory: Annotated[
+        Path | None, typer.Argument(help="YAML file that describes the PCs: those that are missing are listed too.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON value on stdout.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh every 2 s until Ctrl-C.")] = False,
 ) -> None:
-    """Show the cluster's nodes: state, graphics cards, what is in use.
+    """Show the cluster's nodes: state, graphics cards, which runs use them, what the PC does; why one is missing.
 
     Example: vr cluster status --json
     """
     from rich.console import Console, Group
     from rich.live import Live
 
-    from cluster.head import find_head
-    from cluster.status import read_nodes, table
-    from vr_core.config import plain
+    from cluster.head import fetch, find_head, read_inventory
+    from cluster.inventory import Inventory
+    from cluster.status import read_nodes
+    from cluster.status_table import table
+    from vr_core.config import load, plain
 
     if as_json and watch:
         raise ClusterError("--json and --watch: choose one")
+    described = load(Inventory, inventory) if inventory else read_inventory()
+    expected = {node.name: node.address for node in described.nodes} if described else {}
     found = find_head()
+    # Ray lets no node join that has another version of it.
+    version = fetch(found, "/api/version")["ray_version"]
     if as_json:
-        nodes = [plain(row) for row in read_nodes(found)]
+        nodes = [plain(row) for row in read_nodes(found, expected)]
         own = {"address": found.gcs_address, "dashboard": found.dashboard_url, "token_file": str(found.token_file)}
-        typer.echo(json.dumps({"head": own, "nodes": nodes}))
+        typer.echo(json.dumps({"head": {**own, "ray": version}, "nodes": nodes}))
         return
 
     def view() -> Group:
         where = f"head {found.gcs_address}   dashboard {found.dashboard_url}   token file {found.token_file}"
-        return Group(table(read_nodes(found)), where)
+        return Group(table(read_nodes(found, expected), time.time()), f"{where}   Ray {version} on every node")
 
     if not watch:
         Console().print(view())
@@ -283,3 +293,4 @@ app.command()(rotate)
 app.command()(firewall)
 app.command()(drain)
 app.command()(undrain)
+app.command()(doctor)

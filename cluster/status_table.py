@@ -1,0 +1,72 @@
+"""The cluster's nodes for a terminal."""
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from cluster.finding import size
+from cluster.status import CardRow, NodeRow
+
+_STYLES = {"alive": "green", "leaving": "yellow", "drained": "yellow", "dead": "bold red", "missing": "red"}
+
+
+def table(rows: Sequence[NodeRow], now_s: float) -> Table:
+    """One row for each node; `now_s` is Unix time."""
+    result = Table(box=None, pad_edge=False)
+    for name in ("node", "state", "GPUs", "in use", "used by", "PC"):
+        # A long reason must not push the cards off the screen.
+        result.add_column(name, max_width=36 if name == "state" else None)
+    for row in rows:
+        result.add_row(
+            escape(f"{row.name} (head)" if row.head else row.name) + f"\n{row.address}",
+            _state(row, now_s),
+            escape("\n".join(map(card_line, row.cards))) or "none",
+            f"{row.gpus_used:g} of {row.gpus:g} GPUs\n{row.cpus_used:g} of {row.cpus:g} CPUs" if row.alive else "",
+            escape("\n".join(row.runs)),
+            escape("\n".join(pc_lines(row))),
+        )
+    return result
+
+
+def _state(row: NodeRow, now_s: float) -> str:
+    since = "" if row.since_s is None else f" for {ago(now_s - row.since_s)}"
+    own = " ".join(f"{key}={value}" for key, value in sorted(row.labels.items()) if not key.startswith("vr/"))
+    lines = [f"[{_STYLES[row.state]}]{row.state}[/]{since}", escape(row.why), escape(own)]
+    return "\n".join(line for line in lines if line)
+
+
+def card_line(card: CardRow) -> str:
+    """`GeForce-RTX-3090-Ti 24 GiB, 61 % full, 320 W, 67 °C`, as far as it is known."""
+    parts = [f"{card.model} {card.memory_gib} GiB"]
+    if card.used_mib is not None and card.memory_gib:
+        parts.append(f"{100 * card.used_mib / 1024 / card.memory_gib:.0f} % full")
+    if card.busy_percent is not None:
+        parts.append(f"{card.busy_percent} % busy")
+    if card.power_w is not None:
+        parts.append(f"{card.power_w:.0f} W")
+    if card.temperature_c is not None:
+        parts.append(f"{card.temperature_c} °C")
+    return ", ".join(parts) + (f" ← {' '.join(card.runs)}" if card.runs else "")
+
+
+def pc_lines(row: NodeRow) -> list[str]:
+    """Processor, memory, disk and network, as far as they are known."""
+    lines = []
+    if row.cpu_percent is not None:
+        lines.append(f"CPU {row.cpu_percent:.0f} %")
+    if row.memory_bytes and row.memory_used_bytes is not None:
+        lines.append(f"memory {size(row.memory_used_bytes)} of {size(row.memory_bytes)}")
+    if row.disk_free_bytes is not None:
+        lines.append(f"disk {size(row.disk_free_bytes)} free")
+    if row.sent_bytes_per_s is not None and row.received_bytes_per_s is not None:
+        lines.append(f"network {size(row.sent_bytes_per_s)}/s out, {size(row.received_bytes_per_s)}/s in")
+    return lines
+
+
+def ago(seconds: float) -> str:
+    """A duration in its largest unit: "3 min"."""
+    for unit, scale in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * scale:
+            return f"{seconds / scale:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
