@@ -43,11 +43,12 @@ _BURST_BYTES = 65_536
 _PR_SET_PDEATHSIG = 1
 
 
-def require() -> None:
-    """Skip the test that cannot have a box here and say why; in CI it fails instead."""
+def require(*more: str) -> None:
+    """Skip the test that cannot have a box, or the programs and files `more`, and say why; in CI it fails instead."""
     import pytest
 
-    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    wanted = (*PROGRAMS, *more)
+    missing = [name for name in wanted if shutil.which(name) is None and not Path("/", name).exists()]
     reason = "not root" if os.geteuid() else f"missing {', '.join(missing)}" if missing else None
     if reason is not None:
         said = f"no LAN in a box here: {reason}"

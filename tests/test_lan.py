@@ -96,9 +96,8 @@ def test_all_hosts_have_one_shared_folder(lan, attic, study):
     assert (lan.shared / "note").read_text() == "ours\n"
 
 
-@pytest.mark.skipif(not Path("/dev/fuse").exists() and not os.environ.get("CI"), reason="no /dev/fuse")
 def test_the_shared_folder_may_lie_on_one_host():
-    require()
+    require("sshfs", "/dev/fuse")
     with Lan("nas", "study", shared="sshfs") as box:
         box["study"].run(["sh", "-c", f"echo ours > {SHARED}/note"])
         assert (box.shared / "note").read_text() == "ours\n"
@@ -248,7 +247,7 @@ with Lan("attic", "study", shared="sshfs") as box:
 
 @pytest.mark.parametrize("how", ["the end", "SIGKILL", "SIGTERM", "SIGINT"])
 def test_nothing_of_a_box_is_left(how):
-    require()
+    require("sshfs", "/dev/fuse")
     network = machine_network()
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER],
@@ -275,6 +274,17 @@ def test_nothing_of_a_box_is_left(how):
     _, left = psutil.wait_procs(box, timeout=5)
     assert [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
     assert machine_network() == network
+
+
+def test_where_a_box_cannot_be_the_test_is_skipped_and_in_ci_it_fails(monkeypatch):
+    monkeypatch.setattr("tests.lan.PROGRAMS", ("no-such-program",))
+    monkeypatch.delenv("CI", raising=False)
+    reason = "not root|missing no-such-program, /no/such/file"
+    with pytest.raises(pytest.skip.Exception, match=reason):
+        require("/no/such/file")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match=reason):
+        require("/no/such/file")
 
 
 def test_settings_of_both_versions_of_cgroups():

@@ -10,6 +10,18 @@ from tests.lan import Lan, await_true, require
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
+WHERE = """
+import os
+from cluster.head import find_head
+os.environ.update(find_head().environment())
+import ray, socket
+ray.init(logging_level="ERROR", log_to_driver=False)
+here = ray.remote(lambda: socket.gethostname())
+print(ray.get(here.options(label_selector={"vr/node": "study"}).remote()))
+"""
+"""A driver on the head, with a task that asks for study's label."""
+
+
 @pytest.fixture(scope="module")
 def lan():
     """The cluster of attic, its head, and study; each test leaves both in it."""
@@ -29,13 +41,7 @@ def test_both_pcs_are_in_the_cluster_with_their_own_addresses(lan):
     assert [name for name, row in seen.items() if row["head"]] == ["attic"]
     assert all(row["alive"] for row in seen.values())
 
-    where = "import ray, socket; ray.init(logging_level='ERROR'); f = ray.remote(socket.gethostname).options"
-    ask = "print(ray.get(f(label_selector={'vr/node': 'study'}).remote()))"
-    head = lan["attic"].run(["cat", ".local/state/vr/head.json"]).stdout
-    run = (
-        f"import os; from cluster.head import Head; os.environ.update(Head.model_validate_json({head!r}).environment())"
-    )
-    assert lan["attic"].run([sys.executable, "-c", f"{run}; {where}; {ask}"]).stdout.endswith("study\n")
+    assert lan["attic"].run([sys.executable, "-c", WHERE]).stdout == "study\n"
 
 
 def test_a_cut_cable_is_noticed_in_time_and_the_pc_may_come_back(lan):
