@@ -49,7 +49,7 @@ def test_a_cut_cable_is_noticed_in_time_and_the_pc_may_come_back(lan):
     assert seconds_to_notice(attic, study, study.cut) < PROMISED_S
     lost = nodes(lan)["study"]
     assert not lost["alive"]
-    assert "health check failed" in lost["why"]
+    assert "lost without notice" in lost["why"]
     assert "raylet" in study.run(["ps", "-eo", "comm"]).stdout, "it knows nothing of that yet"
     study.mend()
     # Once it hears that it was given up, its Ray ends by itself: no run continues in two places.
