@@ -208,7 +208,7 @@ def secrets(examination: Examination) -> Iterator[Finding]:
             remedy = f"there: {own}chmod 600 {file.path}"
             yield problem("token", "blocks" if ours else "warns", [patient.name], told, "mode 600, your own", remedy)
         if not bad:
-            told = ", ".join(file.path for file in probe.secrets) or "none yet: vr cluster up, head and join bring it"
+            told = ", ".join(file.path for file in probe.secrets) or "none yet: vr cluster head and join bring it"
             yield fine("token", [patient.name], told, "mode 600, your own")
 
 

@@ -42,7 +42,7 @@ def installed(examination: Examination) -> Iterator[Finding]:
                 [patient.name],
                 f"{', '.join(missing)} missing in {software.executable}",
                 "vr, ray and torch",
-                "vr cluster up INVENTORY installs them; or there: pip install uv && uv sync",
+                "there: pip install uv && uv sync",
             )
         else:
             whole.append(patient.name)
@@ -96,7 +96,7 @@ def versions(examination: Examination) -> Iterator[Finding]:
                 [patient.name],
                 found,
                 f"{reference}, as on {whose}",
-                "vr cluster up INVENTORY brings one version everywhere; or there: the same commit, then uv sync",
+                "there: the same commit, then uv sync",
             )
         if same:
             yield fine(name, same, reference, "one version")
@@ -116,7 +116,7 @@ def driver(examination: Examination) -> Iterator[Finding]:
     builds = {p.name: probe.software.torch_cuda for p, probe in _probed(examination) if p.name in good}
     if len(set(builds.values())) > 1:
         told = ", ".join(f"{name} CUDA {cuda}" for name, cuda in builds.items())
-        remedy = "vr cluster up INVENTORY; or there: the same commit, then uv sync"
+        remedy = "there: the same commit, then uv sync"
         yield problem("cuda", "warns", builds, told, "one CUDA build of torch: NCCL must be one version", remedy)
 
 

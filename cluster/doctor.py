@@ -58,7 +58,7 @@ def head_finding(head: Head | None, trouble: str) -> Finding:
             "head", "blocks", [], trouble, needed, "vr cluster down, then vr cluster head; its logs say more"
         )
     if head is None:
-        return fine("head", [], "none runs here: vr cluster head, or vr cluster up", needed)
+        return fine("head", [], "none runs here: vr cluster head", needed)
     return fine("head", [head.node.name], f"answers at {head.gcs_address} and {head.dashboard_url}", needed)
 
 
