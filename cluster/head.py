@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.errors import ClusterError, ClusterFailure, NoHead, TokenError
+from cluster.inventory import Inventory
 from cluster.plan import LOOPBACK, NodeStart, Ports, client_environment
 from cluster.processes import ProcessRef, alive
 from cluster.token import read_token, write_private
@@ -96,6 +97,30 @@ def all_joined() -> list[Joined]:
     """The records of all nodes that joined a cluster from here."""
     records = (_read(Joined, path) for path in sorted(state_folder().glob("joined-*.json")))
     return [record for record in records if record is not None]
+
+
+def keep_inventory(inventory: Inventory | None) -> None:
+    """Let the keeper know the PCs of the cluster that is started from here; None: it is started without a file."""
+    path = state_folder() / "inventory.json"
+    if inventory is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_private(path, json.dumps(plain(inventory), indent=1) + "\n")
+
+
+def read_inventory() -> Inventory | None:
+    """The inventory that the head was last started with.
+
+    Raises:
+        ClusterError: its copy is damaged.
+    """
+    path = state_folder() / "inventory.json"
+    try:
+        return validate(Inventory, json.loads(path.read_text(encoding="utf-8")), str(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ClusterError(f"{path}: unreadable ({error}); run `vr cluster head INVENTORY` again") from None
 
 
 def write_member(path: Path, member: Member) -> None:

@@ -43,6 +43,17 @@ def weekly_hours(text: str) -> WeeklyHours:
     return WeeklyHours(days, start, end if end > start else end + _DAY_MINUTES)
 
 
+def next_begin(spans: Iterable[WeeklyHours], now: datetime.datetime) -> datetime.datetime:
+    """The first full minute after `now` that lies in one of the spans; ValueError without spans."""
+    spans = tuple(spans)
+    minute = now.replace(second=0, microsecond=0)
+    for _ in range(8 * _DAY_MINUTES):
+        minute += datetime.timedelta(minutes=1)
+        if is_within(spans, minute):
+            return minute
+    raise ValueError("no hours")
+
+
 def is_within(spans: Iterable[WeeklyHours], now: datetime.datetime) -> bool:
     """Whether a moment lies in one of the spans; a span's end does not belong to it."""
     minute = now.hour * 60 + now.minute

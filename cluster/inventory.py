@@ -69,7 +69,7 @@ class GpuSpec(Spec):
     """As `nvidia-smi` names it; "NVIDIA " in front may be left out."""
     memory_gib: Annotated[float, Field(gt=0)]
     power_cap_w: Annotated[int, Field(ge=50)] | None = None
-    """Limit set on the card while it is in the cluster, in watts; None leaves it as it is."""
+    """Limit set on the card when its PC joins, in watts; it stays until the driver is loaded anew. None: as it is."""
 
 
 class CacheSpec(Spec):

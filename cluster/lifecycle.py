@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from cluster.errors import ClusterError, ClusterFailure, TokenError
+from cluster.errors import ClusterError, ClusterFailure, NoHead, TokenError
 from cluster.head import (
     AnyMember,
     Head,
@@ -32,7 +32,7 @@ from cluster.head import (
 )
 from cluster.plan import BLOCK, LOOPBACK, NodeStart, Ports, node_environment, ports_from, ray_argv, temp_dir
 from cluster.processes import ProcessRef, alive, end, family, spawn
-from cluster.token import create_token, read_token, write_private
+from cluster.token import create_token, read_token, token_sha256, write_private
 from vr_core.config import Spec
 
 _START_TIMEOUT_S = 180.0
@@ -65,8 +65,16 @@ def running_node(node: NodeStart) -> Joined | None:
     return _running(read_joined(node.name), node)
 
 
+def has_token(member: Member, sha256: str) -> bool:
+    """Whether the member was started with the token of that hash."""
+    try:
+        return token_sha256(read_token(member.token_file)) == sha256
+    except TokenError:
+        return False
+
+
 def _running(member: AnyMember | None, node: NodeStart) -> AnyMember | None:
-    if member is None or not alive(member.ray):
+    if member is None or not alive(member.ray) or has_left(member):
         return None
     if member.node != node:
         theirs, ours = member.node.model_dump(), node.model_dump()
@@ -91,48 +99,76 @@ def start_head(node: NodeStart, companions: Sequence[Companion] = ()) -> tuple[H
     """
     with _locked():
         head = running_head(node)
-        changed = head is None
         if head is None:
             _clear(read_head(), head_file())
-            token_file = state_folder() / "token"
-            create_token(token_file)
-            started = head = _start_ray(node, token_file, head_file(), Head)
-            with _undone_on_failure(head, head_file()):
-                _await(head, lambda: _answers(started))
-        with _undone_on_failure(head, head_file()) if changed else contextlib.nullcontext():
-            for companion in companions:
-                old = next((ref for ref in head.processes if ref.name == companion.name), None)
-                if old is not None and alive(old):
-                    continue
-                head = _start_companion(head, companion)
-                changed = True
-        return head, changed
+            return _start_head(node, None, companions), True
+        complete = _with_companions(head, companions)
+        return complete, complete != head
 
 
-def join(node: NodeStart, token_file: Path) -> tuple[Joined, bool]:
-    """Start `node` as a worker of the head `node.head`; the token is copied into the state folder.
+def restart_head(meanwhile: Callable[[], None], companions: Sequence[Companion] = ()) -> Head:
+    """End the head of this machine, call `meanwhile`, and start it again as it was, on the same ports.
+
+    Raises:
+        NoHead: none was started here.
+        ClusterFailure: Ray or a companion does not start; nothing is left running.
+    """
+    with _locked():
+        head = read_head()
+        if head is None:
+            raise NoHead("no Ray head runs here; start one with `vr cluster head`")
+        end(head.processes[::-1], head.id)
+        meanwhile()
+        try:
+            return _start_head(head.node, head.ports, companions)
+        except BaseException:
+            write_member(head_file(), head)  # what is to be started, for who tries again
+            raise
+
+
+def _start_head(node: NodeStart, ports: Ports | None, companions: Sequence[Companion]) -> Head:
+    token_file = state_folder() / "token"
+    create_token(token_file)
+    head = _start_ray(node, ports or _choose_ports(node), token_file, head_file(), Head)
+    with _undone_on_failure(head, head_file()):
+        _await(head, lambda: _answers(head))
+        return _with_companions(head, companions)
+
+
+def _with_companions(head: Head, companions: Sequence[Companion]) -> Head:
+    """`head` with those companions started that do not run."""
+    for companion in companions:
+        old = next((ref for ref in head.processes if ref.name == companion.name), None)
+        if old is None or not alive(old):
+            head = _start_companion(head, companion)
+    return head
+
+
+def join(node: NodeStart, token: str) -> tuple[Joined, bool]:
+    """Start `node` as a worker of the head `node.head`; the token is written into the state folder.
+
+    Where it runs already nothing changes, unless it has another token (the head's was changed): then it starts anew.
 
     Returns:
         The node, and whether anything was started.
 
     Raises:
-        TokenError: the token cannot be used, or the head does not accept it.
+        TokenError: the head does not accept the token.
         ClusterError: a node of this name with other settings runs, or a port is taken.
         ClusterFailure: nothing answers at the head's address, or Ray does not start; nothing is left running.
     """
     if node.head is None:
         raise ValueError("join: node.head is not set")
-    token = read_token(token_file)
     with _locked():
         record = joined_file(node.name)
         joined = running_node(node)
-        if joined is not None:
+        if joined is not None and has_token(joined, token_sha256(token)):
             return joined, False
         _clear(read_joined(node.name), record)
         require_answer(node.head)
         own_token_file = record.with_suffix(".token")
         write_private(own_token_file, token + "\n")
-        joined = _start_ray(node, own_token_file, record, Joined)
+        joined = _start_ray(node, _choose_ports(node), own_token_file, record, Joined)
         with _undone_on_failure(joined, record):
             _await(joined, lambda: _STARTED_LINE in _new_log(joined.ray))
         return joined, True
@@ -154,6 +190,17 @@ def stop() -> list[str]:
                 _clear(member, record)
                 record.with_suffix(".token").unlink(missing_ok=True)
         return ended
+
+
+def has_left(member: Member) -> bool:
+    """Whether Ray was up and its raylet has ended, as after a drain, while `ray start --block` waits on for nothing."""
+    if not alive(member.ray) or _STARTED_LINE not in _new_log(member.ray):
+        return False
+    try:
+        children = psutil.Process(member.ray.pid).children()
+        return not any(c.name() == "raylet" and c.status() != psutil.STATUS_ZOMBIE for c in children)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def running_processes() -> dict[str, int]:
@@ -182,8 +229,7 @@ def require_answer(address: str, timeout_s: float = 5.0) -> None:
         ) from None
 
 
-def _start_ray(node: NodeStart, token_file: Path, record: Path, kind: type[AnyMember]) -> AnyMember:
-    ports = _choose_ports(node)
+def _start_ray(node: NodeStart, ports: Ports, token_file: Path, record: Path, kind: type[AnyMember]) -> AnyMember:
     folder = temp_dir(Path(tempfile.gettempdir()), record)
     _prepare_temp_dir(folder)
     member_id = secrets.token_hex(8)
@@ -222,7 +268,7 @@ def _choose_ports(node: NodeStart) -> Ports:
     if node.port_base == 0:
         return _free_ports(node)
     ports = Ports() if node.port_base is None else ports_from(node.port_base)
-    for name, port in ports.singles(head=node.head is None).items():
+    for name, port in ports.singles(head=node.head is None, lan=not node.loopback_only).items():
         if not _is_free(node, port):
             raise ClusterError(
                 f"port {port} ({name.replace('_', ' ')}) is taken on this machine, by another Ray cluster perhaps; "
@@ -254,11 +300,15 @@ def _is_free(node: NodeStart, port: int) -> bool:
 
 
 def _prepare_temp_dir(folder: Path) -> None:
-    """Make Ray's folder; of earlier sessions only the newest stays, since Ray never removes any."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():  # the temporary folder is everyone's
-        raise ClusterError(f"{folder}: belongs to another user; set TMPDIR to a folder of your own")
-    folder.chmod(0o700)
+    """Make Ray's folder in one of ours; of earlier sessions only the newest stays, since Ray never removes any."""
+    closed = folder.parent
+    closed.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if closed.lstat().st_uid != os.getuid():  # the temporary folder is everyone's
+        raise ClusterError(f"{closed}: belongs to another user; set TMPDIR to a folder of your own")
+    closed.chmod(0o700)
+    folder.mkdir(exist_ok=True)
+    # With it, a head that starts again takes a node of its own on the same machine for another head.
+    (folder / "ray_current_cluster").unlink(missing_ok=True)
     sessions = sorted(path for path in folder.glob("session_2*") if path.is_dir() and not path.is_symlink())
     for session in sessions[:-1]:
         shutil.rmtree(session, ignore_errors=True)

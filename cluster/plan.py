@@ -40,15 +40,18 @@ class Ports(Spec):
     """Head only, no token."""
     autoscaler_metrics: Port = 44217
     """Head only, no token."""
+    admission: Port = 6385
+    """Head with a LAN address only: where a join code is traded for the token, over TLS."""
     worker_low: Port = 10002
     worker_high: Port = 10999
     """Each worker process takes one port of this range."""
 
-    def singles(self, *, head: bool) -> dict[str, int]:
-        """Name → port of what the node itself listens on, without the range of its workers."""
-        on_head = {"gcs", "dashboard", "client_server", "dashboard_metrics", "autoscaler_metrics"}
-        values: dict[str, int] = self.model_dump(exclude={"worker_low", "worker_high"})
-        return {name: port for name, port in values.items() if head or name not in on_head}
+    def singles(self, *, head: bool, lan: bool = True) -> dict[str, int]:
+        """Name → port of what the node itself listens on, without the range of its workers; `lan`: others may join."""
+        on_head = {"gcs", "dashboard", "client_server", "dashboard_metrics", "autoscaler_metrics", "admission"}
+        unused = (set() if head else on_head) | (set() if lan else {"admission"})
+        values: dict[str, int] = self.model_dump(exclude={"worker_low", "worker_high", *unused})
+        return values
 
 
 BLOCK = 256
@@ -228,7 +231,9 @@ def node_environment(
         environment |= {
             "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),
             "AUTOSCALER_METRIC_PORT": str(ports.autoscaler_metrics),
-            # A silent node is given up after 3 × (3 s + 1.5 s) instead of Ray's 65 s.
+            # A silent node is given up after 3 × (3 s + 1.5 s) instead of Ray's 65 s; one that has just joined too: Ray
+            # would put its first check off by 5 s.
+            "RAY_health_check_initial_delay_ms": "1500",
             "RAY_health_check_period_ms": "1500",
             "RAY_health_check_timeout_ms": "3000",
             "RAY_health_check_failure_threshold": "3",
@@ -239,10 +244,12 @@ def node_environment(
 def temp_dir(root: Path, member: Path) -> Path:
     """Ray's folder for the member whose state file is `member`, under the temporary folder `root`.
 
+    Ray opens its folder to everybody (mode 777), sockets and shipped code in it; the folder above it is what is closed.
+
     Raises:
         ClusterError: the path is so long that Ray's sockets in it would pass the 107 bytes of a socket's path.
     """
-    path = root / f"vr-{os.getuid()}-{digest(str(member))}"
+    path = root / f"vr-{os.getuid()}-{digest(str(member))}" / "r"
     if len(os.fsencode(path)) > 42:
-        raise ClusterError(f"{root}: too long a path for Ray's sockets (at most 22 characters); set TMPDIR=/tmp")
+        raise ClusterError(f"{root}: too long a path for Ray's sockets (at most 20 characters); set TMPDIR=/tmp")
     return path

@@ -44,12 +44,12 @@ def spawn(name: str, argv: Sequence[str], environment: Mapping[str, str], log: P
     ticks = _start_ticks(process.pid)
     if ticks is None:
         raise ClusterFailure(f"{name}: ended at once; see {log}")
-    return ProcessRef(name=name, pid=process.pid, start_ticks=ticks, boot_id=_boot_id(), log=log)
+    return ProcessRef(name=name, pid=process.pid, start_ticks=ticks, boot_id=boot_id(), log=log)
 
 
 def alive(ref: ProcessRef) -> bool:
     """Whether the very process of `ref` still runs."""
-    return ref.boot_id == _boot_id() and _start_ticks(ref.pid) == ref.start_ticks
+    return ref.boot_id == boot_id() and _start_ticks(ref.pid) == ref.start_ticks
 
 
 def family(refs: Iterable[ProcessRef], member_id: str) -> list[psutil.Process]:
@@ -62,7 +62,7 @@ def family(refs: Iterable[ProcessRef], member_id: str) -> list[psutil.Process]:
     sessions = set()
     for ref in refs:
         # A session keeps its number from being given away; if a stranger has the number, the session is over.
-        if ref.boot_id == _boot_id() and _start_ticks(ref.pid) in (ref.start_ticks, None):
+        if ref.boot_id == boot_id() and _start_ticks(ref.pid) in (ref.start_ticks, None):
             sessions.add(ref.pid)
         if alive(ref):
             process = psutil.Process(ref.pid)
@@ -133,5 +133,6 @@ def _start_ticks(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
+    """Random id of this boot of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

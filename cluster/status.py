@@ -6,6 +6,7 @@ Ray's own agent on each node measures cards, disk and network already, so that n
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from cluster.drain import by_name, read_drained
 from cluster.head import Head, fetch
 from vr_core.config import Spec
 
@@ -63,15 +64,12 @@ class NodeRow(Spec):
     labels: dict[str, str] = {}
 
 
-def read_nodes(
-    head: Head, expected: Mapping[str, str] | None = None, drained: Mapping[str, str] | None = None
-) -> list[NodeRow]:
+def read_nodes(head: Head, expected: Mapping[str, str] | None = None) -> list[NodeRow]:
     """The nodes of the running `head`, now.
 
     Args:
         head: The running head.
         expected: Name → address of the inventory's nodes; those that are not there are listed as missing.
-        drained: Name → reason of the nodes that were taken back.
     """
     return node_rows(
         fetch(head, "/api/v0/nodes?detail=1"),
@@ -80,7 +78,7 @@ def read_nodes(
         fetch(head, _ALIVE_ACTORS),
         fetch(head, "/api/jobs/"),
         expected=expected,
-        drained=drained,
+        drained={name: node.why for name, node in by_name(read_drained()).items()},
     )
 
 

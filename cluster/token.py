@@ -1,5 +1,6 @@
 """The cluster's one secret, in a file that only its owner reads; never in arguments, logs or process lists."""
 
+import hashlib
 import os
 import re
 import secrets
@@ -35,6 +36,11 @@ def read_token(path: Path) -> str:
     return text
 
 
+def token_sha256(token: str) -> str:
+    """A name for the token that does not give it away: of 256 random bits nobody finds the original."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
 def create_token(path: Path) -> None:
     """Write a new random token of 256 bits to `path`, mode 600, unless there is a token file already.
 
@@ -46,6 +52,11 @@ def create_token(path: Path) -> None:
         write_private(path, secrets.token_hex(32) + "\n", replace=False)
     except FileExistsError:
         read_token(path)
+
+
+def replace_token(path: Path) -> None:
+    """Write another random token of 256 bits to `path`, mode 600; who holds the old one is not told."""
+    write_private(path, secrets.token_hex(32) + "\n")
 
 
 def write_private(path: Path, text: str, *, replace: bool = True) -> None:

@@ -13,6 +13,7 @@
     ├── JobsFailure        the head's job service refused
     ├── DamagedRun         a file of a run folder is unreadable
     ├── RunStopped         the user asked a run to stop, and it has
+    ├── RunLeft            a run has left its machines with a checkpoint; it goes on elsewhere
     └── SongsFailed        some songs could not be separated or scored; the others were
 
 The command line prints the message as one line and exits with the class's `exit_code`.
@@ -51,6 +52,10 @@ class DamagedRun(Failure):
 
 class RunStopped(Failure):
     """The user asked the run to stop, and it has, with a checkpoint written: how the loop leaves on every rank."""
+
+
+class RunLeft(Failure):
+    """A machine is taken back: the loop has left on every rank, with a checkpoint written; the run goes on."""
 
 
 class NoDevice(UserError):

@@ -3,24 +3,30 @@
 `vr cluster head` starts it (`python -m jobs.keeper`). It looks at the runs of the ledger every two seconds and
 resubmits one whose driver is gone (killed, or forgotten by a head that was started again) under a new submission id
 and the same run id. It never touches a run that the user stopped, that finished, or that its supervisor gave up.
+
+It also looks after the cluster's PCs (`jobs.machines`): takes them out and back at their time, wakes and suspends them.
 """
 
+import datetime
 import logging
 import signal
 import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cluster.head import Head, find_head, state_folder
+from cluster.drain import read_drained
+from cluster.head import Head, find_head, read_inventory, state_folder
 from cluster.lifecycle import Companion
+from jobs import machines
 from jobs.driver import is_driven
 from jobs.ledger import Ledger, Row
+from jobs.recipe import WorkersSpec
 from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS, delay_s
-from jobs.runs import LIVE, RunFolder, RunState
+from jobs.runs import LIVE, WAITS, RunFolder, RunState
 from jobs.submit import LIVE_JOB, job_states, stop_job, submit_attempt
 from vr_core.errors import VrError
 
@@ -157,6 +163,43 @@ def turn(ledger: Ledger, complaints: dict[str, str]) -> None:
             _complain(complaints, row.run, error)
 
 
+def waiting_workers(rows: Sequence[Row]) -> list[WorkersSpec]:
+    """What the open runs want that wait for machines now."""
+    waiting = []
+    for row in rows:
+        run = RunFolder(Path(row.folder))
+        state = run.state()
+        if state.state == "pending" and state.why.startswith(WAITS) and row.wanted == "running":
+            waiting.append(run.recipe().workers)
+    return waiting
+
+
+def machines_turn(ledger: Ledger, memory: machines.Memory, complaints: dict[str, str]) -> machines.Memory:
+    """Look once at the PCs, and act; what goes wrong with one is said once and hinders no other."""
+    try:
+        inventory, record = read_inventory(), read_drained()
+        if not machines.has_cares(inventory, record, memory):
+            return memory
+        head = find_head()
+        nodes, waiting = machines.look(head), waiting_workers(ledger.rows(only_open=True))
+        complaints.pop("machines", None)
+    except (VrError, OSError, sqlite3.Error) as error:
+        _complain(complaints, "machines", error)
+        return memory
+    now = datetime.datetime.now().astimezone()
+    memory = replace(memory, idle_since_s=machines.idle_since(memory.idle_since_s, nodes, now.timestamp()))
+    for action in machines.decide(inventory, record, nodes, waiting, memory, now):
+        about = type(action).__name__.lower()
+        try:
+            memory, said = machines.act(action, head, memory, now.timestamp())
+            complaints.pop(about, None)
+            if said:
+                log.info("%s", said)
+        except (VrError, OSError) as error:
+            _complain(complaints, about, error)
+    return memory
+
+
 def _complain(complaints: dict[str, str], about: str, error: Exception) -> None:
     if complaints.get(about) != str(error):
         complaints[about] = str(error)
@@ -171,9 +214,11 @@ def main() -> int:
     signal.signal(signal.SIGINT, lambda *_: end.set())
     ledger = Ledger(state_folder())
     complaints: dict[str, str] = {}
+    memory = machines.Memory()
     log.info("keeping the runs of %s", state_folder())
     while not end.wait(POLL_S):
         turn(ledger, complaints)
+        memory = machines_turn(ledger, memory, complaints)
     return 0
 
 

@@ -16,14 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cluster.drain import Drained, read_drained
+from cluster.errors import ClusterError
 from jobs.driver import write_driver
 from jobs.errors import DamagedRun, RunFailed, Unplaceable
 from jobs.fit import carried, first_cause, fit
-from jobs.placement import Missing, Placement, live_nodes, place
+from jobs.placement import NODE_LABEL, Missing, Placement, live_nodes, place
 from jobs.progress import last_step
 from jobs.recipe import Recipe
 from jobs.retry import Failed, Stop, decide
-from jobs.runs import LIVE, RunFolder, RunState, read_json
+from jobs.runs import LIVE, WAITS, RunFolder, RunState, read_json
 from vr_core.errors import UserError, VrError
 from vr_core.files import write_json
 
@@ -38,7 +40,8 @@ STOP_WAIT_S = 25.0
 class Outcome:
     """How one fit ended."""
 
-    kind: Literal["finished", "stopped", "waiting", "failed"]
+    kind: Literal["finished", "stopped", "left", "waiting", "failed"]
+    """left: a machine was taken back; it was nobody's failure."""
     failed: Failed | None = None
 
 
@@ -61,6 +64,7 @@ class Supervisor:
     _fits: int = 0
     _stop: threading.Event = field(default_factory=threading.Event)
     _announced: set[Path] = field(default_factory=set)
+    _drained: tuple[Drained, ...] = ()
 
     def supervise(self) -> RunState:
         """Run fits until the run is finished, stopped or given up.
@@ -79,6 +83,8 @@ class Supervisor:
                 return self._write(state="finished", why="", step=last_step(self.run))
             if outcome.kind == "stopped":
                 return self._write(state="stopped", why="stopped by the user", step=self.run.last_step())
+            if outcome.kind == "left":
+                self._write(state="pending", why="leaves a drained machine", step=self.run.last_step())
             if outcome.failed is None:
                 continue
             history.append(outcome.failed)
@@ -106,7 +112,9 @@ class Supervisor:
 
         said = ""
         while not self._stopping():
-            found = place(self.recipe.workers, live_nodes(ray.nodes()))  # type: ignore[no-untyped-call]
+            self._look_for_drained()
+            live = live_nodes(ray.nodes())  # type: ignore[no-untyped-call]
+            found = place(self.recipe.workers, live, self._drained)
             if isinstance(found, Placement):
                 return found
             if not self.can_wait:
@@ -116,12 +124,13 @@ class Supervisor:
                 )
             if isinstance(found, Missing) and found.why != said:
                 said = found.why
-                self._write(state="pending", why=f"waits: {said}")
+                self._write(state="pending", why=f"{WAITS}{said}")
             self._pause(BEAT_S)
         return None
 
     def _one_fit(self, placement: Placement) -> Outcome:
         self._fits += 1
+        self.run.leave_file.unlink(missing_ok=True)
         done: list[Any] = []
         thread = threading.Thread(target=self._call_fit, args=(placement, done), name="fit", daemon=True)
         thread.start()
@@ -136,10 +145,14 @@ class Supervisor:
         self._beat(now=True)
         [ended] = done
         if not isinstance(ended, BaseException):
-            return Outcome("stopped" if ended.get("stopped") else "finished")
+            return Outcome(ended["ended"])
         if self._stopping():
             return Outcome("stopped")
-        return self._failure(ended)
+        outcome = self._failure(ended)
+        if self.run.leave_file.exists() and outcome.failed is not None and not outcome.failed.final:
+            # The machine was gone before the loop had left it.
+            return Outcome("left")
+        return outcome
 
     def _call_fit(self, placement: Placement, done: list[Any]) -> None:
         """Thread: append rank 0's mapping, or the exception, to `done`."""
@@ -152,7 +165,7 @@ class Supervisor:
         """What went wrong, from the ranks' own words where they could still speak."""
         cause = getattr(error, "controller_failure", None)
         if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
-            self._write(state="pending", why="waits: other runs hold the machines it needs")
+            self._write(state="pending", why=f"{WAITS}other runs hold the machines it needs")
             return Outcome("waiting")
         folder = self.run.attempt_folder(self.attempt)
         (folder / f"error-{self._fits}.txt").write_text(str(error), encoding="utf-8")
@@ -198,7 +211,28 @@ class Supervisor:
             origin["machines"][f"{self.attempt}.{self._fits}"] = read_json(file)["machines"]
             write_json(self.run.origin_file, origin)
             changes = {"state": "running", "why": ""}
+        if file in self._announced:
+            changes |= self._leave_drained(file)
         self._write(step=last_step(self.run), **changes)
+
+    def _leave_drained(self, machines: Path) -> dict[str, Any]:
+        """Ask the loop to leave where a node with workers of it (`machines`) is drained; changes of the state."""
+        self._look_for_drained()
+        names = {machine.get("labels", {}).get(NODE_LABEL) for machine in read_json(machines)["machines"]}
+        taken = [node for node in self._drained if node.name in names]
+        if not taken or self.run.leave_file.exists():
+            return {}
+        self.run.leave_file.touch()
+        return {"why": f"leaves: {'; '.join(node.why for node in taken)}"}
+
+    def _look_for_drained(self) -> None:
+        """Read which nodes hold no workers now; a private Ray has one node and nobody to drain it."""
+        if not self.can_wait:
+            return
+        try:
+            self._drained = read_drained().nodes
+        except ClusterError as error:
+            print(f"run {self.run.id}: {error}", file=sys.stderr, flush=True)
 
     def _write(self, **changes: Any) -> RunState:
         state = self.run.write_state(**changes)

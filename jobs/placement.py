@@ -1,10 +1,12 @@
-"""Where a run's workers can go: a pure function of the recipe and the live nodes."""
+"""Where a run's workers can go: a pure function of the recipe, the live nodes and the drained ones."""
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.drain import Drained
 from jobs.recipe import WorkersSpec
 
 
@@ -29,9 +31,13 @@ class Placement:
 
 @dataclass(frozen=True)
 class Missing:
-    """The live nodes cannot hold the run, and what would."""
+    """The nodes that are there cannot hold the run, and what would."""
 
     why: str
+
+
+NODE_LABEL = "vr/node"
+"""Every node of ours carries its name under this (`cluster.inventory.node_labels`)."""
 
 
 def live_nodes(ray_nodes: Sequence[Mapping[str, Any]]) -> list[Node]:
@@ -48,26 +54,67 @@ def live_nodes(ray_nodes: Sequence[Mapping[str, Any]]) -> list[Node]:
     ]
 
 
-def place(workers: WorkersSpec, nodes: Sequence[Node]) -> Placement | Missing:
-    """Placement of the workers on `nodes`, or what is missing.
+def place(workers: WorkersSpec, nodes: Sequence[Node], drained: Sequence[Drained] = ()) -> Placement | Missing:
+    """Placement of the workers on `nodes` without the drained ones, or what is missing.
 
-    `device: auto` takes GPUs when every node that matches a worker has one.
+    `device: auto` takes GPUs when every node that matches a worker has one, drained ones included: a run must not
+    change its device because a PC was taken back.
     """
-    labels = workers.labels if len(workers.labels) > 1 else (workers.labels or ({},)) * workers.count
-    matching = [[i for i, node in enumerate(nodes) if matches(label, node.labels)] for label in labels]
-    candidates = {i for found in matching for i in found}
-    use_gpu = workers.device == "cuda" or (
-        workers.device == "auto" and bool(candidates) and all(nodes[i].gpus >= 1 for i in candidates)
-    )
-    room = [int(min(n.cpus // workers.cpus, n.gpus if use_gpu else n.cpus)) for n in nodes]
-    alone = _unseated(matching, room)
+    # Whoever is back first comes first: of several that would do, that one is named.
+    drained = sorted(drained, key=lambda node: math.inf if node.until_s is None else node.until_s)
+    away = {node.name: Node(node.name, node.labels, node.cpus, node.gpus) for node in drained}
+    here = [node for node in nodes if node.name not in away]
+    # A drained node that is still there is asked for itself; one that has left, for what it offered.
+    present = {node.name: node for node in nodes}
+    absent = [present.get(name, node) for name, node in away.items()]
+    labels = _labels(workers)
+    use_gpu = _use_gpu(workers, [*here, *absent])
+    alone = _first_unseated(workers, here, use_gpu)
     if alone is not None:
+        lacking = {node.name for node in _needed(workers, here, absent, use_gpu)}
+        if lacking:
+            return Missing("; ".join(node.why for node in drained if node.name in lacking))
         need = f"{workers.cpus} free CPU core(s)" + (" and a GPU" if use_gpu else "")
         where = f" with labels {_shown(labels[alone])}" if labels[alone] else ""
-        live = ", ".join(f"{n.name} ({n.cpus:g} cores, {n.gpus:g} GPUs)" for n in nodes) or "none"
+        live = ", ".join(f"{n.name} ({n.cpus:g} cores, {n.gpus:g} GPUs)" for n in here) or "none"
         return Missing(f"no machine{where} has {need} for worker {alone + 1} of {workers.count}; live: {live}")
     resources = {"CPU": float(workers.cpus)} | ({"GPU": 1.0} if use_gpu else {})
-    return Placement(use_gpu, resources, [dict(label) for label in labels])
+    # Ray knows nothing of a drained head, and places on another node until that has begun to leave.
+    return Placement(use_gpu, resources, [avoiding(label, away) for label in labels])
+
+
+def needed(workers: WorkersSpec, nodes: Sequence[Node], absent: Sequence[Node]) -> list[Node]:
+    """Those of the `absent` nodes that would let the run start, as few as can be; [] when it can, or never could."""
+    return _needed(workers, nodes, absent, _use_gpu(workers, [*nodes, *absent]))
+
+
+def _needed(workers: WorkersSpec, nodes: Sequence[Node], absent: Sequence[Node], use_gpu: bool) -> list[Node]:
+    if _first_unseated(workers, [*nodes, *absent], use_gpu) is not None:
+        return []
+    chosen = list(absent)
+    for node in reversed(absent):
+        fewer = [other for other in chosen if other is not node]
+        if _first_unseated(workers, [*nodes, *fewer], use_gpu) is None:
+            chosen = fewer
+    return chosen
+
+
+def _labels(workers: WorkersSpec) -> Sequence[Mapping[str, str]]:
+    """One selector for each worker."""
+    return workers.labels if len(workers.labels) > 1 else (workers.labels or ({},)) * workers.count
+
+
+def _use_gpu(workers: WorkersSpec, nodes: Sequence[Node]) -> bool:
+    candidates = [node for node in nodes if any(matches(label, node.labels) for label in _labels(workers))]
+    every = bool(candidates) and all(node.gpus >= 1 for node in candidates)
+    return workers.device == "cuda" or (workers.device == "auto" and every)
+
+
+def _first_unseated(workers: WorkersSpec, nodes: Sequence[Node], use_gpu: bool) -> int | None:
+    """First worker that finds no seat on `nodes`; None when all do."""
+    matching = [[i for i, node in enumerate(nodes) if matches(label, node.labels)] for label in _labels(workers)]
+    room = [int(min(n.cpus // workers.cpus, n.gpus if use_gpu else n.cpus)) for n in nodes]
+    return _unseated(matching, room)
 
 
 def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
@@ -75,11 +122,26 @@ def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
     return all(_value_matches(wanted, labels.get(key)) for key, wanted in selector.items())
 
 
+def avoiding(selector: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
+    """`selector` in Ray's notation, narrowed to nodes that are called none of `names`."""
+    negated, options = _parsed(selector[NODE_LABEL]) if NODE_LABEL in selector else (True, [])
+    kept = sorted({*options, *names}) if negated else [option for option in options if option not in names]
+    if not names or not kept:
+        # A selector of drained nodes alone: no worker is placed by it, and Ray has no notation for "none".
+        return dict(selector)
+    return {**selector, NODE_LABEL: f"{'!' * negated}in({','.join(kept)})"}
+
+
 def _value_matches(wanted: str, value: str | None) -> bool:
+    negated, options = _parsed(wanted)
+    return (value in options) != negated
+
+
+def _parsed(wanted: str) -> tuple[bool, list[str]]:
+    """Whether a selector's value is negated, and the values that it names."""
     negated, wanted = wanted.startswith("!"), wanted.removeprefix("!")
     several = re.fullmatch(r"in\((.*)\)", wanted)
-    options = [option.strip() for option in several[1].split(",")] if several else [wanted]
-    return (value in options) != negated
+    return negated, [option.strip() for option in several[1].split(",")] if several else [wanted]
 
 
 def _unseated(matching: Sequence[Sequence[int]], room: Sequence[int]) -> int | None:

@@ -43,7 +43,7 @@ def private_ray() -> Iterator[None]:
                 log_to_driver=False,
                 logging_level=logging.WARNING,
                 _node_ip_address=LOOPBACK,
-                _temp_dir=str(folder),
+                _temp_dir=str(folder / "r"),  # Ray opens it to every account; the one above is ours alone
             )
             yield
         finally:

@@ -32,6 +32,8 @@ from vr_core.files import write_json
 
 State = Literal["pending", "running", "finished", "failed", "stopped"]
 LIVE: tuple[State, ...] = ("pending", "running")
+WAITS = "waits: "
+"""A pending run whose `why` begins so waits for machines."""
 SILENT_AFTER_S = 60.0
 """A driver writes state.json every few seconds; one that has not for so long is taken for dead."""
 
@@ -64,6 +66,7 @@ class RunFolder:
         self.origin_file = self.path / "origin.json"
         self.state_file = self.path / "state.json"
         self.stop_file = self.path / "stop"
+        self.leave_file = self.path / "leave"
         self.attempts = self.path / "attempts"
         self.metrics_file = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tensorboard"
@@ -103,9 +106,10 @@ class RunFolder:
         return 0
 
     def begin_attempt(self) -> int:
-        """Take the next attempt: earlier drivers must let go of the run, and a wish to stop is forgotten."""
+        """Take the next attempt: earlier drivers must let go of the run, and wishes to stop or leave are forgotten."""
         self.attempts.mkdir(exist_ok=True)
         self.stop_file.unlink(missing_ok=True)
+        self.leave_file.unlink(missing_ok=True)
         while True:
             attempt = self.newest_attempt() + 1
             with contextlib.suppress(FileExistsError):

@@ -25,7 +25,7 @@ from dataprep.batches import CodedBatch, Loader, widen_magnitudes
 from dataprep.dataset import Dataset
 from dataprep.order import Order, cut, fixed_items
 from jobs.checkpoint import Checkpoint, best_loss, mend_pointers, read_checkpoint, read_newest, write_checkpoint
-from jobs.errors import RunFailed, RunStopped
+from jobs.errors import RunFailed, RunLeft, RunStopped
 from jobs.metrics_log import MetricsLog
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
@@ -40,7 +40,8 @@ Report = Callable[[dict[str, float]], None]
 
 _VALIDATION_SEED = 2**31
 """Apart from every recipe's seed: validation hides the same frames in every run."""
-_STOP_POLL_S = 1.0
+_WISH_POLL_S = 1.0
+"""Between two looks for the files that ask the loop to stop, or to leave its machines."""
 
 
 def train(
@@ -61,6 +62,7 @@ def train(
 
     Raises:
         RunStopped: the run's stop file appeared; a checkpoint was written first.
+        RunLeft: the run's leave file appeared; a checkpoint was written first.
         RunFailed: more non-finite steps in a row than the recipe allows.
         ConfigError, ManifestError, WeightsError: recipe, data set and start do not fit together.
         StorageError: a checkpoint could not be written, or the disk or the share with them failed.
@@ -148,10 +150,13 @@ def train(
                     (losses.sum() * (world / items)).backward()  # type: ignore[no-untyped-call]
                 loss_sum += losses.detach().sum()
 
-            stop = 0.0
-            if rank == 0 and time.monotonic() - polled_s > _STOP_POLL_S:
-                stop, polled_s = float(run.stop_file.exists()), time.monotonic()
-            loss, stop = _sum_over_ranks(torch.stack([loss_sum / items, loss_sum.new_tensor(stop)]), world).tolist()
+            stop, leave = False, False
+            if rank == 0 and time.monotonic() - polled_s > _WISH_POLL_S:
+                stop, leave, polled_s = run.stop_file.exists(), run.leave_file.exists(), time.monotonic()
+            # With the loss, so that all ranks leave after the same step.
+            wishes = loss_sum.new_tensor([stop, leave])
+            loss, *told = _sum_over_ranks(torch.cat([(loss_sum / items)[None], wishes]), world).tolist()
+            stop, leave = map(bool, told)
             norm = global_norm(trained)
             step += 1
             rate = learning_rate_factor(step, recipe.steps, recipe.optim)
@@ -190,13 +195,15 @@ def train(
             due = recipe.checkpoint.every_steps is not None and step % recipe.checkpoint.every_steps == 0
             due = due or time.monotonic() - saved_s > recipe.checkpoint.every_s
             # Within a streak of skipped steps retention would let the last good checkpoint go.
-            if last or improved or stop or (due and not skipped_in_a_row):
+            if last or improved or stop or leave or (due and not skipped_in_a_row):
                 save(validated if validated is not None and math.isfinite(validated) else None, improved)
                 saved_s = time.monotonic()
             if report is not None and (last or validated is not None):
                 report({name: value for name, value in result.items() if math.isfinite(value)})
             if stop and not last:
                 raise RunStopped(f"run {run.id} was asked to stop at step {step}; go on with `vr jobs resume {run.id}`")
+            if leave and not last:
+                raise RunLeft(f"run {run.id} left its machines at step {step}")
     return result
 
 

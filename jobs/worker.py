@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from jobs.errors import RunStopped
+from jobs.errors import RunLeft, RunStopped
 from jobs.fit import words
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
@@ -44,7 +44,8 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     """Train as one rank; the returned mapping of rank 0 reaches the supervisor.
 
     Returns:
-        `{"stopped": True}` where the user asked the run to stop, else what the loop returned.
+        `{"ended": "stopped"}` where the user asked the run to stop, `{"ended": "left"}` where one of its machines is
+        taken back, else `{"ended": "finished"}` and what the loop returned.
     """
     import ray.train
     import ray.train.torch
@@ -73,13 +74,15 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
             report=_reporter(ray.train.report),
         )
     except RunStopped:
-        return {"stopped": True}
+        return {"ended": "stopped"}
+    except RunLeft:
+        return {"ended": "left"}
     except BaseException as error:
         # Without the folder, Ray alone carries the error (jobs.launch).
         with contextlib.suppress(OSError):
             write_json(folder / f"error-{spec.fit}-rank-{rank}.json", words(error, rank))
         raise
-    return {"stopped": False, **result}
+    return {"ended": "finished", **result}
 
 
 def _loop(name: str) -> Callable[..., dict[str, Any]]:

@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, ClusterFailure
 from jobs.commands.cluster_doctor import doctor
+from jobs.commands.cluster_drain import drain, undrain
+from jobs.commands.cluster_firewall import firewall
+from jobs.commands.cluster_rotate import rotate
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from cluster.head import Head
     from cluster.plan import NodeStart
+    from cluster.versions import Versions
 
 app = typer.Typer(help="Start, join, inspect and end the Ray cluster.", no_args_is_help=True)
 
@@ -45,30 +49,46 @@ def head(
 ) -> None:
     """Start the Ray head on this machine, and the keeper that resubmits interrupted runs.
 
-    Running it again changes nothing. Example: vr cluster head --address 192.168.1.10
+    Running it again changes nothing; with a LAN address it prints a fresh join code each time, good once for 30
+    minutes. Example: vr cluster head --address 192.168.1.10
     """
+    from cluster.admission import ADMISSION, await_endpoint
     from cluster.facts import look
+    from cluster.head import keep_inventory
     from cluster.inventory import Inventory
+    from cluster.invitations import invite
     from cluster.lifecycle import running_head, start_head
     from cluster.plan import node_start
     from jobs.keeper import KEEPER
     from vr_core.config import load
 
-    spec = load(Inventory, inventory).head if inventory else None
+    described = load(Inventory, inventory) if inventory else None
+    spec = described.head if described else None
     node = node_start(look(), spec, name=name, address=address, cpus=num_cpus, port_base=port)
     if running_head(node) is None:
         _show_plan(node)
-        _agree("Start this head?", yes)
-    with _console().status("starting Ray (about 10 s)"):
-        started, changed = start_head(node, [KEEPER])
-    _console().print("The head runs." if changed else "The head runs already; nothing was changed.")
-    _show_head(started)
+        agree("Start this head?", yes)
+    with console().status("starting Ray (about 10 s)"):
+        started, changed = start_head(node, [KEEPER] if node.loopback_only else [KEEPER, ADMISSION])
+        if not node.loopback_only:
+            await_endpoint(started)
+    keep_inventory(described)
+    _cap_power(node)
+    console().print("The head runs." if changed else "The head runs already; nothing was changed.")
+    _show_head(started, None if node.loopback_only else invite(started, software()))
 
 
 @app.command()
 def join(
-    address: Annotated[str, typer.Argument(help="The head's LAN address, with :PORT where it is not 6379.")],
-    token_file: Annotated[Path, typer.Option(help="The head's token file, copied to this PC, mode 600.")],
+    code: Annotated[
+        str,
+        typer.Argument(
+            help="What `vr cluster head` printed; - reads it from stdin. Or the head's LAN address, and --token-file."
+        ),
+    ],
+    token_file: Annotated[
+        Path | None, typer.Option(help="With an address: the head's token file, copied to this PC, mode 600.")
+    ] = None,
     inventory: Annotated[Path | None, typer.Option(help="YAML file that describes the PCs.")] = None,
     own_address: Annotated[
         str | None, typer.Option("--address", help="LAN address of this PC; by default the one that reaches the head.")
@@ -78,34 +98,46 @@ def join(
     port: PortBase = None,
     yes: Yes = False,
 ) -> None:
-    """Give this PC to the cluster of the head at ADDRESS.
+    """Give this PC to a cluster. A code works once, for 30 minutes, so the list of processes may show it.
 
-    Example: vr cluster join 192.168.1.10 --token-file vr-token
+    Example: vr cluster join 60M0M2GM-…, as the head printed it
     """
     from cluster.facts import address_towards, look
     from cluster.inventory import Inventory
+    from cluster.lifecycle import has_token, require_answer, running_node
     from cluster.lifecycle import join as join_head
-    from cluster.lifecycle import require_answer, running_node
-    from cluster.plan import head_address, node_start
-    from cluster.token import read_token
+    from cluster.plan import node_start
+    from cluster.redeem import entry
     from vr_core.config import load
 
-    target = head_address(address)
+    way = entry(sys.stdin.readline().strip() if code == "-" else code, token_file, software())
+    target = way.head
     facts = look()
     spec = load(Inventory, inventory).at([own_address] if own_address else facts.addresses) if inventory else None
     if inventory and spec is None:
         raise ClusterError(f"{inventory}: no node has an address of this PC ({', '.join(facts.addresses)})")
     own = own_address or (spec.address if spec else address_towards(target.rpartition(":")[0]))
     node = node_start(facts, spec, name=name, address=own, cpus=num_cpus, port_base=port, head=target)
-    if running_node(node) is None:
-        read_token(token_file)
-        require_answer(target)
-        _show_plan(node)
-        _agree(f"Join the cluster of {target}?", yes)
-    with _console().status("starting Ray (about 10 s)"):
-        _, changed = join_head(node, token_file)
-    said = f"{node.name} has joined {target}." if changed else f"{node.name} is in the cluster of {target} already."
-    _console().print(f"{said} Leave it with: vr cluster down")
+    running = running_node(node)
+    if running and (way.token_sha256 is None or has_token(running, way.token_sha256)):
+        console().print(f"{node.name} is in the cluster of {target} already. Leave it with: vr cluster down")
+        return
+    if way.token_sha256 is None:
+        way.take()  # a token file that is missing is named before anything is asked
+    require_answer(target)
+    _show_plan(node)
+    if running:
+        console().print("first   ends this PC's node, which has an earlier token of the head, and what runs on it")
+    agree(f"Join the cluster of {target}?", yes)
+    token = way.take()
+    with console().status("starting Ray (about 10 s)"):
+        try:
+            join_head(node, token)
+        except ClusterFailure as error:
+            spent = "" if token_file else "; the code is used up, `vr cluster head` on the head prints another"
+            raise ClusterFailure(f"{error}{spent}") from None
+    _cap_power(node)
+    console().print(f"{node.name} has joined {target}. Leave it with: vr cluster down")
 
 
 @app.command()
@@ -123,7 +155,7 @@ def status(
     from rich.console import Console, Group
     from rich.live import Live
 
-    from cluster.head import fetch, find_head
+    from cluster.head import fetch, find_head, read_inventory
     from cluster.inventory import Inventory
     from cluster.status import read_nodes
     from cluster.status_table import table
@@ -131,7 +163,8 @@ def status(
 
     if as_json and watch:
         raise ClusterError("--json and --watch: choose one")
-    expected = {node.name: node.address for node in load(Inventory, inventory).nodes} if inventory else {}
+    described = load(Inventory, inventory) if inventory else read_inventory()
+    expected = {node.name: node.address for node in described.nodes} if described else {}
     found = find_head()
     # Ray lets no node join that has another version of it.
     version = fetch(found, "/api/version")["ray_version"]
@@ -168,17 +201,17 @@ def down(yes: Yes = False) -> None:
     running = running_processes()
     if not running:
         stop()  # the records of what has died by itself
-        _console().print("Nothing runs here that was started by vr.")
+        console().print("Nothing runs here that was started by vr.")
         return
     for what, count in running.items():
-        _console().print(f"ends  {what}: {count} processes, running jobs among them", highlight=False)
-    _agree("End them?", yes)
-    with _console().status("ending Ray"):
+        console().print(f"ends  {what}: {count} processes, running jobs among them", highlight=False)
+    agree("End them?", yes)
+    with console().status("ending Ray"):
         ended = stop()
-    _console().print(f"Ended: {', '.join(ended)}.", highlight=False)
+    console().print(f"Ended: {', '.join(ended)}.", highlight=False)
 
 
-def _agree(question: str, yes: bool) -> None:
+def agree(question: str, yes: bool) -> None:
     """Return when the user agrees.
 
     Raises:
@@ -200,9 +233,10 @@ def _show_plan(node: "NodeStart") -> None:
         where = "free ones"
     else:
         ports = Ports() if node.port_base is None else ports_from(node.port_base)
-        singles = sorted(ports.singles(head=node.head is None).values())
+        singles = sorted(ports.singles(head=node.head is None, lan=not node.loopback_only).values())
         where = f"{', '.join(map(str, singles))} and {ports.worker_low}-{ports.worker_high} for workers"
-    what = "a Ray head and the keeper" if node.head is None else f"a Ray node of the head {node.head}"
+    beside = "the keeper" if node.loopback_only else "the keeper and the join endpoint"
+    what = f"a Ray head, {beside}" if node.head is None else f"a Ray node of the head {node.head}"
     reach = "this machine alone" if node.loopback_only else "every machine that reaches this address"
     lines = {
         "starts": f"{what}, named {node.name}",
@@ -212,34 +246,51 @@ def _show_plan(node: "NodeStart") -> None:
         "ports": where,
     }
     for key, value in lines.items():
-        _console().print(f"{key:8}{value}", highlight=False, markup=False)
+        console().print(f"{key:8}{value}", highlight=False, markup=False)
 
 
-def _show_head(head: "Head") -> None:
+def _cap_power(node: "NodeStart") -> None:
+    from cluster.power import apply_caps
+
+    for line in apply_caps(node.gpus):
+        console().print(line, highlight=False, markup=False)
+
+
+def software() -> "Versions":
+    """What runs here, for the PCs that want to join, or for the head that is to be joined."""
+    from cluster.versions import own_versions
+    from jobs.origin import read_origin
+
+    return own_versions(commit=read_origin()["commit"])
+
+
+def _show_head(head: "Head", code: str | None) -> None:
     lines = [
         f"dashboard  {head.dashboard_url}   (it asks for the token: the line in {head.token_file})",
         f"logs       {head.ray.log.parent}/*.log and {head.temp_dir}/session_latest/logs",
     ]
-    if head.node.loopback_only:
+    if code is None:
         lines += ["others     none can join: for that, end it and start it with --address LAN_ADDRESS"]
     else:
         dashboard = head.ports.dashboard
         lines += [
             f"from a PC  ssh -L {dashboard}:127.0.0.1:{dashboard} {head.node.address}   then the same address there",
-            "to join, on each other PC:",
-            f"  scp {head.node.address}:{head.token_file} vr-token && chmod 600 vr-token",
-            f"  vr cluster join {head.gcs_address} --token-file vr-token",
-            "  rm vr-token",
+            "to join, on one other PC within 30 minutes (for the next PC, `vr cluster head` prints another code):",
+            f"  vr cluster join {code}",
         ]
     for line in [*lines, "next       vr cluster status · vr submit RECIPE · vr cluster down"]:
-        _console().print(line, highlight=False, markup=False, soft_wrap=True)
+        console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _console() -> "Console":
+def console() -> "Console":
     """Stderr: stdout is for what another program may read."""
     from rich.console import Console
 
     return Console(stderr=True)
 
 
+app.command()(rotate)
+app.command()(firewall)
+app.command()(drain)
+app.command()(undrain)
 app.command()(doctor)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.hours import WeeklyHours, duration_s, is_within, weekly_hours
+from cluster.hours import WeeklyHours, duration_s, is_within, next_begin, weekly_hours
 
 MONDAY = datetime.datetime(2026, 11, 23)
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -51,3 +51,15 @@ def test_a_moment_is_within_as_a_walk_minute_by_minute_says(first, last, start, 
         day = (day + 1) % 7
     now = MONDAY + datetime.timedelta(minutes=minute)
     assert is_within([weekly_hours(text)], now) == (minute in covered)
+
+
+@pytest.mark.parametrize(
+    ("spans", "now", "begin"),
+    [
+        (["22:00-07:00"], MONDAY.replace(hour=12, second=30), MONDAY.replace(hour=22)),
+        (["mon 00:00-01:00"], MONDAY.replace(hour=1), MONDAY + datetime.timedelta(days=7)),
+        (["sun 23:00-24:00", "tue 06:00-07:00"], MONDAY.replace(hour=1), MONDAY.replace(day=24, hour=6)),
+    ],
+)
+def test_when_hours_begin_again(spans, now, begin):
+    assert next_begin([weekly_hours(text) for text in spans], now) == begin

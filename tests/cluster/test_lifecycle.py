@@ -127,7 +127,7 @@ def lan(tmp_path_factory):
 
 def test_a_head_without_an_address_listens_on_loopback_alone(alone):
     head = alone.record(Head, "head.json")
-    singles = set(head.ports.singles(head=True).values())
+    singles = set(head.ports.singles(head=True, lan=False).values())
     sockets = await_listening(head, singles)
     assert {address for address, _ in sockets} == {"127.0.0.1"}
     workers = range(head.ports.worker_low, head.ports.worker_high + 1)
@@ -231,6 +231,7 @@ def test_a_lan_head_keeps_its_dashboard_on_loopback(lan):
     singles = head.ports.singles(head=True)
     sockets = await_listening(head, set(singles.values()))
     assert {address for address, port in sockets if port == head.ports.dashboard} == {"127.0.0.1"}
+    assert {address for address, port in sockets if port == head.ports.admission} == {"127.0.0.2"}
     everywhere = {port for address, port in sockets if address in ("*", "0.0.0.0", "::")}
     assert {name for name, port in singles.items() if port in everywhere} == {
         "gcs",

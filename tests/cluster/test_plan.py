@@ -103,6 +103,12 @@ def test_no_two_ports_of_a_node_are_the_same_and_a_block_holds_them_all():
             ports_from(base)
 
 
+def test_the_join_endpoint_is_beside_a_head_with_a_lan_address_only():
+    assert "admission" in Ports().singles(head=True)
+    assert "admission" not in Ports().singles(head=True, lan=False)
+    assert "admission" not in Ports().singles(head=False)
+
+
 def test_the_environment_of_a_node_carries_no_other_clusters_secrets_nor_its_own():
     inherited = {"PATH": "bin", "RAY_ADDRESS": "10.0.0.1:6379", "RAY_AUTH_TOKEN": "other", "NCCL_SOCKET_IFNAME": "eth9"}
     node = node_start(FACTS, SPEC)
@@ -124,10 +130,11 @@ def test_only_a_loopback_cluster_uses_the_switch_that_keeps_ray_there():
 
 def test_a_lost_node_is_noticed_within_15_s():
     environment = node_environment({}, node_start(FACTS, SPEC), Ports(), Path("token"), "1")
-    period_ms, timeout_ms, failures = (
-        int(environment[f"RAY_health_check_{key}"]) for key in ("period_ms", "timeout_ms", "failure_threshold")
+    delay_ms, period_ms, timeout_ms, failures = (
+        int(environment[f"RAY_health_check_{key}"])
+        for key in ("initial_delay_ms", "period_ms", "timeout_ms", "failure_threshold")
     )
-    assert (period_ms + timeout_ms) * failures <= 15_000
+    assert max(delay_ms, period_ms) + timeout_ms * failures + period_ms * (failures - 1) <= 14_000
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.keeper import SUBMITTING_S, Close, End, Seen, StopJob, Submit, Wait, decide, turn
+from jobs.keeper import (
+    SUBMITTING_S,
+    Close,
+    End,
+    Seen,
+    StopJob,
+    Submit,
+    Wait,
+    decide,
+    machines_turn,
+    turn,
+    waiting_workers,
+)
 from jobs.ledger import Ledger, Row
+from jobs.machines import Memory
+from jobs.recipe import Recipe, WorkersSpec
 from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS
-from jobs.runs import RunFolder, RunState
+from jobs.runs import WAITS, RunFolder, RunState, create_run
 
 NOW_S = 1000.0
 ROW = Row("line-1", "/runs/line-1", 1, "line-1.a1", 10, 0, "running", 1, 0.0, NOW_S - 600)
@@ -123,3 +137,32 @@ def test_the_ledger_keeps_one_row_a_run_across_openings(tmp_path):
     assert Ledger(tmp_path).rows(only_open=True) == []
     assert Ledger(tmp_path).row("line-1") is not None
     assert Ledger(tmp_path).row("other") is None
+
+
+def test_the_keeper_looks_after_no_machines_without_a_head_and_says_why_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    complaints: dict[str, str] = {}
+    memory = machines_turn(Ledger(tmp_path), Memory(), complaints)
+    assert memory == Memory(), "the nodes have not been told"
+    assert "no Ray head runs here" in complaints["machines"]
+    told = Memory(published=frozenset())
+    complaints.clear()
+    assert machines_turn(Ledger(tmp_path), told, complaints) == told
+    assert complaints == {}, "nobody is drained: nothing to look at"
+    (tmp_path / "vr" / "drained.json").write_text("{")
+    machines_turn(Ledger(tmp_path), told, complaints)
+    assert "drained.json: unreadable" in complaints["machines"]
+
+
+def test_only_runs_that_wait_for_machines_make_the_keeper_wake_one(tmp_path):
+    (tmp_path / "data").mkdir()
+    ledger = Ledger(tmp_path)
+    for seed, (state, why) in enumerate(
+        [("pending", f"{WAITS}no machine"), ("pending", "starts again"), ("running", ""), ("pending", f"{WAITS}no")]
+    ):
+        recipe = Recipe(name="line", data=tmp_path / "data", out=tmp_path / "runs", seed=seed, steps=1)
+        run = create_run(recipe.model_copy(update={"workers": WorkersSpec(count=seed + 1)}))
+        run.write_state(state=state, why=why)
+        ledger.submitted(run, 1, f"{run.id}.a1")
+    ledger.want_stopped(run.id)
+    assert [workers.count for workers in waiting_workers(ledger.rows(only_open=True))] == [1]

@@ -4,9 +4,11 @@ import platform
 import pytest
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
+from cluster.drain import Drained, change_drained, put
 from jobs.errors import RunFailed
 from jobs.fit import carried, first_cause
 from jobs.launch import Superseded, Supervisor, raise_for
+from jobs.placement import Placement
 from jobs.recipe import Recipe
 from jobs.retry import Failed
 from jobs.runs import RunFolder, RunState, create_run
@@ -90,6 +92,54 @@ def test_a_wish_to_stop_reaches_the_supervisor_from_the_folder(run):
     run.stop_file.touch()
     supervisor._pause(60)  # returns at once
     assert supervisor._stopping()
+
+
+@pytest.mark.parametrize(
+    ("drained", "can_wait", "leaves"),
+    [("cellar", True, True), ("loft", True, False), ("cellar", False, False)],
+)
+def test_the_loop_is_asked_to_leave_when_one_of_its_machines_is_drained(
+    run, tmp_path, monkeypatch, drained, can_wait, leaves
+):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    attempt = run.begin_attempt()
+    supervisor = Supervisor(run, run.recipe(), attempt, "", can_wait, lambda state: None)
+    supervisor._fits = 1
+    machines = [{"rank": rank, "labels": {"vr/node": name}} for rank, name in enumerate(("attic", "cellar"))]
+    (run.attempt_folder(attempt) / "machines-1.json").write_text(json.dumps({"machines": machines}))
+    supervisor._beat(now=True)
+    assert not run.leave_file.exists()
+    change_drained(lambda record: put(record, Drained(name=drained, by="user", since_s=0, leaves_s=1)))
+    supervisor._beat(now=True)
+    assert run.leave_file.exists() == leaves
+    assert run.state().why.startswith("leaves: cellar is drained") == leaves
+    run.begin_attempt()
+    assert not run.leave_file.exists(), "the next attempt knows by itself"
+
+
+@pytest.mark.parametrize(
+    ("error", "leaving", "kind"),
+    [
+        (RuntimeError("the raylet died"), True, "left"),
+        (RuntimeError("the raylet died"), False, "failed"),
+        ({"ended": "left"}, True, "left"),
+        ({"ended": "finished"}, True, "finished"),
+    ],
+)
+def test_a_machine_that_is_gone_before_the_loop_could_leave_it_counts_as_no_failure(
+    run, monkeypatch, error, leaving, kind
+):
+    def fit(*arguments):
+        if leaving:
+            run.leave_file.touch()
+        if isinstance(error, Exception):
+            raise error
+        return error
+
+    monkeypatch.setattr("jobs.launch.fit", fit)
+    supervisor = Supervisor(run, run.recipe(), run.begin_attempt(), "", True, lambda state: None)
+    run.leave_file.touch()  # of an earlier fit
+    assert supervisor._one_fit(Placement(False, {}, [])).kind == kind
 
 
 @pytest.mark.parametrize(("user_error", "kind"), [(True, UserError), (False, RunFailed)])

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.placement import Missing, Node, Placement, live_nodes, matches, place
+from cluster.drain import Drained
+from jobs.placement import Missing, Node, Placement, avoiding, live_nodes, matches, needed, place
 from jobs.recipe import WorkersSpec
 
 ATTIC = Node("attic", {"room": "attic", "gpu": "3090"}, 8, 1)
@@ -86,3 +87,54 @@ def test_selectors_in_the_notation_of_ray(wanted, yes):
 def test_only_live_nodes_count():
     row = {"NodeName": "x", "Labels": {"a": "b"}, "Resources": {"CPU": 2.0}}
     assert live_nodes([{**row, "Alive": True}, {**row, "Alive": False}]) == [Node("x", {"a": "b"}, 2.0, 0.0)]
+
+
+def away(node: Node) -> Drained:
+    return Drained(
+        name=node.name, by="user", since_s=0, leaves_s=1, labels=dict(node.labels), cpus=node.cpus, gpus=node.gpus
+    )
+
+
+def test_a_drained_node_holds_no_worker_whether_it_has_left_or_not():
+    found = place(spec(1), [ATTIC, CELLAR], [away(ATTIC)])
+    assert found == Placement(True, {"CPU": 1.0, "GPU": 1.0}, [{"vr/node": "!in(attic)"}])
+    for nodes in ([ATTIC, CELLAR], [CELLAR]):
+        assert place(spec(2), nodes, [away(ATTIC)]) == Missing("attic is drained until `vr cluster undrain attic`")
+
+
+def test_only_a_drained_node_that_would_help_is_named():
+    assert place(spec(1, labels=({"room": "attic"},)), [], [away(CELLAR), away(ATTIC)]) == Missing(away(ATTIC).why)
+    soon = away(CELLAR).model_copy(update={"until_s": 3600.0})
+    assert place(spec(1), [], [away(ATTIC), soon]) == Missing(soon.why), "whoever is back first"
+    found = place(spec(3, device="cuda"), [ATTIC], [away(CELLAR)])
+    assert isinstance(found, Missing)
+    assert found.why == "no machine has 1 free CPU core(s) and a GPU for worker 2 of 3; live: attic (8 cores, 1 GPUs)"
+
+
+def test_a_run_keeps_its_device_when_the_machine_without_a_gpu_is_drained():
+    assert not place(spec(1), [ATTIC, LAPTOP]).use_gpu
+    assert not place(spec(1), [ATTIC], [away(LAPTOP)]).use_gpu
+
+
+def test_of_absent_machines_as_few_as_can_be_are_needed():
+    assert needed(spec(2, device="cuda"), [ATTIC], [LAPTOP, CELLAR]) == [CELLAR]
+    assert needed(spec(1, device="cuda"), [ATTIC], [LAPTOP, CELLAR]) == []
+    assert needed(spec(3, device="cuda"), [ATTIC], [LAPTOP, CELLAR]) == []
+
+
+NAMES = st.sampled_from(["a", "b", "c"])
+SELECTORS = st.one_of(
+    st.none(), NAMES, NAMES.map("!{}".format), st.sets(NAMES, min_size=1).map(lambda s: f"in({','.join(sorted(s))})"),
+    st.sets(NAMES, min_size=1).map(lambda s: f"!in({', '.join(sorted(s))})"),
+)  # fmt: skip
+
+
+@given(SELECTORS, st.sets(NAMES, max_size=2), NAMES)
+def test_a_selector_is_narrowed_to_what_is_not_drained(wanted, drained, name):
+    selector = {} if wanted is None else {"vr/node": wanted}
+    narrowed = avoiding({"x": "y", **selector}, drained)
+    labels = {"x": "y", "vr/node": name}
+    left = [n for n in "abc" if n not in drained and matches(selector, {"vr/node": n})]
+    if left or not drained:
+        assert matches(narrowed, labels) == (matches(selector, labels) and name not in drained)
+    assert narrowed["x"] == "y"

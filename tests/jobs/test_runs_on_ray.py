@@ -13,14 +13,19 @@ from typing import TypeVar
 
 import pytest
 
+from cluster.admission import ADMISSION
 from cluster.errors import ClusterFailure
 from cluster.facts import look
 from cluster.head import Head, state_folder
 from cluster.inventory import NodeSpec
-from cluster.lifecycle import Companion, join, start_head, stop
+from cluster.lifecycle import join, start_head, stop
 from cluster.plan import node_start
+from cluster.rotate import rotate
+from cluster.token import read_token
+from cluster.versions import own_versions
 from jobs.control import stop_run
 from jobs.driver import is_driven
+from jobs.keeper import KEEPER
 from jobs.ledger import Ledger
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder, create_run, read_json
@@ -51,9 +56,9 @@ def head() -> Iterator[Head]:
     first = NodeSpec(name="attic", address="127.0.0.2", role="head", gpus=(), cpus=2, labels={"room": "attic"})
     second = NodeSpec(name="cellar", address="127.0.0.3", gpus=(), cpus=1, labels={"room": "cellar"})
     try:
-        keeper = Companion(name="keeper", argv=(sys.executable, "-m", "jobs.keeper"))
-        started, _ = until_up(lambda: start_head(node_start(facts, first, port_base=0), [keeper]))
-        until_up(lambda: join(node_start(facts, second, port_base=0, head=started.gcs_address), started.token_file))
+        started, _ = until_up(lambda: start_head(node_start(facts, first, port_base=0), [KEEPER]))
+        token = read_token(started.token_file)
+        until_up(lambda: join(node_start(facts, second, port_base=0, head=started.gcs_address), token))
         yield started
     finally:
         stop()
@@ -165,3 +170,14 @@ def test_the_training_loop_on_two_nodes_outlives_a_killed_worker_driver_and_keep
     assert test_train.distance(test_train.last_weights(run), test_train.last_weights(undisturbed)) < 1e-5
     names = {f"{run.id}.a1": "FAILED", f"{run.id}.a2": "FAILED", f"{run.id}.a3": "SUCCEEDED"}
     wait_for("the jobs ended", lambda: names.items() <= job_states(head).items(), run, head)
+
+
+def test_a_run_goes_on_when_the_token_was_changed(head, tmp_path):
+    run = start(head, tmp_path, seed=4, workers={"count": 1})
+    wait_for("some steps", lambda: run.last_step() >= 4, run, head)
+    old = read_token(head.token_file)
+    rotated = until_up(lambda: rotate([KEEPER, ADMISSION], ["cellar"], own_versions()))
+    assert read_token(head.token_file) != old
+    assert list(rotated.codes) == ["cellar"]
+    wait_for("the end", lambda: ended(run), run, rotated.head)
+    assert (run.state().state, run.last_step(), run.state().attempt) == ("finished", 6, 2)

@@ -17,7 +17,7 @@ import torch
 import jobs.train
 from dataprep.manifest import read_manifest, write_manifest
 from jobs.checkpoint import read_checkpoint, read_newest
-from jobs.errors import RunFailed, RunStopped
+from jobs.errors import RunFailed, RunLeft, RunStopped
 from jobs.metrics_log import read_metrics
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
@@ -183,10 +183,16 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over_them(tiny_d
     assert run.metrics_file.read_text() == before
 
 
-def test_a_stop_file_saves_first(tiny_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("wish", "error", "said"),
+    [("stop", RunStopped, "vr jobs resume run"), ("leave", RunLeft, "run run left its machines at step")],
+)
+def test_a_stop_or_leave_file_saves_first(
+    tiny_data: Path, tmp_path: Path, wish: str, error: type[Exception], said: str
+) -> None:
     run = new_run(tmp_path / "run", recipe_of(tiny_data, **{"steps": 1_000_000, "checkpoint.every_steps": None}))
-    run.stop_file.touch()
-    with pytest.raises(RunStopped, match="vr jobs resume run"):
+    (run.path / wish).touch()
+    with pytest.raises(error, match=said):
         here(run)
     steps = [m["step"] for m in read_metrics(run.metrics_file) if m["kind"] == "step"]
     assert read_newest(run)[0].row.step == steps[-1]

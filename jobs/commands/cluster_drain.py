@@ -1,0 +1,101 @@
+"""`vr cluster drain` and `undrain`: take a PC back for a while, and give it again."""
+
+import datetime
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cluster.errors import ClusterError, ClusterFailure
+
+if TYPE_CHECKING:
+    from cluster.head import Head
+    from jobs.machines import Seen
+
+_POLL_S = 0.5
+
+
+def drain(
+    node: Annotated[str, typer.Argument(help="Its name, as `vr cluster status` shows it.")],
+    for_: Annotated[str | None, typer.Option("--for", metavar="3h", help="Bring it back after this time.")] = None,
+    until_: Annotated[str | None, typer.Option("--until", metavar="23:00", help="Bring it back at this time.")] = None,
+    back: Annotated[bool, typer.Option("--back", help="Bring it back now: the same as undrain.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Take a PC back: its running work writes a checkpoint and moves on, and the PC leaves the cluster.
+
+    Run it on the head. Example: vr cluster drain study --until 23:00
+    """
+    from cluster.drain import LEAVE_WITHIN_S, change_drained, put, shown_time, until
+    from cluster.head import find_head
+    from jobs.commands.cluster import agree, console
+    from jobs.machines import drained_node
+
+    if back:
+        undrain(node)
+        return
+    now = datetime.datetime.now().astimezone()
+    moment = until(now, for_, until_)
+    head = find_head()
+    _require_keeper(head)
+    seen = _seen(head, node)
+    if seen is None and not _is_described(node):
+        raise ClusterError(f"{node}: not a node of this cluster; `vr cluster status` shows them")
+    is_head = seen is not None and seen.is_head
+    ends = shown_time(moment.timestamp(), now.timestamp()) if moment else f"with: vr cluster undrain {node}"
+    what = "its workers leave, Ray stays (it is the head)" if is_head else "it leaves the cluster"
+    console().print(f"drains  {node}: {what}; what runs on it writes a checkpoint and goes on elsewhere, or waits")
+    console().print(f"within  {LEAVE_WITHIN_S:.0f} s; what runs on it then is ended")
+    console().print(f"back    {ends}", highlight=False)
+    agree(f"Drain {node}?", yes)
+    now_s = time.time()
+    record = drained_node(node, seen, "user", now_s, moment.timestamp() if moment else None)
+    change_drained(lambda others: put(others, record))
+    with console().status(f"{node}: waiting for its work to leave (Ctrl-C: it goes on without you)"):
+        end_s = time.monotonic() + LEAVE_WITHIN_S + 60
+        while not _has_left(head, node):
+            if time.monotonic() > end_s:
+                raise ClusterFailure(f"{node}: still there; see keeper.log in {head.ray.log.parent}")
+            time.sleep(_POLL_S)
+    console().print(f"{node} holds no workers now." if is_head else f"{node} has left.", highlight=False)
+
+
+def undrain(node: Annotated[str, typer.Argument(help="Name of the drained node.")]) -> None:
+    """Bring a drained PC back now, also outside of its owner hours. Example: vr cluster undrain study."""
+    from cluster.drain import by_name, change_drained, read_drained
+    from cluster.drain import undrain as brought_back
+    from cluster.head import find_head
+    from jobs.commands.cluster import console
+
+    drained = by_name(read_drained())
+    if node not in drained:
+        raise ClusterError(f"{node}: not drained; drained are: {', '.join(drained) or 'none'}")
+    _require_keeper(find_head())
+    change_drained(lambda record: brought_back(record, node))
+    console().print(f"{node} may come back; `vr cluster status` shows when it has.", highlight=False)
+
+
+def _require_keeper(head: "Head") -> None:
+    from cluster.processes import alive
+
+    if not any(ref.name == "keeper" and alive(ref) for ref in head.processes):
+        raise ClusterFailure("the keeper does not run, which drains nodes; start it with `vr cluster head`")
+
+
+def _seen(head: "Head", name: str) -> "Seen | None":
+    from jobs.machines import look
+
+    return next((seen for seen in look(head) if seen.name == name), None)
+
+
+def _is_described(name: str) -> bool:
+    """Whether the head's inventory has it: a PC that is off can be drained too, and is then not woken."""
+    from cluster.head import read_inventory
+
+    inventory = read_inventory()
+    return inventory is not None and any(spec.name == name for spec in inventory.nodes)
+
+
+def _has_left(head: "Head", name: str) -> bool:
+    seen = _seen(head, name)
+    return seen is None or not seen.alive or seen.is_head and not seen.busy

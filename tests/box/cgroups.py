@@ -1,0 +1,82 @@
+"""Cgroups of a LAN in a box, versions 1 and 2: what each host may use of the CPUs and the memory."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+PERIOD_US = 20_000
+"""Of the CPU quota: short, so that a slow host is slow and does not stutter."""
+
+
+def is_v2(root: Path = ROOT) -> bool:
+    """Whether the unified hierarchy has the controllers; on a machine with both, version 1 has them."""
+    return (root / "cgroup.controllers").exists()
+
+
+def cpu_settings(cores: float | None, *, v2: bool) -> dict[str, str]:
+    """File → value that gives a group so many cores; None: all there are."""
+    quota_us = None if cores is None else max(1000, round(cores * PERIOD_US))  # the kernel refuses less than 1 ms
+    if v2:
+        return {"cpu.max": f"{quota_us or 'max'} {PERIOD_US}"}
+    return {"cpu.cfs_period_us": str(PERIOD_US), "cpu.cfs_quota_us": str(quota_us or -1)}
+
+
+def memory_settings(limit_bytes: int | None, *, v2: bool) -> dict[str, str]:
+    """File → value that gives a group so much memory; None: all there is."""
+    if v2:
+        return {"memory.max": str(limit_bytes or "max")}
+    return {"memory.limit_in_bytes": str(limit_bytes or -1)}
+
+
+class Groups:
+    """The cgroups of one box: one for each part of it by name, in every hierarchy that is needed."""
+
+    def __init__(self, box: str, root: Path = ROOT) -> None:
+        """`folders` are what has to be removed at the end; none where cgroups cannot be made (a container)."""
+        self.v2 = is_v2(root)
+        wanted = [root / box] if self.v2 else [root / "cpu" / box, root / "memory" / box]
+        self.folders: list[Path] = []
+        with contextlib.suppress(OSError):
+            if self.v2:
+                (root / "cgroup.subtree_control").write_text("+cpu +memory")
+            for folder in wanted:
+                folder.mkdir()
+                self.folders.append(folder)
+            if self.v2:
+                (wanted[0] / "cgroup.subtree_control").write_text("+cpu +memory")
+
+    def entrances(self, part: str) -> list[Path]:
+        """Files; a process that writes its number into each of them belongs to `part`."""
+        for folder in self.folders:
+            (folder / part).mkdir(exist_ok=True)
+        return [folder / part / "cgroup.procs" for folder in self.folders]
+
+    def move(self, part: str, pids: Sequence[int]) -> None:
+        """Put running processes into `part`; those that have ended meanwhile do not matter."""
+        for entrance in self.entrances(part):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    entrance.write_text(str(pid))
+
+    def cpu(self, part: str, cores: float | None) -> None:
+        """Give `part` so many cores."""
+        self._write(part, cpu_settings(cores, v2=self.v2))
+
+    def memory(self, part: str, limit_bytes: int | None) -> None:
+        """Give `part` so much memory."""
+        self._write(part, memory_settings(limit_bytes, v2=self.v2))
+
+    def _write(self, part: str, settings: dict[str, str]) -> None:
+        self.entrances(part)
+        for file, value in settings.items():
+            places = [folder / part / file for folder in self.folders if (folder / part / file).exists()]
+            assert places, f"{file}: this machine lets root make no cgroups with it; is this a container?"
+            places[0].write_text(value)
+
+
+def enter(entrances: Sequence[Path]) -> None:
+    """Put this process into the groups."""
+    for entrance in entrances:
+        entrance.write_text(str(os.getpid()))

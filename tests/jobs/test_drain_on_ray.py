@@ -1,0 +1,208 @@
+"""PCs taken back while a run uses them: the real training loop, head, node, keeper and commands; each event once."""
+
+import contextlib
+import datetime
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import pytest
+
+from cluster.drain import LEAVE_WITHIN_S, Record, may_start, read_drained
+from cluster.errors import ClusterFailure
+from cluster.facts import look
+from cluster.gcs import ask, leave_if_idle
+from cluster.head import Head, keep_inventory, read_joined, state_folder
+from cluster.inventory import Inventory, NodeSpec
+from cluster.lifecycle import has_left, join, start_head, stop
+from cluster.plan import NodeStart, node_start
+from jobs import machines
+from jobs.keeper import KEEPER
+from jobs.runs import RunFolder, create_run, read_json
+from jobs.submit import keep_source, submit_attempt
+from tests.jobs import test_train
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+PATIENCE_S = 240
+STEPS = 120
+FACTS = look()
+ATTIC = NodeSpec(name="attic", address="127.0.0.2", role="head", gpus=(), cpus=2)
+CELLAR = NodeSpec(name="cellar", address="127.0.0.3", gpus=(), cpus=2)
+SLOWER = """
+
+_set_rates = set_rates
+
+
+def set_rates(*arguments: Any) -> None:
+    # A step takes long enough for a PC to be taken back meanwhile, and leaves a line.
+    time.sleep(0.25)
+    with open({computed!r}, "a") as file:
+        file.write("step\\n")
+    _set_rates(*arguments)
+"""
+Started = TypeVar("Started")
+
+
+def until_up(act: Callable[[], Started]) -> Started:
+    """Ray gives a node 30 s to register, whatever it is told; a busy machine needs another try."""
+    for _ in range(4):
+        with contextlib.suppress(ClusterFailure):
+            return act()
+    return act()
+
+
+def cellar_of(head: Head) -> NodeStart:
+    return node_start(FACTS, CELLAR, port_base=0, head=head.gcs_address)
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    """A head with its keeper, and one more node; both could hold the whole run."""
+    try:
+        started, _ = until_up(lambda: start_head(node_start(FACTS, ATTIC, port_base=0), [KEEPER]))
+        until_up(lambda: join(cellar_of(started), started.token_file))
+        yield started
+    finally:
+        stop()
+
+
+def vr(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.cli", "cluster", *arguments],
+        env=os.environ | {"COLUMNS": "200"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def wait_for(what: str, condition: Callable[[], object], run: RunFolder | None = None) -> None:
+    end_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        if time.monotonic() > end_s:
+            log = (state_folder() / "keeper.log").read_text()
+            pytest.fail(f"{what}: not after {PATIENCE_S} s; {run and run.state()}; keeper: {log}")
+        time.sleep(0.1)
+
+
+def come_back(head: Head) -> None:
+    """What restarts a node's Ray does this when Ray has ended there."""
+    joined = read_joined("cellar")
+    assert joined is not None
+    wait_for("the end of its raylet", lambda: has_left(joined))
+    wait_for("leave to come back", lambda: may_start("cellar", ask(head.gcs_address, joined.token_file)))
+    until_up(lambda: join(cellar_of(head), head.token_file))
+
+
+def seen(head: Head, name: str) -> machines.Seen:
+    return next(node for node in machines.look(head) if node.name == name)
+
+
+def rooms(run: RunFolder, fit: str) -> list[str]:
+    return [machine["labels"]["vr/node"] for machine in read_json(run.origin_file)["machines"].get(fit, [])]
+
+
+def test_a_run_leaves_a_pc_that_is_taken_back_and_no_step_is_computed_twice(head, tiny_data, tmp_path):
+    changes = {
+        "out": str(tmp_path / "runs"),
+        "steps": STEPS,
+        "workers.count": 2,
+        "workers.device": "cpu",
+        "checkpoint.every_steps": None,
+        "validation.every_steps": 40,
+    }
+    recipe = test_train.recipe_of(tiny_data, **changes)
+    undisturbed = test_train.new_run(tmp_path / "undisturbed", recipe)
+    test_train.finish(test_train.start(undisturbed, 2, tmp_path / "meeting"))
+
+    # The head itself is taken back first: its workers leave, Ray stays.
+    assert "attic holds no workers now" in vr("drain", "attic", "--yes")
+    run, computed = create_run(recipe), tmp_path / "computed"
+    keep_source(run)
+    with (run.path / "source" / "jobs" / "train.py").open("a") as file:
+        file.write(SLOWER.format(computed=str(computed)))
+    submit_attempt(head, run, idle=0)
+    wait_for("a start away from the head", lambda: rooms(run, "1.1") == ["cellar", "cellar"], run)
+    wait_for("some steps", lambda: run.state().step > 10, run)
+
+    cellar = seen(head, "cellar")
+    assert cellar.busy
+    assert not leave_if_idle(head, cellar.node_id, "suspended"), "a PC in use is not sent to sleep"
+    vr("undrain", "attic")
+    began_s = time.monotonic()
+    assert "cellar has left" in vr("drain", "cellar", "--for", "2h", "--yes")
+    print(f"left after {time.monotonic() - began_s:.1f} s")
+    left_at = run.last_step()
+    assert 10 < left_at < STEPS
+    assert time.monotonic() - began_s < LEAVE_WITHIN_S, "it was ended, it did not leave"
+    wait_for("a start on the other PC", lambda: rooms(run, "1.2") == ["attic", "attic"], run)
+    wait_for("some steps there", lambda: run.state().step > left_at + 10, run)
+    nodes = {node["name"]: node for node in json.loads(vr("status", "--json"))["nodes"]}
+    assert nodes["cellar"]["drained"].startswith("cellar is drained until ")
+    assert not nodes["cellar"]["alive"]
+
+    # The other one as well: the run waits, and says for what.
+    vr("drain", "attic", "--yes")
+    wait_for("waiting", lambda: run.state().why.startswith("waits: cellar is drained until "), run)
+    assert run.last_step() > left_at
+    vr("drain", "cellar", "--for", "1s", "--yes")
+    come_back(head)
+    assert [node.name for node in read_drained().nodes] == ["attic"]
+    wait_for("the end", lambda: run.state().state == "finished", run)
+    assert rooms(run, "1.3") == ["cellar", "cellar"]
+    assert run.newest_attempt() == 1
+    steps = [line["step"] for line in test_train.read_metrics(run.metrics_file) if line["kind"] == "step"]
+    assert steps == list(range(1, STEPS + 1))
+    assert len(computed.read_text().splitlines()) == 2 * STEPS, "each rank computed each step once"
+    assert test_train.distance(test_train.last_weights(run), test_train.last_weights(undisturbed)) < 1e-5
+    vr("undrain", "attic")
+
+
+def test_outside_of_its_owner_hours_a_pc_is_taken_out_and_comes_back_when_the_user_says_so(head, tmp_path):
+    hour = (datetime.datetime.now().hour + 12) % 24
+    later = CELLAR.model_copy(update={"owner_hours": (f"{hour:02}:00-{hour:02}:30",)})
+    keep_inventory(Inventory(nodes=(ATTIC, later)))
+    joined = read_joined("cellar")
+    assert joined is not None
+    wait_for("the node's leaving", lambda: has_left(joined))
+    [record] = read_drained().nodes
+    assert (record.name, record.by) == ("cellar", "hours")
+    assert record.why.startswith("cellar is drained until ")
+    assert f"{hour:02}:00" in record.why
+
+    wrong = tmp_path / "token"
+    wrong.touch(mode=0o600)
+    wrong.write_text("0" * 64)
+    assert ask(head.gcs_address, wrong) is None
+    assert ask("127.0.0.2:1", head.token_file) is None, "no head is there"
+    wait_for("the notice", lambda: ask(head.gcs_address, head.token_file) == {"cellar"})
+
+    # In spite of its hours.
+    vr("undrain", "cellar")
+    come_back(head)
+    assert read_drained() == Record(lent=("cellar",))
+    keep_inventory(Inventory(nodes=(ATTIC, CELLAR)))
+    wait_for("the end of the loan", lambda: read_drained() == Record())
+
+
+def test_an_idle_pc_leaves_ray_before_it_is_suspended(head, tmp_path, monkeypatch):
+    program = tmp_path / "ssh"
+    program.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    joined = read_joined("cellar")
+    assert joined is not None
+    spec = CELLAR.model_copy(update={"idle_suspend": "30m"})
+    action = machines.Suspend(spec, seen(head, "cellar"))
+    _, said = machines.act(action, head, machines.Memory(), time.time())
+    assert said == "cellar: idle for 30m, suspended"
+    assert (tmp_path / "asked").read_text().strip().endswith("127.0.0.3 systemctl suspend")
+    wait_for("the node's leaving", lambda: has_left(joined))

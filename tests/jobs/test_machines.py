@@ -1,0 +1,179 @@
+import dataclasses
+import datetime
+
+import pytest
+
+from cluster.drain import LEAVE_WITHIN_S, Drained, Record
+from cluster.inventory import GpuSpec, Inventory, NodeSpec
+from jobs.machines import (
+    LEAST_NOTICE_S,
+    PUBLISH_AGAIN_S,
+    WAKE_AGAIN_S,
+    Drain,
+    Leave,
+    Memory,
+    Publish,
+    Return,
+    Seen,
+    Suspend,
+    Wake,
+    by_time,
+    decide,
+    has_cares,
+    idle_since,
+    leaving,
+    offer,
+    suspending,
+    waking,
+)
+from jobs.recipe import WorkersSpec
+
+NIGHT = datetime.datetime(2026, 11, 23, 23, 0)  # a Monday
+DAY = datetime.datetime(2026, 11, 24, 12, 0)
+NIGHT_S = NIGHT.timestamp()
+CARD = GpuSpec(model="NVIDIA GeForce RTX 3080 Ti", memory_gib=12)
+ATTIC = NodeSpec(name="attic", address="192.168.1.10", role="head", cpus=8, gpus=())
+STUDY = NodeSpec(
+    name="study",
+    address="192.168.1.11",
+    cpus=4,
+    gpus=(CARD,),
+    labels={"room": "study"},
+    mac="9c:6b:00:12:34:56",
+    idle_suspend="30m",
+)
+HOURS = ("22:00-07:00",)
+HOME = Inventory(nodes=(ATTIC, STUDY))
+LENT_BY_NIGHT = Inventory(nodes=(ATTIC, STUDY.model_copy(update={"owner_hours": HOURS})))
+ATTIC_UP = Seen("attic", "a1", True, True, False, {"vr/node": "attic"}, 8, 0)
+STUDY_UP = Seen("study", "s1", True, False, False, {"vr/node": "study", "room": "study"}, 4, 1)
+STUDY_OFF = dataclasses.replace(STUDY_UP, alive=False, cpus=0, gpus=0)
+
+
+def drained(**changes) -> Drained:
+    base = {"name": "study", "by": "user", "since_s": NIGHT_S, "leaves_s": NIGHT_S + LEAVE_WITHIN_S}
+    return Drained.model_validate({**base, **changes})
+
+
+def test_a_drained_node_comes_back_at_its_time():
+    record = Record(nodes=(drained(until_s=NIGHT_S), drained(name="attic")))
+    assert by_time(None, record, [], NIGHT) == [Return("study")]
+    assert by_time(None, record, [], NIGHT - datetime.timedelta(seconds=1)) == []
+
+
+def test_outside_of_its_owner_hours_a_node_is_drained_until_they_begin_also_when_it_is_off():
+    [action] = by_time(LENT_BY_NIGHT, Record(), [ATTIC_UP, STUDY_UP], DAY)
+    assert isinstance(action, Drain)
+    node = action.node
+    assert (node.name, node.by, node.is_head, node.cpus, node.gpus) == ("study", "hours", False, 4, 1)
+    assert node.why == "study is drained until 22:00"
+    assert node.leaves_s == DAY.timestamp() + LEAVE_WITHIN_S
+    assert by_time(LENT_BY_NIGHT, Record(nodes=(node,)), [STUDY_UP], DAY) == []
+    [off] = by_time(LENT_BY_NIGHT, Record(), [ATTIC_UP], DAY)
+    assert isinstance(off, Drain)
+    assert by_time(LENT_BY_NIGHT, Record(), [STUDY_UP], NIGHT) == []
+
+
+def test_with_its_owner_hours_a_node_comes_back_but_not_one_that_the_user_drained():
+    by_hours = drained(by="hours", until_s=NIGHT_S + 3600)  # the hours in the inventory were changed meanwhile
+    assert by_time(LENT_BY_NIGHT, Record(nodes=(by_hours,)), [], NIGHT) == [Return("study")]
+    assert by_time(LENT_BY_NIGHT, Record(nodes=(drained(),)), [], NIGHT) == []
+    assert by_time(HOME, Record(nodes=(by_hours,)), [], NIGHT) == [Return("study")], "it has no hours any more"
+
+
+def test_a_node_that_was_brought_back_is_left_alone_until_its_hours_begin():
+    lent = Record(lent=("study",))
+    assert by_time(LENT_BY_NIGHT, lent, [STUDY_UP], DAY) == []
+    assert by_time(LENT_BY_NIGHT, lent, [STUDY_UP], NIGHT) == [Return("study")]
+    for inventory in (HOME, None):
+        assert by_time(inventory, lent, [STUDY_UP], DAY) == [Return("study")], "it has no hours any more"
+
+
+def test_ray_is_asked_once_for_each_life_of_a_node_and_never_to_end_the_head():
+    record = Record(nodes=(drained(), drained(name="attic", is_head=True)))
+    names = frozenset({"study", "attic"})
+    nodes = [ATTIC_UP, STUDY_UP]
+    publish, leave = leaving(record, nodes, Memory(), NIGHT_S)
+    assert publish == Publish(names)
+    assert leave == Leave(STUDY_UP, "study is drained until `vr cluster undrain study`", LEAVE_WITHIN_S)
+    done = Memory(published=names, published_s=NIGHT_S, asked=frozenset({"s1"}))
+    assert leaving(record, nodes, done, NIGHT_S + PUBLISH_AGAIN_S - 1) == []
+    assert leaving(record, nodes, done, NIGHT_S + PUBLISH_AGAIN_S) == [Publish(names)], "a new GCS knows nothing"
+    again = dataclasses.replace(STUDY_UP, node_id="s2")
+    [_, leave] = leaving(record, [ATTIC_UP, again], done, NIGHT_S + 1e4)
+    assert isinstance(leave, Leave)
+    assert leave.within_s == LEAST_NOTICE_S
+    assert leaving(record, [ATTIC_UP, STUDY_OFF], Memory(published=names, published_s=NIGHT_S), NIGHT_S) == []
+
+
+def test_a_pc_is_woken_when_a_run_waits_that_fits_with_it():
+    gpu = WorkersSpec(count=1, device="cuda")
+    nodes = [ATTIC_UP, STUDY_OFF]
+    assert waking(HOME, Record(), nodes, [gpu], Memory(), NIGHT_S) == [Wake(STUDY)]
+    for workers in (
+        WorkersSpec(count=1, device="cpu"),  # waits for another run to end
+        WorkersSpec(count=2, device="cuda"),  # would not fit with it either
+        WorkersSpec(count=1, device="cuda", labels=({"room": "cellar"},)),
+    ):
+        assert waking(HOME, Record(), nodes, [workers], Memory(), NIGHT_S) == []
+    assert waking(HOME, Record(nodes=(drained(),)), nodes, [gpu], Memory(), NIGHT_S) == [], "the owner has it"
+    assert waking(HOME, Record(), [ATTIC_UP, STUDY_UP], [gpu], Memory(), NIGHT_S) == [], "it is up"
+    no_mac = Inventory(nodes=(ATTIC, STUDY.model_copy(update={"mac": None})))
+    assert waking(no_mac, Record(), nodes, [gpu], Memory(), NIGHT_S) == []
+
+
+def test_a_drained_head_offers_nothing_to_a_run_that_waits_for_a_sleeping_pc():
+    record = Record(nodes=(drained(name="attic", is_head=True, cpus=8),))
+    cpu = WorkersSpec(count=1, device="cpu")
+    assert waking(HOME, record, [ATTIC_UP, STUDY_OFF], [cpu], Memory(), NIGHT_S) == [Wake(STUDY)]
+
+
+def test_a_pc_that_was_woken_has_time_to_start():
+    gpu, woken = WorkersSpec(count=1, device="cuda"), Memory(woken_s={"study": NIGHT_S})
+    assert waking(HOME, Record(), [ATTIC_UP], [gpu], woken, NIGHT_S + WAKE_AGAIN_S - 1) == []
+    assert waking(HOME, Record(), [ATTIC_UP], [gpu], woken, NIGHT_S + WAKE_AGAIN_S) == [Wake(STUDY)]
+
+
+def test_what_the_inventory_leaves_open_is_taken_for_enough():
+    found = offer(STUDY.model_copy(update={"cpus": None, "gpus": None}))
+    assert found.cpus > 1000
+    assert found.gpus > 1000
+    assert (offer(STUDY).cpus, offer(STUDY).gpus) == (4, 1)
+    assert offer(STUDY).labels["vr/gpu-model"] == "GeForce-RTX-3080-Ti"
+
+
+def test_idle_is_counted_from_the_last_moment_in_use():
+    busy = dataclasses.replace(STUDY_UP, busy=True)
+    assert idle_since({}, [ATTIC_UP, STUDY_UP], 10) == {"attic": 10, "study": 10}
+    assert idle_since({"study": 10.0}, [STUDY_UP], 20) == {"study": 10}
+    assert idle_since({"study": 10.0}, [busy], 30) == {}
+    assert idle_since({"study": 10.0}, [STUDY_OFF], 30) == {}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "idle_s", "waiting", "suspended"),
+    [
+        ([ATTIC_UP, STUDY_UP], 1800, [], True),
+        ([ATTIC_UP, STUDY_UP], 1799, [], False),
+        ([ATTIC_UP, STUDY_UP], 1800, [WorkersSpec()], False),
+        ([ATTIC_UP, STUDY_OFF], 1800, [], False),
+        ([ATTIC_UP, dataclasses.replace(STUDY_UP, is_head=True)], 1800, [], False),
+    ],
+)
+def test_a_pc_that_was_idle_long_enough_is_suspended_but_never_the_head(nodes, idle_s, waiting, suspended):
+    memory = Memory(idle_since_s={"study": NIGHT_S - idle_s, "attic": 0.0})
+    expected = [Suspend(STUDY, STUDY_UP)] if suspended else []
+    assert suspending(HOME, nodes, waiting, memory, NIGHT_S) == expected
+
+
+def test_a_cluster_without_such_wishes_is_not_looked_at():
+    plain = Inventory(nodes=(ATTIC, STUDY.model_copy(update={"mac": None, "idle_suspend": None})))
+    told = Memory(published=frozenset())
+    for inventory in (None, plain):
+        assert not has_cares(inventory, Record(), told)
+        assert has_cares(inventory, Record(), Memory()), "what an earlier keeper has told the nodes may be old"
+        assert has_cares(inventory, Record(nodes=(drained(),)), told)
+        assert has_cares(inventory, Record(lent=("study",)), told)
+    assert has_cares(HOME, Record(), told)
+    assert has_cares(LENT_BY_NIGHT, Record(), told)
+    assert decide(None, Record(), [ATTIC_UP], [WorkersSpec(count=9)], told, NIGHT) == []

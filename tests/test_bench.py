@@ -1,0 +1,50 @@
+"""The frame of the benchmarks: what every one of them prints, with one that measures nothing."""
+
+import json
+
+import pytest
+
+from tests.bench.__main__ import BENCHMARKS, main
+from tests.bench.measurement import Benchmark
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the benchmark `stub` was asked to do, in order."""
+    made = []
+
+    def measure(quick):
+        made.append("quick" if quick else "full")
+        return {"ratio": 1.5, "promised_s": 15.0, "cut_s": [10.0]}
+
+    monkeypatch.setitem(BENCHMARKS, "stub", Benchmark("one over the other", measure, lambda: made.append("install")))
+    return made
+
+
+def test_json_is_one_object_with_the_ratio_and_what_it_was_computed_from(calls, capsys):
+    main(["stub", "--quick", "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert (result["name"], result["ratio"], result["quick"]) == ("stub", 1.5, True)
+    assert (result["promised_s"], result["cut_s"]) == (15.0, [10.0])
+    assert {"date", "hardware", "commit"} <= set(result)
+    assert calls == ["quick"]
+
+
+def test_the_report_begins_with_the_ratio_and_what_it_is(calls, capsys):
+    main(["stub"])
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == "stub: 1.50  (one over the other)"
+    assert "promised_s  15" in rest
+    assert calls == ["full"]
+
+
+def test_installing_measures_nothing(calls, capsys):
+    main(["stub", "--install"])
+    assert calls == ["install"]
+    assert capsys.readouterr().out == ""
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones(capsys):
+    with pytest.raises(SystemExit):
+        main(["detekt"])
+    assert "detect" in capsys.readouterr().err
