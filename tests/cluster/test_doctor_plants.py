@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 
@@ -13,13 +12,10 @@ from cluster.examination import Doctor, examine
 from cluster.inventory import Inventory
 from cluster.plan import Ports
 from cluster.probe_call import Ran, run_here
+from tests.lan import require
 from vr_core.config import validate
 
-NEEDED = [name for name in ("ip", "tc", "nft") if shutil.which(name) is None]
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(os.geteuid() != 0 or bool(NEEDED), reason=f"needs root and {', '.join(NEEDED) or 'iproute2'}"),
-]
+pytestmark = pytest.mark.slow
 # Short, and of this process alone: names of network cards have at most 15 characters.
 TAG = f"vd{os.getpid() % 100000}"
 ADDRESS = {"attic": "10.201.7.1", "study": "10.201.7.2"}
@@ -37,6 +33,7 @@ def host(name):
 @pytest.fixture(scope="module")
 def lan():
     """Two hosts and the switch between them, which is a namespace too."""
+    require("nft")
     switch = f"{TAG}sw"
     namespaces = [switch, *map(host, ADDRESS)]
     try:
