@@ -147,8 +147,8 @@ def test_a_run_leaves_a_pc_that_is_taken_back_and_no_step_is_computed_twice(head
     wait_for("a start on the other PC", lambda: rooms(run, "1.2") == ["attic", "attic"], run)
     wait_for("some steps there", lambda: run.state().step > left_at + 10, run)
     nodes = {node["name"]: node for node in json.loads(vr("status", "--json"))["nodes"]}
-    assert nodes["cellar"]["drained"].startswith("cellar is drained until ")
-    assert not nodes["cellar"]["alive"]
+    assert nodes["cellar"]["why"].startswith("cellar is drained until ")
+    assert nodes["cellar"]["state"] == "drained"
 
     # The other one as well: the run waits, and says for what.
     vr("drain", "attic", "--yes")
