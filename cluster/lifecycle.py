@@ -251,6 +251,7 @@ def _start_ray(
         token_file=token_file,
         head=node.head,
         store=store,
+        agent_port=ports.dashboard_agent_http if node.head is None else None,
         after_boot=after_boot,
     )
     ref = spawn(

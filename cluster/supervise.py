@@ -5,6 +5,7 @@ It is the member's process in the records: where it lives, Ray runs or is about 
 """
 
 import ctypes
+import http.client
 import os
 import shutil
 import signal
@@ -12,15 +13,20 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from typing import NoReturn
 
 import psutil
 
 from cluster.drain import may_start
+from cluster.errors import TokenError
 from cluster.gcs import ask
 from cluster.lifecycle import STARTED_LINE, prepare_temp_dir
+from cluster.plan import LOOPBACK
 from cluster.processes import end_session
 from cluster.supervision import Ask, Asked, Charge, Ended, GiveUp, Start, decide, failures_after
+from cluster.token import read_token
 
 POLL_S = 0.5
 _GRACE_S = 15.0
@@ -108,7 +114,10 @@ class Supervisor:
         raylet_seen_s = time.monotonic()
         while self.ray.poll() is None and not left and not self.ending.is_set():
             self.ending.wait(POLL_S)
-            self.came_up = self.came_up or self._says_it_is_up()
+            if not self.came_up and self._says_it_is_up():
+                self.came_up = True
+                if self.ever_up and self.charge.agent_port is not None:
+                    threading.Thread(target=_wake_job_watch, args=(self.charge, self.ray), daemon=True).start()
             if not self.came_up or _has_raylet(self.ray.pid):
                 raylet_seen_s = time.monotonic()
             # Of one that was killed Ray hears within a second, and ends; of one that left it makes nothing.
@@ -142,6 +151,27 @@ def _has_raylet(pid: int) -> bool:
         return any(child.name() == "raylet" and child.status() != psutil.STATUS_ZOMBIE for child in children)
     except psutil.NoSuchProcess:
         return True  # something ended just now; whether it is Ray itself is seen next time
+
+
+def _wake_job_watch(charge: Charge, ray: subprocess.Popen[bytes]) -> None:
+    """Let the agent look at the jobs that its GCS remembers.
+
+    Ray's agent begins to watch jobs when it is first asked about one. Until then those that died with the head are said
+    to run, and the keeper, which resubmits what has failed, would wait for them.
+    """
+    url = f"http://{LOOPBACK}:{charge.agent_port}/api/job_agent/jobs/none/logs"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while ray.poll() is None:
+        try:
+            token = read_token(charge.token_file)
+            opener.open(urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"}), timeout=60).close()
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code == http.HTTPStatus.NOT_FOUND:  # there is no job of that name: it has looked
+                    return
+        except (OSError, http.client.HTTPException, TokenError):
+            pass
+        time.sleep(POLL_S)
 
 
 def _end_with(parent: int) -> None:

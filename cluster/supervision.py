@@ -32,6 +32,8 @@ class Charge(Spec):
     """The head that the node joins; None: it is the head."""
     store: Path | None = None
     """Where a head's GCS keeps its state."""
+    agent_port: int | None = None
+    """Of the head's agent on this machine, which keeps watch over jobs."""
     after_boot: bool = False
     """It ran before the machine was started again: a first start that fails is tried again too."""
 

@@ -105,7 +105,9 @@ def test_a_head_whose_ray_was_killed_is_back_and_its_node_was_never_gone(pcs, tm
     await_true(lambda: call(running, first.token)[1]["status"] == "FAILED", "the job that ran is said to have failed")
     assert call(jobs, "0" * 64, {"entrypoint": "true"})[0] == 403
     assert run_on_study(head, first.token, tmp_path) == "42"
-    assert "nothing was changed" in first.vr("head", "--address", "127.0.0.2", "--name", "attic", "--num-cpus", "1", "--port", "0")
+    assert "nothing was changed" in first.vr(
+        "head", "--address", "127.0.0.2", "--name", "attic", "--num-cpus", "1", "--port", "0"
+    )
 
 
 def test_a_node_whose_ray_was_killed_joins_again_by_itself(pcs, tmp_path):
@@ -116,8 +118,6 @@ def test_a_node_whose_ray_was_killed_joins_again_by_itself(pcs, tmp_path):
     await_true(lambda: node_ids(head, first.token).get("study", before) != before, "another study")
     assert second.record(Joined, "joined-study.json") == joined
     assert run_on_study(head, first.token, tmp_path) == "42"
-
-
 
 
 def test_down_ends_what_came_back(pcs):
