@@ -125,11 +125,48 @@ def restart_head(meanwhile: Callable[[], None], companions: Sequence[Companion] 
             raise NoHead("no Ray head runs here; start one with `vr cluster head`")
         end(head.processes[::-1], head.id)
         meanwhile()
-        try:
-            return _start_head(head.node, head.ports, companions)
-        except BaseException:
-            write_member(head_file(), head)  # what is to be started, for who tries again
-            raise
+        return _start_head_again(head, companions)
+
+
+def resume(companions: Callable[[Head], Sequence[Companion]]) -> list[str]:
+    """Start the head and nodes that are recorded and do not run, as after a boot; a node looks for its head by itself.
+
+    Returns:
+        Names of what was started.
+
+    Raises:
+        ClusterFailure: the head does not start; it stays recorded.
+    """
+    with _locked():
+        started = []
+        head = read_head()
+        if head is not None and not alive(head.ray):
+            end(head.processes[::-1], head.id)
+            _start_head_again(head, companions(head))
+            started.append(head.node.name)
+        for joined in all_joined():
+            if not alive(joined.ray):
+                end(joined.processes, joined.id)
+                record = joined_file(joined.node.name)
+                _start_ray(joined.node, joined.ports, joined.token_file, record, Joined, after_boot=True)
+                started.append(joined.node.name)
+        return started
+
+
+def pause() -> None:
+    """End every head and node that was started here, and keep the records, from which `resume` starts them again."""
+    with _locked():
+        head = read_head()
+        for member in [*all_joined(), *([head] if head else [])]:
+            end(member.processes[::-1], member.id)
+
+
+def _start_head_again(head: Head, companions: Sequence[Companion]) -> Head:
+    try:
+        return _start_head(head.node, head.ports, companions)
+    except BaseException:
+        write_member(head_file(), head)  # what is to be started, for who tries again
+        raise
 
 
 def _start_head(node: NodeStart, ports: Ports | None, companions: Sequence[Companion]) -> Head:

@@ -1,6 +1,5 @@
 """Ray that was killed comes back by itself, on the head and on a node: the real command on two addresses."""
 
-import json
 import os
 import sys
 import time

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import pytest
 
-from cluster.drain import LEAVE_WITHIN_S, Record, may_start, read_drained
+from cluster.drain import LEAVE_WITHIN_S, Record, read_drained
 from cluster.errors import ClusterFailure
 from cluster.facts import look
 from cluster.gcs import ask, leave_if_idle
@@ -94,12 +94,8 @@ def wait_for(what: str, condition: Callable[[], object], run: RunFolder | None =
 
 
 def come_back(head: Head) -> None:
-    """What restarts a node's Ray does this when Ray has ended there."""
-    joined = read_joined("cellar")
-    assert joined is not None
-    wait_for("the end of its raylet", lambda: has_left(joined))
-    wait_for("leave to come back", lambda: may_start("cellar", ask(head.gcs_address, joined.token_file)))
-    until_up(lambda: join(cellar_of(head), head.token_file))
+    """Its supervisor starts a node's Ray again when it has ended there and the head says that it may."""
+    wait_for("its return", lambda: any(node.name == "cellar" and node.alive for node in machines.look(head)))
 
 
 def seen(head: Head, name: str) -> machines.Seen:
