@@ -68,7 +68,7 @@ def install(text: str) -> str:
         ClusterError: no systemd serves this user here.
         ClusterFailure: systemd refuses.
     """
-    _require_systemd()
+    require_systemd()
     unit_file().parent.mkdir(parents=True, exist_ok=True)
     unit_file().write_text(text, encoding="utf-8")
     _systemctl("daemon-reload")
@@ -85,13 +85,18 @@ def remove() -> None:
         ClusterFailure: systemd refuses.
     """
     if unit_file().exists():
-        _require_systemd()
+        require_systemd()
         _systemctl("disable", UNIT)
         unit_file().unlink()
         _systemctl("daemon-reload")
 
 
-def _require_systemd() -> None:
+def require_systemd() -> None:
+    """Check that systemd is this machine's first process.
+
+    Raises:
+        ClusterError: it is not.
+    """
     if not Path("/run/systemd/system").is_dir():
         raise ClusterError("no systemd runs here; let something else start `vr cluster service --run` at boot")
 

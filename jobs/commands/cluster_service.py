@@ -32,6 +32,7 @@ def service(
         unit.remove()
         console().print("The cluster is started no more after a boot.")
         return
+    unit.require_systemd()
     text = unit.unit_text([sys.executable, "-m", "jobs.cli", "cluster", "service", "--run"], os.environ)
     console().print(f"writes  {unit.unit_file()}, enables it, and lets it run without a login (loginctl enable-linger)")
     agree("Start the cluster's part of this PC after each boot?", yes)
