@@ -276,6 +276,7 @@ def _start_ray(
     node: NodeStart, ports: Ports, token_file: Path, record: Path, kind: type[AnyMember], *, after_boot: bool = False
 ) -> AnyMember:
     folder = temp_dir(Path(tempfile.gettempdir()), record)
+    prepare_temp_dir(folder)
     member_id = secrets.token_hex(8)
     log = state_folder() / f"{record.stem}.log"
     log.unlink(missing_ok=True)

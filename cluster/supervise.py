@@ -27,6 +27,7 @@ from cluster.plan import LOOPBACK
 from cluster.processes import end_session
 from cluster.supervision import Ask, Asked, Charge, Ended, GiveUp, Start, decide, failures_after
 from cluster.token import read_token
+from vr_core.errors import VrError
 
 POLL_S = 0.5
 _GRACE_S = 15.0
@@ -190,7 +191,11 @@ def main(argument: str) -> NoReturn:
     ending = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ending.set())
     signal.signal(signal.SIGINT, lambda *_: ending.set())
-    sys.exit(Supervisor(Charge.model_validate_json(argument), ending).run())
+    try:
+        sys.exit(Supervisor(Charge.model_validate_json(argument), ending).run())
+    except (VrError, OSError) as error:
+        _say(str(error))
+        sys.exit(1)
 
 
 if __name__ == "__main__":

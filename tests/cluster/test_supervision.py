@@ -153,7 +153,6 @@ def test_what_was_up_is_started_again_and_nothing_of_the_first_is_left(supervise
     pids = tmp_path / "pids"
     await_true(lambda: pids.exists() and len(in_session(ref)) == 2 and "up" in ref.log.read_text())
     first = in_session(ref)
-    time.sleep(1.0)  # it has read that Ray is up
     psutil.Process(int(pids.read_text())).send_signal(signal.SIGKILL)
     await_true(lambda: len(pids.read_text().split()) == 2)
     assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in first)
@@ -176,3 +175,24 @@ def test_a_node_is_started_by_nobody_while_its_head_is_away(supervised, tmp_path
     await_true(lambda: "127.0.0.9:1 does not answer; waiting for it" in ref.log.read_text())
     assert alive(ref)
     assert (tmp_path / "starts").read_text() == "start\n"
+
+
+def test_after_a_boot_a_node_looks_for_its_head_before_anything_else(supervised, tmp_path):
+    ref = supervised("echo start >> $HERE/starts; exit 1", head="127.0.0.9:1", after_boot=True)
+    await_true(lambda: "127.0.0.9:1 does not answer" in ref.log.read_text())
+    assert alive(ref)
+    assert not (tmp_path / "starts").exists()
+
+
+def test_what_stops_the_supervisor_itself_is_one_line_and_ray_ends_with_it(supervised, tmp_path):
+    (tmp_path / "raylet").symlink_to("/usr/bin/sleep")
+    ref = supervised(f"{UP} exec $HERE/raylet 600")
+    await_true(lambda: any(process.name() == "raylet" for process in in_session(ref)))
+    (tmp_path / "t" / "r").rmdir()
+    (tmp_path / "t").rmdir()
+    (tmp_path / "t").write_text("no folder")
+    [raylet] = in_session(ref)
+    raylet.kill()
+    await_true(lambda: not alive(ref))
+    assert "File exists" in ref.log.read_text().splitlines()[-1]
+    assert in_session(ref) == []
