@@ -25,7 +25,7 @@ def ports(examination: Examination) -> Iterator[Finding]:
     for (one, other), link in examination.links.items():
         closed = [port for port in link.ports if port.state != "open"]
         sides = (by_name[one], by_name[other])
-        if link.error is not None:
+        if link.rtt_ms is None:
             yield _shut_out(sides, link)
         elif closed:
             names = ", ".join(f"{p.port} ({called.get(p.port, '')}: {_how(p.state)})" for p in closed)
@@ -73,11 +73,21 @@ def links(examination: Examination) -> Iterator[Finding]:
     by_name = {patient.name: patient for patient in examination.patients}
     for (one, other), link in examination.links.items():
         if link.there_mbit is None or link.back_mbit is None:
-            continue  # said by `ports`
+            if link.rtt_ms is not None:  # else `ports` has said it
+                yield _broken_off(one, other, link)
+            continue
         found = [*_link_problems(by_name[one], by_name[other], link)]
         yield from found
         if not found:
             yield fine("link", [one, other], describe(link), _needed_rate())
+
+
+def _broken_off(one: str, other: str, link: Link) -> Finding:
+    told = f"{link.error} while much was sent"
+    if link.full_packet is False:
+        return problem("link", "blocks", [one, other], told, "a rate", "large packets get lost: see mtu")
+    remedy = "another cable and another port of the switch; then look at dmesg on both for the network card"
+    return problem("link", "blocks", [one, other], told, "a rate", remedy)
 
 
 def describe(link: Link) -> str:
@@ -138,7 +148,7 @@ def mtu(examination: Examination) -> Iterator[Finding]:
     for (one, other), link in examination.links.items():
         # A packet's length has 16 bits, whatever the loopback card says.
         ends = {p.name: min(p.interface.mtu, 65535) for p in (by_name[one], by_name[other]) if p.interface}
-        if link.error is not None or len(ends) < 2:
+        if link.rtt_ms is None or len(ends) < 2:
             continue
         told = ", ".join(f"{name} {value}" for name, value in ends.items())
         told += f"; path {link.path_mtu}" if link.path_mtu and link.path_mtu < min(ends.values()) else ""

@@ -85,7 +85,9 @@ def submit_attempt(head: Head, run: RunFolder, idle: int) -> str:
             metadata={"run": run.id, "recipe": recipe.name, "attempt": str(attempt)},
         )
     except (RuntimeError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        # Ray sends a failure of its own as a traceback, which ends with what went wrong.
+        reason = " ".join(lines[-1:] if "Traceback" in str(error) else lines)[:300]
         raise JobsFailure(f"run {run.id}: the head did not take the job ({reason}); see `vr cluster status`") from None
     return submission
 

@@ -129,7 +129,7 @@ class Host:
     ) -> subprocess.CompletedProcess[str]:
         """Run `argv` on the host; fails where it does not exit with `code` (None: whatever it exits with)."""
         done = subprocess.run(
-            self._entered(argv),
+            self.entered(argv),
             env=self.environment(env),
             input=stdin,
             capture_output=True,
@@ -144,7 +144,7 @@ class Host:
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, **options: Any
     ) -> subprocess.Popen[str]:
         """Start `argv` on the host. Ending what this gives sends it SIGTERM; at the latest it ends with the host."""
-        return subprocess.Popen(self._entered(argv), env=self.environment(env), text=True, **options)
+        return subprocess.Popen(self.entered(argv), env=self.environment(env), text=True, **options)
 
     def vr(self, *arguments: str, code: int | None = 0, stdin: str = "", timeout_s: float = 280.0) -> str:
         """What `vr ARGUMENTS` of the tree under test prints on the host, stdout before stderr."""
@@ -202,7 +202,8 @@ class Host:
         """All processes of the host, as this machine numbers them; the first one first."""
         return _processes_in("pid", os.readlink(f"/proc/{self.pid}/ns/pid"))
 
-    def _entered(self, argv: Sequence[str]) -> list[str]:
+    def entered(self, argv: Sequence[str]) -> list[str]:
+        """The command line of this machine that runs `argv` on the host, for who starts it by himself."""
         # Into the cgroups first: what is started from here would not count as the host's otherwise.
         entrances = self.lan.groups.entrances(self.name)
         into = "".join(f'echo $$ > "{entrance}"; ' for entrance in entrances) + 'exec "$@"'

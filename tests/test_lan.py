@@ -184,7 +184,9 @@ def test_single_processes_of_a_host_can_be_slowed(attic):
         before, start = process.cpu_times().user, time.monotonic()
         await_true(lambda: time.monotonic() > start + 1, "a second")
         assert process.cpu_times().user - before < 0.3
-        assert share_of_a_core(attic) > 0.3
+        groups = {pid: Path(f"/proc/{pid}/cgroup").read_text() for pid in (attic.pid, inner[0])}
+        assert "attic.slow" in groups[inner[0]]
+        assert "attic.slow" not in groups[attic.pid], "only that one"
     finally:
         spin.kill()
         spin.wait()

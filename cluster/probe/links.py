@@ -13,6 +13,7 @@ import statistics
 import struct
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 64 * 1024
 CONNECT_S = 2.0
 """A LAN answers in a millisecond; who has not answered by then is kept out by a firewall or is off."""
+_SILENCE_S = 10.0
+"""A connection on which nothing moves for so long is broken."""
 _PINGS = 21
 _MORE, _LAST = b"\0", b"\1"
 # Of <linux/in.h>; Python's socket module has no names for them.
@@ -92,7 +95,7 @@ class Listener:
             request = json.loads(_line(connection))
             if request["word"] != self._word:
                 return
-            connection.settimeout(60.0)
+            connection.settimeout(_SILENCE_S)
             self._answer(connection, request)
 
     def _answer(self, connection: socket.socket, request: dict[str, Any]) -> None:
@@ -164,36 +167,30 @@ def measure(
         share: Folder of the doctor on the shared folder, where both nodes have one.
         stale_timeout_s: Longest wait for the other node to see a change in it.
     """
-    tried = tuple(try_ports(address, ports))
+    link = Link(tuple(try_ports(address, ports)))
     port = find_listener(address, word, measuring)
     if port is None:
-        return Link(tried, error=f"no connection to any of the ports {', '.join(map(str, measuring))}")
+        return replace(link, error=f"no connection to any of the ports {', '.join(map(str, measuring))}")
     try:
         with _ask(address, port, word, "ping") as connection:
             rtt_s, ahead_s = _ping(connection)
             path_mtu = connection.getsockopt(socket.IPPROTO_IP, _IP_MTU)
+        link = replace(link, rtt_ms=1000 * rtt_s, clock_ahead_s=ahead_s, path_mtu=path_mtu)
+        # Before what needs large packets: where these get lost, it is known already why the rest fails.
+        link = replace(link, full_packet=_full_packet(address, port, word, mtu))
         with _ask(address, port, word, "take") as connection:
-            there_resent = give(connection, seconds)
-            there = float(json.loads(_line(connection))["bytes_per_s"])
+            resent = give(connection, seconds)
+            link = replace(link, there_mbit=8e-6 * float(json.loads(_line(connection))["bytes_per_s"]))
+            link = replace(link, there_resent=resent)
         with _ask(address, port, word, "give", seconds=seconds) as connection:
             back = take(connection)
-        full_packet = _full_packet(address, port, word, mtu)
-        stale_s, stale_error = _stale(address, port, word, share, stale_timeout_s) if share else (None, None)
+            link = replace(link, back_mbit=8e-6 * back["bytes_per_s"], back_resent=back["resent"])
+        if share is not None:
+            stale_s, stale_error = _stale(address, port, word, share, stale_timeout_s)
+            link = replace(link, stale_s=stale_s, stale_error=stale_error)
     except (OSError, ValueError, KeyError) as error:
-        return Link(tried, error=f"the connection broke off ({error})")
-    return Link(
-        ports=tried,
-        rtt_ms=1000 * rtt_s,
-        clock_ahead_s=ahead_s,
-        there_mbit=8e-6 * there,
-        back_mbit=8e-6 * back["bytes_per_s"],
-        there_resent=there_resent,
-        back_resent=back["resent"],
-        path_mtu=path_mtu,
-        full_packet=full_packet,
-        stale_s=stale_s,
-        stale_error=stale_error,
-    )
+        return replace(link, error=f"the connection broke off ({error})")
+    return link
 
 
 def try_ports(address: str, ports: Sequence[int]) -> list[Port]:
@@ -239,7 +236,7 @@ def find_listener(address: str, word: str, measuring: Sequence[int]) -> int | No
 def _ask(address: str, port: int, word: str, what: str, **more: object) -> socket.socket:
     connection = socket.create_connection((address, port), timeout=CONNECT_S)
     try:
-        connection.settimeout(30.0)
+        connection.settimeout(_SILENCE_S)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         _send_line(connection, {"word": word, "do": what, **more})
     except OSError:

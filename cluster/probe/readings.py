@@ -211,7 +211,7 @@ class Link:
     """Until the other node saw a file that was renamed over an old one."""
     stale_error: str | None = None
     error: str | None = None
-    """Why nothing was measured beyond the ports."""
+    """Why something is missing."""
 
 
 def as_json(reading: object) -> dict:  # type: ignore[type-arg]

@@ -59,7 +59,7 @@ def test_another_pc_at_the_address_is_noticed():
     ("ahead_s", "severity"),
     [
         ((-0.2, 0.5), "ok"),
-        ((0.5, 1.2), "ok"),
+        ((0.5, 1.7), "ok"),
         ((1.2, 1.9), "warns"),
         ((-3600.5, -3599.8), "blocks"),
         ((61, 62), "blocks"),
@@ -176,6 +176,7 @@ def test_the_object_store_of_the_inventory_counts():
     ("file", "severity", "remedy"),
     [
         (SecretFile("/s/vr/token", 0o644, mine=True), "blocks", "there: chmod 600 /s/vr/token"),
+        (SecretFile("/s/vr/token", 0o640, mine=True), "blocks", "there: chmod 600 /s/vr/token"),
         (SecretFile("/s/vr/token", 0o600, mine=False), "blocks", "there: sudo chown sam /s/vr/token && chmod 600"),
         (SecretFile("/home/sam/.ray/auth_token", 0o644, mine=True), "warns", "chmod 600 /home/sam/.ray/auth_token"),
     ],

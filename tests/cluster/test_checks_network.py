@@ -115,3 +115,11 @@ def test_the_slower_direction_decides(there, back):
 def test_packet_sizes(one, other, changes, severity):
     sides = head(**nic("192.168.1.10", one)), study(**nic("192.168.1.11", other))
     assert [f.severity for f in found(mtu, *sides, **changes)] == [severity]
+
+
+def test_a_connection_that_breaks_off_under_load():
+    broken = {"there_mbit": None, "back_mbit": None, "error": "the connection broke off (timed out)"}
+    assert [f.severity for f in found(ports, **broken)] == ["ok"]
+    finding = only(links, **broken)
+    assert (finding.severity, "cable" in finding.remedy) == ("blocks", True)
+    assert "see mtu" in only(links, **broken, full_packet=False).remedy

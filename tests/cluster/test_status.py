@@ -192,6 +192,13 @@ def test_a_node_that_has_just_come_is_shown_without_measures():
     assert (row.cpu_percent, row.disk_free_bytes, row.cards[0].used_mib) == (None, None, None)
 
 
+def test_the_disk_is_the_one_with_rays_temporary_folder():
+    disks = {"/": {"total": 10, "free": 9}, "/tmp/vr": {"total": 8, "free": 1}}
+    for shown, free in ((disks, 1), ({"/": disks["/"]}, 9)):
+        (row,) = node_rows(*answers(node("attic")), stats("attic-1", disk=shown))
+        assert row.disk_free_bytes == free
+
+
 def test_only_actors_that_hold_something_count_as_use():
     rows = actors(
         actor("n", 1, CPU=1.0),
@@ -232,13 +239,13 @@ def test_a_cluster_whose_use_is_not_known_yet_is_shown_idle():
 
 
 def test_the_table_shows_what_a_person_looks_for():
-    expected = {"shed[1]": "192.168.1.12"}
+    expected = {"shed[bold]": "192.168.1.12"}
     console = Console(file=io.StringIO(), width=220)
     console.print(table(node_rows(**recorded("killed"), expected=expected), LOST_S + 300))
     shown = console.file.getvalue()
     for text in ("attic (head)", "alive for 11 min", "disk 77", "free", "dead for 5 min", "room=study", "lost without"):
         assert text in shown
-    assert "shed[1]" in shown, "nothing of it is taken for markup"
+    assert "shed[bold]" in shown, "nothing of it is taken for markup"
     assert "0 of 2 CPUs" in shown
 
 

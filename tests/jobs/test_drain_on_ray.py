@@ -20,6 +20,7 @@ from cluster.head import Head, keep_inventory, read_joined, state_folder
 from cluster.inventory import Inventory, NodeSpec
 from cluster.lifecycle import has_left, join, start_head, stop
 from cluster.plan import NodeStart, node_start
+from cluster.token import read_token
 from jobs import machines
 from jobs.keeper import KEEPER
 from jobs.runs import RunFolder, create_run, read_json
@@ -65,7 +66,7 @@ def head() -> Iterator[Head]:
     """A head with its keeper, and one more node; both could hold the whole run."""
     try:
         started, _ = until_up(lambda: start_head(node_start(FACTS, ATTIC, port_base=0), [KEEPER]))
-        until_up(lambda: join(cellar_of(started), started.token_file))
+        until_up(lambda: join(cellar_of(started), read_token(started.token_file)))
         yield started
     finally:
         stop()
@@ -99,7 +100,7 @@ def come_back(head: Head) -> None:
     assert joined is not None
     wait_for("the end of its raylet", lambda: has_left(joined))
     wait_for("leave to come back", lambda: may_start("cellar", ask(head.gcs_address, joined.token_file)))
-    until_up(lambda: join(cellar_of(head), head.token_file))
+    until_up(lambda: join(cellar_of(head), read_token(head.token_file)))
 
 
 def seen(head: Head, name: str) -> machines.Seen:
@@ -146,8 +147,8 @@ def test_a_run_leaves_a_pc_that_is_taken_back_and_no_step_is_computed_twice(head
     wait_for("a start on the other PC", lambda: rooms(run, "1.2") == ["attic", "attic"], run)
     wait_for("some steps there", lambda: run.state().step > left_at + 10, run)
     nodes = {node["name"]: node for node in json.loads(vr("status", "--json"))["nodes"]}
-    assert nodes["cellar"]["drained"].startswith("cellar is drained until ")
-    assert not nodes["cellar"]["alive"]
+    assert nodes["cellar"]["why"].startswith("cellar is drained until ")
+    assert nodes["cellar"]["state"] == "drained"
 
     # The other one as well: the run waits, and says for what.
     vr("drain", "attic", "--yes")

@@ -85,3 +85,11 @@ def test_a_large_file_of_another_node_is_read(folder):
     assert rates.write is None
     assert min(rates.read, rates.crops) > 1e5
     assert "No such file" in storage.shared_rates(folder / "none", seconds=0.2).error
+
+
+def test_a_file_is_replaced_and_not_written_into(folder):
+    path = folder / storage.CHANGING
+    with path.open("rb") as reader:
+        storage.write_renamed(path, b"new")
+        assert reader.read() == b"old", "who has it open keeps what was there"
+    assert path.read_bytes() == b"new"

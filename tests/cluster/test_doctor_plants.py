@@ -1,0 +1,185 @@
+"""Faults planted between two PCs of a LAN in a box; and the command that examines them through ssh."""
+
+import contextlib
+import subprocess
+import sys
+
+import pytest
+
+from cluster.doctor import findings
+from cluster.examination import Doctor, examine
+from cluster.inventory import Inventory
+from cluster.plan import Ports
+from cluster.probe_call import Ran, run_here
+from tests.lan import INTERFACE, Lan, require
+from vr_core.config import validate
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def lan():
+    """Two PCs, without Ray."""
+    require("nft")
+    with Lan("attic", "study") as box:
+        yield box
+
+
+@contextlib.contextmanager
+def firewall(host, rules):
+    """A host that lets in only what is said; what comes back to itself always."""
+    table = "add table inet t; add chain inet t in { type filter hook input priority 0; policy drop; }; "
+    table += "add rule inet t in iif lo accept; add rule inet t in ct state established,related accept; "
+    lines = "; ".join(f"add rule inet t in {rule}" for rule in rules)
+    host.run(["nft", table + lines])
+    try:
+        yield
+    finally:
+        host.run(["nft", "delete", "table", "inet", "t"])
+
+
+@contextlib.contextmanager
+def shaped(lan, shape):
+    """What the switch sends to study goes through this queue."""
+    tc = ["nsenter", f"--target={lan.switch_pid}", "--net", "tc", "qdisc"]
+    device = ["dev", "port2", "root"]
+    subprocess.run([*tc, "replace", *device, *shape.split()], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*tc, "replace", *device, "noqueue"], check=True)
+
+
+@contextlib.contextmanager
+def packet_size(hosts, mtu):
+    for host in hosts:
+        host.run(["ip", "link", "set", INTERFACE, "mtu", str(mtu)])
+    try:
+        yield
+    finally:
+        for host in hosts:
+            host.run(["ip", "link", "set", INTERFACE, "mtu", "1500"])
+
+
+@pytest.fixture
+def visit(lan, monkeypatch):
+    """Findings by check, each the worst, of what is between the two hosts."""
+    monkeypatch.setattr("cluster.examination._RATE_S", 0.5)
+    nodes = [{"name": host.name, "address": host.address} for host in lan.hosts.values()]
+    nodes[0]["role"] = "head"
+    inventory = validate(Inventory, {"nodes": nodes}, "test")
+
+    def run(node, argv, stdin, timeout_s) -> Ran:
+        return run_here(node, lan[node.name].entered(argv), stdin, timeout_s)
+
+    def go(python=lambda node: [sys.executable]):
+        measured = examine(inventory, Doctor(run, python, lambda what: None, Ports()))
+        worst = {}
+        for finding in findings(measured):
+            worst.setdefault(finding.check, finding)
+        return worst, measured.links.get(("attic", "study"))
+
+    return go
+
+
+BETWEEN = ("reached", "address", "clock", "ports", "link", "mtu")
+
+
+def test_without_a_fault_nothing_is_found(visit):
+    found, link = visit()
+    assert {check: found[check].severity for check in BETWEEN} == dict.fromkeys(BETWEEN, "ok")
+    assert min(link.there_mbit, link.back_mbit) > 800
+
+
+def test_a_link_of_100_mbit_is_measured(visit, lan):
+    with shaped(lan, "tbf rate 100mbit burst 32kb latency 50ms"):
+        found, link = visit()
+    assert found["link"].severity == "warns"
+    assert 70 < link.there_mbit < 110, "shaped towards study"
+    assert link.back_mbit > 800
+    assert found["ports"].severity == "ok"
+
+
+def test_lost_packets_are_counted(visit, lan):
+    # A queue of three packets: TCP finds its limit by losing some.
+    with shaped(lan, "tbf rate 50mbit burst 3kb limit 4500"):
+        found, link = visit()
+    assert link.there_resent > link.back_resent
+    assert found["link"].severity == "warns"
+
+
+def test_a_blocked_port_is_named(visit, lan):
+    ports = Ports()
+    with firewall(lan["study"], [f"tcp dport != {{ {ports.object_manager} }} accept", "udp dport 1024-65535 accept"]):
+        found, _ = visit()
+    assert found["ports"].severity == "blocks"
+    assert found["ports"].measured == f"on study: {ports.object_manager} (object manager: no answer)"
+    with firewall(lan["study"], [f"tcp dport {ports.node_manager} reject with tcp reset", "accept"]):
+        found, _ = visit()
+    assert found["ports"].measured == f"on study: {ports.node_manager} (node manager: rejected)"
+
+
+def test_a_firewall_that_admits_ray_and_not_torch(visit, lan):
+    with firewall(lan["study"], ["tcp dport { 6379-6384, 10002-10999, 52365 } accept"]):
+        found, link = visit()
+    assert found["ports"].severity == "blocks"
+    assert "torch's connections" in found["ports"].needed
+    assert link.there_mbit is None
+
+
+def test_a_host_that_admits_nothing(visit, lan):
+    with firewall(lan["study"], []):
+        found, _ = visit()
+    assert "nor any other port" in found["ports"].measured
+
+
+def test_a_switch_that_swallows_jumbo_frames(visit, lan):
+    with packet_size(lan.hosts.values(), 9000):
+        found, _ = visit()
+    assert found["mtu"].severity == "blocks"
+    assert "a full packet got lost" in found["mtu"].measured
+    assert found["ports"].severity == "ok"
+    # Nothing large gets through, so there is no rate either.
+    assert "see mtu" in found["link"].remedy
+
+
+def test_two_packet_sizes(visit, lan):
+    with packet_size([lan["study"]], 1400):
+        found, _ = visit()
+    assert found["mtu"].severity == "warns"
+    assert "attic 1500, study 1400" in found["mtu"].measured
+
+
+def test_a_host_without_its_cable(visit, lan):
+    lan["study"].cut()
+    try:
+        found, _ = visit()
+    finally:
+        lan["study"].mend()
+    assert found["ports"].severity == "blocks"
+    assert "nor any other port" in found["ports"].measured
+
+
+INVENTORY = """
+nodes:
+  - {name: attic, address: 10.77.0.11, role: head, shared: /media}
+  - {name: study, address: 10.77.0.12, shared: /media}
+  - {name: loft, address: 10.77.0.99}
+"""
+
+
+def test_the_command_examines_the_pcs_of_an_inventory_through_ssh(lan):
+    attic, study = lan["attic"], lan["study"]
+    (attic.home / "home.yaml").write_text(INVENTORY)
+    told = attic.vr_json("cluster", "doctor", "home.yaml")
+    severities = {(finding["check"], tuple(finding["nodes"])): finding["severity"] for finding in told["findings"]}
+    assert severities["reached", ("loft",)] == "warns", "it is off, and nothing else is wrong for that"
+    assert set(severities.values()) == {"ok", "warns"}
+    assert severities["shared folder", ("attic", "study")] == "ok"
+    measured = {(finding["check"], *finding["nodes"]): finding["measured"] for finding in told["findings"]}
+    assert measured["names", "study"] == "study → 10.77.0.12"
+
+    study.run(["umount", "/media"])
+    told = attic.vr_json("cluster", "doctor", "home.yaml", code=1)
+    blocking = [finding["check"] for finding in told["findings"] if finding["severity"] == "blocks"]
+    assert blocking == ["shared folder"]
