@@ -95,7 +95,7 @@ class Supervisor:
         return asked
 
     def _start(self, fresh: bool) -> None:
-        if self.log_from or self.charge.after_boot:
+        if self.ray is not None or self.charge.after_boot:
             _say("starting Ray again" + (" without its earlier state" if fresh else ""))
         if self.charge.store is not None:
             if fresh:
