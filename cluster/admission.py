@@ -10,6 +10,7 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -20,6 +21,7 @@ from cluster.errors import ClusterFailure
 from cluster.head import Head, read_head
 from cluster.invitations import NEW_CODE, Refusal, decide, locked, now, read_invitations, used, write_invitations
 from cluster.lifecycle import Companion, require_answer
+from cluster.plan import NodeStart
 from cluster.processes import alive
 from cluster.token import read_token, token_sha256
 from cluster.versions import Versions
@@ -28,6 +30,13 @@ from vr_core.errors import VrError
 
 ADMISSION = Companion(name="admission", argv=(sys.executable, "-m", "cluster.admission"))
 """As `cluster.lifecycle.start_head` starts it; for a head with a LAN address only."""
+
+
+def companions_of(node: NodeStart, others: Sequence[Companion]) -> list[Companion]:
+    """`others` and, where a PC can join the head `node`, the join endpoint."""
+    return [*others] if node.loopback_only else [*others, ADMISSION]
+
+
 LINE_BYTES = 16_384
 """Longest line, either way; a token has at most 4 KiB."""
 EXCHANGE_S = 5.0

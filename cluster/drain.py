@@ -2,7 +2,7 @@
 
 A drained node holds no workers of ours. The record is `drained.json` in the head's state folder; supervisors read it,
 the keeper acts on it: it lets Ray drain the node, so that its processes end, and forgets the node when its time has
-come. A copy lies in the head's GCS (`cluster.notice`), where the node itself asks whether it may come back.
+come. A copy lies in the head's GCS (`cluster.gcs`), where the node itself asks whether it may come back.
 """
 
 import datetime
@@ -24,13 +24,14 @@ from vr_core.errors import ConfigError
 LEAVE_WITHIN_S = 120.0
 """What still runs on a drained node after this is ended with it; a checkpoint takes seconds."""
 _CLOCK = "%H:%M"
+DrainedBy = Literal["user", "hours"]
 
 
 class Drained(Spec):
     """One node that holds no workers, and what it would offer."""
 
     name: NodeName
-    by: Literal["user", "hours"]
+    by: DrainedBy
     """hours: it is outside of its owner hours, and comes back with them."""
     since_s: float
     """Unix time by the head's clock, as all times here."""
@@ -128,7 +129,7 @@ def may_start(name: str, drained: Iterable[str] | None) -> bool:
 
     Args:
         name: Of the node.
-        drained: Names that the head has drained now (`cluster.notice.ask`); None: the head does not answer, and then
+        drained: Names that the head has drained now (`cluster.gcs.ask`); None: the head does not answer, and then
             Ray could not join it either.
     """
     return drained is not None and name not in drained

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import os
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 from cluster.errors import ClusterError, ClusterFailure, NoHead, TokenError
 from cluster.inventory import Inventory
 from cluster.plan import LOOPBACK, NodeStart, Ports, client_environment
+from cluster.probe.machine import state_place
 from cluster.processes import ProcessRef, alive
 from cluster.token import read_token, write_private
 from vr_core.config import Spec, plain, validate
@@ -66,9 +66,7 @@ AnyMember = TypeVar("AnyMember", bound=Member)
 
 def state_folder() -> Path:
     """`$XDG_STATE_HOME/vr`, by default `~/.local/state/vr`, mode 700."""
-    # The base directory specification says: a relative path in the variable is invalid and ignored.
-    given = Path(os.environ.get("XDG_STATE_HOME", ""))
-    folder = (given if given.is_absolute() else Path.home() / ".local" / "state") / "vr"
+    folder = state_place()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
 

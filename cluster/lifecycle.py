@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 import secrets
 import shutil
 import socket
@@ -16,6 +15,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from cluster.errors import ClusterError, ClusterFailure, NoHead, TokenError
+from cluster.free_ports import choose_ports
 from cluster.head import (
     AnyMember,
     Head,
@@ -30,7 +30,7 @@ from cluster.head import (
     state_folder,
     write_member,
 )
-from cluster.plan import BLOCK, LOOPBACK, NodeStart, Ports, node_environment, ports_from, ray_argv, temp_dir
+from cluster.plan import NodeStart, Ports, node_environment, ray_argv, temp_dir
 from cluster.processes import ProcessRef, alive, end, family, spawn
 from cluster.token import create_token, read_token, token_sha256, write_private
 from vr_core.config import Spec
@@ -129,7 +129,7 @@ def restart_head(meanwhile: Callable[[], None], companions: Sequence[Companion] 
 def _start_head(node: NodeStart, ports: Ports | None, companions: Sequence[Companion]) -> Head:
     token_file = state_folder() / "token"
     create_token(token_file)
-    head = _start_ray(node, ports or _choose_ports(node), token_file, head_file(), Head)
+    head = _start_ray(node, ports or choose_ports(node), token_file, head_file(), Head)
     with _undone_on_failure(head, head_file()):
         _await(head, lambda: _answers(head))
         return _with_companions(head, companions)
@@ -168,7 +168,7 @@ def join(node: NodeStart, token: str) -> tuple[Joined, bool]:
         require_answer(node.head)
         own_token_file = record.with_suffix(".token")
         write_private(own_token_file, token + "\n")
-        joined = _start_ray(node, _choose_ports(node), own_token_file, record, Joined)
+        joined = _start_ray(node, choose_ports(node), own_token_file, record, Joined)
         with _undone_on_failure(joined, record):
             _await(joined, lambda: _STARTED_LINE in _new_log(joined.ray))
         return joined, True
@@ -264,41 +264,6 @@ def _start_companion(head: Head, companion: Companion) -> Head:
     return head
 
 
-def _choose_ports(node: NodeStart) -> Ports:
-    if node.port_base == 0:
-        return _free_ports(node)
-    ports = Ports() if node.port_base is None else ports_from(node.port_base)
-    for name, port in ports.singles(head=node.head is None, lan=not node.loopback_only).items():
-        if not _is_free(node, port):
-            raise ClusterError(
-                f"port {port} ({name.replace('_', ' ')}) is taken on this machine, by another Ray cluster perhaps; "
-                "end that, or choose with --port (0 for free ones)"
-            )
-    return ports
-
-
-def _free_ports(node: NodeStart) -> Ports:
-    # Below 32768, where Linux begins to give ports to outgoing connections: a block found free stays free.
-    for base in random.sample(range(12288, 32768 - BLOCK, BLOCK), k=64):
-        ports = ports_from(base)
-        wanted = [*ports.singles(head=True).values(), *range(ports.worker_low, ports.worker_high + 1)]
-        if all(_is_free(node, port) for port in wanted):
-            return ports
-    raise ClusterFailure("no 256 free ports in a row on this machine; choose with --port")
-
-
-def _is_free(node: NodeStart, port: int) -> bool:
-    # Ray binds some ports on the node's address, some on 127.0.0.1 and, with a LAN address, some on all interfaces.
-    for address in {LOOPBACK, node.address} if node.loopback_only else {LOOPBACK, node.address, ""}:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((address, port))
-            except OSError:
-                return False
-    return True
-
-
 def _prepare_temp_dir(folder: Path) -> None:
     """Make Ray's folder in one of ours; of earlier sessions only the newest stays, since Ray never removes any."""
     closed = folder.parent
@@ -319,7 +284,7 @@ def _await(member: Member, ready: Callable[[], bool]) -> None:
     where = member.node.head or member.node.address
     while not ready():
         if "InvalidAuthToken" in _new_log(member.ray):
-            raise TokenError(f"{where}: the head does not accept this token; copy the head's token file again")
+            raise TokenError(f"{where}: the head does not accept this token; `vr cluster head` prints a join code")
         if not alive(member.ray):
             raise ClusterFailure(f"{where}: Ray ended at start: {_last_line(member.ray.log)} (log: {member.ray.log})")
         if time.monotonic() > deadline:

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import shlex
 import subprocess
 import sys
 import zipfile
@@ -15,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 import cluster.probe
 from cluster.inventory import NodeSpec
+from cluster.shell import ssh_argv
 
 Reading = TypeVar("Reading")
 
@@ -51,10 +51,7 @@ def python_here(node: NodeSpec) -> list[str]:
 
 def run_by_ssh(node: NodeSpec, argv: Sequence[str], stdin: str, timeout_s: float) -> Ran:
     """The runner for another machine, by the system's `ssh`."""
-    login = f"{node.user}@{node.address}" if node.user else node.address
-    # A question (a password, an unknown host) would wait for ever where nobody sees it.
-    options = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
-    ran = run_here(node, ["ssh", *options, *node.ssh, login, "--", shlex.join(argv)], stdin, timeout_s)
+    ran = run_here(node, ssh_argv(node, argv), stdin, timeout_s)
     if ran.code == 255:  # ssh's own
         lines = ran.stderr.strip().splitlines()
         raise OSError(lines[-1] if lines else "ssh failed")

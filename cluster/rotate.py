@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from cluster.admission import ADMISSION, await_endpoint
+from cluster.admission import await_endpoint
 from cluster.head import Head, state_folder
 from cluster.invitations import forget_all, invite
 from cluster.lifecycle import Companion, restart_head
@@ -40,8 +40,3 @@ def rotate(companions: Sequence[Companion], pcs: Iterable[str], versions: Versio
         return Rotated(head, {})
     await_endpoint(head)
     return Rotated(head, {pc: invite(head, versions) for pc in pcs})
-
-
-def companions_of(head: Head, others: Sequence[Companion]) -> list[Companion]:
-    """`others` and, where a PC can join, the join endpoint."""
-    return [*others] if head.node.loopback_only else [*others, ADMISSION]

@@ -9,6 +9,7 @@ import psutil
 
 from cluster.errors import ClusterFailure
 from cluster.inventory import NodeSpec
+from cluster.shell import ssh_argv
 
 PORT = 9
 """Discard: by custom; the card looks at the bytes alone."""
@@ -57,12 +58,6 @@ def wake(mac: str, from_address: str, port: int = PORT) -> None:
         raise ClusterFailure(f"{mac}: no packet sent to wake it ({error.strerror or error})") from None
 
 
-def suspend_argv(node: NodeSpec) -> list[str]:
-    """The command that suspends a PC, by the user's own ssh; it may ask for nothing."""
-    where = f"{node.user}@{node.address}" if node.user else node.address
-    return ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", *node.ssh, where, "systemctl suspend"]
-
-
 def suspend(node: NodeSpec) -> None:
     """Suspend the PC `node`.
 
@@ -70,7 +65,8 @@ def suspend(node: NodeSpec) -> None:
         ClusterFailure: it refuses or does not answer.
     """
     try:
-        done = subprocess.run(suspend_argv(node), capture_output=True, text=True, timeout=_SSH_TIMEOUT_S)
+        argv = ssh_argv(node, ["systemctl", "suspend"])
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=_SSH_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ClusterFailure(f"{node.name}: cannot be suspended ({error})") from None
     if done.returncode != 0:

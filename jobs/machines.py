@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cluster.drain import LEAVE_WITHIN_S, Drained, Record, change_drained, drop, is_over, put
+from cluster.drain import LEAVE_WITHIN_S, Drained, DrainedBy, Record, change_drained, drop, is_over, put
 from cluster.gcs import leave, leave_if_idle, publish
 from cluster.head import Head, fetch
 from cluster.hours import duration_s, is_within, next_begin, weekly_hours
@@ -121,7 +121,7 @@ def by_time(inventory: Inventory | None, record: Record, nodes: Sequence[Seen], 
     return actions
 
 
-def drained_node(name: str, seen: Seen | None, by: Any, now_s: float, until_s: float | None) -> Drained:
+def drained_node(name: str, seen: Seen | None, by: DrainedBy, now_s: float, until_s: float | None) -> Drained:
     """The record of a node that is drained from now on."""
     there = seen is not None and seen.alive
     return Drained(

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import AsyncIterator
@@ -85,11 +86,17 @@ def submit_attempt(head: Head, run: RunFolder, idle: int) -> str:
             metadata={"run": run.id, "recipe": recipe.name, "attempt": str(attempt)},
         )
     except (RuntimeError, OSError, ValueError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        # Ray sends a failure of its own as a traceback, which ends with what went wrong.
-        reason = " ".join(lines[-1:] if "Traceback" in str(error) else lines)[:300]
-        raise JobsFailure(f"run {run.id}: the head did not take the job ({reason}); see `vr cluster status`") from None
+        raise JobsFailure(
+            f"run {run.id}: the head did not take the job ({told(error)}); see `vr cluster status`"
+        ) from None
     return submission
+
+
+def told(error: Exception) -> str:
+    """What Ray's job service says went wrong: of a traceback, which it sends for a failure of its own, the end."""
+    text = str(error)
+    raised = [match.end() for match in re.finditer(r"^(?:[\w.]+\.)?\w*(?:Error|Exception): ", text, re.MULTILINE)]
+    return " ".join(text[raised[-1] if raised and "Traceback" in text else 0 :].split())[:300]
 
 
 def job_states(head: Head) -> dict[str, str]:
@@ -107,7 +114,7 @@ def stop_job(head: Head, submission: str) -> None:
     try:
         _client(head).stop_job(submission)
     except (RuntimeError, OSError) as error:
-        raise JobsFailure(f"job {submission}: cannot be stopped ({' '.join(str(error).split())[:300]})") from None
+        raise JobsFailure(f"job {submission}: cannot be stopped ({told(error)})") from None
 
 
 def job_logs(head: Head, submission: str) -> str:

@@ -25,7 +25,7 @@ def answer(request: dict[str, Any]) -> Any:
 
 
 def _node(request: dict[str, Any]) -> Any:
-    state = Path(request["state"]).expanduser() if request.get("state") else machine.state_folder()
+    state = Path(request["state"]).expanduser() if request.get("state") else machine.state_place()
     probe = NodeProbe(
         software=machine.read_software(),
         graphics=read_graphics(),

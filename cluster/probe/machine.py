@@ -157,8 +157,9 @@ def read_secrets(state: Path) -> tuple[SecretFile, ...]:
     return tuple(files)
 
 
-def state_folder() -> Path:
-    """Where `vr` keeps its state, as `cluster.head.state_folder` says, but nothing is made."""
+def state_place() -> Path:
+    """Where `vr` keeps its state; nothing is made."""
+    # The base directory specification says: a relative path in the variable is invalid and ignored.
     given = Path(os.environ.get("XDG_STATE_HOME", ""))
     return (given if given.is_absolute() else Path.home() / ".local" / "state") / "vr"
 

@@ -52,7 +52,7 @@ def head(
     Running it again changes nothing; with a LAN address it prints a fresh join code each time, good once for 30
     minutes. Example: vr cluster head --address 192.168.1.10
     """
-    from cluster.admission import ADMISSION, await_endpoint
+    from cluster.admission import await_endpoint, companions_of
     from cluster.facts import look
     from cluster.head import keep_inventory
     from cluster.inventory import Inventory
@@ -65,14 +65,16 @@ def head(
     described = load(Inventory, inventory) if inventory else None
     spec = described.head if described else None
     node = node_start(look(), spec, name=name, address=address, cpus=num_cpus, port_base=port)
-    if running_head(node) is None:
+    fresh = running_head(node) is None
+    if fresh:
         _show_plan(node)
         agree("Start this head?", yes)
     with console().status("starting Ray (about 10 s)"):
-        started, changed = start_head(node, [KEEPER] if node.loopback_only else [KEEPER, ADMISSION])
+        started, changed = start_head(node, companions_of(node, [KEEPER]))
         if not node.loopback_only:
             await_endpoint(started)
-    keep_inventory(described)
+    if fresh or described:  # typed again for another join code, without the file, it takes nothing from the keeper
+        keep_inventory(described)
     _cap_power(node)
     console().print("The head runs." if changed else "The head runs already; nothing was changed.")
     _show_head(started, None if node.loopback_only else invite(started, software()))

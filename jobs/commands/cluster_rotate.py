@@ -16,9 +16,9 @@ def rotate(
 
     What has the old token gets nowhere from then on. Example: vr cluster rotate home.yaml
     """
+    from cluster.admission import companions_of
     from cluster.head import find_head
     from cluster.inventory import Inventory
-    from cluster.rotate import companions_of
     from cluster.rotate import rotate as rotate_token
     from cluster.status import read_nodes
     from jobs.commands.cluster import agree, console, software
@@ -39,7 +39,7 @@ def rotate(
     say(f"starts  the head {head.node.name} again, as it is; to join again: {', '.join(pcs) or 'no other PC'}")
     agree("Change the token?", yes)
     with console().status("starting Ray (about 15 s)"):
-        rotated = rotate_token(companions_of(head, [KEEPER]), pcs, software())
+        rotated = rotate_token(companions_of(head.node, [KEEPER]), pcs, software())
     say(f"The head runs with a new token (in {rotated.head.token_file}).")
     for pc, code in rotated.codes.items():
         say(f"on {pc}, within 30 minutes:\n  vr cluster join {code}")

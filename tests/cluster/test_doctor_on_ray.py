@@ -10,7 +10,7 @@ import time
 import pytest
 
 from cluster.head import Head
-from tests.cluster.test_lifecycle import Pc, call
+from tests.cluster.pcs import Pc, call
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 # A driver, with a worker as training has them: an actor that holds a CPU.

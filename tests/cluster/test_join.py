@@ -7,7 +7,7 @@ import pytest
 
 from cluster.head import Head, Joined
 from cluster.invitations import Invitations
-from tests.cluster.test_lifecycle import Pc, call, members
+from tests.cluster.pcs import Pc, call, members
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

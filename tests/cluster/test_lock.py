@@ -16,7 +16,7 @@ import pytest
 from ray.core.generated import core_worker_pb2, gcs_service_pb2, node_manager_pb2, ray_client_pb2, reporter_pb2
 
 from cluster.head import Head
-from tests.cluster.test_lifecycle import Pc, await_listening, call, listening, members
+from tests.cluster.pcs import Pc, await_listening, call, listening, members
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

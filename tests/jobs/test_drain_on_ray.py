@@ -1,22 +1,19 @@
 """PCs taken back while a run uses them: the real training loop, head, node, keeper and commands; each event once."""
 
-import contextlib
 import datetime
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
 import pytest
 
 from cluster.drain import LEAVE_WITHIN_S, Record, may_start, read_drained
-from cluster.errors import ClusterFailure
 from cluster.facts import look
 from cluster.gcs import ask, leave_if_idle
-from cluster.head import Head, keep_inventory, read_joined, state_folder
+from cluster.head import Head, keep_inventory, read_joined
 from cluster.inventory import Inventory, NodeSpec
 from cluster.lifecycle import has_left, join, start_head, stop
 from cluster.plan import NodeStart, node_start
@@ -26,10 +23,10 @@ from jobs.keeper import KEEPER
 from jobs.runs import RunFolder, create_run, read_json
 from jobs.submit import keep_source, submit_attempt
 from tests.jobs import test_train
+from tests.jobs.heads import PATIENCE_S, until_up, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-PATIENCE_S = 240
 STEPS = 120
 FACTS = look()
 ATTIC = NodeSpec(name="attic", address="127.0.0.2", role="head", gpus=(), cpus=2)
@@ -46,15 +43,6 @@ def set_rates(*arguments: Any) -> None:
         file.write("step\\n")
     _set_rates(*arguments)
 """
-Started = TypeVar("Started")
-
-
-def until_up(act: Callable[[], Started]) -> Started:
-    """Ray gives a node 30 s to register, whatever it is told; a busy machine needs another try."""
-    for _ in range(4):
-        with contextlib.suppress(ClusterFailure):
-            return act()
-    return act()
 
 
 def cellar_of(head: Head) -> NodeStart:
@@ -85,21 +73,12 @@ def vr(*arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-def wait_for(what: str, condition: Callable[[], object], run: RunFolder | None = None) -> None:
-    end_s = time.monotonic() + PATIENCE_S
-    while not condition():
-        if time.monotonic() > end_s:
-            log = (state_folder() / "keeper.log").read_text()
-            pytest.fail(f"{what}: not after {PATIENCE_S} s; {run and run.state()}; keeper: {log}")
-        time.sleep(0.1)
-
-
 def come_back(head: Head) -> None:
     """What restarts a node's Ray does this when Ray has ended there."""
     joined = read_joined("cellar")
     assert joined is not None
-    wait_for("the end of its raylet", lambda: has_left(joined))
-    wait_for("leave to come back", lambda: may_start("cellar", ask(head.gcs_address, joined.token_file)))
+    wait_for("the end of its raylet", lambda: has_left(joined), head)
+    wait_for("leave to come back", lambda: may_start("cellar", ask(head.gcs_address, joined.token_file)), head)
     until_up(lambda: join(cellar_of(head), read_token(head.token_file)))
 
 
@@ -131,8 +110,8 @@ def test_a_run_leaves_a_pc_that_is_taken_back_and_no_step_is_computed_twice(head
     with (run.path / "source" / "jobs" / "train.py").open("a") as file:
         file.write(SLOWER.format(computed=str(computed)))
     submit_attempt(head, run, idle=0)
-    wait_for("a start away from the head", lambda: rooms(run, "1.1") == ["cellar", "cellar"], run)
-    wait_for("some steps", lambda: run.state().step > 10, run)
+    wait_for("a start away from the head", lambda: rooms(run, "1.1") == ["cellar", "cellar"], head, run)
+    wait_for("some steps", lambda: run.state().step > 10, head, run)
 
     cellar = seen(head, "cellar")
     assert cellar.busy
@@ -144,20 +123,20 @@ def test_a_run_leaves_a_pc_that_is_taken_back_and_no_step_is_computed_twice(head
     left_at = run.last_step()
     assert 10 < left_at < STEPS
     assert time.monotonic() - began_s < LEAVE_WITHIN_S, "it was ended, it did not leave"
-    wait_for("a start on the other PC", lambda: rooms(run, "1.2") == ["attic", "attic"], run)
-    wait_for("some steps there", lambda: run.state().step > left_at + 10, run)
+    wait_for("a start on the other PC", lambda: rooms(run, "1.2") == ["attic", "attic"], head, run)
+    wait_for("some steps there", lambda: run.state().step > left_at + 10, head, run)
     nodes = {node["name"]: node for node in json.loads(vr("status", "--json"))["nodes"]}
     assert nodes["cellar"]["why"].startswith("cellar is drained until ")
     assert nodes["cellar"]["state"] == "drained"
 
     # The other one as well: the run waits, and says for what.
     vr("drain", "attic", "--yes")
-    wait_for("waiting", lambda: run.state().why.startswith("waits: cellar is drained until "), run)
+    wait_for("waiting", lambda: run.state().why.startswith("waits: cellar is drained until "), head, run)
     assert run.last_step() > left_at
     vr("drain", "cellar", "--for", "1s", "--yes")
     come_back(head)
     assert [node.name for node in read_drained().nodes] == ["attic"]
-    wait_for("the end", lambda: run.state().state == "finished", run)
+    wait_for("the end", lambda: run.state().state == "finished", head, run)
     assert rooms(run, "1.3") == ["cellar", "cellar"]
     assert run.newest_attempt() == 1
     steps = [line["step"] for line in test_train.read_metrics(run.metrics_file) if line["kind"] == "step"]
@@ -173,7 +152,7 @@ def test_outside_of_its_owner_hours_a_pc_is_taken_out_and_comes_back_when_the_us
     keep_inventory(Inventory(nodes=(ATTIC, later)))
     joined = read_joined("cellar")
     assert joined is not None
-    wait_for("the node's leaving", lambda: has_left(joined))
+    wait_for("the node's leaving", lambda: has_left(joined), head)
     [record] = read_drained().nodes
     assert (record.name, record.by) == ("cellar", "hours")
     assert record.why.startswith("cellar is drained until ")
@@ -184,14 +163,14 @@ def test_outside_of_its_owner_hours_a_pc_is_taken_out_and_comes_back_when_the_us
     wrong.write_text("0" * 64)
     assert ask(head.gcs_address, wrong) is None
     assert ask("127.0.0.2:1", head.token_file) is None, "no head is there"
-    wait_for("the notice", lambda: ask(head.gcs_address, head.token_file) == {"cellar"})
+    wait_for("the notice", lambda: ask(head.gcs_address, head.token_file) == {"cellar"}, head)
 
     # In spite of its hours.
     vr("undrain", "cellar")
     come_back(head)
     assert read_drained() == Record(lent=("cellar",))
     keep_inventory(Inventory(nodes=(ATTIC, CELLAR)))
-    wait_for("the end of the loan", lambda: read_drained() == Record())
+    wait_for("the end of the loan", lambda: read_drained() == Record(), head)
 
 
 def test_an_idle_pc_leaves_ray_before_it_is_suspended(head, tmp_path, monkeypatch):
@@ -205,5 +184,5 @@ def test_an_idle_pc_leaves_ray_before_it_is_suspended(head, tmp_path, monkeypatc
     action = machines.Suspend(spec, seen(head, "cellar"))
     _, said = machines.act(action, head, machines.Memory(), time.time())
     assert said == "cellar: idle for 30m, suspended"
-    assert (tmp_path / "asked").read_text().strip().endswith("127.0.0.3 systemctl suspend")
-    wait_for("the node's leaving", lambda: has_left(joined))
+    assert (tmp_path / "asked").read_text().strip().endswith("127.0.0.3 -- systemctl suspend")
+    wait_for("the node's leaving", lambda: has_left(joined), head)

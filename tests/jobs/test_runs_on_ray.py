@@ -1,6 +1,5 @@
 """Runs through a real head, a second node, Ray jobs and the keeper; each event once."""
 
-import contextlib
 import os
 import shutil
 import signal
@@ -9,12 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
 from cluster.admission import ADMISSION
-from cluster.errors import ClusterFailure
 from cluster.facts import look
 from cluster.head import Head, state_folder
 from cluster.inventory import NodeSpec
@@ -32,21 +29,12 @@ from jobs.runs import RunFolder, create_run, read_json
 from jobs.submit import job_states, keep_source, submit_attempt
 from jobs.submit import start as submit
 from tests.jobs import loops, test_train
+from tests.jobs.heads import PATIENCE_S, until_up, wait_for
 from vr_core.config import validate
 
 pytestmark = pytest.mark.ray
 
-PATIENCE_S = 240
 STEPS = 400
-Started = TypeVar("Started")
-
-
-def until_up(act: Callable[[], Started]) -> Started:
-    """Ray gives a node 30 s to register, whatever it is told; a busy machine needs another try."""
-    for _ in range(4):
-        with contextlib.suppress(ClusterFailure):
-            return act()
-    return act()
 
 
 @pytest.fixture(scope="module")
@@ -83,15 +71,6 @@ def start(head: Head, out: Path, seed: int, workers: dict) -> RunFolder:
     return run
 
 
-def wait_for(what: str, condition: Callable[[], object], run: RunFolder, head: Head) -> None:
-    end_s = time.monotonic() + PATIENCE_S
-    while not condition():
-        if time.monotonic() > end_s:
-            log = (state_folder() / "keeper.log").read_text()
-            pytest.fail(f"{what}: not after {PATIENCE_S} s; {run.state()}; jobs {job_states(head)}; keeper: {log}")
-        time.sleep(0.1)
-
-
 def ended(run: RunFolder) -> bool:
     return run.state().state not in ("pending", "running")
 
@@ -99,7 +78,7 @@ def ended(run: RunFolder) -> bool:
 def test_a_mistake_of_the_user_is_told_once_and_a_stopped_run_stays_stopped(head, tmp_path):
     wrong = start(head, tmp_path, seed=2, workers={"count": 1})
     waiting = start(head, tmp_path, seed=4, workers={"count": 1})
-    wait_for("the failure", lambda: ended(wrong), wrong, head)
+    wait_for("the failure", lambda: ended(wrong), head, wrong)
     state = wrong.state()
     assert (state.state, state.user_error, state.attempt) == ("failed", True, 1)
     assert state.why == "data: the shard is cut short; prepare it again"
@@ -108,14 +87,14 @@ def test_a_mistake_of_the_user_is_told_once_and_a_stopped_run_stays_stopped(head
     early = start(head, tmp_path, seed=5, workers={"count": 1})
     assert stop_run(early, head).state == "stopped"
 
-    wait_for("some steps", lambda: waiting.last_step() >= 4, waiting, head)
+    wait_for("some steps", lambda: waiting.last_step() >= 4, head, waiting)
     stopped = stop_run(waiting, head)
     assert (stopped.state, stopped.attempt) == ("stopped", 1)
-    wait_for("both closed", lambda: not Ledger(state_folder()).rows(only_open=True), waiting, head)
+    wait_for("both closed", lambda: not Ledger(state_folder()).rows(only_open=True), head, waiting)
     assert not is_driven(waiting, stopped)
     # Ray notes the end of a job once its driver has gone.
     names = {f"{wrong.id}.a1": "FAILED", f"{waiting.id}.a1": "STOPPED"}
-    wait_for("both jobs ended", lambda: names.items() <= job_states(head).items(), waiting, head)
+    wait_for("both jobs ended", lambda: names.items() <= job_states(head).items(), head, waiting)
 
 
 def kill_between_checkpoints(run: RunFolder, after: int, pid: Callable[[], int]) -> None:
@@ -151,34 +130,34 @@ def test_the_training_loop_on_two_nodes_outlives_a_killed_worker_driver_and_keep
     def driver() -> int:
         return read_json(run.attempt_folder(run.newest_attempt()) / "driver.json")["pid"]
 
-    wait_for("the first start", lambda: machines("1.1"), run, head)
+    wait_for("the first start", lambda: machines("1.1"), head, run)
     kill_between_checkpoints(run, 0, lambda: machines("1.1")[1]["pid"])
     # The supervisor starts both ranks again, on the machines that the recipe names.
-    wait_for("the second start", lambda: machines("1.2"), run, head)
+    wait_for("the second start", lambda: machines("1.2"), head, run)
     assert [machine["labels"]["room"] for machine in machines("1.2")] == ["cellar", "attic"]
     kill_between_checkpoints(run, run.last_step(), driver)
-    wait_for("the keeper's attempt", lambda: machines("2.1"), run, head)
+    wait_for("the keeper's attempt", lambda: machines("2.1"), head, run)
 
     os.kill(head.processes[1].pid, signal.SIGKILL)
     kill_between_checkpoints(run, run.last_step(), driver)
-    wait_for("nobody to carry it", lambda: not is_driven(run, run.state()), run, head)
+    wait_for("nobody to carry it", lambda: not is_driven(run, run.state()), head, run)
     assert run.state().state == "running"
     subprocess.run([sys.executable, "-m", "jobs.cli", "jobs", "resume", str(run.path)], check=True, timeout=PATIENCE_S)
-    wait_for("the end", lambda: ended(run), run, head)
+    wait_for("the end", lambda: ended(run), head, run)
     state = run.state()
     assert (state.state, state.step, state.attempt) == ("finished", STEPS, 3)
     assert test_train.distance(test_train.last_weights(run), test_train.last_weights(undisturbed)) < 1e-5
     names = {f"{run.id}.a1": "FAILED", f"{run.id}.a2": "FAILED", f"{run.id}.a3": "SUCCEEDED"}
-    wait_for("the jobs ended", lambda: names.items() <= job_states(head).items(), run, head)
+    wait_for("the jobs ended", lambda: names.items() <= job_states(head).items(), head, run)
 
 
 def test_a_run_goes_on_when_the_token_was_changed(head, tmp_path):
     # On the head: the other node is out until it joins again. A job's name is taken for good, so no recipe comes twice.
     run = start(head, tmp_path, seed=4, workers={"count": 1, "labels": [{"room": "attic"}]})
-    wait_for("some steps", lambda: run.last_step() >= 4, run, head)
+    wait_for("some steps", lambda: run.last_step() >= 4, head, run)
     old = read_token(head.token_file)
     rotated = until_up(lambda: rotate([KEEPER, ADMISSION], ["cellar"], own_versions()))
     assert read_token(head.token_file) != old
     assert list(rotated.codes) == ["cellar"]
-    wait_for("the end", lambda: ended(run), run, rotated.head)
+    wait_for("the end", lambda: ended(run), rotated.head, run)
     assert (run.state().state, run.last_step(), run.state().attempt) == ("finished", 6, 2)

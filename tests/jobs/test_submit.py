@@ -15,7 +15,7 @@ from jobs.errors import JobsFailure
 from jobs.ledger import Ledger
 from jobs.recipe import Recipe
 from jobs.runs import create_run
-from jobs.submit import follow_logs, job_logs, start, stop_job, submitted_runs
+from jobs.submit import follow_logs, job_logs, start, stop_job, submitted_runs, told
 from vr_core.errors import UserError
 
 
@@ -68,6 +68,19 @@ def test_a_run_that_the_head_did_not_take_has_failed_and_is_not_kept(recipe, dea
     assert (state.state, state.user_error) == ("failed", False)
     assert "did not take" in state.why
     assert not Ledger(state_folder()).row(run.id).open
+
+
+def test_of_a_traceback_the_end_is_told():
+    traceback = """Request failed with status code 500: Traceback (most recent call last):
+  File "/x/job_head.py", line 419, in submit_job
+    resp = await client.submit_job_internal(request)
+ValueError: Job with submission_id line-1.a1 already exists.
+Please use a different submission_id
+.
+"""
+    expected = "Job with submission_id line-1.a1 already exists. Please use a different submission_id ."
+    assert told(RuntimeError(traceback)) == expected
+    assert told(ConnectionError("Failed to connect:\n  refused")) == "Failed to connect: refused"
 
 
 def test_a_head_that_does_not_answer_is_one_line(dead_head):
