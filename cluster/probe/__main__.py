@@ -16,6 +16,7 @@ from typing import Any
 
 from cluster.probe import links, machine, storage
 from cluster.probe.graphics import read_graphics
+from cluster.probe.listener import Listener
 from cluster.probe.readings import NodeProbe, as_json
 
 
@@ -42,7 +43,7 @@ def _node(request: dict[str, Any]) -> Any:
 def _listen(request: dict[str, Any]) -> Any:
     measuring = request["measuring"]
     share = request.get("share")
-    listener = links.Listener(request["address"], request["word"], request["ports"], measuring, share)
+    listener = Listener(request["address"], request["word"], request["ports"], measuring, share)
     # For as long as this node listens, the others find the lock taken.
     held = storage.hold_lock(Path(share) / storage.LOCK) if share and request["hold"] else None
     try:

@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from cluster.probe import links, storage
+from cluster.probe import links, storage, stream
+from cluster.probe.listener import Listener
 
 HERE, THERE = "127.0.0.2", "127.0.0.3"
 WORD = "the word"
@@ -28,7 +29,7 @@ def listening():
     def start(share=None, word=WORD):
         free = free_ports(4)
         ports, measuring = free[:2], free[2:]
-        listener = links.Listener(THERE, word, ports, measuring, share)
+        listener = Listener(THERE, word, ports, measuring, share)
         thread = threading.Thread(target=listener.serve, args=(60.0,))
         thread.start()
         running.append((thread, word, measuring))
@@ -69,7 +70,7 @@ def test_a_port_without_a_listener_is_not_open(listening):
 
 def test_what_is_taken_already_is_left_alone_and_counts_as_open(listening):
     ports, measuring = listening()
-    again = links.Listener(THERE, "another", ports, free_ports(1), None)
+    again = Listener(THERE, "another", ports, free_ports(1), None)
     thread = threading.Thread(target=again.serve, args=(60.0,))
     thread.start()
     assert [p.state for p in measure(ports, measuring).ports] == ["open", "open"]
@@ -80,7 +81,7 @@ def test_what_is_taken_already_is_left_alone_and_counts_as_open(listening):
 def test_the_second_port_is_taken_where_the_first_is_not_free():
     with socket.create_server((THERE, 0)) as taken:
         first, second = taken.getsockname()[1], free_ports(1)[0]
-        listener = links.Listener(THERE, WORD, [], [first, second], None)
+        listener = Listener(THERE, WORD, [], [first, second], None)
         assert listener.port == second
         thread = threading.Thread(target=listener.serve, args=(60.0,))
         thread.start()
@@ -89,7 +90,7 @@ def test_the_second_port_is_taken_where_the_first_is_not_free():
         links.stop(THERE, WORD, [second])
         thread.join(timeout=10)
         with pytest.raises(OSError, match="is free"):
-            links.Listener(THERE, WORD, [], [first], None)
+            Listener(THERE, WORD, [], [first], None)
 
 
 def test_without_a_listener_there_is_only_the_reason():
@@ -116,7 +117,7 @@ def test_who_does_not_know_the_word_gets_nothing(listening):
 
 
 def test_a_listener_ends_by_itself():
-    listener = links.Listener(THERE, WORD, [], free_ports(1), None)
+    listener = Listener(THERE, WORD, [], free_ports(1), None)
     listener.serve(seconds=0.05)
     assert links.find_listener(THERE, WORD, [listener.port]) is None
 
@@ -156,8 +157,8 @@ def test_the_share_of_repeated_segments_is_where_the_kernel_puts_it():
     words = [0] * 24
     words[23] = 5
     info = bytes(8) + struct.pack("=24I", *words) + struct.pack("=4Q", 1, 2, 3, 4) + struct.pack("=2I", 1000, 9)
-    assert links.resent_share(info) == pytest.approx(0.005)
-    assert links.resent_share(info[:104]) is None
+    assert stream.resent_share(info) == pytest.approx(0.005)
+    assert stream.resent_share(info[:104]) is None
 
 
 def test_segments_of_a_real_connection_are_counted():
@@ -169,7 +170,7 @@ def test_segments_of_a_real_connection_are_counted():
                 accepted.recv(1)
             info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
     assert struct.unpack_from("=I", info, 136)[0] >= 10, "tcpi_segs_out"
-    assert links.resent_share(info) < 0.5
+    assert stream.resent_share(info) < 0.5
 
 
 def test_a_sender_that_breaks_off_is_no_rate():
@@ -178,15 +179,15 @@ def test_a_sender_that_breaks_off_is_no_rate():
         one.sendall(b"\0" * 1000)
         one.close()
         with pytest.raises(OSError, match="closed early"):
-            links.take(other)
+            stream.take(other)
 
 
 def test_a_line_is_read_to_its_end_and_no_further():
     one, other = socket.socketpair()
     with one, other:
         one.sendall(json.dumps({"a": 1}).encode() + b"\nrest")
-        assert links._line(other) == b'{"a": 1}\n'
+        assert stream.read_line(other) == b'{"a": 1}\n'
         assert other.recv(10) == b"rest"
         one.sendall(b"x" * 5000)
         with pytest.raises(OSError, match="closed early"):
-            links._line(other)
+            stream.read_line(other)
