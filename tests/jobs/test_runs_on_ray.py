@@ -18,7 +18,7 @@ from cluster.inventory import NodeSpec
 from cluster.lifecycle import join, start_head, stop
 from cluster.plan import node_start
 from cluster.rotate import rotate
-from cluster.token import read_token
+from cluster.token import read_token, write_private
 from cluster.versions import own_versions
 from jobs.control import stop_run
 from jobs.driver import is_driven
@@ -48,6 +48,9 @@ def head() -> Iterator[Head]:
         token = read_token(started.token_file)
         until_up(lambda: join(node_start(facts, second, port_base=0, head=started.gcs_address), token))
         yield started
+        # Ray keeps the first token that it reads for the life of a process: later tests need it in this one.
+        stop()
+        write_private(started.token_file, token + "\n")
     finally:
         stop()
 
