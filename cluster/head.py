@@ -27,11 +27,11 @@ class Member(Spec):
     temp_dir: Path
     """Ray's session folders with its logs and sockets."""
     processes: tuple[ProcessRef, ...]
-    """Ray first, then what runs beside it."""
+    """What keeps Ray running first, then what runs beside it."""
 
     @property
     def ray(self) -> ProcessRef:
-        """The process of `ray start`."""
+        """The process that keeps `ray start` running (`cluster.supervise`)."""
         return self.processes[0]
 
 

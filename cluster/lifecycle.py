@@ -32,12 +32,14 @@ from cluster.head import (
 )
 from cluster.plan import NodeStart, Ports, node_environment, ray_argv, temp_dir
 from cluster.processes import ProcessRef, alive, end, family, spawn
+from cluster.supervision import Charge
 from cluster.token import create_token, read_token, token_sha256, write_private
 from vr_core.config import Spec
 
 _START_TIMEOUT_S = 180.0
 _POLL_S = 0.2
-_STARTED_LINE = "Ray runtime started."
+STARTED_LINE = "Ray runtime started."
+"""What `ray start` says, once for each start, when the node is up."""
 
 
 class Companion(Spec):
@@ -74,8 +76,10 @@ def has_token(member: Member, sha256: str) -> bool:
 
 
 def _running(member: AnyMember | None, node: NodeStart) -> AnyMember | None:
-    if member is None or not alive(member.ray) or has_left(member):
+    if member is None or not alive(member.ray):
         return None
+    if member.node.head is not None and has_left(member):
+        return None  # a head that is not up comes back by itself, with its state
     if member.node != node:
         theirs, ours = member.node.model_dump(), node.model_dump()
         differing = ", ".join(key.removesuffix("_base") for key in ours if ours[key] != theirs[key])
@@ -102,6 +106,8 @@ def start_head(node: NodeStart, companions: Sequence[Companion] = ()) -> tuple[H
         if head is None:
             _clear(read_head(), head_file())
             return _start_head(node, None, companions), True
+        running = head
+        _await(running, lambda: _answers(running))
         complete = _with_companions(head, companions)
         return complete, complete != head
 
@@ -119,11 +125,48 @@ def restart_head(meanwhile: Callable[[], None], companions: Sequence[Companion] 
             raise NoHead("no Ray head runs here; start one with `vr cluster head`")
         end(head.processes[::-1], head.id)
         meanwhile()
-        try:
-            return _start_head(head.node, head.ports, companions)
-        except BaseException:
-            write_member(head_file(), head)  # what is to be started, for who tries again
-            raise
+        return _start_head_again(head, companions)
+
+
+def resume(companions: Callable[[Head], Sequence[Companion]]) -> list[str]:
+    """Start the head and nodes that are recorded and do not run, as after a boot; a node looks for its head by itself.
+
+    Returns:
+        Names of what was started.
+
+    Raises:
+        ClusterFailure: the head does not start; it stays recorded.
+    """
+    with _locked():
+        started = []
+        head = read_head()
+        if head is not None and not alive(head.ray):
+            end(head.processes[::-1], head.id)
+            _start_head_again(head, companions(head))
+            started.append(head.node.name)
+        for joined in all_joined():
+            if not alive(joined.ray):
+                end(joined.processes, joined.id)
+                record = joined_file(joined.node.name)
+                _start_ray(joined.node, joined.ports, joined.token_file, record, Joined, after_boot=True)
+                started.append(joined.node.name)
+        return started
+
+
+def pause() -> None:
+    """End every head and node that was started here, and keep the records, from which `resume` starts them again."""
+    with _locked():
+        head = read_head()
+        for member in [*all_joined(), *([head] if head else [])]:
+            end(member.processes[::-1], member.id)
+
+
+def _start_head_again(head: Head, companions: Sequence[Companion]) -> Head:
+    try:
+        return _start_head(head.node, head.ports, companions)
+    except BaseException:
+        write_member(head_file(), head)  # what is to be started, for who tries again
+        raise
 
 
 def _start_head(node: NodeStart, ports: Ports | None, companions: Sequence[Companion]) -> Head:
@@ -170,7 +213,7 @@ def join(node: NodeStart, token: str) -> tuple[Joined, bool]:
         write_private(own_token_file, token + "\n")
         joined = _start_ray(node, choose_ports(node), own_token_file, record, Joined)
         with _undone_on_failure(joined, record):
-            _await(joined, lambda: _STARTED_LINE in _new_log(joined.ray))
+            _await(joined, lambda: STARTED_LINE in _new_log(joined.ray))
         return joined, True
 
 
@@ -193,11 +236,11 @@ def stop() -> list[str]:
 
 
 def has_left(member: Member) -> bool:
-    """Whether Ray was up and its raylet has ended, as after a drain, while `ray start --block` waits on for nothing."""
-    if not alive(member.ray) or _STARTED_LINE not in _new_log(member.ray):
+    """Whether Ray was up and its raylet has ended, as after a drain; its supervisor may bring it back at any time."""
+    if not alive(member.ray) or STARTED_LINE not in _new_log(member.ray):
         return False
     try:
-        children = psutil.Process(member.ray.pid).children()
+        children = psutil.Process(member.ray.pid).children(recursive=True)
         return not any(c.name() == "raylet" and c.status() != psutil.STATUS_ZOMBIE for c in children)
     except psutil.NoSuchProcess:
         return False
@@ -229,16 +272,30 @@ def require_answer(address: str, timeout_s: float = 5.0) -> None:
         ) from None
 
 
-def _start_ray(node: NodeStart, ports: Ports, token_file: Path, record: Path, kind: type[AnyMember]) -> AnyMember:
+def _start_ray(
+    node: NodeStart, ports: Ports, token_file: Path, record: Path, kind: type[AnyMember], *, after_boot: bool = False
+) -> AnyMember:
     folder = temp_dir(Path(tempfile.gettempdir()), record)
-    _prepare_temp_dir(folder)
+    prepare_temp_dir(folder)
     member_id = secrets.token_hex(8)
     log = state_folder() / f"{record.stem}.log"
     log.unlink(missing_ok=True)
+    store = state_folder() / "gcs" if node.head is None else None
+    charge = Charge(
+        name=node.name,
+        argv=tuple(ray_argv(node, ports, folder, sys.executable)),
+        log=log,
+        temp_dir=folder,
+        token_file=token_file,
+        head=node.head,
+        store=store,
+        agent_port=ports.dashboard_agent_http if node.head is None else None,
+        after_boot=after_boot,
+    )
     ref = spawn(
         "ray",
-        ray_argv(node, ports, folder, sys.executable),
-        node_environment(os.environ, node, ports, token_file, member_id),
+        [sys.executable, "-m", "cluster.supervise", charge.model_dump_json()],
+        node_environment(os.environ, node, ports, token_file, member_id, store),
         log,
         state_folder(),
     )
@@ -264,7 +321,7 @@ def _start_companion(head: Head, companion: Companion) -> Head:
     return head
 
 
-def _prepare_temp_dir(folder: Path) -> None:
+def prepare_temp_dir(folder: Path) -> None:
     """Make Ray's folder in one of ours; of earlier sessions only the newest stays, since Ray never removes any."""
     closed = folder.parent
     closed.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -294,7 +351,7 @@ def _await(member: Member, ready: Callable[[], bool]) -> None:
 
 def _answers(head: Head) -> bool:
     """Whether the job API answers and Ray counts the head's own node among the living."""
-    if _STARTED_LINE not in _new_log(head.ray):
+    if STARTED_LINE not in _new_log(head.ray):
         return False
     try:
         nodes = fetch(head, "/api/v0/nodes")["data"]["result"]["result"]

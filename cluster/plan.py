@@ -213,7 +213,12 @@ def client_environment(address: str, token_file: Path) -> dict[str, str]:
 
 
 def node_environment(
-    inherited: Mapping[str, str], node: NodeStart, ports: Ports, token_file: Path, member_id: str
+    inherited: Mapping[str, str],
+    node: NodeStart,
+    ports: Ports,
+    token_file: Path,
+    member_id: str,
+    store: Path | None = None,
 ) -> dict[str, str]:
     """The whole environment of `ray start`, which its workers and jobs inherit.
 
@@ -238,6 +243,8 @@ def node_environment(
             "RAY_health_check_timeout_ms": "3000",
             "RAY_health_check_failure_threshold": "3",
         }
+        if store is not None:
+            environment |= {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(store)}
     return environment
 
 

@@ -105,6 +105,26 @@ def end(refs: Sequence[ProcessRef], member_id: str, grace_s: float = 20.0) -> No
         raise ClusterFailure(f"processes {', '.join(str(p.pid) for p in left)}: still there after SIGKILL; look at ps")
 
 
+def end_session(grace_s: float = 3.0) -> None:
+    """End the processes of this process's session but itself: what an ended child of it has left."""
+    session = os.getsid(0)
+
+    def others() -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if os.getsid(process.pid) == session and process.pid != os.getpid():
+                    found.append(process)
+            except OSError:
+                continue  # ended meanwhile
+        return _distinct(found)
+
+    _signal(others(), signal.SIGTERM)
+    _wait_gone(others(), timeout_s=grace_s)
+    _signal(others(), signal.SIGKILL)
+    _wait_gone(others(), timeout_s=grace_s)
+
+
 def _distinct(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     return [p for p in dict.fromkeys(processes) if p.is_running() and _start_ticks(p.pid) is not None]
 

@@ -16,6 +16,7 @@ from jobs.commands.cluster_doctor import doctor
 from jobs.commands.cluster_drain import drain, undrain
 from jobs.commands.cluster_firewall import firewall
 from jobs.commands.cluster_rotate import rotate
+from jobs.commands.cluster_service import service
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -296,3 +297,4 @@ app.command()(firewall)
 app.command()(drain)
 app.command()(undrain)
 app.command()(doctor)
+app.command()(service)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster.drain import LEAVE_WITHIN_S, Record, may_start, read_drained
+from cluster.drain import LEAVE_WITHIN_S, Record, read_drained
 from cluster.facts import look
 from cluster.gcs import ask, leave_if_idle
 from cluster.head import Head, keep_inventory, read_joined
@@ -74,12 +74,8 @@ def vr(*arguments: str) -> str:
 
 
 def come_back(head: Head) -> None:
-    """What restarts a node's Ray does this when Ray has ended there."""
-    joined = read_joined("cellar")
-    assert joined is not None
-    wait_for("the end of its raylet", lambda: has_left(joined), head)
-    wait_for("leave to come back", lambda: may_start("cellar", ask(head.gcs_address, joined.token_file)), head)
-    until_up(lambda: join(cellar_of(head), read_token(head.token_file)))
+    """Its supervisor starts a node's Ray again when it has ended there and the head says that it may."""
+    wait_for("its return", lambda: any(node.name == "cellar" and node.alive for node in machines.look(head)))
 
 
 def seen(head: Head, name: str) -> machines.Seen:

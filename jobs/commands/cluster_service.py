@@ -1,0 +1,53 @@
+"""`vr cluster service`: this PC's part of the cluster comes back when the PC is started again."""
+
+import os
+import signal
+import sys
+import threading
+from typing import Annotated
+
+import typer
+
+from cluster.errors import ClusterError
+
+
+def service(
+    remove: Annotated[bool, typer.Option("--remove", help="Come back no more; what runs goes on.")] = False,
+    run: Annotated[bool, typer.Option("--run", help="What the unit runs: start what was here, and keep it.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Have systemd start this PC's head or node after each boot, until `vr cluster down`.
+
+    Example: vr cluster service
+    """
+    from cluster import service as unit
+    from jobs.commands.cluster import agree, console
+
+    if remove and run:
+        raise ClusterError("--remove and --run: choose one")
+    if run:
+        _run()
+        return
+    if remove:
+        unit.remove()
+        console().print("The cluster is started no more after a boot.")
+        return
+    unit.require_systemd()
+    text = unit.unit_text([sys.executable, "-m", "jobs.cli", "cluster", "service", "--run"], os.environ)
+    console().print(f"writes  {unit.unit_file()}, enables it, and lets it run without a login (loginctl enable-linger)")
+    agree("Start the cluster's part of this PC after each boot?", yes)
+    left = unit.install(text)
+    console().print("After each boot, what runs here now is started again. Not so what `vr cluster down` has ended.")
+    if left:
+        console().print(f"Only after a login, as long as you do not allow otherwise: {left}", highlight=False)
+
+
+def _run() -> None:
+    from cluster.admission import companions_of
+    from cluster.service import run
+    from jobs.keeper import KEEPER
+
+    ending = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ending.set())
+    signal.signal(signal.SIGINT, lambda *_: ending.set())
+    run(lambda head: companions_of(head.node, [KEEPER]), lambda line: print(line, flush=True), ending)

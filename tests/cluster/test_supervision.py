@@ -1,0 +1,200 @@
+import os
+import re
+import signal
+import sys
+import time
+
+import psutil
+import pytest
+
+from cluster.plan import MARKER
+from cluster.processes import alive, end, spawn
+from cluster.supervision import (
+    DRAINED_S,
+    FAILURES,
+    HEAD_AWAY_S,
+    LEFT_S,
+    LONGEST_DELAY_S,
+    QUICK_S,
+    Ask,
+    Asked,
+    Charge,
+    Ended,
+    GiveUp,
+    Start,
+    Wait,
+    decide,
+    delay_s,
+    failures_after,
+)
+
+KILLED = Ended(ended_s=100.0, came_up=True, ever_up=True, failures=0)
+
+
+def of_head(ended, now_s, asked=None):
+    return decide(ended, asked, now_s, is_head=True)
+
+
+def of_node(ended, now_s, asked=None):
+    return decide(ended, asked, now_s, is_head=False)
+
+
+def changed(**changes):
+    return Ended(**{**KILLED.__dict__, **changes})
+
+
+@pytest.mark.parametrize("decision", [of_head, of_node])
+def test_a_first_start_that_fails_is_not_repeated_and_ray_has_the_last_word(decision):
+    assert decision(changed(came_up=False, ever_up=False, failures=1), 1e6) == GiveUp(why="")
+
+
+def test_a_head_that_was_killed_starts_at_once_with_its_state():
+    assert of_head(KILLED, 100.0) == Start(fresh=False)
+
+
+def test_a_head_that_does_not_come_up_from_its_state_is_started_without_it():
+    ended = changed(came_up=False, failures=1)
+    assert of_head(ended, 101.9) == Wait()
+    assert of_head(ended, 102.0) == Start(fresh=True)
+
+
+def test_the_delay_grows_with_each_quick_failure_to_a_minute_and_ends_in_one_line():
+    delays = [delay_s(failures) for failures in range(FAILURES)]
+    assert delays[0] == 0.0
+    assert delays == sorted(delays)
+    assert delays[-1] == LONGEST_DELAY_S
+    for decision in (of_head, of_node):
+        assert decision(changed(failures=FAILURES - 1), 100.0 + LONGEST_DELAY_S - 1) == Wait()
+        given_up = decision(changed(failures=FAILURES), 100.0)
+        assert isinstance(given_up, GiveUp)
+        assert f"ended {FAILURES} times in a row" in given_up.why
+
+
+def test_only_an_end_soon_after_the_start_is_a_failure():
+    assert failures_after(3, QUICK_S - 1) == 4
+    assert failures_after(3, QUICK_S) == 0
+
+
+def test_a_node_asks_before_it_starts_and_again_while_its_head_is_away():
+    assert of_node(KILLED, 100.0) == Ask()
+    away = Asked(at_s=100.5, answers=False, may_start=False)
+    assert of_node(KILLED, 100.4 + HEAD_AWAY_S, away) == Wait()
+    assert of_node(KILLED, 100.5 + HEAD_AWAY_S, away) == Ask()
+    assert of_node(KILLED, 100.6, Asked(100.5, answers=True, may_start=True)) == Start()
+
+
+def test_what_the_head_said_before_the_end_does_not_count():
+    assert of_node(KILLED, 101.0, Asked(at_s=99.0, answers=True, may_start=True)) == Ask()
+
+
+def test_a_drained_node_waits_for_its_time_however_often_it_asks():
+    drained = changed(left=True)
+    assert of_node(drained, 100.0 + LEFT_S - 0.1) == Wait()
+    assert of_node(drained, 100.0 + LEFT_S) == Ask()
+    now_s = 200.0
+    for _ in range(1000):
+        asked = Asked(now_s, answers=True, may_start=False)
+        assert of_node(drained, now_s + DRAINED_S - 0.1, asked) == Wait()
+        assert of_node(drained, now_s + DRAINED_S, asked) == Ask()
+        now_s += DRAINED_S
+    assert of_node(drained, now_s, Asked(now_s, answers=True, may_start=True)) == Start()
+
+
+UP = "echo up; echo 'Ray runtime started.'; "
+
+
+@pytest.fixture
+def supervised(tmp_path):
+    """Start a supervisor of a shell script in the place of `ray start`."""
+    refs = []
+
+    def start(script, **more):
+        log = tmp_path / "log"
+        token = tmp_path / "token"
+        charge = Charge(
+            name="attic", argv=("sh", "-c", script), log=log, temp_dir=tmp_path / "t" / "r", token_file=token, **more
+        )
+        environment = os.environ | {MARKER: "supervised", "HERE": str(tmp_path)}
+        argv = [sys.executable, "-m", "cluster.supervise", charge.model_dump_json()]
+        refs.append(spawn("ray", argv, environment, log, tmp_path))
+        return refs[-1]
+
+    yield start
+    end(refs, "supervised", grace_s=5.0)
+
+
+def await_true(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def in_session(ref):
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == ref.pid and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (OSError, psutil.Error):
+            continue
+    return [process for process in found if process.pid != ref.pid]
+
+
+def test_a_first_start_that_fails_ends_the_supervisor_with_rays_last_line(supervised):
+    ref = supervised("echo 'ConnectionError: no head'; exit 1")
+    await_true(lambda: not alive(ref))
+    assert ref.log.read_text() == "ConnectionError: no head\n"
+
+
+def test_what_was_up_is_started_again_and_nothing_of_the_first_is_left(supervised, tmp_path):
+    # A child named as Ray's, since Ray without it has left; and one that outlives its parent.
+    (tmp_path / "raylet").symlink_to("/usr/bin/sleep")
+    ref = supervised(f"{UP} echo $$ >> $HERE/pids; $HERE/raylet 600 & wait")
+    pids = tmp_path / "pids"
+    await_true(lambda: pids.exists() and len(in_session(ref)) == 2 and "up" in ref.log.read_text())
+    first = in_session(ref)
+    psutil.Process(int(pids.read_text())).send_signal(signal.SIGKILL)
+    await_true(lambda: len(pids.read_text().split()) == 2)
+    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in first)
+    said = [line.partition("supervisor: ")[2] for line in ref.log.read_text().splitlines() if "supervisor: " in line]
+    assert said == ["Ray has ended (-9)", "starting Ray again"]
+    psutil.Process(ref.pid).terminate()
+    await_true(lambda: not alive(ref))
+    assert in_session(ref) == []
+
+
+def test_ray_ends_with_a_supervisor_that_was_killed(supervised, tmp_path):
+    (tmp_path / "raylet").symlink_to("/usr/bin/sleep")
+    ref = supervised(f"{UP} exec $HERE/raylet 600")
+    await_true(lambda: any(process.name() == "raylet" for process in in_session(ref)))
+    psutil.Process(ref.pid).kill()
+    await_true(lambda: in_session(ref) == [])
+
+
+def test_a_node_is_started_by_nobody_while_its_head_is_away(supervised, tmp_path):
+    ref = supervised(f"{UP} echo start >> $HERE/starts; exit 1", head="127.0.0.9:1")
+    await_true(lambda: "127.0.0.9:1 does not answer; waiting for it" in ref.log.read_text())
+    assert alive(ref)
+    assert (tmp_path / "starts").read_text() == "start\n"
+
+
+def test_after_a_boot_a_node_looks_for_its_head_before_anything_else(supervised, tmp_path):
+    ref = supervised("echo start >> $HERE/starts; exit 1", head="127.0.0.9:1", after_boot=True)
+    await_true(lambda: "127.0.0.9:1 does not answer" in ref.log.read_text())
+    assert alive(ref)
+    assert not (tmp_path / "starts").exists()
+
+
+def test_what_stops_the_supervisor_itself_is_one_line_and_ray_ends_with_it(supervised, tmp_path):
+    (tmp_path / "raylet").symlink_to("/usr/bin/sleep")
+    ref = supervised(f"{UP} exec $HERE/raylet 600")
+    await_true(lambda: any(process.name() == "raylet" for process in in_session(ref)))
+    (tmp_path / "t" / "r").rmdir()
+    (tmp_path / "t").rmdir()
+    (tmp_path / "t").write_text("no folder")
+    [raylet] = in_session(ref)
+    raylet.kill()
+    await_true(lambda: not alive(ref))
+    assert re.search(r"supervisor: .*File exists", ref.log.read_text().splitlines()[-1])
+    assert in_session(ref) == []
