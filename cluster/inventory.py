@@ -57,6 +57,18 @@ def _check_hours(text: str) -> str:
     return text
 
 
+def _check_ssh(options: tuple[str, ...]) -> tuple[str, ...]:
+    if options and not options[0].startswith("-"):
+        raise ValueError('should be options, such as ["-p", "2222"]')
+    return options
+
+
+def _check_absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("should be a path from / on")
+    return path
+
+
 Duration = Annotated[str, AfterValidator(_check_duration)]
 Hours = Annotated[str, AfterValidator(_check_hours)]
 Mac = Annotated[str, Field(pattern=r"^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$")]
@@ -104,8 +116,10 @@ class NodeSpec(Spec):
     """Where copies of shards may lie."""
     user: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")] | None = None
     """Account on this PC for ssh; by default what the user's ssh configuration says."""
-    ssh: tuple[str, ...] = ()
+    ssh: Annotated[tuple[str, ...], AfterValidator(_check_ssh)] = ()
     """Options put before the address on ssh's command line, such as `["-p", "2222"]`."""
+    python: Annotated[Path, AfterValidator(_check_absolute)] | None = None
+    """Python of an environment on this PC that has vr already: `vr cluster up` uses it and copies no code there."""
     mac: Mac | None = None
     """Hardware address of its network card: the PC can then be woken over the LAN."""
     owner_hours: tuple[Hours, ...] = ()

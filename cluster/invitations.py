@@ -10,7 +10,7 @@ import hmac
 import json
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from cluster.certificate import certificate_file, ensure_certificate
 from cluster.errors import ClusterFailure
 from cluster.head import Head, state_folder
-from cluster.join_code import SECRET_BYTES, JoinCode, format_code
+from cluster.join_code import SECRET_BYTES, JoinCode, format_code, parse_code
 from cluster.processes import boot_id
 from cluster.token import write_private
 from cluster.versions import Versions, difference
@@ -117,6 +117,14 @@ def invite(head: Head, versions: Versions, valid_s: float = VALID_S) -> str:
     with locked():
         write_invitations((*read_invitations(), new)[-_KEPT:])
     return format_code(JoinCode(head.node.address, head.ports.admission, mark, secret))
+
+
+def withdraw(codes: Iterable[str]) -> None:
+    """Void those of `codes` that nobody has used, before their time."""
+    digests = {_digest(parse_code(code).secret) for code in codes}
+    with locked():
+        kept = tuple(i for i in read_invitations() if i.used_by is not None or i.secret_sha256 not in digests)
+        write_invitations(kept)
 
 
 def forget_all() -> None:

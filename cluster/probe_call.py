@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 import cluster.probe
+from cluster import shell
 from cluster.inventory import NodeSpec
-from cluster.shell import ssh_argv
 
 Reading = TypeVar("Reading")
 
@@ -51,11 +51,11 @@ def python_here(node: NodeSpec) -> list[str]:
 
 def run_by_ssh(node: NodeSpec, argv: Sequence[str], stdin: str, timeout_s: float) -> Ran:
     """The runner for another machine, by the system's `ssh`."""
-    ran = run_here(node, ssh_argv(node, argv), stdin, timeout_s)
-    if ran.code == 255:  # ssh's own
-        lines = ran.stderr.strip().splitlines()
-        raise OSError(lines[-1] if lines else "ssh failed")
-    return ran
+    try:
+        code, stdout, stderr, _ = shell.run(node, argv, stdin=stdin, timeout_s=timeout_s)
+    except shell.Unreached as error:
+        raise OSError(str(error)) from None
+    return Ran(code, stdout, stderr)
 
 
 def python_there(node: NodeSpec) -> list[str]:

@@ -2,14 +2,13 @@
 
 import ipaddress
 import socket
-import subprocess
 from collections.abc import Iterable
 
 import psutil
 
-from cluster.errors import ClusterFailure
+from cluster.errors import ClusterError, ClusterFailure
 from cluster.inventory import NodeSpec
-from cluster.shell import ssh_argv
+from cluster.shell import Unreached, run
 
 PORT = 9
 """Discard: by custom; the card looks at the bytes alone."""
@@ -65,10 +64,9 @@ def suspend(node: NodeSpec) -> None:
         ClusterFailure: it refuses or does not answer.
     """
     try:
-        argv = ssh_argv(node, ["systemctl", "suspend"])
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=_SSH_TIMEOUT_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
+        done = run(node, ["systemctl", "suspend"], timeout_s=_SSH_TIMEOUT_S)
+    except (Unreached, ClusterError) as error:
         raise ClusterFailure(f"{node.name}: cannot be suspended ({error})") from None
-    if done.returncode != 0:
-        said = " ".join((done.stdout + done.stderr).split())[:300] or f"exit code {done.returncode}"
+    if done.code != 0:
+        said = " ".join((done.stdout + done.stderr).split())[:300] or f"exit code {done.code}"
         raise ClusterFailure(f"{node.name}: cannot be suspended ({said}); leave idle_suspend out, or allow it there")

@@ -13,15 +13,18 @@ import typer
 
 from cluster.errors import ClusterError, ClusterFailure
 from jobs.commands.cluster_doctor import doctor
+from jobs.commands.cluster_down import down
 from jobs.commands.cluster_drain import drain, undrain
 from jobs.commands.cluster_firewall import firewall
 from jobs.commands.cluster_rotate import rotate
 from jobs.commands.cluster_service import service
+from jobs.commands.cluster_up import up
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from cluster.head import Head
+    from cluster.inventory import Inventory
     from cluster.plan import NodeStart
     from cluster.versions import Versions
 
@@ -53,30 +56,20 @@ def head(
     Running it again changes nothing; with a LAN address it prints a fresh join code each time, good once for 30
     minutes. Example: vr cluster head --address 192.168.1.10
     """
-    from cluster.admission import await_endpoint, companions_of
     from cluster.facts import look
-    from cluster.head import keep_inventory
     from cluster.inventory import Inventory
     from cluster.invitations import invite
-    from cluster.lifecycle import running_head, start_head
+    from cluster.lifecycle import running_head
     from cluster.plan import node_start
-    from jobs.keeper import KEEPER
     from vr_core.config import load
 
     described = load(Inventory, inventory) if inventory else None
     spec = described.head if described else None
     node = node_start(look(), spec, name=name, address=address, cpus=num_cpus, port_base=port)
-    fresh = running_head(node) is None
-    if fresh:
-        _show_plan(node)
+    if running_head(node) is None:
+        show_plan(node)
         agree("Start this head?", yes)
-    with console().status("starting Ray (about 10 s)"):
-        started, changed = start_head(node, companions_of(node, [KEEPER]))
-        if not node.loopback_only:
-            await_endpoint(started)
-    if fresh or described:  # typed again for another join code, without the file, it takes nothing from the keeper
-        keep_inventory(described)
-    _cap_power(node)
+    started, changed = put_up_head(node, described)
     console().print("The head runs." if changed else "The head runs already; nothing was changed.")
     _show_head(started, None if node.loopback_only else invite(started, software()))
 
@@ -92,7 +85,9 @@ def join(
     token_file: Annotated[
         Path | None, typer.Option(help="With an address: the head's token file, copied to this PC, mode 600.")
     ] = None,
-    inventory: Annotated[Path | None, typer.Option(help="YAML file that describes the PCs.")] = None,
+    inventory: Annotated[
+        Path | None, typer.Option(help="YAML file that describes the PCs; - reads it from stdin, after the code.")
+    ] = None,
     own_address: Annotated[
         str | None, typer.Option("--address", help="LAN address of this PC; by default the one that reaches the head.")
     ] = None,
@@ -106,17 +101,15 @@ def join(
     Example: vr cluster join 60M0M2GM-…, as the head printed it
     """
     from cluster.facts import address_towards, look
-    from cluster.inventory import Inventory
     from cluster.lifecycle import has_token, require_answer, running_node
     from cluster.lifecycle import join as join_head
     from cluster.plan import node_start
     from cluster.redeem import entry
-    from vr_core.config import load
 
     way = entry(sys.stdin.readline().strip() if code == "-" else code, token_file, software())
     target = way.head
     facts = look()
-    spec = load(Inventory, inventory).at([own_address] if own_address else facts.addresses) if inventory else None
+    spec = _read_inventory(inventory).at([own_address] if own_address else facts.addresses) if inventory else None
     if inventory and spec is None:
         raise ClusterError(f"{inventory}: no node has an address of this PC ({', '.join(facts.addresses)})")
     own = own_address or (spec.address if spec else address_towards(target.rpartition(":")[0]))
@@ -128,7 +121,7 @@ def join(
     if way.token_sha256 is None:
         way.take()  # a token file that is missing is named before anything is asked
     require_answer(target)
-    _show_plan(node)
+    show_plan(node)
     if running:
         console().print("first   ends this PC's node, which has an earlier token of the head, and what runs on it")
     agree(f"Join the cluster of {target}?", yes)
@@ -141,6 +134,15 @@ def join(
             raise ClusterFailure(f"{error}{spent}") from None
     _cap_power(node)
     console().print(f"{node.name} has joined {target}. Leave it with: vr cluster down")
+
+
+def _read_inventory(path: Path) -> "Inventory":
+    from cluster.inventory import Inventory
+    from vr_core.config import load, parse_yaml, validate
+
+    if str(path) == "-":
+        return validate(Inventory, parse_yaml(sys.stdin.read(), "stdin"), "stdin")
+    return load(Inventory, path)
 
 
 @app.command()
@@ -193,25 +195,22 @@ def status(
         return
 
 
-@app.command()
-def down(yes: Yes = False) -> None:
-    """End what was started here: the head with its keeper, or this PC's membership. Other Ray clusters stay.
+def put_up_head(node: "NodeStart", described: "Inventory | None") -> tuple["Head", bool]:
+    """Start the head `node` with all that belongs beside it, or what is missing of it; says whether anything was."""
+    from cluster.admission import await_endpoint, companions_of
+    from cluster.head import keep_inventory
+    from cluster.lifecycle import running_head, start_head
+    from jobs.keeper import KEEPER
 
-    Example: vr cluster down --yes
-    """
-    from cluster.lifecycle import running_processes, stop
-
-    running = running_processes()
-    if not running:
-        stop()  # the records of what has died by itself
-        console().print("Nothing runs here that was started by vr.")
-        return
-    for what, count in running.items():
-        console().print(f"ends  {what}: {count} processes, running jobs among them", highlight=False)
-    agree("End them?", yes)
-    with console().status("ending Ray"):
-        ended = stop()
-    console().print(f"Ended: {', '.join(ended)}.", highlight=False)
+    fresh = running_head(node) is None
+    with console().status("starting Ray (about 10 s)"):
+        started, changed = start_head(node, companions_of(node, [KEEPER]))
+        if not node.loopback_only:
+            await_endpoint(started)
+    if fresh or described:  # typed again for another join code, without the file, it takes nothing from the keeper
+        keep_inventory(described)
+    _cap_power(node)
+    return started, changed
 
 
 def agree(question: str, yes: bool) -> None:
@@ -228,7 +227,8 @@ def agree(question: str, yes: bool) -> None:
     typer.confirm(question, abort=True, err=True)
 
 
-def _show_plan(node: "NodeStart") -> None:
+def show_plan(node: "NodeStart") -> None:
+    """Say what starting `node` means."""
     from cluster.plan import Ports, ports_from
 
     cards = ", ".join(f"{gpu.model} {gpu.memory_gib:g} GiB" for gpu in node.gpus) or "none"
@@ -292,6 +292,8 @@ def console() -> "Console":
     return Console(stderr=True)
 
 
+app.command()(up)
+app.command()(down)
 app.command()(rotate)
 app.command()(firewall)
 app.command()(drain)

@@ -46,6 +46,9 @@ def test_the_shipped_localhost_stays_on_this_machine():
         ([{**HEAD, "labels": {"ray.io/zone": "x"}}], "the prefix ray.io/"),
         ([{**HEAD, "labels": {"room": "2nd floor"}}], "label room"),
         ([{**HEAD, "cpus": 0}], "nodes.0.cpus"),
+        ([HEAD, {**WORKER, "user": "-oProxyCommand=id"}], "nodes.1.user"),
+        ([HEAD, {**WORKER, "ssh": ["study.lan"]}], 'nodes.1.ssh: should be options, such as ["-p", "2222"]'),
+        ([HEAD, {**WORKER, "python": "vr/bin/python"}], "nodes.1.python: should be a path from / on"),
     ],
 )
 def test_a_wrong_inventory_is_refused_in_one_line_that_names_the_place(nodes, said):

@@ -16,8 +16,10 @@ from cluster.invitations import (
     now,
     read_invitations,
     used,
+    withdraw,
     write_invitations,
 )
+from cluster.join_code import JoinCode, format_code
 from cluster.versions import Versions, difference, own_versions
 
 HEAD = Versions(vr="0.1.0", ray="2.60.0", python="3.11", commit="a" * 40)
@@ -109,3 +111,14 @@ def test_the_clock_runs_on_and_no_setting_of_the_date_moves_it():
     before, after = now(), now()
     assert before.boot_id == after.boot_id
     assert before.since_boot_s <= after.since_boot_s
+
+
+def test_a_code_that_is_withdrawn_is_unknown_and_one_that_was_used_is_remembered(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    secrets = (SECRET, b"another...", b"third.....")
+    write_invitations((invitation(), invitation(secrets[1], used_by="192.168.1.11"), invitation(secrets[2])))
+    withdraw(format_code(JoinCode("192.168.1.10", 6385, b"f" * 16, secret)) for secret in secrets[:2])
+    refusals = [decide(read_invitations(), secret, HEAD, Now(BOOT, 0.0)) for secret in secrets]
+    assert "does not know the code" in refusals[0].line
+    assert "used already, by 192.168.1.11" in refusals[1].line
+    assert not isinstance(refusals[2], Refusal)

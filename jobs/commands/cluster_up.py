@@ -1,0 +1,140 @@
+"""`vr cluster up`: the head and every PC of an inventory that is on, in one go."""
+
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cluster.head import Head
+    from cluster.inventory import Inventory
+    from cluster.sources import Sources
+    from cluster.up import Outcome
+    from cluster.up_plan import NodePlan
+
+
+def up(
+    inventory: Annotated[Path, typer.Argument(help="YAML file that describes the PCs.")],
+    port: Annotated[
+        int | None,
+        typer.Option(help="First of a block of 256 ports on each PC, 0 for free ones; by default the usual ones."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON value on stdout.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Start the head here and, through ssh, the node of every other PC that is on; the rest can join later.
+
+    Run it on the head. Running it again changes nothing. Example: vr cluster up home.yaml
+    """
+    from cluster.facts import look
+    from cluster.inventory import Inventory
+    from cluster.lifecycle import running_head
+    from cluster.plan import node_start
+    from cluster.up import require_all, require_head_here
+    from jobs.commands.cluster import agree, console, put_up_head, show_plan
+    from vr_core.config import load
+
+    described = load(Inventory, inventory)
+    facts = look()
+    require_head_here(described, facts.interfaces)
+    node = node_start(facts, described.head, port_base=port)
+    running = running_head(node)
+    with tempfile.TemporaryDirectory(prefix="vr-code-") as folder:
+        sources = _stage(described, Path(folder))
+        plans = _plan(described, running, sources)
+        if running is None:
+            show_plan(node)
+        _show(plans, sources)
+        if running is None or any(plan.changes for plan in plans):
+            agree("Bring this up?", yes)
+        start_s = time.monotonic()
+        head, changed = put_up_head(node, described)
+        head_s = time.monotonic() - start_s
+        outcomes = _carry_out(plans, head, described, sources, port)
+    _tell_missing(outcomes, inventory)
+    state = "started" if changed else "unchanged"
+    if as_json:
+        own = {"name": node.name, "address": head.gcs_address, "state": state, "seconds": round(head_s, 3)}
+        typer.echo(json.dumps({"head": own, "nodes": [outcome.model_dump(mode="json") for outcome in outcomes]}))
+    else:
+        said = "The head runs." if changed else "The head runs already."
+        console().print(
+            f"{said} Next: vr cluster status · vr submit RECIPE · vr cluster down {inventory}", highlight=False
+        )
+    require_all(outcomes)
+
+
+def _stage(described: "Inventory", folder: Path) -> "Sources | None":
+    from cluster.sources import source_root, stage
+    from cluster.up_plan import workers
+
+    if all(worker.python is not None for worker in workers(described)):
+        return None
+    return stage(source_root(), folder)
+
+
+def _plan(described: "Inventory", head: "Head | None", sources: "Sources | None") -> list["NodePlan"]:
+    from cluster.drain import by_name, read_drained
+    from cluster.status import read_nodes
+    from cluster.up import look_at_all
+    from cluster.up_plan import plan_up, workers
+    from jobs.commands.cluster import console
+
+    with console().status("looking at the other PCs"):
+        found = look_at_all(workers(described))
+    alive = {row.name for row in read_nodes(head) if row.alive} if head else set()
+    return plan_up(described, found, sources.digest if sources else None, alive, by_name(read_drained()))
+
+
+def _show(plans: Sequence["NodePlan"], sources: "Sources | None") -> None:
+    from cluster.up_plan import Step, described
+    from jobs.commands.cluster import console
+
+    if sources and any(Step.COPY in plan.steps for plan in plans):
+        size = f"{sources.files} files, {sources.size_bytes / 2**20:.1f} MiB, digest {sources.digest[:12]}"
+        console().print(f"code    {size}", highlight=False, markup=False)
+    for plan in plans:
+        console().print(f"{plan.node.name:7} {plan.node.address}: {described(plan)}", highlight=False, markup=False)
+
+
+def _carry_out(
+    plans: Sequence["NodePlan"],
+    head: "Head",
+    described: "Inventory",
+    sources: "Sources | None",
+    port_base: int | None,
+) -> list["Outcome"]:
+    from cluster.invitations import invite, withdraw
+    from cluster.up import Delivery, at_once, bring_up
+    from jobs.commands.cluster import software
+    from jobs.commands.cluster_table import LiveTable
+
+    if not plans:
+        return []
+    versions = software()
+    codes = {plan.node.name: invite(head, versions) for plan in plans if plan.steps}
+    delivery = Delivery(described, codes, sources, versions.python, port_base)
+    by_name = {plan.node.name: plan for plan in plans}
+    try:
+        with LiveTable([plan.node for plan in plans]) as live:
+            return at_once(
+                [plan.node for plan in plans],
+                lambda node, stop: live.finish(bring_up(by_name[node.name], delivery, live.tell, stop)),
+            )
+    finally:
+        withdraw(codes.values())
+
+
+def _tell_missing(outcomes: Sequence["Outcome"], inventory: Path) -> None:
+    from jobs.commands.cluster import console
+    from jobs.commands.cluster_table import tell_failures
+
+    tell_failures(outcomes)
+    for outcome in outcomes:
+        if outcome.state == "off":
+            line = f"{outcome.name}: off ({outcome.why}); join later with: vr cluster up {inventory}"
+            console().print(line, highlight=False, markup=False, soft_wrap=True)
