@@ -99,6 +99,25 @@ def plan_up(
     return plans
 
 
+def plan_rejoin(
+    inventory: Inventory, found: Mapping[str, Found], drained: Mapping[str, Drained], head: str
+) -> list[NodePlan]:
+    """The steps after the token was changed: what is in the cluster of `head` (an address) joins again, as it is.
+
+    PCs that are on and have nothing there are not in the list.
+    """
+    plans = []
+    for plan in plan_up(inventory, found, None, (), drained):
+        if plan.state != "joins":
+            plans.append(plan)
+            continue
+        for python in endings(found[plan.node.name], plan.node, head)[:1]:
+            plans.append(
+                NodePlan(plan.node.model_copy(update={"python": PurePosixPath(python)}), "joins", (Step.JOIN,))
+            )
+    return plans
+
+
 def described(plan: NodePlan) -> str:
     """The plan for one PC, as the user reads it."""
     if plan.state == "off":

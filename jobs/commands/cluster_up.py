@@ -48,14 +48,14 @@ def up(
         plans = _plan(described, running, sources)
         if running is None:
             show_plan(node)
-        _show(plans, sources)
+        show_plans(plans, sources)
         if running is None or any(plan.changes for plan in plans):
             agree("Bring this up?", yes)
         start_s = time.monotonic()
         head, changed = put_up_head(node, described)
         head_s = time.monotonic() - start_s
-        outcomes = _carry_out(plans, head, described, sources, port)
-    _tell_missing(outcomes, inventory)
+        outcomes = carry_out(plans, head, described, sources, port)
+    tell_missing(outcomes, inventory)
     state = "started" if changed else "unchanged"
     if as_json:
         own = {"name": node.name, "address": head.gcs_address, "state": state, "seconds": round(head_s, 3)}
@@ -90,7 +90,8 @@ def _plan(described: "Inventory", head: "Head | None", sources: "Sources | None"
     return plan_up(described, found, sources.digest if sources else None, alive, by_name(read_drained()))
 
 
-def _show(plans: Sequence["NodePlan"], sources: "Sources | None") -> None:
+def show_plans(plans: Sequence["NodePlan"], sources: "Sources | None") -> None:
+    """A line for each PC."""
     from cluster.up_plan import Step, described
     from jobs.commands.cluster import console
 
@@ -101,13 +102,14 @@ def _show(plans: Sequence["NodePlan"], sources: "Sources | None") -> None:
         console().print(f"{plan.node.name:7} {plan.node.address}: {described(plan)}", highlight=False, markup=False)
 
 
-def _carry_out(
+def carry_out(
     plans: Sequence["NodePlan"],
     head: "Head",
     described: "Inventory",
     sources: "Sources | None",
     port_base: int | None,
 ) -> list["Outcome"]:
+    """Do what is planned on all PCs at once, each with a join code of its own that ends with this."""
     from cluster.invitations import invite, withdraw
     from cluster.up import Delivery, at_once, bring_up
     from jobs.commands.cluster import software
@@ -129,7 +131,8 @@ def _carry_out(
         withdraw(codes.values())
 
 
-def _tell_missing(outcomes: Sequence["Outcome"], inventory: Path) -> None:
+def tell_missing(outcomes: Sequence["Outcome"], inventory: Path) -> None:
+    """Say which PCs failed and how, and which are off."""
     from jobs.commands.cluster import console
     from jobs.commands.cluster_table import tell_failures
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -214,6 +215,23 @@ def test_a_drained_pc_is_left_alone(lan):
     assert outcomes["loft"]["state"] == "drained"
     assert "loft is drained until" in said
     assert alive(lan) == {"attic", "study", "den"}
+
+
+def test_another_token_reaches_every_pc_that_is_on_through_ssh(lan):
+    before, token_file = member(lan["attic"], Head), lan["attic"].home / STATE / "token"
+    tokens = [token_file.read_text()]
+    said = lan["attic"].vr("cluster", "rotate", "home.yaml", "--yes")
+    tokens.append(token_file.read_text())
+    assert tokens[0] != tokens[1]
+    assert alive(lan) == {"attic", "study", "den"}
+    for name in ("study", "den"):
+        assert (lan[name].home / STATE / f"joined-{name}.token").read_text() == tokens[1]
+    assert "loft is drained until" in said
+    assert re.search(r"^on loft, within 30 minutes:\n  vr cluster join \S+$", said, re.MULTILINE)
+    assert "on study" not in said
+    assert member(lan["attic"], Head).ports == before.ports
+    again, _ = up(lan, "home.yaml")
+    assert states(again) == {"attic": "unchanged", "study": "unchanged", "den": "unchanged", "loft": "drained"}
 
 
 def test_another_pc_than_the_head_is_told_where_to_run_it(lan):

@@ -11,7 +11,19 @@ from cluster.inventory import Inventory, NodeSpec
 from cluster.plan import MARKER, NodeStart, Ports
 from cluster.processes import ProcessRef, spawn
 from cluster.up import _LOOK, parse_look
-from cluster.up_plan import CODE, MARK, Found, Membership, Step, described, endings, plan_up, python_of, workers
+from cluster.up_plan import (
+    CODE,
+    MARK,
+    Found,
+    Membership,
+    Step,
+    described,
+    endings,
+    plan_rejoin,
+    plan_up,
+    python_of,
+    workers,
+)
 
 STUDY = NodeSpec(name="study", address="192.168.1.11")
 DEN = NodeSpec(name="den", address="192.168.1.12", python=Path("/opt/vr/bin/python"))
@@ -73,6 +85,20 @@ def test_down_ends_what_is_in_this_cluster_on_the_python_that_it_runs_on_and_not
     assert endings(Found(memberships=(other, by_hand, by_hand)), STUDY, head) == [by_hand.python]
     assert endings(Found(memberships=(dead,)), STUDY, head) == [python_of(STUDY)] == [f"{CODE}/.venv/bin/python"]
     assert endings(Found(memberships=(dead,)), DEN, head) == ["/opt/vr/bin/python"]
+
+
+def test_after_another_token_what_is_in_the_cluster_joins_again_as_it_is_and_nothing_else():
+    other, ours = Membership("192.168.1.99:6379", "/elsewhere/python"), Membership("192.168.1.10:7000", "/home/sam/py")
+    head = HOME.head.address
+    [study, den] = plan_rejoin(
+        HOME, {"study": Found(memberships=(other, ours)), "den": Found(off="no answer")}, {}, head
+    )
+    assert (study.steps, python_of(study.node)) == ((Step.JOIN,), "/home/sam/py")
+    assert (den.state, den.steps) == ("off", ())
+    drained = {"study": Drained(name="study", by="user", since_s=0, leaves_s=0)}
+    found = {"study": Found(memberships=(ours,)), "den": Found(memberships=(other,))}
+    [study] = plan_rejoin(HOME, found, drained, head)
+    assert (study.state, study.steps) == ("drained", ())
 
 
 def test_what_a_login_shell_says_of_its_own_is_passed_over():

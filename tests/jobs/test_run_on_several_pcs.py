@@ -1,6 +1,12 @@
-"""A run over the PCs of a LAN in a box: joined by code, trained across the cable, one PC taken back, and watched."""
+"""A cluster of PCs from its inventory to its end, in a LAN in a box: what a home sees on a Saturday, in this order.
 
+Brought up over ssh with one PC off, one more by code; examined; a run across the cables, one PC taken back meanwhile,
+the head's Ray killed; all of it watched in a browser on another PC; and ended.
+"""
+
+import contextlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -8,106 +14,184 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 
+from tests.jobs.dashboard import keep_artefact
 from tests.jobs.test_train import recipe_of
 from tests.lan import SHARED, Lan, await_true, require
 from vr_core.config import to_yaml
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-INVENTORY = """
+INVENTORY = f"""
 nodes:
-  - {name: attic, address: 10.77.0.11, role: head, cpus: 1, shared: /media}
-  - {name: study, address: 10.77.0.12, cpus: 1, shared: /media}
-  - {name: den, address: 10.77.0.13, cpus: 1, shared: /media}
-  - {name: loft, address: 10.77.0.99, cpus: 1}
+  - {{name: attic, address: 10.77.0.11, role: head, cpus: 1, shared: /media}}
+  - {{name: study, address: 10.77.0.12, cpus: 1, shared: /media, python: {sys.executable}}}
+  - {{name: den, address: 10.77.0.13, cpus: 1, shared: /media, python: {sys.executable}}}
+  - {{name: loft, address: 10.77.0.14, cpus: 1, shared: /media, python: {sys.executable}}}
 """
-STEPS = 300
+STEPS = 360
+CHECKPOINT_STEPS = 20
 LINK_MBIT = 20
 """Slow, so that the gradients of a small model make steps long enough for a PC to be taken back meanwhile."""
 PATIENCE_S = 180
 
 
-def add(lan, name):
-    """The one line on the other PC, with a fresh code of the head's."""
-    said = lan["attic"].vr("cluster", "head", "home.yaml", "--yes")
-    code = re.search(r"vr cluster join (\S+)", said)[1]
-    (lan[name].home / "home.yaml").write_text(INVENTORY)
-    lan[name].vr("cluster", "join", code, "--inventory", "home.yaml", "--yes")
+@pytest.fixture(scope="module")
+def lan():
+    """Five PCs: the inventory's four, of which loft is off, and cellar, which it does not know."""
+    require("rsync")
+    with Lan("attic", "study", "den", "loft", "cellar") as box:
+        (box["attic"].home / "home.yaml").write_text(INVENTORY)
+        box["loft"].kill()
+        yield box
 
 
 @pytest.fixture(scope="module")
-def lan():
-    """Three PCs in a cluster, and one in the inventory that is off."""
-    require()
-    with Lan("attic", "study", "den") as box:
-        (box["attic"].home / "home.yaml").write_text(INVENTORY)
-        for name in ("study", "den"):
-            add(box, name)
-        yield box
+def run(lan, tiny_data):
+    """A run of two workers, one on attic and one on study or den, submitted on the head."""
+    shutil.copytree(tiny_data, lan.shared / "data")
+    changes = {
+        "steps": STEPS, "out": f"{SHARED}/runs", "batch.crop_frames": 64, "model.width": 32,
+        "checkpoint.every_steps": CHECKPOINT_STEPS, "validation.every_steps": 120, "workers.device": "cpu",
+        "workers.count": 2, "workers.labels": [{"vr/node": "attic"}, {"vr/node": "in(study,den)"}],
+    }  # fmt: skip
+    (lan.shared / "tiny.yaml").write_text(to_yaml(recipe_of(Path(SHARED) / "data", **changes)))
+    return Run(lan.shared / "runs" / lan["attic"].vr_json("submit", f"{SHARED}/tiny.yaml")["run"])
+
+
+class Run:
+    """What the run's folder says, as this machine sees it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.name = folder.name
+
+    @property
+    def state(self):
+        return json.loads((self.folder / "state.json").read_text())
+
+    def machines(self, fit):
+        """Node → host name of the workers of one start, such as 1.2: first attempt, second start."""
+        told = json.loads((self.folder / "origin.json").read_text())["machines"].get(fit, [])
+        return {machine["labels"]["vr/node"]: machine["host"] for machine in told}
+
+    def await_started(self, fit):
+        def started():
+            assert self.state["state"] in ("pending", "running"), self.state
+            return self.machines(fit)
+
+        return await_true(started, f"start {fit}", PATIENCE_S)
+
+    def await_step(self, step):
+        await_true(lambda: self.state["step"] > step, f"step {step}", PATIENCE_S)
 
 
 def nodes(lan):
     return {row["name"]: row for row in lan["attic"].vr_json("cluster", "status")["nodes"]}
 
 
+def test_one_command_starts_what_is_on_and_a_fifth_pc_joins_by_code(lan):
+    said = lan["attic"].vr("cluster", "up", "home.yaml", "--yes")
+    assert "loft: off (no answer at 10.77.0.14:22); join later with: vr cluster up home.yaml" in said
+    code = re.search(r"vr cluster join (\S+)", lan["attic"].vr("cluster", "head", "home.yaml"))[1]
+    lan["cellar"].vr("cluster", "join", code, "--num-cpus", "1", "--yes")
+
+
 def test_who_is_there_and_who_is_missing(lan):
     states = {name: row["state"] for name, row in nodes(lan).items()}
-    assert states == {"attic": "alive", "study": "alive", "den": "alive", "loft": "missing"}
+    assert states == {"attic": "alive", "study": "alive", "den": "alive", "cellar": "alive", "loft": "missing"}
 
 
-def test_a_run_trains_across_pcs_and_moves_off_the_one_that_is_taken_back(lan, tiny_data):
-    attic = lan["attic"]
-    shutil.copytree(tiny_data, lan.shared / "data")
+def test_the_doctor_finds_what_was_planted_and_nothing_besides(lan):
+    lan["study"].rate(100)
+    lan["den"].run(["mount", "-t", "tmpfs", "tmpfs", SHARED])  # another folder of that name
+    told = lan["attic"].vr_json("cluster", "doctor", "home.yaml", code=1)
+    lan["den"].run(["umount", SHARED])
+    lan["study"].rate(None)
+    found = [finding for finding in told["findings"] if finding["severity"] != "ok"]
+    blocking = {(finding["check"], *finding["nodes"]) for finding in found if finding["severity"] == "blocks"}
+    assert blocking == {("shared folder", "den")}, blocking
+    assert ("reached", "loft") in {(finding["check"], *finding["nodes"]) for finding in found}
+    slow = {tuple(finding["nodes"]) for finding in found if finding["check"] == "link"}
+    assert slow == {("attic", "study"), ("study", "den")}, slow
+
+
+def test_a_run_trains_across_pcs_and_moves_off_the_one_that_is_taken_back(lan, run):
     for host in lan.hosts.values():
-        host.rate(LINK_MBIT)
-    changes = {
-        "steps": STEPS, "out": f"{SHARED}/runs", "batch.crop_frames": 64, "model.width": 32,
-        "checkpoint.every_steps": None, "validation.every_steps": 100, "workers.device": "cpu", "workers.count": 2,
-        "workers.labels": [{"vr/node": "attic"}, {"vr/node": "in(study,den)"}],
-    }  # fmt: skip
-    (lan.shared / "tiny.yaml").write_text(to_yaml(recipe_of(Path(SHARED) / "data", **changes)))
-    run = attic.vr_json("submit", f"{SHARED}/tiny.yaml")["run"]
-    folder = lan.shared / "runs" / run
-
-    def machines(fit):
-        told = json.loads((folder / "origin.json").read_text())["machines"].get(fit, [])
-        return {machine["labels"]["vr/node"]: machine["host"] for machine in told}
-
-    def state():
-        return json.loads((folder / "state.json").read_text())
-
-    def started(fit):
-        assert state()["state"] in ("pending", "running"), state()
-        return machines(fit)
-
-    first = await_true(lambda: started("1.1"), "the run starts", PATIENCE_S)
+        if host.is_on:
+            host.rate(LINK_MBIT)
+    first = run.await_started("1.1")
     [taken] = set(first) - {"attic"}
     assert first == {"attic": "attic", taken: taken}, "every worker computes on its own PC"
-    await_true(lambda: state()["step"] > 5, "some steps", PATIENCE_S)
-    runs = nodes(lan)
-    assert [name for name, row in runs.items() if run in row["runs"]] == sorted(first, key=lambda n: n != "attic")
+    run.await_step(5)
+    using = nodes(lan)
+    assert {name for name, row in using.items() if run.name in row["runs"]} == set(first)
 
-    attic.vr("cluster", "drain", taken, "--for", "2h", "--yes")
-    second = await_true(lambda: machines("1.2") or (state()["state"] == "finished" and first), "it goes on", PATIENCE_S)
-    assert set(second) == {"attic", "study", "den"} - {taken}
-    await_true(lambda: state()["state"] not in ("pending", "running"), "the end", PATIENCE_S)
-    assert state()["state"] == "finished", state()
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    steps = Counter(line["step"] for line in lines if line["kind"] == "step")
-    assert steps == Counter(range(1, STEPS + 1)), "every step once"
+    lan["attic"].vr("cluster", "drain", taken, "--for", "2h", "--yes")
+    assert set(run.await_started("1.2")) == {"attic", "study", "den"} - {taken}
+    run.await_step(run.state["step"])
     assert nodes(lan)[taken]["state"] in ("leaving", "drained")
 
+
+def test_another_pc_sees_every_node_and_the_job_on_the_dashboard(lan, run):
+    """In a browser on cellar, through the ssh line that the head printed."""
+    cellar = lan["cellar"]
+    token = (lan["attic"].home / ".local/state/vr/token").read_text().strip()
+    alive = [row["address"] for row in nodes(lan).values() if row["alive"]]
+    pages = [
+        {"path": "#/cluster", "wanted": alive, "picture": f"{SHARED}/cluster.png"},
+        {"path": "#/jobs", "wanted": [f"{run.name}.a1", "RUNNING"], "picture": f"{SHARED}/jobs.png"},
+    ]
+    asked = {"url": "http://127.0.0.1:8265", "token": token, "pages": pages}
+    with cellar.popen(["ssh", "-N", "-L", "8265:127.0.0.1:8265", lan["attic"].address]) as tunnel:
+        await_true(lambda: "127.0.0.1:8265" in cellar.run(["ss", "-ltn"]).stdout, "the tunnel")
+        cellar.run([sys.executable, "-m", "tests.jobs.dashboard"], stdin=json.dumps(asked), env={"CI": "true"})
+        tunnel.terminate()
+    for page in pages:
+        picture = lan.shared / Path(page["picture"]).name
+        keep_artefact(picture.rename(picture.with_name(f"several-pcs-{picture.name}")))
+
+
+def kill_ray(host):
+    """All of Ray on `host`, as when it runs out of memory; what keeps it running stays."""
+    [supervisor] = [pid for pid in host.pids() if b"cluster.supervise" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    killed = [pid for pid in host.pids() if os.getsid(pid) == supervisor != pid]
+    for pid in killed:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).kill()
+    return len(killed)
+
+
+def raylets(host):
+    return host.run(["pgrep", "-x", "raylet"]).stdout
+
+
+def test_the_head_is_back_after_it_was_killed_and_the_run_goes_on_to_its_end(lan, run):
+    [other] = {"study", "den"} & set(run.machines("1.2"))
+    before = {host.name: raylets(host) for host in (lan[other], lan["cellar"])}
+    assert kill_ray(lan["attic"]) > 4
+    assert set(run.await_started("2.1")) == {"attic", other}
+    assert {name for name, row in nodes(lan).items() if row["alive"]} == {"attic", other, "cellar"}
+    assert {name: raylets(lan[name]) for name in before} == before, "the others never left"
+    await_true(lambda: run.state["state"] not in ("pending", "running"), "the end", PATIENCE_S)
+    assert run.state["state"] == "finished", run.state
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    steps = Counter(line["step"] for line in lines if line["kind"] == "step")
+    assert steps == Counter(range(1, STEPS + 1)), "every step once"
     logs = subprocess.run(
-        lan["attic"].entered([sys.executable, "-m", "jobs.cli", "jobs", "logs", run, "--out", f"{SHARED}/runs"]),
+        lan["attic"].entered([sys.executable, "-m", "jobs.cli", "jobs", "logs", run.name, "--out", f"{SHARED}/runs"]),
         env=lan["attic"].environment(), capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert f"run {run}: finished at step {STEPS} of {STEPS}" in logs.stdout
+    assert f"run {run.name}: finished at step {STEPS} of {STEPS}" in logs.stdout
 
 
-def test_down_on_each_pc_leaves_nothing(lan):
+def test_down_leaves_nothing_on_any_pc(lan):
+    said = lan["attic"].vr("cluster", "down", "home.yaml", "--yes")
+    assert re.search(r"Ended: .*attic", said), said
+    lan["cellar"].vr("cluster", "down", "--yes")
     for host in lan.hosts.values():
-        host.vr("cluster", "down", "--yes")
-        left = host.run(["ps", "-eo", "args"]).stdout
-        assert "ray" not in left, left
+        if host.is_on:
+            left = host.run(["ps", "-eo", "args"]).stdout
+            assert "ray" not in left, left

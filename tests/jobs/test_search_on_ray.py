@@ -1,12 +1,10 @@
 """A search on a real head, its driver killed once; and what a browser finds on the Ray dashboard's pages afterwards."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from jobs.recipe import Recipe
 from jobs.runs import RunFolder, create_run
 from jobs.search import Search, shown_trial, shown_values
 from jobs.submit import start
+from tests.jobs.dashboard import await_page, chromium, keep_picture, log_in
 from vr_core.config import load, override, to_yaml, validate
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -171,61 +170,17 @@ def plain_text(recipe: Recipe) -> str:
 
 
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    """Headless chromium with a profile of its own."""
-    programs = shutil.which("chromium"), shutil.which("chromedriver")
-    if None in programs:
-        if os.environ.get("CI"):
-            pytest.fail("chromium and chromium-driver are not installed; CI needs them")
-        pytest.skip("chromium and chromium-driver are not installed (apt install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    for switch in (
-        "headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-        "disable-component-update", "disable-sync", "disable-dev-shm-usage", "window-size=2400,1800",
-        f"user-data-dir={tmp_path / 'profile'}",
-    ):  # fmt: skip
-        options.add_argument(f"--{switch}")
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(programs[1]))
-    try:
+def browser() -> Iterator[webdriver.Chrome]:
+    """Headless chromium."""
+    with chromium() as driver:
         yield driver
-    finally:
-        driver.quit()
-
-
-def await_page(browser: webdriver.Chrome, wanted: Callable[[str], object]) -> str:
-    """Text of the page as soon as it is as wanted."""
-    end_s, text = time.monotonic() + 120, ""
-    while time.monotonic() < end_s:
-        text = browser.find_element(By.TAG_NAME, "body").text
-        if wanted(text):
-            return text
-        time.sleep(0.2)
-    pytest.fail(f"not on {browser.current_url} after 120 s: {text[:6000]}")
-
-
-def log_in(browser: webdriver.Chrome, head: Head) -> None:
-    """Give the page the token that it asks for."""
-    await_page(browser, lambda text: "Authentication Token Required" in text)
-    browser.find_element(By.CSS_SELECTOR, "input[type=password]").send_keys(head.token_file.read_text().strip())
-    next(b for b in browser.find_elements(By.TAG_NAME, "button") if b.text.upper() == "SUBMIT").click()
-
-
-def keep_picture(browser: webdriver.Chrome, folder: Path, name: str) -> None:
-    path = folder / name
-    assert browser.save_screenshot(str(path))
-    assert path.stat().st_size > 10_000
-    artifacts = os.environ.get("CI_ARTIFACTS")
-    if artifacts:
-        Path(artifacts).mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, artifacts)
 
 
 def test_a_browser_finds_the_run_the_job_and_the_trials(browser, head, submitted, searched, tmp_path):
     browser.get(f"{head.dashboard_url}/#/jobs")
-    log_in(browser, head)
+    log_in(browser, head.token_file.read_text().strip())
     await_page(browser, lambda text: f"{submitted.id}.a1" in text and f"jobs.launch {submitted.path} 1" in text)
-    keep_picture(browser, tmp_path, "dashboard-jobs.png")
+    keep_picture(browser, tmp_path / "dashboard-jobs.png")
 
     browser.get(f"{head.dashboard_url}/#/actors")
     rows = searched.search.rows()
@@ -236,4 +191,4 @@ def test_a_browser_finds_the_run_the_job_and_the_trials(browser, head, submitted
     text = await_page(browser, lambda text: all(name in text for name in names))
     for row in rows:
         assert shown_trial(row) in text, text
-    keep_picture(browser, tmp_path, "dashboard-actors.png")
+    keep_picture(browser, tmp_path / "dashboard-actors.png")
