@@ -75,7 +75,7 @@ def vr(*arguments: str) -> str:
 
 def come_back(head: Head) -> None:
     """Its supervisor starts a node's Ray again when it has ended there and the head says that it may."""
-    wait_for("its return", lambda: any(node.name == "cellar" and node.alive for node in machines.look(head)))
+    wait_for("its return", lambda: any(n.name == "cellar" and n.alive for n in machines.look(head)), head)
 
 
 def seen(head: Head, name: str) -> machines.Seen:
