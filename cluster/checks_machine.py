@@ -25,7 +25,7 @@ def reached(examination: Examination) -> Iterator[Finding]:
         if patient.probe is not None:
             answered.append(patient.name)
             continue
-        there = bool(_REFUSED.search(patient.why)) and not patient.why.startswith("no answer in")
+        there = bool(_REFUSED.search(patient.why)) and not patient.why.startswith("no answer ")
         login = f"{patient.spec.user}@{patient.spec.address}" if patient.spec.user else patient.spec.address
         command = " ".join(["ssh", *patient.spec.ssh, login, "true"])
         remedy = f"make this work without a question: {command}" if there else f"switch it on; then: {command}"

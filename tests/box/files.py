@@ -5,6 +5,10 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+PASSWORD = "box"
+"""With which root logs in on every host, where a key does not."""
+_HASH = "$6$vrbox$3QcueK0uaiwyX1M5IG9RUbwDDYuio9ALqSeR8PDjk0DwbNsSXXwiBGwyY4NuatZXBOpekpPqwb6.r4Z6H8oar1"
+"""Of the password, by `openssl passwd -6`."""
 HOME = "/srv"
 """Home folder on every host; /srv and /media are on every Debian, and empty."""
 SHARED = "/media"
@@ -16,7 +20,7 @@ PidFile none
 UsePAM no
 StrictModes no
 PermitRootLogin yes
-PasswordAuthentication no
+PasswordAuthentication yes
 SetEnv {environment}
 Subsystem sftp internal-sftp
 """
@@ -52,11 +56,13 @@ def write_files(folder: Path, addresses: Mapping[str, str], environment: Mapping
         (etc / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
         (etc / "hostname").write_text(f"{name}\n")
         (etc / "passwd").write_text(_with_home(Path("/etc/passwd").read_text()))
+        (etc / "shadow").write_text(f"root:{_HASH}:19000:0:99999:7:::\n")
+        (etc / "shadow").chmod(0o600)
 
 
 def binds(folder: Path, shared: Path | None) -> list[tuple[str, str]]:
     """(what is in the box's `folder` of one host, what it covers there), in the order to mount."""
-    etc = [(str(folder / "etc" / file), f"/etc/{file}") for file in ("ssh", "hosts", "hostname", "passwd")]
+    etc = [(str(folder / "etc" / file), f"/etc/{file}") for file in ("ssh", "hosts", "hostname", "passwd", "shadow")]
     # /tmp last: it covers the box's own folder.
     return [
         *etc,

@@ -49,10 +49,15 @@ def give_uv(host):
     folder = host.home / ".local" / "bin"
     folder.mkdir(parents=True)
     shutil.copy(uv, folder / "uv")
+    text = "".join(f"export {line}\n" for line in give_uv_cache())
+    (host.home / ".bashrc").write_text(f"{text}unset PYTHONPATH\n")
+
+
+def give_uv_cache():
+    """Variables with which uv takes what this machine has."""
     cache = os.environ.get("UV_CACHE_DIR") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uv"
     # Links: the cache lies on another mount of the box, and its gigabytes would be copied.
-    lines = [f"export UV_CACHE_DIR={cache} UV_OFFLINE=1 UV_LINK_MODE=symlink", "unset PYTHONPATH"]
-    (host.home / ".bashrc").write_text("\n".join(lines) + "\n")
+    return [f"UV_CACHE_DIR={cache}", "UV_OFFLINE=1", "UV_LINK_MODE=symlink"]
 
 
 def write_inventory(box, name, **pythons):

@@ -31,10 +31,10 @@ nodes:
   - {{name: den, address: 10.77.0.13, cpus: 1, shared: /media, python: {sys.executable}}}
   - {{name: loft, address: 10.77.0.14, cpus: 1, shared: /media, python: {sys.executable}}}
 """
-STEPS = 360
+STEPS = 400
 CHECKPOINT_STEPS = 20
-LINK_MBIT = 20
-"""Slow, so that the gradients of a small model make steps long enough for a PC to be taken back meanwhile."""
+LINK_MBIT = 8
+"""Slow, so that the gradients of a small model make steps long enough for all that happens meanwhile."""
 PATIENCE_S = 180
 
 
@@ -84,8 +84,10 @@ class Run:
 
         return await_true(started, f"start {fit}", PATIENCE_S)
 
-    def await_step(self, step):
-        await_true(lambda: self.state["step"] > step, f"step {step}", PATIENCE_S)
+    def await_one_more_step(self):
+        step = self.state["step"]
+        assert step < STEPS, "it has ended already"
+        await_true(lambda: self.state["step"] > step, f"a step after {step}", PATIENCE_S)
 
 
 def nodes(lan):
@@ -107,9 +109,11 @@ def test_who_is_there_and_who_is_missing(lan):
 def test_the_doctor_finds_what_was_planted_and_nothing_besides(lan):
     lan["study"].rate(100)
     lan["den"].run(["mount", "-t", "tmpfs", "tmpfs", SHARED])  # another folder of that name
-    told = lan["attic"].vr_json("cluster", "doctor", "home.yaml", code=1)
-    lan["den"].run(["umount", SHARED])
-    lan["study"].rate(None)
+    try:
+        told = lan["attic"].vr_json("cluster", "doctor", "home.yaml", code=1)
+    finally:
+        lan["den"].run(["umount", SHARED])
+        lan["study"].rate(None)
     found = [finding for finding in told["findings"] if finding["severity"] != "ok"]
     blocking = {(finding["check"], *finding["nodes"]) for finding in found if finding["severity"] == "blocks"}
     assert blocking == {("shared folder", "den")}, blocking
@@ -125,13 +129,13 @@ def test_a_run_trains_across_pcs_and_moves_off_the_one_that_is_taken_back(lan, r
     first = run.await_started("1.1")
     [taken] = set(first) - {"attic"}
     assert first == {"attic": "attic", taken: taken}, "every worker computes on its own PC"
-    run.await_step(5)
+    run.await_one_more_step()
     using = nodes(lan)
     assert {name for name, row in using.items() if run.name in row["runs"]} == set(first)
 
     lan["attic"].vr("cluster", "drain", taken, "--for", "2h", "--yes")
     assert set(run.await_started("1.2")) == {"attic", "study", "den"} - {taken}
-    run.await_step(run.state["step"])
+    run.await_one_more_step()
     assert nodes(lan)[taken]["state"] in ("leaving", "drained")
 
 
@@ -171,10 +175,13 @@ def raylets(host):
 def test_the_head_is_back_after_it_was_killed_and_the_run_goes_on_to_its_end(lan, run):
     [other] = {"study", "den"} & set(run.machines("1.2"))
     before = {host.name: raylets(host) for host in (lan[other], lan["cellar"])}
+    run.await_one_more_step()
     assert kill_ray(lan["attic"]) > 4
     assert set(run.await_started("2.1")) == {"attic", other}
     assert {name for name, row in nodes(lan).items() if row["alive"]} == {"attic", other, "cellar"}
     assert {name: raylets(lan[name]) for name in before} == before, "the others never left"
+    for name in ("attic", other):
+        lan[name].rate(None)
     await_true(lambda: run.state["state"] not in ("pending", "running"), "the end", PATIENCE_S)
     assert run.state["state"] == "finished", run.state
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
