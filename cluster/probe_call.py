@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 import cluster.probe
 from cluster import shell
 from cluster.inventory import NodeSpec
+from cluster.up_plan import python_of
 
 Reading = TypeVar("Reading")
 
@@ -59,8 +60,9 @@ def run_by_ssh(node: NodeSpec, argv: Sequence[str], stdin: str, timeout_s: float
 
 
 def python_there(node: NodeSpec) -> list[str]:
-    """The Python at the same place as the one of this process, else the system's."""
-    return ["sh", "-c", 'p=$0; [ -x "$p" ] || p=python3; exec "$p" "$@"', sys.executable]
+    """The Python that `vr cluster up` starts Ray with; else that at the place of this process's; else the system's."""
+    found = 'p=$0; q=$1; shift; [ -x "$p" ] || p=$q; [ -x "$p" ] || p=python3; exec "$p" "$@"'
+    return ["sh", "-c", found, python_of(node), sys.executable]
 
 
 def ask(

@@ -5,7 +5,6 @@ packages on the machine's disk stand for the internet.
 """
 
 import contextlib
-import fcntl
 import os
 import pty
 import re
@@ -13,7 +12,6 @@ import select
 import shutil
 import subprocess
 import sys
-import termios
 import time
 from pathlib import Path
 
@@ -29,7 +27,7 @@ PAGE = "## From two bare PCs to a cluster"
 ADDRESSES = {"192.168.1.10": "attic", "192.168.1.11": "study"}
 ANSWERS = {b"(yes/no/[fingerprint])? ": "yes", b"password: ": PASSWORD, b"[y/N]: ": "y"}
 """What the page says that one is asked, and is to answer."""
-PATIENCE_S = 300
+PATIENCE_S = 200
 BARE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -44,7 +42,7 @@ def blocks():
             assert where, f"the page does not say where this is typed:\n{paragraph}"
             script = "\n".join(line.removeprefix("    ") for line in paragraph.splitlines())
             found += [(pc, script) for pc in where]
-        elif named := re.search(r"On (both|attic|study)\b[^.]*:$", paragraph):
+        elif (named := re.match(r"On (both|attic|study)\b", paragraph)) and paragraph.endswith(":"):
             where = ["attic", "study"] if named[1] == "both" else [named[1]]
     return found
 
@@ -79,7 +77,7 @@ def download(folder):
     """uv, and what pipx wants for itself."""
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
     wanted = ["uv", "pip", "setuptools", "wheel"]
-    argv = [folder / "venv" / "bin" / "pip", "download", "--quiet", "--no-deps", "--dest", folder / "packages", *wanted]
+    argv = [folder / "venv" / "bin" / "pip", "download", "--quiet", "--dest", folder / "packages", *wanted]
     subprocess.run(argv, check=True, timeout=PATIENCE_S)
     return folder / "packages"
 
@@ -90,15 +88,18 @@ def typed(host, script):
     Fails where the script's last exit code is not 0 or a line of it failed.
     """
     controller, terminal = pty.openpty()
-
-    def take_terminal():
-        os.setsid()
-        fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
-
-    argv = host.entered(["bash", "-c", 'source ~/.bashrc; exec bash -euo pipefail -c "$0"', script])
+    # The terminal belongs to a process of the box, where one of this machine has no number. And no `exec`: pipx looks
+    # for the shell that it was started from.
+    shell = ["bash", "-c", 'source ~/.bashrc; bash -euo pipefail -c "$0"; exit $?', script]
+    argv = host.entered(["setsid", "--ctty", "--wait", *shell])
     screen, answered = b"", 0
     with subprocess.Popen(
-        argv, stdin=terminal, stdout=terminal, stderr=terminal, env=host.environment(), preexec_fn=take_terminal
+        argv,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=host.environment({"USER": "root"}),
+        start_new_session=True,
     ) as process:
         os.close(terminal)
         try:
