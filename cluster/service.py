@@ -91,13 +91,18 @@ def remove() -> None:
         _systemctl("daemon-reload")
 
 
+def has_systemd() -> bool:
+    """Whether systemd is this machine's first process, as sd_booted(3) has it."""
+    return Path("/run/systemd/system").is_dir()
+
+
 def require_systemd() -> None:
     """Check that systemd is this machine's first process.
 
     Raises:
         ClusterError: it is not.
     """
-    if not Path("/run/systemd/system").is_dir():
+    if not has_systemd():
         raise ClusterError("no systemd runs here; let something else start `vr cluster service --run` at boot")
 
 
@@ -119,10 +124,15 @@ def run(companions: Callable[[Head], Sequence[Companion]], say: Callable[[str], 
         if not members:
             return
         wait_s = _POLL_S
-        if not all(alive(member.ray) for member in members):
+        if all(alive(member.ray) for member in members):
+            continue
+        try:
+            started = resume(companions)
+        except VrError as error:
+            say(str(error))
             wait_s = AGAIN_S
-            try:
-                say(f"started again: {', '.join(resume(companions)) or 'nothing'}")
-            except VrError as error:
-                say(str(error))
+            continue
+        if started:  # or `vr cluster down` was quicker
+            say(f"started again: {', '.join(started)}")
+            wait_s = AGAIN_S
     pause()

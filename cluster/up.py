@@ -140,8 +140,12 @@ def bring_up(plan: NodePlan, delivery: Delivery, tell: Tell, stop: threading.Eve
     state: State = "joined"
     if plan.state == "in the cluster":
         state = "updated" if plan.changes else "unchanged"
-    acts = [(str(step), lambda do=_STEPS[step]: do(node, delivery, stop)) for step in plan.steps]
-    return _one_by_one(node, acts, tell, state)
+    acts = [(str(step), lambda do=_STEPS[step]: do(node, delivery, stop)) for step in plan.steps if step in _STEPS]
+    outcome = _one_by_one(node, acts, tell, state)
+    if outcome.state != "failed" and Step.SERVICE in plan.steps:
+        tell(node.name, str(Step.SERVICE))
+        return outcome.model_copy(update={"why": _stay(node, stop)})
+    return outcome
 
 
 def _one_by_one(node: NodeSpec, acts: Sequence[tuple[str, Callable[[], Result]]], tell: Tell, state: State) -> Outcome:
@@ -189,6 +193,19 @@ def _join(node: NodeSpec, delivery: Delivery, stop: threading.Event) -> Result:
     # The code opens the cluster once and for half an hour only; it goes the way of secrets all the same.
     given = f"{delivery.codes[node.name]}\n{json.dumps(plain(delivery.inventory))}\n"
     return run(node, argv, stdin=given, timeout_s=_JOIN_S, stop=stop)
+
+
+def _stay(node: NodeSpec, stop: threading.Event) -> str:
+    """Have systemd start the PC's node after each boot; what is in the way, or nothing: it has joined in any case."""
+    script = ["sh", "-c", '[ -d /run/systemd/system ] || exit 0; exec "$@"', "sh", *_vr(python_of(node))]
+    try:
+        result = run(node, [*script, "service", "--yes"], timeout_s=_LOOK_S, stop=stop)
+    except Unreached as error:
+        return f"does not come back after a boot: {error}"
+    last = [line.strip() for line in result.stderr.splitlines() if line.strip()][-1:]
+    if result.code != 0:
+        return f"does not come back after a boot: {' '.join(last)}"
+    return result.stdout.strip()
 
 
 _STEPS = {Step.COPY: _copy, Step.ENVIRONMENT: _prepare, Step.JOIN: _join}

@@ -20,6 +20,7 @@ class Step(StrEnum):
     COPY = "copy"
     ENVIRONMENT = "environment"
     JOIN = "join"
+    SERVICE = "service"
 
 
 class Membership(NamedTuple):
@@ -72,6 +73,8 @@ def plan_up(
     code: str | None,
     in_cluster: Collection[str],
     drained: Mapping[str, Drained],
+    *,
+    service: bool = False,
 ) -> list[NodePlan]:
     """The steps for each worker of the inventory, in its order.
 
@@ -81,6 +84,7 @@ def plan_up(
         code: Digest of the code that the PCs should have; None where every one of them has an environment of its own.
         in_cluster: Names of the nodes that the running head counts as alive.
         drained: Name → node that was taken back for a while, and is left alone.
+        service: Whether a PC that joins is to come back after a boot.
     """
     plans = []
     for node in workers(inventory):
@@ -94,7 +98,9 @@ def plan_up(
         else:
             ready = node.python is not None or seen.code == code
             state: State = "in the cluster" if node.name in in_cluster else "joins"
-            steps = (Step.JOIN,) if ready else (Step.COPY, Step.ENVIRONMENT, Step.JOIN)
+            steps: tuple[Step, ...] = (Step.JOIN,) if ready else (Step.COPY, Step.ENVIRONMENT, Step.JOIN)
+            if service and state == "joins":
+                steps += (Step.SERVICE,)
             plans.append(NodePlan(node, state, steps))
     return plans
 
@@ -126,7 +132,12 @@ def described(plan: NodePlan) -> str:
         return f"on, but ssh does not get in ({plan.why})"
     if plan.state == "drained":
         return f"left alone: {plan.why}"
-    words = {Step.COPY: "gets the code", Step.ENVIRONMENT: "its environment", Step.JOIN: "joins"}
+    words = {
+        Step.COPY: "gets the code",
+        Step.ENVIRONMENT: "its environment",
+        Step.JOIN: "joins",
+        Step.SERVICE: "comes back after each boot (where systemd is)",
+    }
     if plan.state == "in the cluster":
         words[Step.JOIN] = "stays in the cluster" if plan.changes else "in the cluster, nothing to do"
     return ", ".join(words[step] for step in plan.steps)

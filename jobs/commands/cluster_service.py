@@ -33,13 +33,20 @@ def service(
         console().print("The cluster is started no more after a boot.")
         return
     unit.require_systemd()
-    text = unit.unit_text([sys.executable, "-m", "jobs.cli", "cluster", "service", "--run"], os.environ)
     console().print(f"writes  {unit.unit_file()}, enables it, and lets it run without a login (loginctl enable-linger)")
     agree("Start the cluster's part of this PC after each boot?", yes)
-    left = unit.install(text)
+    left = install()
     console().print("After each boot, what runs here now is started again. Not so what `vr cluster down` has ended.")
     if left:
-        console().print(f"Only after a login, as long as you do not allow otherwise: {left}", highlight=False)
+        typer.echo(left)
+
+
+def install() -> str:
+    """Install the unit for this PC; returns what is left for the user to do, in words, or nothing."""
+    from cluster import service as unit
+
+    left = unit.install(unit.unit_text([sys.executable, "-m", "jobs.cli", "cluster", "service", "--run"], os.environ))
+    return f"comes back when you log in, and after each boot if you type there: {left}" if left else ""
 
 
 def _run() -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vr_core.errors import VrError
+
 if TYPE_CHECKING:
     from cluster.head import Head
     from cluster.inventory import Inventory
@@ -23,6 +25,9 @@ def up(
         int | None,
         typer.Option(help="First of a block of 256 ports on each PC, 0 for free ones; by default the usual ones."),
     ] = None,
+    service: Annotated[
+        bool, typer.Option(help="Where systemd is, let it start each PC's part again after a boot: vr cluster service.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON value on stdout.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
@@ -34,6 +39,7 @@ def up(
     from cluster.inventory import Inventory
     from cluster.lifecycle import running_head
     from cluster.plan import node_start
+    from cluster.service import has_systemd
     from cluster.up import require_all, require_head_here
     from jobs.commands.cluster import agree, console, put_up_head, show_plan
     from vr_core.config import load
@@ -45,17 +51,22 @@ def up(
     running = running_head(node)
     with tempfile.TemporaryDirectory(prefix="vr-code-") as folder:
         sources = _stage(described, Path(folder))
-        plans = _plan(described, running, sources)
+        plans = _plan(described, running, sources, service)
         if running is None:
             show_plan(node)
+            if service and has_systemd():
+                console().print("boot    systemd starts it again after each boot (--no-service: it does not)")
         show_plans(plans, sources)
         if running is None or any(plan.changes for plan in plans):
             agree("Bring this up?", yes)
         start_s = time.monotonic()
         head, changed = put_up_head(node, described)
         head_s = time.monotonic() - start_s
+        stays = _stay() if changed and service else ""
         outcomes = carry_out(plans, head, described, sources, port)
     tell_missing(outcomes, inventory)
+    if stays:
+        console().print(f"{node.name}: {stays}", highlight=False, markup=False, soft_wrap=True)
     state = "started" if changed else "unchanged"
     if as_json:
         own = {"name": node.name, "address": head.gcs_address, "state": state, "seconds": round(head_s, 3)}
@@ -68,6 +79,17 @@ def up(
     require_all(outcomes)
 
 
+def _stay() -> str:
+    """Have systemd, where it is, start this PC's head after each boot; what is in the way, or nothing."""
+    from cluster.service import has_systemd
+    from jobs.commands.cluster_service import install
+
+    try:
+        return install() if has_systemd() else ""
+    except VrError as error:
+        return f"does not come back after a boot: {error}"
+
+
 def _stage(described: "Inventory", folder: Path) -> "Sources | None":
     from cluster.sources import source_root, stage
     from cluster.up_plan import workers
@@ -77,7 +99,7 @@ def _stage(described: "Inventory", folder: Path) -> "Sources | None":
     return stage(source_root(), folder)
 
 
-def _plan(described: "Inventory", head: "Head | None", sources: "Sources | None") -> list["NodePlan"]:
+def _plan(described: "Inventory", head: "Head | None", sources: "Sources | None", service: bool) -> list["NodePlan"]:
     from cluster.drain import by_name, read_drained
     from cluster.status import read_nodes
     from cluster.up import look_at_all
@@ -87,7 +109,8 @@ def _plan(described: "Inventory", head: "Head | None", sources: "Sources | None"
     with console().status("looking at the other PCs"):
         found = look_at_all(workers(described))
     alive = {row.name for row in read_nodes(head) if row.alive} if head else set()
-    return plan_up(described, found, sources.digest if sources else None, alive, by_name(read_drained()))
+    digest = sources.digest if sources else None
+    return plan_up(described, found, digest, alive, by_name(read_drained()), service=service)
 
 
 def show_plans(plans: Sequence["NodePlan"], sources: "Sources | None") -> None:
@@ -141,3 +164,5 @@ def tell_missing(outcomes: Sequence["Outcome"], inventory: Path) -> None:
         if outcome.state == "off":
             line = f"{outcome.name}: off ({outcome.why}); join later with: vr cluster up {inventory}"
             console().print(line, highlight=False, markup=False, soft_wrap=True)
+        elif outcome.why and outcome.state in ("joined", "updated"):
+            console().print(f"{outcome.name}: {outcome.why}", highlight=False, markup=False, soft_wrap=True)

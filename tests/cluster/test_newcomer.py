@@ -119,7 +119,7 @@ def typed(host, script):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, 15) if process.poll() is None else None
             os.close(controller)
-    text = screen.decode(errors="replace")
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.decode(errors="replace"))
     assert process.returncode == 0, f"{host.name}: exit code {process.returncode}: {script}\n{text}"
     return text
 
