@@ -6,6 +6,7 @@ The records in the state folder say what was started here and not taken down; th
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -117,22 +118,21 @@ def run(companions: Callable[[Head], Sequence[Companion]], say: Callable[[str], 
 
     It returns when nothing is recorded: `vr cluster down` has taken it.
     """
+    tried_s = -AGAIN_S
     wait_s = 0.0
     while not ending.wait(wait_s):
+        wait_s = _POLL_S
         head = read_head()
         members = [*([head] if head else []), *all_joined()]
         if not members:
             return
-        wait_s = _POLL_S
-        if all(alive(member.ray) for member in members):
+        if all(alive(member.ray) for member in members) or time.monotonic() < tried_s + AGAIN_S:
             continue
+        tried_s = time.monotonic()
         try:
             started = resume(companions)
+            if started:  # else `vr cluster down` was quicker
+                say(f"started again: {', '.join(started)}")
         except VrError as error:
             say(str(error))
-            wait_s = AGAIN_S
-            continue
-        if started:  # or `vr cluster down` was quicker
-            say(f"started again: {', '.join(started)}")
-            wait_s = AGAIN_S
     pause()

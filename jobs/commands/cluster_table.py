@@ -33,6 +33,8 @@ class LiveTable:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._live.__exit__(kind, error, trace)
+        if not self._live.console.is_terminal:
+            self._live.console.line()  # rich ends the last line on a terminal only
 
     def tell(self, name: str, what: str) -> None:
         """`what` begins on the PC `name`; from any thread."""
