@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +25,8 @@ class ProcessRef(Spec):
     log: Path
 
 
+_POLL_S = 0.05
+
 # Popen complains when it is collected before its process has ended, and these processes are meant to go on.
 _started: list[subprocess.Popen[bytes]] = []
 
@@ -40,7 +43,7 @@ def spawn(name: str, argv: Sequence[str], environment: Mapping[str, str], log: P
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    _started.append(process)
+    _started[:] = [*(started for started in _started if started.poll() is None), process]
     ticks = _start_ticks(process.pid)
     if ticks is None:
         raise ClusterFailure(f"{name}: ended at once; see {log}")
@@ -94,7 +97,7 @@ def end(refs: Sequence[ProcessRef], member_id: str, grace_s: float = 20.0) -> No
         if alive(ref):
             process = psutil.Process(ref.pid)
             _signal([process], signal.SIGTERM)
-            psutil.wait_procs([process], timeout=grace_s)
+            _wait_gone([process], timeout_s=grace_s)
     members = _distinct([*members, *family(refs, member_id)])
     _signal(members, signal.SIGTERM)
     _wait_gone(members, timeout_s=3.0)
@@ -138,9 +141,14 @@ def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None
 
 
 def _wait_gone(processes: Sequence[psutil.Process], timeout_s: float) -> list[psutil.Process]:
-    _, left = psutil.wait_procs(processes, timeout=timeout_s)
-    # A zombie has ended; only its parent can clear it away.
-    return [process for process in left if _start_ticks(process.pid) is not None]
+    """Those that are left when all have ended, or after `timeout_s`.
+
+    A zombie has ended; only its parent can clear it away, and psutil would wait for that.
+    """
+    deadline = time.monotonic() + timeout_s
+    while (left := _distinct(processes)) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    return left
 
 
 def _start_ticks(pid: int) -> int | None:

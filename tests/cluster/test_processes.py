@@ -1,4 +1,5 @@
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -7,7 +8,7 @@ import psutil
 import pytest
 
 from cluster.plan import MARKER
-from cluster.processes import alive, end, family, spawn
+from cluster.processes import ProcessRef, alive, end, family, spawn
 
 # A child, a grandchild in a session of its own whose parent ends, and a name that would confuse a reader of /proc.
 TREE = """
@@ -91,3 +92,24 @@ def test_one_that_wrote_over_its_environment_is_still_known_when_its_parent_is_g
     assert agent in family([ref], "agent")
     end([ref], "agent", grace_s=5.0)
     assert not agent.is_running() or agent.status() == psutil.STATUS_ZOMBIE
+
+
+NEGLIGENT = """
+import os, sys, time
+from pathlib import Path
+from cluster.processes import spawn
+log = Path(sys.argv[1])
+print(spawn("child", ["sleep", "600"], os.environ, log, log.parent).model_dump_json(), flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.timeout(60)
+def test_a_process_that_its_living_parent_has_not_cleared_away_has_ended(tmp_path):
+    """As those that the service after a boot has started; waiting for the parent would take `grace_s`."""
+    argv = [sys.executable, "-c", NEGLIGENT, str(tmp_path / "log")]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as parent:
+        child = ProcessRef.model_validate_json(parent.stdout.readline())
+        end([child], "child", grace_s=600.0)
+        assert psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE
+        parent.kill()
