@@ -1,5 +1,7 @@
 """The shared folder and the cache disks. Pure."""
 
+import errno
+import os
 from collections.abc import Iterator
 
 from cluster.examination import Examination, Patient
@@ -110,6 +112,9 @@ def _cache_rates(patient: Patient) -> Iterator[Finding]:
         return
     if rate.error is not None or rate.read is None or rate.crops is None or rate.write is None:
         needed, remedy = "a folder on a disk of this PC", f"there: mkdir -p {rate.path}; or correct the inventory"
+        if os.strerror(errno.ENOSPC) in (rate.error or ""):
+            needed = "room on the disk"
+            remedy = f"there: make room; du -xh -d1 {rate.path} | sort -h shows where it went"
         yield problem("storage rate", "blocks", [patient.name], f"cache {rate.path}: {rate.error}", needed, remedy)
         return
     told = f"cache: {size(rate.crops)}/s in crops of 1 MiB, writes {size(rate.write)}/s"

@@ -1,6 +1,10 @@
 """Faults planted between two PCs of a LAN in a box; and the command that examines them through ssh."""
 
 import contextlib
+import importlib.metadata
+import os
+import platform
+import shutil
 import subprocess
 import sys
 
@@ -11,16 +15,19 @@ from cluster.examination import Doctor, examine
 from cluster.inventory import Inventory
 from cluster.plan import Ports
 from cluster.probe_call import Ran, run_here
+from tests.box.files import HOME
 from tests.lan import INTERFACE, Lan, require
 from vr_core.config import validate
 
 pytestmark = pytest.mark.slow
 
+OTHER_RAY = "2.59.0"
+
 
 @pytest.fixture(scope="module")
 def lan():
     """Two PCs, without Ray."""
-    require("nft")
+    require("nft", "faketime")
     with Lan("attic", "study") as box:
         yield box
 
@@ -66,14 +73,19 @@ def packet_size(hosts, mtu):
 def visit(lan, monkeypatch):
     """Findings by check, each the worst, of what is between the two hosts."""
     monkeypatch.setattr("cluster.examination._RATE_S", 0.5)
-    nodes = [{"name": host.name, "address": host.address} for host in lan.hosts.values()]
-    nodes[0]["role"] = "head"
-    inventory = validate(Inventory, {"nodes": nodes}, "test")
+    nodes = {host.name: {"name": host.name, "address": host.address} for host in lan.hosts.values()}
+    nodes["attic"]["role"] = "head"
 
     def run(node, argv, stdin, timeout_s) -> Ran:
         return run_here(node, lan[node.name].entered(argv), stdin, timeout_s)
 
-    def go(python=lambda node: [sys.executable]):
+    def go(study_python=(sys.executable,), **study):
+        described = [nodes["attic"], nodes["study"] | study]
+        inventory = validate(Inventory, {"nodes": described}, "test")
+
+        def python(node):
+            return list(study_python) if node.name == "study" else [sys.executable]
+
         measured = examine(inventory, Doctor(run, python, lambda what: None, Ports()))
         worst = {}
         for finding in findings(measured):
@@ -159,6 +171,72 @@ def test_a_host_without_its_cable(visit, lan):
         lan["study"].mend()
     assert found["ports"].severity == "blocks"
     assert "nor any other port" in found["ports"].measured
+
+
+def test_a_clock_that_is_wrong(visit):
+    found, _ = visit(study_python=("faketime", "-f", "+90s", sys.executable))
+    clock = found["clock"]
+    assert (clock.severity, clock.nodes) == ("blocks", ("study",))
+    ahead_s, unit, *rest = clock.measured.split()
+    assert 89.9 < float(ahead_s) < 90.1
+    assert [unit, *rest] == ["s", "ahead", "of", "the", "head"]
+    assert "timedatectl set-ntp true" in clock.remedy
+    assert {found[check].severity for check in BETWEEN if check != "clock"} == {"ok"}
+
+
+@pytest.fixture
+def cache(lan):
+    """A cache disk of 8 MB on study."""
+    lan["study"].run(["mkdir", "-p", "cache"])
+    lan["study"].run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", "cache"])
+    yield lan["study"].home / "cache"
+    lan["study"].run(["umount", "cache"])
+
+
+def test_a_disk_with_little_room_and_a_full_one(visit, lan, cache):
+    spec = {"cache": {"path": f"{HOME}/cache", "quota_gb": 100}}
+    found, _ = visit(**spec)
+    assert (found["disk"].severity, found["disk"].nodes) == ("warns", ("study",))
+    assert found["disk"].measured == f"cache folder {HOME}/cache: 8.39 MB of 8.39 MB free"
+    assert "du -xh" in found["disk"].remedy
+
+    lan["study"].run(["dd", "if=/dev/zero", "of=cache/songs", "bs=64k"], code=1)
+    found, _ = visit(**spec)
+    assert found["disk"].measured == f"cache folder {HOME}/cache: 0 kB of 8.39 MB free"
+    rate = found["storage rate"]
+    assert (rate.severity, rate.nodes) == ("blocks", ("study",))
+    assert "No space left on device" in rate.measured
+    assert "du -xh" in rate.remedy
+    assert lan["study"].run(["ls", "-A", "cache"]).stdout == "songs\n", "nothing of the doctor's is left"
+
+
+def test_another_python_without_anything_of_ours(visit, lan):
+    version = lan["study"].run(["/usr/bin/python3", "-c", "import platform; print(platform.python_version())"])
+    other = version.stdout.strip()
+    found, _ = visit(study_python=("/usr/bin/python3",))
+    assert (found["installed"].severity, found["installed"].nodes) == ("blocks", ("study",))
+    assert found["installed"].measured == "vr, ray, torch missing in /usr/bin/python3"
+    ours = platform.python_version()
+    severity = "ok" if other == ours else "warns" if other.split(".")[:2] == ours.split(".")[:2] else "blocks"
+    assert found["python"].severity == severity
+    if other != ours:
+        assert found["python"].measured == f"{other} (/usr/bin/python3)"
+        assert "as on attic" in found["python"].needed
+
+
+def test_another_ray(visit, lan):
+    uv = os.environ.get("UV") or shutil.which("uv", path=f"{sys.base_prefix}/bin") or shutil.which("uv")
+    folder = lan["study"].home / "other"
+    for argv in (
+        [uv, "venv", "--quiet", "--python", sys.executable, folder],
+        [uv, "pip", "install", "--quiet", "--no-deps", "--python", folder / "bin" / "python", f"ray=={OTHER_RAY}"],
+    ):
+        subprocess.run(argv, check=True, timeout=200)
+    found, _ = visit(study_python=(f"{HOME}/other/bin/python",))
+    ray = found["ray"]
+    assert (ray.severity, ray.nodes, ray.measured) == ("blocks", ("study",), OTHER_RAY)
+    assert ray.needed == f"{importlib.metadata.version('ray')}, as on attic"
+    assert ray.remedy == "there: the same commit, then uv sync"
 
 
 INVENTORY = """
