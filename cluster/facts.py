@@ -4,12 +4,16 @@ import os
 import socket
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 
 import psutil
 
 from cluster.errors import ClusterError, ClusterFailure
 from cluster.inventory import GpuSpec
 from vr_core.config import Spec
+
+CARDS = Path("/sys/class/net")
+"""Where Linux shows network cards."""
 
 
 class Facts(Spec):
@@ -94,6 +98,15 @@ def interface_of(address: str, interfaces: Mapping[str, tuple[str, ...]]) -> str
             return name
     known = ", ".join(a for addresses in interfaces.values() for a in addresses)
     raise ClusterError(f"{address}: not an address of this machine; it has {known}")
+
+
+def link_mbit(interface: str) -> int | None:
+    """Rate that the network card `interface` and the switch agreed on; None where there is none (Wi-Fi, loopback)."""
+    try:
+        speed = int((CARDS / interface / "speed").read_text())
+    except (OSError, ValueError):
+        return None
+    return speed if speed > 0 else None  # -1: no cable
 
 
 def address_towards(target: str) -> str:

@@ -38,4 +38,4 @@ def size(count: float) -> str:
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if count >= scale:
             return f"{count / scale:.3g} {unit}"
-    return f"{count / 1e3:.3g} kB"
+    return f"{count / 1e3:.3g} kB" if count >= 1e3 else f"{count:.0f} B"

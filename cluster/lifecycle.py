@@ -15,6 +15,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from cluster.errors import ClusterError, ClusterFailure, NoHead, TokenError
+from cluster.facts import link_mbit
 from cluster.free_ports import choose_ports
 from cluster.head import (
     AnyMember,
@@ -32,8 +33,10 @@ from cluster.head import (
 )
 from cluster.plan import NodeStart, Ports, node_environment, ray_argv, temp_dir
 from cluster.processes import ProcessRef, alive, end, family, spawn
+from cluster.sources import commit_of, source_root
 from cluster.supervision import Charge
 from cluster.token import create_token, read_token, token_sha256, write_private
+from cluster.versions import labels, own_versions
 from vr_core.config import Spec
 
 _START_TIMEOUT_S = 180.0
@@ -281,9 +284,10 @@ def _start_ray(
     log = state_folder() / f"{record.stem}.log"
     log.unlink(missing_ok=True)
     store = state_folder() / "gcs" if node.head is None else None
+    said = labels(own_versions(commit_of(source_root())[0]), link_mbit(node.interface))
     charge = Charge(
         name=node.name,
-        argv=tuple(ray_argv(node, ports, folder, sys.executable)),
+        argv=tuple(ray_argv(node, ports, folder, sys.executable, said)),
         log=log,
         temp_dir=folder,
         token_file=token_file,

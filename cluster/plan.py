@@ -158,8 +158,11 @@ def head_address(text: str) -> str:
     return f"{address}:{port or Ports().gcs}"
 
 
-def ray_argv(node: NodeStart, ports: Ports, temp_dir: Path, python: str) -> list[str]:
-    """The command that starts `node` and stays; holds no secret."""
+def ray_argv(
+    node: NodeStart, ports: Ports, temp_dir: Path, python: str, said: Mapping[str, str] | None = None
+) -> list[str]:
+    """The command that starts `node` and stays; holds no secret. `said`: labels besides those of `node`."""
+    labels = {**node.labels, **(said or {})}
     argv = [python, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     if node.head is None:
         argv += [
@@ -185,7 +188,7 @@ def ray_argv(node: NodeStart, ports: Ports, temp_dir: Path, python: str) -> list
         f"--max-worker-port={ports.worker_high}",
         f"--num-cpus={node.cpus}",
         f"--num-gpus={len(node.gpus)}",
-        f"--labels={','.join(f'{key}={value}' for key, value in sorted(node.labels.items()))}",
+        f"--labels={','.join(f'{key}={value}' for key, value in sorted(labels.items()))}",
         f"--object-store-memory={node.object_store_mib * 2**20}",
         f"--temp-dir={temp_dir}",
         "--log-style=record",

@@ -75,17 +75,28 @@ def _files(root: Path) -> Iterator[str]:
     yield from (name for name in names if (root / name).is_file())
 
 
+def commit_of(root: Path) -> tuple[str | None, bool | None]:
+    """Commit of the code below `root`, and whether that was changed since; None where it is no checkout."""
+    if not _is_checkout(root):
+        return None, None
+    head, status = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--", *PACKAGES)
+    return head and head.strip(), None if status is None else bool(status)
+
+
 def _ask_git(root: Path) -> str | None:
     """Names between NULs; None where `root` is not the top of a checkout, or there is no git."""
+    return _git(root, "ls-files", "--cached", "--others", "--exclude-standard", "-z") if _is_checkout(root) else None
 
-    def ask(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=60)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout if done.returncode == 0 else None
 
-    top = ask("rev-parse", "--show-toplevel")
-    if top is None or Path(top.rstrip("\n")).resolve() != root.resolve():
+def _is_checkout(root: Path) -> bool:
+    # An environment inside somebody's repository is not a checkout of ours: the top must be the root itself.
+    top = _git(root, "rev-parse", "--show-toplevel")
+    return top is not None and Path(top.rstrip("\n")).resolve() == root.resolve()
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
         return None
-    return ask("ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    return done.stdout if done.returncode == 0 else None

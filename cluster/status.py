@@ -61,6 +61,12 @@ class NodeRow(Spec):
     disk_bytes: int | None = None
     sent_bytes_per_s: float | None = None
     received_bytes_per_s: float | None = None
+    link_mbit: int | None = None
+    """What its network card and the switch agreed on, when its Ray was started; so are the next three."""
+    version: str | None = None
+    commit: str | None = None
+    """Of this project, the first 12 digits; None where it was no checkout."""
+    python: str | None = None
     labels: dict[str, str] = {}
 
 
@@ -182,6 +188,10 @@ def _row(node: dict[str, Any], used: dict[str, Any], drained: str | None) -> Nod
         gpus_used=used.get("GPU", [0.0])[0],
         cpus=total.get("CPU", 0.0),
         cpus_used=used.get("CPU", [0.0])[0],
+        link_mbit=int(labels["vr/link-mbit"]) if "vr/link-mbit" in labels else None,
+        version=labels.get("vr/version"),
+        commit=labels.get("vr/commit"),
+        python=labels.get("vr/python"),
         labels=labels,
     )
 

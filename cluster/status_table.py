@@ -17,6 +17,7 @@ def table(rows: Sequence[NodeRow], now_s: float) -> Table:
     for name in ("node", "state", "GPUs", "in use", "used by", "PC"):
         # A long reason must not push the cards off the screen.
         result.add_column(name, max_width=36 if name == "state" else None)
+    head = next((row for row in rows if row.head), None)
     for row in rows:
         result.add_row(
             escape(f"{row.name} (head)" if row.head else row.name) + f"\n{row.address}",
@@ -24,7 +25,7 @@ def table(rows: Sequence[NodeRow], now_s: float) -> Table:
             escape("\n".join(map(card_line, row.cards))) or "none",
             f"{row.gpus_used:g} of {row.gpus:g} GPUs\n{row.cpus_used:g} of {row.cpus:g} CPUs" if row.alive else "",
             escape("\n".join(row.runs)),
-            escape("\n".join(pc_lines(row))),
+            "\n".join([*map(escape, pc_lines(row)), *_software(row, head)]),
         )
     return result
 
@@ -51,7 +52,7 @@ def card_line(card: CardRow) -> str:
 
 
 def pc_lines(row: NodeRow) -> list[str]:
-    """Processor, memory, disk and network, as far as they are known."""
+    """Processor, memory, disk, network and link, as far as they are known."""
     lines = []
     if row.cpu_percent is not None:
         lines.append(f"CPU {row.cpu_percent:.0f} %")
@@ -61,7 +62,29 @@ def pc_lines(row: NodeRow) -> list[str]:
         lines.append(f"disk {size(row.disk_free_bytes)} free")
     if row.sent_bytes_per_s is not None and row.received_bytes_per_s is not None:
         lines.append(f"network {size(row.sent_bytes_per_s)}/s out, {size(row.received_bytes_per_s)}/s in")
+    if row.link_mbit is not None:
+        lines.append(f"link {row.link_mbit} Mbit/s")
     return lines
+
+
+def _software(row: NodeRow, head: NodeRow | None) -> list[str]:
+    """What its Ray was started from, conspicuous where it is another version than the head's."""
+    if row.version is None:
+        return []
+    told = f"vr {row.version}{f' ({row.commit[:8]})' if row.commit else ''}, Python {row.python}"
+    if head is not None and differs(row, head):
+        return [f"[bold red]{escape(told)}, other than the head's[/]"]
+    return [escape(told)]
+
+
+def differs(row: NodeRow, head: NodeRow) -> bool:
+    """Whether a node runs other code than the head, or another Python than one of other patch level."""
+    commits = row.commit is not None and head.commit is not None and row.commit != head.commit
+    return commits or row.version != head.version or _minor(row.python) != _minor(head.python)
+
+
+def _minor(python: str | None) -> str:
+    return (python or "").rpartition(".")[0]
 
 
 def ago(seconds: float) -> str:

@@ -1,8 +1,10 @@
 """What must be the same on all PCs of a cluster: this project, Python's minor version, Ray."""
 
+import platform
 import sys
 from importlib.metadata import version
 
+from cluster.inventory import label_value
 from vr_core.config import Spec
 
 
@@ -25,6 +27,20 @@ def own_versions(commit: str | None = None) -> Versions:
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         commit=commit,
     )
+
+
+def labels(versions: Versions, link_mbit: int | None) -> dict[str, str]:
+    """What a node says of itself besides what it offers: Ray labels, since Ray tells them to whoever asks.
+
+    They are of the moment at which its Ray was started, and no part of what is compared when a start is repeated.
+    """
+    said = {
+        "vr/version": versions.vr,
+        "vr/commit": versions.commit and versions.commit[:12],
+        "vr/python": platform.python_version(),
+        "vr/link-mbit": link_mbit and str(link_mbit),
+    }
+    return {key: label_value(value) for key, value in said.items() if value}
 
 
 def difference(head: Versions, ours: Versions) -> str | None:

@@ -2,18 +2,13 @@
 
 import platform
 import shutil
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("cluster", "dataprep", "jobs", "vr_core")
+from cluster.sources import PACKAGES, commit_of, source_root
+
 _VERSIONS = ("vr", "ray", "torch", "torchaudio", "numpy", "pyarrow", "safetensors", "soxr", "av", "pydantic")
-
-
-def source_root() -> Path:
-    """Folder that holds the four packages which are running."""
-    return Path(__file__).resolve().parent.parent
 
 
 def copy_source(target: Path) -> None:
@@ -26,7 +21,7 @@ def copy_source(target: Path) -> None:
 
 def read_origin() -> dict[str, Any]:
     """What `origin.json` starts with: commit, dirty flag, versions; `machines` is filled by each attempt."""
-    commit, dirty = _git(source_root())
+    commit, dirty = commit_of(source_root())
     return {
         "commit": commit,
         "dirty": dirty,
@@ -41,21 +36,3 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _git(root: Path) -> tuple[str | None, bool | None]:
-    """Commit and dirty flag of the tree; None where the code is not a checkout (installed, or without git)."""
-
-    def ask(*argv: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(root), *argv], capture_output=True, text=True, timeout=20)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    # An environment inside somebody's repository is not a checkout of ours: the top must be the root itself.
-    top = ask("rev-parse", "--show-toplevel")
-    if top is None or Path(top).resolve() != root:
-        return None, None
-    status = ask("status", "--porcelain", "--", *PACKAGES)
-    return ask("rev-parse", "HEAD"), None if status is None else bool(status)

@@ -172,16 +172,16 @@ def status(
     expected = {node.name: node.address for node in described.nodes} if described else {}
     found = find_head()
     # Ray lets no node join that has another version of it.
-    version = fetch(found, "/api/version")["ray_version"]
+    ray = fetch(found, "/api/version")["ray_version"]
     if as_json:
         nodes = [plain(row) for row in read_nodes(found, expected)]
         own = {"address": found.gcs_address, "dashboard": found.dashboard_url, "token_file": str(found.token_file)}
-        typer.echo(json.dumps({"head": {**own, "ray": version}, "nodes": nodes}))
+        typer.echo(json.dumps({"head": {**own, "ray": ray}, "nodes": nodes}))
         return
 
     def view() -> Group:
         where = f"head {found.gcs_address}   dashboard {found.dashboard_url}   token file {found.token_file}"
-        return Group(table(read_nodes(found, expected), time.time()), f"{where}   Ray {version} on every node")
+        return Group(table(read_nodes(found, expected), time.time()), f"{where}   Ray {ray} on every node")
 
     if not watch:
         Console().print(view())
@@ -261,10 +261,10 @@ def _cap_power(node: "NodeStart") -> None:
 
 def software() -> "Versions":
     """What runs here, for the PCs that want to join, or for the head that is to be joined."""
+    from cluster.sources import commit_of, source_root
     from cluster.versions import own_versions
-    from jobs.origin import read_origin
 
-    return own_versions(commit=read_origin()["commit"])
+    return own_versions(commit_of(source_root())[0])
 
 
 def _show_head(head: "Head", code: str | None) -> None:

@@ -202,7 +202,7 @@ def test_a_disk_with_little_room_and_a_full_one(visit, lan, cache):
 
     lan["study"].run(["dd", "if=/dev/zero", "of=cache/songs", "bs=64k"], code=1)
     found, _ = visit(**spec)
-    assert found["disk"].measured == f"cache folder {HOME}/cache: 0 kB of 8.39 MB free"
+    assert found["disk"].measured == f"cache folder {HOME}/cache: 0 B of 8.39 MB free"
     rate = found["storage rate"]
     assert (rate.severity, rate.nodes) == ("blocks", ("study",))
     assert "No space left on device" in rate.measured

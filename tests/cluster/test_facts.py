@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from cluster.errors import ClusterError, ClusterFailure
-from cluster.facts import address_towards, interface_of, look, parse_gpus
+from cluster.facts import address_towards, interface_of, link_mbit, look, parse_gpus
 
 INTERFACES = {"lo": ("127.0.0.1",), "eno1": ("192.168.1.11",), "wg0": ("10.7.0.2", "10.7.1.2")}
 
@@ -75,3 +75,13 @@ def test_what_is_found_agrees_with_the_system():
     plain = {"PATH": os.environ["PATH"]}
     assert facts.cpus == int(subprocess.run(["nproc"], capture_output=True, text=True, env=plain).stdout)
     assert "127.0.0.1" in facts.addresses
+
+
+@pytest.mark.parametrize(("text", "mbit"), [("2500\n", 2500), ("-1\n", None), ("", None), (None, None)])
+def test_a_link_without_a_rate_has_none(text, mbit, monkeypatch, tmp_path):
+    monkeypatch.setattr("cluster.facts.CARDS", tmp_path)
+    (tmp_path / "eno1").mkdir()
+    if text is not None:
+        (tmp_path / "eno1" / "speed").write_text(text)
+    assert link_mbit("eno1") == mbit
+    assert link_mbit("lo") is None

@@ -1,6 +1,8 @@
 """A head on loopback, and a head with a worker as if in a LAN (127.0.0.2 and 127.0.0.3), through the real command."""
 
+import importlib.metadata
 import json
+import platform
 import sys
 import time
 
@@ -122,7 +124,10 @@ def test_a_second_node_joins_with_its_labels_and_leaves_again(lan):
     assert set(nodes) == {"attic", "study"}
     assert nodes["attic"]["head"]
     assert nodes["study"]["address"] == "127.0.0.3"
-    assert nodes["study"]["labels"] == {"vr/node": "study", "vr/gpu-count": "0", "room": "study"}
+    assert {"vr/node": "study", "vr/gpu-count": "0", "room": "study"}.items() <= nodes["study"]["labels"].items()
+    assert nodes["study"]["version"] == importlib.metadata.version("vr")
+    assert nodes["study"]["python"] == platform.python_version()
+    assert nodes["study"]["link_mbit"] is None, "loopback"
     assert "run this on that head" in second.vr("status", code=2)
 
     joined = second.record(Joined, "joined-study.json")

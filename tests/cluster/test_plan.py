@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from cluster.plan import (
     ray_argv,
     temp_dir,
 )
+from cluster.versions import Versions, labels
 
 CARD = GpuSpec(model="NVIDIA GeForce RTX 3090 Ti", memory_gib=24)
 FACTS = Facts(
@@ -172,3 +174,16 @@ def test_rays_sockets_fit_where_they_are_put():
     assert folder != temp_dir(Path("/tmp"), Path("state/joined-a.json")), "each member has its own"
     with pytest.raises(ClusterError, match="TMPDIR"):
         temp_dir(Path("/tmp/a-folder-that-is-far-too-deep"), Path("state/head.json"))
+
+
+def test_what_a_node_says_of_itself_reaches_ray_and_is_no_part_of_what_it_is():
+    node = node_start(FACTS, SPEC)
+    said = labels(Versions(vr="0.1.0+cu130", ray="2.60.0", python="3.11", commit="5bed1e4" * 6), 2500)
+    assert said["vr/commit"] == "5bed1e45bed1"
+    assert said["vr/link-mbit"] == "2500"
+    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", said["vr/version"]), "a value that Ray takes"
+    argv = ray_argv(node, Ports(), Path("/tmp/r"), "python", said)
+    [given] = [word.removeprefix("--labels=") for word in argv if word.startswith("--labels=")]
+    assert {*given.split(",")} == {f"{key}={value}" for key, value in {**node.labels, **said}.items()}
+    assert not set(said) & set(node.labels)
+    assert set(labels(Versions(vr="1", ray="1", python="3.11"), None)) == {"vr/version", "vr/python"}

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from cluster.status import node_rows, run_name, runs_by_node, why_dead
-from cluster.status_table import ago, card_line, table
+from cluster.status_table import ago, card_line, differs, table
 
 RECORDED = Path(__file__).parent / "recorded"
 RUN = "quickstart-pretrain-de475513-1"
@@ -178,6 +178,42 @@ def test_cards_with_memory_power_temperature_and_whose_they_are():
     assert (big.runs, small.runs) == (("a-1",), ())
     assert card_line(big) == "GeForce-RTX-3090-Ti 24 GiB, 50 % full, 97 % busy, 411 W, 71 °C ← a-1"
     assert card_line(small) == "GeForce-RTX-3080-Ti 12 GiB, 1 % full"
+
+
+SOFTWARE = {"vr__version": "0.1.0", "vr__commit": "5bed1e4aaaaa", "vr__python": "3.11.2", "vr__link-mbit": "2500"}
+
+
+def test_link_and_software_are_as_the_node_said_when_it_was_started():
+    (row,) = node_rows(*answers(node("attic", **SOFTWARE)))
+    assert (row.version, row.commit, row.python, row.link_mbit) == ("0.1.0", "5bed1e4aaaaa", "3.11.2", 2500)
+    (row,) = node_rows(*answers(node("attic")))
+    assert (row.version, row.commit, row.python, row.link_mbit) == (None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("other", "conspicuous"),
+    [
+        ({}, False),
+        ({"vr__commit": "0123456789ab"}, True),
+        ({"vr__version": "0.2.0"}, True),
+        ({"vr__python": "3.12.2"}, True),
+        ({"vr__python": "3.11.9"}, False),
+    ],
+)
+def test_a_node_with_other_software_than_the_head_is_conspicuous(other, conspicuous):
+    head, study = node_rows(*answers(node("attic", head=True, **SOFTWARE), node("study", **(SOFTWARE | other))))
+    assert differs(study, head) == conspicuous
+    console = Console(file=io.StringIO(), width=220)
+    console.print(table([head, study], 0.0))
+    assert ("other than the head's" in console.file.getvalue()) == conspicuous
+    assert "vr 0.1.0 (5bed1e4a), Python 3.11.2" in console.file.getvalue()
+    assert "link 2500 Mbit/s" in console.file.getvalue()
+
+
+def test_a_node_without_a_checkout_is_not_asked_for_its_commit():
+    told = {key: value for key, value in SOFTWARE.items() if key != "vr__commit"}
+    head, study = node_rows(*answers(node("attic", head=True, **SOFTWARE), node("study", **told)))
+    assert not differs(study, head)
 
 
 def test_a_card_that_is_kept_back_is_not_shown():
