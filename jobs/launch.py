@@ -7,6 +7,7 @@ Ray Train's own retries are off: they do not cover a failed start of the process
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -247,6 +248,7 @@ def launch(
     *,
     loop: str | None = None,
     can_wait: bool = True,
+    is_job: bool = False,
     watch: Callable[[RunState], None] = lambda state: None,
 ) -> RunState:
     """Carry attempt `attempt` of `run` to its end in this process, which is connected to Ray already.
@@ -257,6 +259,7 @@ def launch(
         attempt: A number from `run.begin_attempt()`.
         loop: `module:function` to train with; the training loop of `jobs.train` by default.
         can_wait: Wait for machines that are missing now.
+        is_job: This process is a job of Ray's: whoever ends it without saying that the run is to stop ends Ray.
         watch: Called with every written state, at least every two seconds.
 
     Returns:
@@ -270,7 +273,7 @@ def launch(
 
     write_driver(run, attempt)
     supervisor = Supervisor(run, recipe, attempt, loop or DEFAULT_LOOP, can_wait, watch)
-    with _signals(supervisor.request_stop):
+    with _signals(supervisor.request_stop, run if is_job else None):
         try:
             return supervisor.supervise()
         except Superseded:
@@ -293,10 +296,16 @@ def raise_for(run: RunFolder, state: RunState) -> None:
 
 
 @contextlib.contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM and Ctrl-C ask the run to stop; a second Ctrl-C ends this process at once."""
+def _signals(stop: Callable[[], None], job: RunFolder | None = None) -> Iterator[None]:
+    """SIGTERM and Ctrl-C ask the run to stop; a second Ctrl-C ends this process at once.
+
+    So does SIGTERM the job that carries the run `job` where nobody has said that it is to stop: the head is ended, and
+    the run, which is left as one whose driver has died, goes on when there is a head again.
+    """
 
     def on_signal(number: int, _frame: object) -> None:
+        if number == signal.SIGTERM and job is not None and not job.stop_file.exists():
+            os._exit(128 + number)
         stop()
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -324,7 +333,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         recipe = run.recipe()
         ray.init()
-        state = launch(recipe, run, arguments.attempt)
+        state = launch(recipe, run, arguments.attempt, is_job=True)
         raise_for(run, state)
     except Superseded as error:
         print(error, file=sys.stderr)

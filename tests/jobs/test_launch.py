@@ -1,5 +1,7 @@
 import json
 import platform
+import subprocess
+import sys
 
 import pytest
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
@@ -148,3 +150,26 @@ def test_a_failed_run_raises_what_the_command_line_prints(run, user_error, kind)
     with pytest.raises(kind, match=f"{run.id} failed at step 3 of 9: no shard"):
         raise_for(run, state)
     raise_for(run, RunState(state="stopped", steps=9))
+
+
+SIGNALLED = """
+import os, signal, sys, time
+from pathlib import Path
+from jobs.launch import _signals
+from jobs.runs import RunFolder
+run, asked = RunFolder(Path(sys.argv[1])), []
+with _signals(lambda: asked.append(1), run if sys.argv[2] == "job" else None):
+    os.kill(os.getpid(), signal.SIGTERM)
+    while not asked:
+        time.sleep(0.01)
+print("asked to stop")
+"""
+
+
+@pytest.mark.parametrize(("kind", "wanted", "code"), [("job", False, 143), ("job", True, 0), ("here", False, 0)])
+def test_a_job_that_is_ended_with_its_head_is_not_taken_for_one_that_the_user_stops(kind, wanted, code, tmp_path):
+    if wanted:
+        RunFolder(tmp_path).stop_file.touch()
+    argv = [sys.executable, "-c", SIGNALLED, str(tmp_path), kind]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (code, "" if code else "asked to stop\n")
