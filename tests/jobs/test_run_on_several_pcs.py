@@ -114,7 +114,8 @@ def test_the_doctor_finds_what_was_planted_and_nothing_besides(lan):
     finally:
         lan["den"].run(["umount", SHARED])
         lan["study"].rate(None)
-    found = [finding for finding in told["findings"] if finding["severity"] != "ok"]
+    # How full the machine is that carries the box is no plant.
+    found = [finding for finding in told["findings"] if finding["severity"] != "ok" and finding["check"] != "disk"]
     blocking = {(finding["check"], *finding["nodes"]) for finding in found if finding["severity"] == "blocks"}
     assert blocking == {("shared folder", "den")}, blocking
     assert ("reached", "loft") in {(finding["check"], *finding["nodes"]) for finding in found}
