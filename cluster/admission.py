@@ -20,9 +20,9 @@ from cluster.certificate import certificate_file, ensure_certificate, server_con
 from cluster.errors import ClusterFailure
 from cluster.head import Head, read_head
 from cluster.invitations import NEW_CODE, Refusal, decide, locked, now, read_invitations, used, write_invitations
-from cluster.lifecycle import Companion, require_answer
 from cluster.plan import NodeStart
 from cluster.processes import alive
+from cluster.start import Companion, require_answer
 from cluster.token import read_token, token_sha256
 from cluster.versions import Versions
 from vr_core.config import Spec

@@ -16,8 +16,8 @@ from typing import Any
 
 from cluster.errors import ClusterFailure
 from cluster.head import Head
-from cluster.lifecycle import require_answer
 from cluster.plan import client_environment
+from cluster.start import require_answer
 
 _NAMESPACE, _KEY = b"vr", b"drained"
 _TIMEOUT_S = 30.0
@@ -45,7 +45,7 @@ def ask(address: str, token_file: Path) -> frozenset[str] | None:
 def leave(head: Head, node_id: str, why: str, within_s: float) -> None:
     """Let Ray drain a node: it takes no new work, and its raylet ends when it is idle, or after `within_s`.
 
-    `ray start --block` and the log monitor stay (`cluster.lifecycle.has_left`). It cannot be taken back.
+    `ray start --block` and the log monitor stay (`cluster.start.has_left`). It cannot be taken back.
 
     Raises:
         ClusterFailure: Ray refuses.

@@ -1,21 +1,12 @@
 """The acts: start a head, join one, stop what was started. What to start is decided in `cluster.plan`."""
 
 import contextlib
-import os
-import secrets
-import shutil
-import socket
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import psutil
 from filelock import FileLock, Timeout
 
 from cluster.errors import ClusterError, ClusterFailure, NoHead, TokenError
-from cluster.facts import link_mbit
 from cluster.free_ports import choose_ports
 from cluster.head import (
     AnyMember,
@@ -23,7 +14,6 @@ from cluster.head import (
     Joined,
     Member,
     all_joined,
-    fetch,
     head_file,
     joined_file,
     read_head,
@@ -31,25 +21,10 @@ from cluster.head import (
     state_folder,
     write_member,
 )
-from cluster.plan import NodeStart, Ports, node_environment, ray_argv, temp_dir
-from cluster.processes import ProcessRef, alive, end, family, spawn
-from cluster.sources import commit_of, source_root
-from cluster.supervision import Charge
+from cluster.plan import NodeStart, Ports
+from cluster.processes import alive, end, family
+from cluster.start import START_TIMEOUT_S, Companion, await_up, has_left, require_answer, start_companion, start_ray
 from cluster.token import create_token, read_token, token_sha256, write_private
-from cluster.versions import labels, own_versions
-from vr_core.config import Spec
-
-_START_TIMEOUT_S = 180.0
-_POLL_S = 0.2
-STARTED_LINE = "Ray runtime started."
-"""What `ray start` says, once for each start, when the node is up."""
-
-
-class Companion(Spec):
-    """A process that runs beside the head, as long as it runs."""
-
-    name: str
-    argv: tuple[str, ...]
 
 
 def running_head(node: NodeStart) -> Head | None:
@@ -109,8 +84,7 @@ def start_head(node: NodeStart, companions: Sequence[Companion] = ()) -> tuple[H
         if head is None:
             _clear(read_head(), head_file())
             return _start_head(node, None, companions), True
-        running = head
-        _await(running, lambda: _answers(running))
+        await_up(head)
         complete = _with_companions(head, companions)
         return complete, complete != head
 
@@ -151,7 +125,7 @@ def resume(companions: Callable[[Head], Sequence[Companion]]) -> list[str]:
             if not alive(joined.ray):
                 end(joined.processes, joined.id)
                 record = joined_file(joined.node.name)
-                _start_ray(joined.node, joined.ports, joined.token_file, record, Joined, after_boot=True)
+                start_ray(joined.node, joined.ports, joined.token_file, record, Joined, after_boot=True)
                 started.append(joined.node.name)
         return started
 
@@ -175,9 +149,9 @@ def _start_head_again(head: Head, companions: Sequence[Companion]) -> Head:
 def _start_head(node: NodeStart, ports: Ports | None, companions: Sequence[Companion]) -> Head:
     token_file = state_folder() / "token"
     create_token(token_file)
-    head = _start_ray(node, ports or choose_ports(node), token_file, head_file(), Head)
+    head = start_ray(node, ports or choose_ports(node), token_file, head_file(), Head)
     with _undone_on_failure(head, head_file()):
-        _await(head, lambda: _answers(head))
+        await_up(head)
         return _with_companions(head, companions)
 
 
@@ -186,7 +160,7 @@ def _with_companions(head: Head, companions: Sequence[Companion]) -> Head:
     for companion in companions:
         old = next((ref for ref in head.processes if ref.name == companion.name), None)
         if old is None or not alive(old):
-            head = _start_companion(head, companion)
+            head = start_companion(head, companion)
     return head
 
 
@@ -214,9 +188,9 @@ def join(node: NodeStart, token: str) -> tuple[Joined, bool]:
         require_answer(node.head)
         own_token_file = record.with_suffix(".token")
         write_private(own_token_file, token + "\n")
-        joined = _start_ray(node, choose_ports(node), own_token_file, record, Joined)
+        joined = start_ray(node, choose_ports(node), own_token_file, record, Joined)
         with _undone_on_failure(joined, record):
-            _await(joined, lambda: STARTED_LINE in _new_log(joined.ray))
+            await_up(joined)
         return joined, True
 
 
@@ -238,17 +212,6 @@ def stop() -> list[str]:
         return ended
 
 
-def has_left(member: Member) -> bool:
-    """Whether Ray was up and its raylet has ended, as after a drain; its supervisor may bring it back at any time."""
-    if not alive(member.ray) or STARTED_LINE not in _new_log(member.ray):
-        return False
-    try:
-        children = psutil.Process(member.ray.pid).children(recursive=True)
-        return not any(c.name() == "raylet" and c.status() != psutil.STATUS_ZOMBIE for c in children)
-    except psutil.NoSuchProcess:
-        return False
-
-
 def running_processes() -> dict[str, int]:
     """What `stop` would end: "head attic" or "node study" → number of processes."""
     head = read_head()
@@ -257,120 +220,6 @@ def running_processes() -> dict[str, int]:
         members.insert(0, ("head", head))
     counts = {f"{what} {m.node.name}": len(family(m.processes, m.id)) for what, m in members}
     return {what: count for what, count in counts.items() if count}
-
-
-def require_answer(address: str, timeout_s: float = 5.0) -> None:
-    """Check that something accepts connections at `address:port`.
-
-    Raises:
-        ClusterFailure: it does not.
-    """
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=timeout_s).close()
-    except OSError as error:
-        raise ClusterFailure(
-            f"{address}: no Ray head answers there ({error.strerror or 'timed out'}); is it started with "
-            f"`vr cluster head --address {host}`, and does its firewall let port {port} in?"
-        ) from None
-
-
-def _start_ray(
-    node: NodeStart, ports: Ports, token_file: Path, record: Path, kind: type[AnyMember], *, after_boot: bool = False
-) -> AnyMember:
-    folder = temp_dir(Path(tempfile.gettempdir()), record)
-    prepare_temp_dir(folder)
-    member_id = secrets.token_hex(8)
-    log = state_folder() / f"{record.stem}.log"
-    log.unlink(missing_ok=True)
-    store = state_folder() / "gcs" if node.head is None else None
-    said = labels(own_versions(commit_of(source_root())[0]), link_mbit(node.interface))
-    charge = Charge(
-        name=node.name,
-        argv=tuple(ray_argv(node, ports, folder, sys.executable, said)),
-        log=log,
-        temp_dir=folder,
-        token_file=token_file,
-        head=node.head,
-        store=store,
-        agent_port=ports.dashboard_agent_http if node.head is None else None,
-        after_boot=after_boot,
-    )
-    ref = spawn(
-        "ray",
-        [sys.executable, "-m", "cluster.supervise", charge.model_dump_json()],
-        node_environment(os.environ, node, ports, token_file, member_id, store),
-        log,
-        state_folder(),
-    )
-    member = kind(id=member_id, node=node, ports=ports, token_file=token_file, temp_dir=folder, processes=(ref,))
-    # Before waiting: whatever happens to this command now, `vr cluster down` finds the processes.
-    write_member(record, member)
-    return member
-
-
-def _start_companion(head: Head, companion: Companion) -> Head:
-    """`head` with the started companion in its record, in place of an earlier one of its name."""
-    base = node_environment(os.environ, head.node, head.ports, head.token_file, head.id)
-    log = state_folder() / f"{companion.name}.log"
-    ref = spawn(companion.name, companion.argv, base | head.environment(), log, state_folder())
-    others = tuple(old for old in head.processes if old.name != companion.name)
-    head = head.model_copy(update={"processes": (*others, ref)})
-    write_member(head_file(), head)
-    # One that cannot start (an import error, a bad argument) ends within the second.
-    with contextlib.suppress(psutil.TimeoutExpired, psutil.NoSuchProcess):
-        psutil.Process(ref.pid).wait(timeout=1.0)
-    if not alive(ref):
-        raise ClusterFailure(f"{companion.name}: ended at once: {_last_line(log)} (log: {log})")
-    return head
-
-
-def prepare_temp_dir(folder: Path) -> None:
-    """Make Ray's folder in one of ours; of earlier sessions only the newest stays, since Ray never removes any."""
-    closed = folder.parent
-    closed.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if closed.lstat().st_uid != os.getuid():  # the temporary folder is everyone's
-        raise ClusterError(f"{closed}: belongs to another user; set TMPDIR to a folder of your own")
-    closed.chmod(0o700)
-    folder.mkdir(exist_ok=True)
-    # With it, a head that starts again takes a node of its own on the same machine for another head.
-    (folder / "ray_current_cluster").unlink(missing_ok=True)
-    sessions = sorted(path for path in folder.glob("session_2*") if path.is_dir() and not path.is_symlink())
-    for session in sessions[:-1]:
-        shutil.rmtree(session, ignore_errors=True)
-
-
-def _await(member: Member, ready: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    where = member.node.head or member.node.address
-    while not ready():
-        if "InvalidAuthToken" in _new_log(member.ray):
-            raise TokenError(f"{where}: the head does not accept this token; `vr cluster head` prints a join code")
-        if not alive(member.ray):
-            raise ClusterFailure(f"{where}: Ray ended at start: {_last_line(member.ray.log)} (log: {member.ray.log})")
-        if time.monotonic() > deadline:
-            raise ClusterFailure(f"{where}: Ray not up after {_START_TIMEOUT_S:.0f} s; see {member.ray.log}")
-        time.sleep(_POLL_S)
-
-
-def _answers(head: Head) -> bool:
-    """Whether the job API answers and Ray counts the head's own node among the living."""
-    if STARTED_LINE not in _new_log(head.ray):
-        return False
-    try:
-        nodes = fetch(head, "/api/v0/nodes")["data"]["result"]["result"]
-    except ClusterFailure:
-        return False
-    return any(node["is_head_node"] and node["state"] == "ALIVE" for node in nodes)
-
-
-def _new_log(ref: ProcessRef) -> str:
-    return ref.log.read_text(errors="replace")
-
-
-def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "no output"
 
 
 def _clear(member: Member | None, record: Path) -> None:
@@ -400,7 +249,7 @@ def _read_again(record: Path) -> Member | None:
 def _locked() -> Iterator[None]:
     """One change at a time for this account on this machine."""
     try:
-        with FileLock(state_folder() / "lock", timeout=_START_TIMEOUT_S):
+        with FileLock(state_folder() / "lock", timeout=START_TIMEOUT_S):
             yield
     except Timeout:
         raise ClusterFailure("another `vr cluster` command is at work; try again when it has ended") from None

@@ -6,7 +6,8 @@ from typing import NamedTuple
 from cluster.admission import await_endpoint
 from cluster.head import Head, state_folder
 from cluster.invitations import forget_all, invite
-from cluster.lifecycle import Companion, restart_head
+from cluster.lifecycle import restart_head
+from cluster.start import Companion
 from cluster.token import replace_token
 from cluster.versions import Versions
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from cluster.errors import ClusterError, ClusterFailure
 from cluster.head import Head, all_joined, read_head
-from cluster.lifecycle import Companion, pause, resume
+from cluster.lifecycle import pause, resume
 from cluster.processes import alive
+from cluster.start import Companion
 from vr_core.errors import VrError
 
 UNIT = "vr-cluster.service"

@@ -22,9 +22,9 @@ import psutil
 from cluster.drain import may_start
 from cluster.errors import TokenError
 from cluster.gcs import ask
-from cluster.lifecycle import STARTED_LINE, prepare_temp_dir
 from cluster.plan import LOOPBACK
 from cluster.processes import end_session
+from cluster.start import STARTED_LINE, prepare_temp_dir
 from cluster.supervision import Ask, Asked, Charge, Ended, GiveUp, Start, decide, failures_after
 from cluster.token import read_token
 from vr_core.errors import VrError

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from cluster.drain import read_drained
 from cluster.head import Head, find_head, read_inventory, state_folder
-from cluster.lifecycle import Companion
+from cluster.start import Companion
 from jobs import machines
 from jobs.driver import is_driven
 from jobs.ledger import Ledger, Row

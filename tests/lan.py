@@ -64,6 +64,10 @@ def await_true(condition: Callable[[], Any], what: str, timeout_s: float = 60.0)
     return value
 
 
+class NoDevice(AssertionError):
+    """There is no network card of that name."""
+
+
 class Host:
     """One PC of a box."""
 
@@ -166,8 +170,10 @@ class Host:
         os.kill(self.pid, signal.SIGKILL)
         self._holder.wait()
         self._holder = None
-        # The kernel would keep the network namespace, and the cable with it, until its last open connection times out.
-        self.lan.switch("link", "delete", self._port)
+        # The kernel would keep the network namespace, and the cable with it, until its last open connection times out;
+        # without one it may have been quicker.
+        with contextlib.suppress(NoDevice):
+            self.lan.switch("link", "delete", self._port)
 
     def cut(self) -> None:
         """Pull the cable out of the switch."""
@@ -285,6 +291,8 @@ class Lan:
 
 def _run(argv: Sequence[str]) -> str:
     done = subprocess.run(argv, capture_output=True, text=True)
+    if done.returncode != 0 and ("Cannot find device" in done.stderr or "No such device" in done.stderr):
+        raise NoDevice(done.stderr)
     assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr}"
     return done.stdout
 

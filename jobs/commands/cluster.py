@@ -101,10 +101,11 @@ def join(
     Example: vr cluster join 60M0M2GM-…, as the head printed it
     """
     from cluster.facts import address_towards, look
-    from cluster.lifecycle import has_token, require_answer, running_node
+    from cluster.lifecycle import has_token, running_node
     from cluster.lifecycle import join as join_head
     from cluster.plan import node_start
     from cluster.redeem import entry
+    from cluster.start import require_answer
 
     way = entry(sys.stdin.readline().strip() if code == "-" else code, token_file, software())
     target = way.head

@@ -15,8 +15,9 @@ from cluster.facts import look
 from cluster.gcs import ask, leave_if_idle
 from cluster.head import Head, keep_inventory, read_joined
 from cluster.inventory import Inventory, NodeSpec
-from cluster.lifecycle import has_left, join, start_head, stop
+from cluster.lifecycle import join, start_head, stop
 from cluster.plan import NodeStart, node_start
+from cluster.start import has_left
 from cluster.token import read_token
 from jobs import machines
 from jobs.keeper import KEEPER
