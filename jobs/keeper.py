@@ -88,8 +88,9 @@ class Seen:
 def decide(row: Row, seen: Seen, now_s: float) -> Action:
     """What to do about one open row.
 
-    A job that Ray has forgotten counts for nothing: the head was started again, which is not the run's fault. One that
-    failed counts as an attempt, and `ATTEMPTS_WITHOUT_PROGRESS` of them without a new checkpoint end the run.
+    A job that Ray has forgotten counts for nothing: the head was started anew, which is not the run's fault. One that
+    failed counts as an attempt, and `ATTEMPTS_WITHOUT_PROGRESS` of them without a new checkpoint end the run; so does
+    one that died with a head that was killed, since the head that is back remembers it as failed.
     """
     if seen.state.state not in LIVE:
         return Close()
