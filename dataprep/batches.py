@@ -1,15 +1,14 @@
 """From items to tensors: stored bytes read ahead by threads, widened on the device that trains.
 
-Threads and not processes: what they do is copy out of a memory map, for which numpy lets go of the interpreter, and
-nothing has to be sent from one process to another. What travels is as narrow as it is stored; `widen_magnitudes` makes
-numbers of it where they are used.
+Threads and not processes: what they do is read, for which the interpreter is free, and nothing has to be sent from one
+process to another. What travels is as narrow as it is stored; `widen_magnitudes` makes numbers of it where they are
+used.
 """
 
 import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +20,10 @@ from dataprep.dataset import Dataset
 from dataprep.order import Item
 from dataprep.tracks import Role
 
-READERS = 4
+READERS = 3
 AHEAD = 2
+_PART_BYTES = 4 * 2**20
+_EXCHANGED_FRAMES = 64
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,17 @@ def widen_magnitudes(batch: CodedBatch, device: torch.device) -> tuple[Tensor, T
 
 def read_batch(data: Dataset, items: Sequence[Item]) -> CodedBatch:
     """Read items here and now, without threads or reused memory."""
-    buffer = _Buffer(data, pinned=False)
-    with ThreadPoolExecutor(1) as pool:
-        return buffer.filled(tuple(items), pool)
+    filling = _Buffer(data, pinned=False).start(tuple(items))
+    for rows in filling.parts:
+        filling.read(rows)
+    return filling.result()
 
 
 class Loader:
     """Iterator over batches, read ahead of their use.
+
+    Readers take parts of a batch, a few MiB each, and go on with the next batch while others are at this one: handing
+    an item to a thread and waiting for it costs more than copying one MiB.
 
     On a CPU a batch is valid until the next one is asked for: its memory is used again. On a GPU it is a copy.
     """
@@ -87,22 +92,24 @@ class Loader:
 
         Args:
             data: the data set.
-            batches: items of each batch, in order; may be endless. It is iterated by a thread of the loader.
+            batches: items of each batch, in order; may be endless. It is iterated by threads of the loader.
             device: where the batches are used.
         """
         self.waited_s = 0.0
         """Seconds that the caller has waited for data so far."""
-        self._data = data
         self._device = torch.device(device)
-        self._ready: queue.Queue[tuple[_Buffer, CodedBatch] | BaseException | None] = queue.Queue(AHEAD)
         self._free: queue.Queue[_Buffer | None] = queue.Queue()
         for _ in range(AHEAD + 2):  # one in use, one being filled
             self._free.put(_Buffer(data, pinned=self._device.type == "cuda"))
+        self._started: queue.Queue[_Filling | BaseException | None] = queue.Queue()
         self._in_use: _Buffer | None = None
         self._stop = threading.Event()
         self._ended: BaseException | None = None
-        self._thread = threading.Thread(target=self._read, args=(iter(batches),), name="batches", daemon=True)
-        self._thread.start()
+        self._parts = self._hand_out(iter(batches))
+        self._handing_out = threading.Lock()
+        self._readers = [threading.Thread(target=self._read, name=f"reader {i}", daemon=True) for i in range(READERS)]
+        for reader in self._readers:
+            reader.start()
 
     def __iter__(self) -> "Loader":
         return self
@@ -120,41 +127,109 @@ class Loader:
             self._free.put(self._in_use)
             self._in_use = None
         began_s = time.monotonic()
-        got = self._ready.get()
-        self.waited_s += time.monotonic() - began_s
-        if got is None or isinstance(got, BaseException):
-            self._ended = got or StopIteration()
-            raise self._ended
-        self._in_use, batch = got
+        try:
+            got = self._started.get()
+            if got is None or isinstance(got, BaseException):
+                raise got or StopIteration()
+            batch = got.result()
+        except BaseException as error:
+            self._end(error)
+            raise
+        finally:
+            self.waited_s += time.monotonic() - began_s
+        self._in_use = got.buffer
         return self._in_use.on_device(batch, self._device)
 
     def close(self) -> None:
         """Stop reading and wait for the threads to end; harmless when repeated."""
-        self._ended = self._ended or StopIteration()
-        self._stop.set()
-        self._free.put(None)
-        while self._thread.is_alive():
-            # The thread may wait for room: make some until it has seen the stop.
-            try:
-                self._ready.get(timeout=0.05)
-            except queue.Empty:
-                continue
-        self._thread.join()
+        self._end(StopIteration())
+        for reader in self._readers:
+            reader.join()
 
-    def _read(self, batches: Iterator[Sequence[Item]]) -> None:
+    def _end(self, last: BaseException) -> None:
+        self._ended = self._ended or last
+        self._stop.set()
+        self._free.put(None)  # for who waits for memory
+
+    def _read(self) -> None:
+        while not self._stop.is_set():
+            with self._handing_out:
+                part = next(self._parts, None)
+            if part is None:
+                return
+            filling, rows = part
+            filling.read(rows)
+
+    def _hand_out(self, batches: Iterator[Sequence[Item]]) -> Iterator[tuple["_Filling", range]]:
+        """Parts of batches, in order, as long as there is memory; one reader at a time is in here."""
         last: BaseException | None = None
         try:
-            with ThreadPoolExecutor(READERS, thread_name_prefix="reader") as pool:
-                for items in batches:
-                    buffer = self._free.get()
-                    if self._stop.is_set() or buffer is None:
-                        return
-                    self._ready.put((buffer, buffer.filled(tuple(items), pool)))
-                    if self._stop.is_set():
-                        return
+            for items in batches:
+                buffer = self._free.get()
+                if self._stop.is_set() or buffer is None:
+                    return
+                filling = buffer.start(tuple(items))
+                self._started.put(filling)
+                for rows in filling.parts:
+                    yield filling, rows
         except BaseException as error:  # noqa: B902 - whatever it is, it belongs to the thread that asks for batches
             last = error
-        self._ready.put(last)
+        self._started.put(last)
+
+
+class _Filling:
+    """A batch while it is read, by any number of threads."""
+
+    def __init__(self, data: Dataset, buffer: "_Buffer", batch: CodedBatch, blocks: dict[Role, Tensor]) -> None:
+        """Read `batch`, whose columns are those of `blocks` `[column, item, frame, channel*bin]`."""
+        self.buffer = buffer
+        self._data = data
+        self._batch = batch
+        # Numpy's views: torch lets go of the interpreter at every small assignment, and another reader takes it.
+        self._columns = {role: block.numpy() for role, block in blocks.items()}
+        self._scales = {role: stem.scale.numpy() for role, stem in batch.stems.items()}
+        count = len(batch.items)
+        batch_bytes = sum(block.nbytes for block in self._columns.values())
+        size = max(1, min(_PART_BYTES * count // max(1, batch_bytes), -(-count // READERS)))
+        self.parts = [range(first, min(first + size, count)) for first in range(0, count, size)]
+        self._left = len(self.parts)
+        self._counting = threading.Lock()
+        self._done = threading.Event()
+        self._error: BaseException | None = None
+
+    def read(self, rows: range) -> None:
+        """Read these items; what fails is raised by `result`."""
+        try:
+            for row in rows:
+                self._read_item(self._batch.items[row], row)
+        except BaseException as error:  # noqa: B902 - as above
+            self._error = error
+        with self._counting:
+            self._left -= 1
+            if not self._left:
+                self._done.set()
+
+    def _read_item(self, item: Item, row: int) -> None:
+        done = dict.fromkeys(self._columns, 0)
+        for read in item.reads:
+            out = self._columns[read.role][:, row, : read.frames]
+            self._data.read(read.song, read.role, read.start_frame, read.frames, out)
+            if read.swap:
+                for column in out:
+                    _exchange_channels(column.reshape(read.frames, CHANNELS, -1))
+            peaks = self._data.peaks(read.song, read.role, read.start_frame, read.frames)
+            np.multiply(peaks, np.float32(read.gain), out=self._scales[read.role][row, : read.frames])
+            done[read.role] = read.frames
+        for role, frames in done.items():
+            if frames < item.crop_frames:
+                self._columns[role][:, row, frames:] = 0
+
+    def result(self) -> CodedBatch:
+        """The batch, when all parts are read."""
+        self._done.wait()
+        if self._error is not None:
+            raise self._error
+        return self._batch
 
 
 class _Buffer:
@@ -163,28 +238,24 @@ class _Buffer:
     def __init__(self, data: Dataset, pinned: bool) -> None:
         self._data = data
         self._pinned = pinned
-        self._columns: dict[tuple[Role, str], Tensor] = {}
+        self._blocks: dict[Role, Tensor] = {}
+        self._scales: dict[Role, Tensor] = {}
         self._copied: torch.cuda.Event | None = None
 
-    def filled(self, items: tuple[Item, ...], pool: ThreadPoolExecutor) -> CodedBatch:
-        """Read `items` into this memory."""
+    def start(self, items: tuple[Item, ...]) -> _Filling:
+        """Take this memory for `items`; nothing is read yet."""
         if self._copied is not None:  # the GPU still reads what lies here
             self._copied.synchronize()
             self._copied = None
-        roles = sorted({read.role for item in items for read in item.reads})
         crop, width = items[0].crop_frames, CHANNELS * self._data.stft.bins
-        stems: dict[Role, CodedStem] = {}
-        for role in roles:
+        stems, blocks = {}, {}
+        for role in sorted({read.role for item in items for read in item.reads}):
             codec = CODECS[self._data.manifest.codec_of(role)]
-            columns = {
-                name: self._column(role, name, codec.torch_dtype(name), (len(items), crop, width))
-                for name in codec.columns
-            }
-            scale = self._column(role, "scale", torch.float32, (len(items), crop))
-            stems[role] = CodedStem(codec, columns, scale.zero_())
-        # list(): the first error of any reader is raised here.
-        list(pool.map(lambda i: self._read_item(items[i], stems, i), range(len(items))))
-        return CodedBatch(items, stems)
+            (dtype,) = {codec.torch_dtype(name) for name in codec.columns}
+            blocks[role] = self._memory(self._blocks, role, dtype, (len(codec.columns), len(items), crop, width))
+            scale = self._memory(self._scales, role, torch.float32, (1, len(items), crop))[0]
+            stems[role] = CodedStem(codec, dict(zip(codec.columns, blocks[role], strict=True)), scale.zero_())
+        return _Filling(self._data, self, CodedBatch(items, stems), blocks)
 
     def on_device(self, batch: CodedBatch, device: torch.device) -> CodedBatch:
         """The batch where it is used; this memory is not filled again before the copy has been made."""
@@ -195,28 +266,21 @@ class _Buffer:
         self._copied.record(torch.cuda.current_stream(device))
         return CodedBatch(batch.items, moved)
 
-    def _column(self, role: Role, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-        held = self._columns.get((role, name))
-        if held is None or held.shape[0] < shape[0] or held.shape[1:] != shape[1:]:
-            held = torch.empty(shape, dtype=dtype, pin_memory=self._pinned)
-            self._columns[role, name] = held
-        return held[: shape[0]]
+    def _memory(self, held: dict[Role, Tensor], role: Role, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+        """`[x, item, ...]`, the same as before where there are no more items than ever."""
+        there = held.get(role)
+        if there is None or there.shape[1] < shape[1] or there.shape[2:] != shape[2:]:
+            there = held[role] = torch.empty(shape, dtype=dtype, pin_memory=self._pinned)
+        return there[:, : shape[1]]
 
-    def _read_item(self, item: Item, stems: dict[Role, CodedStem], row: int) -> None:
-        done = {read.role: 0 for read in item.reads}
-        for read in item.reads:
-            stem = stems[read.role]
-            for name, column in stem.columns.items():
-                out = column[row, : read.frames].numpy().reshape(read.frames, CHANNELS, -1)
-                self._data.read(
-                    read.song, read.role, name, read.start_frame, read.frames, out[:, ::-1] if read.swap else out
-                )
-            peaks = self._data.peaks(read.song, read.role, read.start_frame, read.frames)
-            stem.scale[row, : read.frames] = torch.from_numpy(peaks * np.float32(read.gain))
-            done[read.role] = read.frames
-        for role, stem in stems.items():
-            for column in stem.columns.values():
-                column[row, done.get(role, 0) :].zero_()
+
+def _exchange_channels(frames: np.ndarray) -> None:
+    """Left for right, in place, in pieces that stay in a core's cache."""
+    for start in range(0, len(frames), _EXCHANGED_FRAMES):
+        piece = frames[start : start + _EXCHANGED_FRAMES]
+        left = piece[:, 0].copy()
+        piece[:, 0] = piece[:, 1]
+        piece[:, 1] = left
 
 
 def _to(stem: CodedStem, device: torch.device) -> CodedStem:

@@ -1,39 +1,44 @@
 """A prepared data set, opened for reading."""
 
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
 
-from dataprep.errors import ManifestError
+from dataprep.cache import ShardCache, Staged, stage
+from dataprep.errors import ManifestError, ShardError
 from dataprep.manifest import Manifest, SongRow, StemRow, read_manifest
-from dataprep.shards import BATCH_FRAMES, Shard
+from dataprep.shard_reader import Shard
+from dataprep.shards import BATCH_FRAMES
 from dataprep.splits import Split
 from dataprep.tracks import Role
 from vr_core.config import plain
+from vr_core.errors import StorageError
 from vr_core.specs import StftSpec
 
 
 class Dataset:
     """Manifest and shards of one data set; shards are opened when they are first read. Threads may share it."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, cache: ShardCache | None = None) -> None:
         """Use `open`."""
         self.folder = folder
         self.manifest = manifest
+        self._cache = cache
         self._songs = {song.id: song for song in manifest.songs}
         self._shards: dict[str, Shard] = {}
+        self._peaks: dict[tuple[str, Role], np.ndarray] = {}
         self._opening = threading.Lock()
 
     @classmethod
-    def open(cls, folder: Path | str) -> "Dataset":
-        """The data set in `folder`.
+    def open(cls, folder: Path | str, cache: ShardCache | None = None) -> "Dataset":
+        """The data set in `folder`; shards are read from their copies in `cache` where there are any.
 
         Raises:
             ManifestError: no data set there, or its manifest is damaged or of another version.
         """
-        return cls(Path(folder), read_manifest(Path(folder)))
+        return cls(Path(folder), read_manifest(Path(folder)), cache)
 
     @property
     def stft(self) -> StftSpec:
@@ -71,13 +76,31 @@ class Dataset:
             s for s in self.manifest.songs if split in (None, s.split) and all(role in s.stems for role in roles)
         )
 
+    def stage(self, on_bytes: Callable[[int], None] = lambda n: None) -> Staged:
+        """Copy the shards into the cache, and read those that are there from it from now on, also in running loaders.
+
+        Raises:
+            ShardError, StorageError, NoSpaceError: as `ShardCache.stage`; what is copied stays and is used.
+        """
+        if self._cache is None:
+            raise ValueError("this data set was opened without a cache")
+        try:
+            return stage(self.folder, sorted(self.manifest.shards.items()), self._cache, on_bytes)
+        finally:
+            for name in self.manifest.shards:
+                if (copy := self._copy_of(name)) is not None:
+                    with self._opening:
+                        self._shards[name] = copy
+
     def peaks(self, song: str, role: Role, start_frame: int, frames: int) -> np.ndarray:
         """Peak of the record batch of each frame, `[frame]` float32."""
-        batches = np.arange(start_frame, start_frame + frames) // BATCH_FRAMES
-        return np.asarray(self._stem(song, role).peaks, np.float32)[batches]
+        held = self._peaks.get((song, role))
+        if held is None:
+            held = self._peaks[song, role] = np.asarray(self._stem(song, role).peaks, np.float32)
+        return held[np.arange(start_frame, start_frame + frames) // BATCH_FRAMES]
 
-    def read(self, song: str, role: Role, column: str, start_frame: int, frames: int, out: np.ndarray) -> None:
-        """Copy frames of a stem, as stored, into `out` `[frame, ...]` (see `Shard.read_frames`).
+    def read(self, song: str, role: Role, start_frame: int, frames: int, out: np.ndarray) -> None:
+        """Copy frames of a stem, as stored, into `out` `[column, frame, ...]` (see `Shard.read_frames`).
 
         Raises:
             ShardError: the shard is missing or damaged.
@@ -90,7 +113,7 @@ class Dataset:
                 f"{self.folder}: {song} {role} has {stem.frames} frames, "
                 f"{start_frame} to {start_frame + frames} were asked for"
             )
-        self._shard(stem.shard).read_frames(column, stem.first_batch, start_frame, frames, out)
+        self._shard(stem.shard).read_frames(stem.first_batch, start_frame, frames, out)
 
     def _stem(self, song: str, role: Role) -> StemRow:
         stems = self.song(song).stems
@@ -102,6 +125,21 @@ class Dataset:
         shard = self._shards.get(name)
         if shard is None:
             with self._opening:
-                shard = self._shards.get(name) or Shard(self.folder / name, self.manifest.shards[name].codec, self.stft)
+                shard = self._shards.get(name) or self._copy_of(name) or self._open(self.folder / name, name)
                 self._shards[name] = shard
         return shard
+
+    def _copy_of(self, name: str) -> Shard | None:
+        row = self.manifest.shards[name]
+        path = self._cache.find(row) if self._cache else None
+        if self._cache is None or path is None:
+            return None
+        try:
+            return self._open(path, name)
+        except (ShardError, StorageError):
+            # The shard itself is where it was; a copy that no longer opens is of no use to anybody.
+            self._cache.drop(row)
+            return None
+
+    def _open(self, path: Path, name: str) -> Shard:
+        return Shard(path, self.manifest.shards[name].codec, self.stft)

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from dataprep.errors import DataError
 from dataprep.manifest import SongRow, write_json
-from dataprep.shards import SUFFIX, Shard, ShardRow, ShardWriter
+from dataprep.shard_reader import Shard
+from dataprep.shards import SUFFIX, ShardRow, ShardWriter
 from dataprep.song import SongSettings, encode_song, stored_roles
 from dataprep.tracks import Role, Track
 from vr_core.config import Spec, digest, plain

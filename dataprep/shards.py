@@ -1,4 +1,4 @@
-"""Shards: Arrow IPC files of frames, one row a frame, written whole or not at all and read by memory map.
+"""Shards: Arrow IPC files of frames, one row a frame, written whole or not at all.
 
 Uncompressed record batches of at most 4,096 rows; every column is a fixed-size list of channel*bin numbers, so a
 column of a record batch is one block of bytes and a crop is one slice of it, or two where it crosses a boundary. Every
@@ -181,78 +181,6 @@ class ShardWriter:
             self.abort()
 
 
-class Shard:
-    """Reads one shard by memory map."""
-
-    def __init__(self, path: Path, codec: str, stft: StftSpec) -> None:
-        """Open a shard.
-
-        Args:
-            path: the file.
-            codec: the codec its manifest says.
-            stft: the settings its manifest says.
-
-        Raises:
-            ShardError: missing, cut short, damaged, or of another version, codec or STFT.
-            StorageError: the disk or the share failed.
-        """
-        self.path = path
-        try:
-            # No readinto of a file that is being replaced: a memory map keeps the file that was opened.
-            self._map = pa.memory_map(str(path))
-            self._reader = pa.ipc.open_file(self._map)
-            found = self._reader.schema
-            self.batches = self._reader.num_record_batches
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise _unreadable(path, error) from None
-        _check_schema(path, found, shard_schema(codec, stft))
-        self._columns: dict[int, dict[str, np.ndarray]] = {}
-
-    def columns(self, batch: int) -> dict[str, np.ndarray]:
-        """Columns of one record batch, `[frame, channel*bin]` each: read-only views of the mapped file.
-
-        Raises:
-            ShardError: the file has no such record batch, or its header is damaged.
-        """
-        held = self._columns.get(batch)
-        if held is None:
-            if not 0 <= batch < self.batches:
-                raise _damaged(self.path, f"record batch {batch} of {self.batches} was asked for")
-            try:
-                held = {}
-                for field, array in zip(self._reader.schema, self._reader.get_batch(batch).columns, strict=True):
-                    width = field.type.list_size
-                    start = array.offset * width
-                    values = array.values.to_numpy(zero_copy_only=True)[start : start + len(array) * width]
-                    held[field.name] = values.reshape(-1, width)
-            except (pa.ArrowException, OSError, ValueError) as error:
-                raise _unreadable(self.path, error) from None
-            self._columns[batch] = held
-        return held
-
-    def read_frames(self, column: str, first_batch: int, start_frame: int, frames: int, out: np.ndarray) -> None:
-        """Copy consecutive frames of a stem.
-
-        Args:
-            column: a column of the codec.
-            first_batch: record batch in which the stem starts.
-            start_frame: first frame wanted, counted from the stem's start.
-            frames: how many.
-            out: `[frame, ...]` of the column's element type with channel*bin numbers a frame, any strides.
-
-        Raises:
-            ShardError: fewer frames there than asked for.
-        """
-        done = 0
-        while done < frames:
-            batch, row = divmod(start_frame + done, BATCH_FRAMES)
-            piece = self.columns(first_batch + batch)[column][row : row + frames - done]
-            if not len(piece):
-                raise _damaged(self.path, f"record batch {first_batch + batch} ends before frame {start_frame + done}")
-            np.copyto(out[done : done + len(piece)], piece.reshape(len(piece), *out.shape[1:]), casting="no")
-            done += len(piece)
-
-
 def verify(path: Path, row: ShardRow) -> None:
     """Read a shard's every byte and compare with its manifest.
 
@@ -264,12 +192,12 @@ def verify(path: Path, row: ShardRow) -> None:
         with path.open("rb") as file:
             found = os.fstat(file.fileno()).st_size
             if found != row.bytes:
-                raise _damaged(path, f"{found:,} bytes long, its manifest says {row.bytes:,}")
+                raise damaged(path, f"{found:,} bytes long, its manifest says {row.bytes:,}")
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     if digest != row.sha256:
-        raise _damaged(path, "its SHA-256 is not the one in its manifest")
+        raise damaged(path, "its SHA-256 is not the one in its manifest")
 
 
 @contextmanager
@@ -286,7 +214,8 @@ def no_space_as_error(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _check_schema(path: Path, found: pa.Schema, wanted: pa.Schema) -> None:
+def check_schema(path: Path, found: pa.Schema, wanted: pa.Schema) -> None:
+    """Raise `ShardError` where the schema that was found is not the one that is wanted."""
     facts, expected = found.metadata or {}, wanted.metadata
     for key, what in ((b"vr.schema_version", "schema version"), (b"vr.codec", "codec"), (b"vr.stft", "STFT settings")):
         if key not in facts:
@@ -297,18 +226,19 @@ def _check_schema(path: Path, found: pa.Schema, wanted: pa.Schema) -> None:
                 "prepare the music again into a new folder"
             )
     if not found.equals(wanted):
-        raise _damaged(path, "its columns are not those of its codec")
+        raise damaged(path, "its columns are not those of its codec")
 
 
-def _unreadable(path: Path, error: Exception) -> VrError:
+def unreadable(path: Path, error: Exception) -> VrError:
     """What to raise where opening or reading a shard ended in `error`."""
     if isinstance(error, FileNotFoundError):
         return ShardError(f"{path}: missing; copy the data set again, or run `vr data prepare` again")
     failed = storage_failure(path, error) if isinstance(error, OSError) else None
-    return failed or _damaged(path, " ".join(str(error).split()))
+    return failed or damaged(path, " ".join(str(error).split()))
 
 
-def _damaged(path: Path, reason: str) -> ShardError:
+def damaged(path: Path, reason: str) -> ShardError:
+    """What to raise where a shard is not what it should be."""
     return ShardError(
         f"{path}: damaged ({reason}); copy the data set again, or delete this file and run `vr data prepare` again"
     )

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jobs.commands.data_stage import stage
+
 if TYPE_CHECKING:
     from dataprep.inspect import Total
     from dataprep.manifest import Manifest
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from dataprep.tracks import Tracks
 
 app = typer.Typer(help="Make songs up, turn music into a data set, look into one.", no_args_is_help=True)
+app.command()(stage)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
 LINE_EVERY_S = 15.0

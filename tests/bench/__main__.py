@@ -5,11 +5,13 @@ import json
 import sys
 from typing import Any
 
-from tests.bench import detect
+from tests.bench import codec, detect, reader
 from tests.bench.measurement import Benchmark, circumstances
 
 BENCHMARKS: dict[str, Benchmark] = {
+    "codec": codec.BENCHMARK,
     "detect": detect.BENCHMARK,
+    "reader": reader.BENCHMARK,
 }
 
 

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
 
+from dataprep.codecs import CODECS
+from dataprep.dataset import Dataset
 from dataprep.decoders import AudioSource
 from dataprep.prepare import PrepareProgress, PrepareReport, PrepareSettings, prepare
 from dataprep.splits import SplitByFraction, SplitRule
-from dataprep.tracks import Track
+from dataprep.tracks import Role, Track
 from vr_core.specs import StftSpec
 
 STFT = StftSpec(sample_rate_hz=8000, n_fft=256, hop=128)
@@ -60,3 +63,12 @@ def small_data_set(
     tracks = [labelled(root / "music", name, n, i) for i, (name, n) in enumerate(lengths.items())]
     tracks += [mixture_only(root / "music", "m1", 30_000, 50), mixture_only(root / "music", "m2", 3_000, 51)]
     return tracks, prepare(tracks, root / "data", settings, on_progress, split=split or SplitByFraction())
+
+
+def whole_stem(data: Dataset, song: str, role: Role) -> dict[str, torch.Tensor]:
+    """Columns of a stem, `[1, frame, channel*bin]` each."""
+    frames = data.song(song).stems[role].frames
+    codec = CODECS[data.manifest.codec_of(role)]
+    out = np.empty((len(codec.columns), frames, 2 * data.stft.bins), next(iter(codec.columns.values())))
+    data.read(song, role, 0, frames, out)
+    return {name: torch.from_numpy(column)[None] for name, column in zip(codec.columns, out, strict=True)}

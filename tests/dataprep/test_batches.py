@@ -13,7 +13,7 @@ from dataprep.dataset import Dataset
 from dataprep.errors import ManifestError, ShardError
 from dataprep.order import Item, Order, Read, cut, fixed_items
 from dataprep.splits import SplitByList
-from tests.dataprep.data import STFT, small_data_set
+from tests.dataprep.data import STFT, small_data_set, whole_stem
 from vr_core.specs import MaskedFramesSpec, SeparateSpec, StftSpec
 
 CROP = 48
@@ -69,12 +69,8 @@ def naive_magnitude(data: Dataset, item: Item, roles: set[str]) -> np.ndarray:
         if read.role not in roles:
             continue
         codec = CODECS[data.manifest.codec_of(read.role)]
-        columns = {}
-        for name, kind in codec.columns.items():
-            frames = data.song(read.song).stems[read.role].frames
-            whole = np.empty((frames, 2 * STFT.bins), kind)
-            data.read(read.song, read.role, name, 0, frames, whole)
-            columns[name] = torch.from_numpy(whole[read.start_frame : read.start_frame + read.frames])[None]
+        wanted = slice(read.start_frame, read.start_frame + read.frames)
+        columns = {name: column[:, wanted] for name, column in whole_stem(data, read.song, read.role).items()}
         peaks = np.array([data.song(read.song).stems[read.role].peaks[0]], np.float32)
         scale = torch.from_numpy(peaks).expand(1, read.frames)
         widened = codec.widen(columns, scale) if codec.has_phase else codec.widen_magnitude(columns, scale)
@@ -194,7 +190,7 @@ def test_songs_by_split_and_roles(data):
     with pytest.raises(ManifestError, match="has no vocals"):
         data.peaks("m1", "vocals", 0, 1)
     with pytest.raises(ManifestError, match="frames"):
-        data.read("a", "mixture", "magnitude", 0, 10**6, np.empty((10**6, 1), np.uint8))
+        data.read("a", "mixture", 0, 10**6, np.empty((1, 10**6, 1), np.uint8))
 
 
 @pytest.mark.gpu

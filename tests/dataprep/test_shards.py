@@ -1,5 +1,7 @@
 import hashlib
 import os
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -8,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataprep.errors import NoSpaceError, ShardError
-from dataprep.shards import BATCH_FRAMES, Shard, ShardWriter, verify
+from dataprep.shard_reader import Shard, _Resident, on_local_disk
+from dataprep.shards import BATCH_FRAMES, ShardWriter, verify
 from vr_core.errors import StorageError
 from vr_core.specs import StftSpec
 
+PREAD, PREADV = os.pread, os.preadv
 STFT = StftSpec(n_fft=64, hop=32)
 WIDTH = 64
 
@@ -38,28 +42,119 @@ def two_stems(tmp_path_factory):
 def test_any_crop_is_what_was_written(two_stems, data):
     path, _, stems = two_stems
     first_batch, stem = data.draw(st.sampled_from(stems))
-    name = data.draw(st.sampled_from(sorted(stem)))
-    start = data.draw(st.integers(0, len(stem[name]) - 1))
-    frames = data.draw(st.integers(1, min(400, len(stem[name]) - start)))
-    out = np.zeros((frames, 2, WIDTH // 2), np.uint8)
+    length = len(stem["phase"])
+    start = data.draw(st.integers(0, length - 1))
+    frames = data.draw(st.integers(1, min(400, length - start)))
+    out = np.zeros((2, frames, 2, WIDTH // 2), np.uint8)
     shard = Shard(path, "polar8", STFT)
-    shard.read_frames(name, first_batch, start, frames, out)
-    np.testing.assert_array_equal(out.reshape(frames, -1), stem[name][start : start + frames])
-    shard.read_frames(name, first_batch, start, frames, out[:, ::-1])
-    np.testing.assert_array_equal(out[:, ::-1].reshape(frames, -1), stem[name][start : start + frames])
+    if data.draw(st.booleans()):
+        shard._in_memory = None
+    shard.read_frames(first_batch, start, frames, out)
+    for column, name in zip(out, ("magnitude", "phase"), strict=True):
+        np.testing.assert_array_equal(column.reshape(frames, -1), stem[name][start : start + frames])
+
+
+def test_memory_that_does_not_fit_is_refused(two_stems):
+    shard = Shard(two_stems[0], "polar8", STFT)
+    for shape, kind in (((2, 10, WIDTH // 2), np.uint8), ((2, 10, WIDTH), np.float16), ((1, 10, WIDTH), np.uint8)):
+        with pytest.raises(ValueError, match="10 frames are 2 times uint8, 640 bytes"):
+            shard.read_frames(0, 0, 10, np.zeros(shape, kind))
 
 
 def test_a_crop_over_a_record_batch_boundary(two_stems):
     path, _, stems = two_stems
-    out = np.zeros((200, WIDTH), np.uint8)
-    Shard(path, "polar8", STFT).read_frames("phase", 0, BATCH_FRAMES - 50, 200, out)
-    np.testing.assert_array_equal(out, stems[0][1]["phase"][BATCH_FRAMES - 50 : BATCH_FRAMES + 150])
+    out = np.zeros((2, 200, WIDTH), np.uint8)
+    Shard(path, "polar8", STFT).read_frames(0, BATCH_FRAMES - 50, 200, out)
+    np.testing.assert_array_equal(out[1], stems[0][1]["phase"][BATCH_FRAMES - 50 : BATCH_FRAMES + 150])
 
 
-def test_reading_is_a_view_of_the_file(two_stems):
-    view = Shard(two_stems[0], "polar8", STFT).columns(0)["magnitude"]
-    assert not view.flags.owndata
-    assert not view.flags.writeable
+def test_whole_record_batches_are_what_was_written(two_stems):
+    path, row, stems = two_stems
+    read = [Shard(path, row.codec, STFT).columns(batch) for batch in range(3)]
+    for name, values in stems[0][1].items():
+        np.testing.assert_array_equal(np.concatenate([read[0][name], read[1][name]]), values)
+        np.testing.assert_array_equal(read[2][name], stems[1][1][name])
+
+
+def test_headers_are_read_and_frames_are_not(two_stems, monkeypatch):
+    path, row, _ = two_stems
+    done = []
+    monkeypatch.setattr("dataprep.shard_reader.os.pread", lambda *a: done.append(a[1]) or PREAD(*a))
+    shard = Shard(path, "polar8", STFT)
+    shard.read_frames(0, 10, 5, np.zeros((2, 5, WIDTH), np.uint8))
+    assert sum(done) < 10_000 < row.bytes
+
+
+def test_what_is_cut_short_while_it_is_open_is_an_error_and_not_the_end_of_the_process(two_stems, tmp_path):
+    path, row, _ = two_stems
+    (tmp_path / "x.arrow").write_bytes(path.read_bytes())
+    shard = Shard(tmp_path / "x.arrow", "polar8", STFT)
+    out = np.zeros((2, BATCH_FRAMES, WIDTH), np.uint8)
+    shard.read_frames(0, 0, BATCH_FRAMES, out)
+    os.truncate(tmp_path / "x.arrow", row.bytes // 3)
+    with pytest.raises(ShardError, match=r"x\.arrow: damaged \(it was cut short"):
+        shard.read_frames(0, 0, BATCH_FRAMES, out)
+    with pytest.raises(ShardError, match=r"x\.arrow: damaged"):
+        shard.read_frames(2, 0, 700, out[:, :700])
+
+
+def test_what_is_in_memory_is_copied_from_it(two_stems, tmp_path, monkeypatch):
+    path, _, stems = two_stems
+    (tmp_path / "x.arrow").write_bytes(path.read_bytes())
+    if not on_local_disk(tmp_path):
+        pytest.skip("the folder of this test is on a share")
+    done = []
+    monkeypatch.setattr("dataprep.shard_reader.os.preadv", lambda *a: done.append(a[2]) or PREADV(*a))
+    out = np.zeros((2, 500, WIDTH), np.uint8)
+    Shard(tmp_path / "x.arrow", "polar8", STFT).read_frames(0, 1000, 500, out)
+    np.testing.assert_array_equal(out[0], stems[0][1]["magnitude"][1000:1500])
+    assert not done
+
+
+def test_pages_that_are_not_in_memory_are_not_touched_through_the_map(two_stems, tmp_path, monkeypatch):
+    """The kernel's answer is replaced here, since when it drops a page is its own affair."""
+    path, _, stems = two_stems
+    done = []
+    monkeypatch.setattr("dataprep.shard_reader.os.preadv", lambda *a: done.append(a[2]) or PREADV(*a))
+    monkeypatch.setattr(_Resident, "_held", lambda *_: False)
+    out = np.zeros((2, 500, WIDTH), np.uint8)
+    Shard(path, "polar8", STFT).read_frames(0, 7, 500, out)
+    np.testing.assert_array_equal(out[0], stems[0][1]["magnitude"][7:507])
+    assert len(done) == 2
+
+
+MOUNTS = [
+    ("/", "ext4"), ("/dev/shm", "tmpfs"), ("/mnt/nas", "nfs4"), ("/mnt/loft", "fuse.sshfs"), ("/mnt/nas/usb", "btrfs"),
+    ("/mnt/usb", "cifs"), ("/mnt/usb", "fuseblk"), ("/mnt/old", "xfs"), ("/mnt/old", "nfs"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "local"),
+    [
+        ("/home/ada/data", True), ("/dev/shm/x", True), ("/mnt/nas/data", False), ("/mnt/nas", False),
+        ("/mnt/nasty/data", True), ("/mnt/loft/data", False), ("/mnt/nas/usb/data", True), ("/mnt/usb/data", True),
+        ("/mnt/old/data", False),
+    ],
+)  # fmt: skip
+def test_a_share_is_told_from_a_disk_of_this_machine(path, local, monkeypatch):
+    def partitions(all: bool) -> list[SimpleNamespace]:
+        kinds = {"ext4", "btrfs", "fuseblk", "xfs"}
+        return [SimpleNamespace(mountpoint=at, fstype=kind) for at, kind in MOUNTS if all or kind in kinds]
+
+    monkeypatch.setattr("dataprep.shard_reader.psutil.disk_partitions", partitions)
+    assert on_local_disk(Path(path)) is local
+
+
+def test_a_file_that_is_replaced_stays_what_it_was_for_who_has_it_open(two_stems, tmp_path):
+    path, _, stems = two_stems
+    (tmp_path / "x.arrow").write_bytes(path.read_bytes())
+    shard = Shard(tmp_path / "x.arrow", "polar8", STFT)
+    (tmp_path / "other").write_bytes(b"something else")
+    (tmp_path / "other").replace(tmp_path / "x.arrow")
+    out = np.zeros((2, 700, WIDTH), np.uint8)
+    shard.read_frames(2, 0, 700, out)
+    np.testing.assert_array_equal(out[1], stems[1][1]["phase"])
 
 
 def test_any_arrow_reader_can_read_it(two_stems):
@@ -104,7 +199,7 @@ def test_flipped_bytes_in_header_and_footer_never_read_as_something_else(two_ste
     whole = path.read_bytes()
     footer = int.from_bytes(whole[-10:-6], "little")
     places = [*range(0, 1400, 11), *range(row.bytes - 10 - footer, row.bytes, 7)]
-    out = np.zeros((BATCH_FRAMES, WIDTH), np.uint8)
+    out = np.zeros((2, BATCH_FRAMES, WIDTH), np.uint8)
     refused = 0
     for at in places:
         damaged = bytearray(whole)
@@ -112,11 +207,11 @@ def test_flipped_bytes_in_header_and_footer_never_read_as_something_else(two_ste
         file = tmp_path / f"{at}.arrow"
         file.write_bytes(damaged)
         try:
-            Shard(file, "polar8", STFT).read_frames("magnitude", 0, 0, BATCH_FRAMES, out)
+            Shard(file, "polar8", STFT).read_frames(0, 0, BATCH_FRAMES, out)
         except ShardError:
             refused += 1
         else:  # padding, or a field that no reader uses
-            different = (out != stems[0][1]["magnitude"][:BATCH_FRAMES]).sum()
+            different = (out[0] != stems[0][1]["magnitude"][:BATCH_FRAMES]).sum()
             assert different <= 1  # one where the byte is one of the frames' own, which only `verify` can tell
     assert refused > len(places) // 5
 
@@ -158,9 +253,9 @@ def test_a_disk_that_cannot_be_read_is_no_damage(tmp_path, two_stems):
 
 
 def test_frames_beyond_the_end_are_refused(two_stems):
-    out = np.zeros((10, WIDTH), np.uint8)
+    out = np.zeros((2, 10, WIDTH), np.uint8)
     with pytest.raises(ShardError, match="ends before frame"):
-        Shard(two_stems[0], "polar8", STFT).read_frames("phase", 2, 695, 10, out)
+        Shard(two_stems[0], "polar8", STFT).read_frames(2, 695, 10, out)
 
 
 def test_nothing_has_the_shards_name_before_it_is_whole(tmp_path):
