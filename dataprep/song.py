@@ -125,8 +125,10 @@ def encode_song(
         for role, stem in stems.items():
             stem.push(blocks[role])
         tick(next(iter(blocks.values())).shape[1] / rate)
-    rows = {role: stem.finish() for role, stem in stems.items()}
     samples = max(lengths.values())
+    if not samples:
+        raise SongError(f"{track.id}: too short for a single sample at {rate} Hz; remove it")
+    rows = {role: stem.finish() for role, stem in stems.items()}
     if min(lengths.values()) < samples:
         difference = samples - min(lengths.values())
         notes.append(f"files differ by {difference} samples ({difference / rate:.3f} s); padded to the longest")

@@ -2,6 +2,7 @@ import gc
 import threading
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
@@ -137,6 +138,20 @@ def test_memory_is_used_again_but_never_under_the_callers_hands(data):
     loader.close()
     assert len(seen) < 6
     assert loader.waited_s > 0
+
+
+def test_memory_stays_flat_over_100_000_items(data):
+    order = Order.of(data.manifest, SEPARATE, 1, 8)
+    batch, process = 50, psutil.Process()
+    seen = 0
+    loader = Loader(data, ([*order.items(k % 2000, batch)] for k in range(0, 100_000, batch)), CPU)
+    for read in loader:
+        seen += len(read.items)
+        if seen == 20_000:
+            before_bytes = process.memory_info().rss
+    loader.close()
+    assert seen == 100_000
+    assert process.memory_info().rss - before_bytes < 50 * 80_000, "50 bytes an item are lost"
 
 
 def test_an_endless_loader_ends_when_closed(data):

@@ -251,3 +251,23 @@ def test_verify_names_the_songs_of_a_shard_with_a_flipped_byte(tmp_path):
     shard.unlink()
     prepared(tmp_path / "data", tmp_path / "songs")
     assert vr_data("verify", tmp_path / "data").exit_code == 0
+
+
+def test_staging_copies_once_and_says_what_does_not_fit(tmp_path):
+    song(tmp_path / "songs" / "a", seed=1)
+    prepared(tmp_path / "data", tmp_path / "songs")
+    rows = read_manifest(tmp_path / "data").shards
+    where = ("stage", tmp_path / "data", "--cache", tmp_path / "cache")
+    first = json.loads(vr_data(*where, "--quota", "1GB", "--json").stdout)
+    assert (sorted(first["copied"]), first["there"], first["no_room"]) == (sorted(rows), [], [])
+    copies = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*.arrow")}
+    assert set(copies) == {f"{row.sha256}.arrow" for row in rows.values()}
+    again = vr_data(*where, "--quota", "1GB")
+    assert "0 shards copied, 3 were there already" in again.stdout
+    small = sum(rows[name].bytes for name in sorted(rows)[:2])
+    tight = vr_data("stage", tmp_path / "data", "--cache", tmp_path / "tight", "--quota", str(small))
+    assert tight.exit_code == 0
+    assert f"1 of 3 shards ({rows[sorted(rows)[2]].bytes / 1e9:.1f} GB) do not fit" in tight.stderr
+    assert sum(path.stat().st_size for path in (tmp_path / "tight").glob("*.arrow")) == small
+    with pytest.raises(DataError, match="'lots': not a size; give for example 200GB"):
+        vr_data(*where, "--quota", "lots")

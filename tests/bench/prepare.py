@@ -1,0 +1,168 @@
+"""How fast songs become a data set: beside the lineage's way, and beside what each part of ours takes by itself.
+
+The lineage's way, after its sources (reference: lineage.md, section 4): librosa loads both stems at 44.1 kHz and
+transforms each channel, 2,048 over 1,024, and mixture and instrumental are written as uncompressed npz of 2,048 frames
+of complex64. Ours stores vocals, instrumental and the mixture's magnitude. Both on one core, in a process of its own
+that has worked once before; then ours on all cores. Over the shared songs where they are, else over invented ones.
+"""
+
+import multiprocessing
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dataprep.codecs import CODECS
+from dataprep.framing import SpectrogramStream
+from dataprep.prepare import PrepareSettings, prepare
+from dataprep.shards import BATCH_FRAMES, ShardWriter
+from dataprep.song import open_stems, stored_roles
+from dataprep.tracks import Role, Track
+from tests.bench.codec import songs
+from tests.bench.measurement import Benchmark
+
+PROMISED_OVER_LINEAGE = 3.0
+SETTINGS = PrepareSettings(workers=1)
+SLICE_FRAMES = 2048
+QUICK_SONGS = 12
+
+
+def on_one_core() -> None:
+    """What a worker process begins with."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+
+
+def in_process(act: Callable[..., Any], *arguments: Any) -> Any:
+    """The act's result, in a process on one core."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=on_one_core) as pool:
+        return pool.submit(act, *arguments).result()
+
+
+def lineage(tracks: list[Track], folder: Path) -> float:
+    """Seconds of the lineage's way."""
+    import librosa
+
+    def load(track: Track, role: Role) -> np.ndarray:
+        (source,) = track.stems[role]
+        signal, _ = librosa.load(source.path, sr=44_100, mono=False, dtype=np.float32)
+        return signal
+
+    def spectrogram(signal: np.ndarray) -> np.ndarray:
+        return np.stack([librosa.stft(np.ascontiguousarray(c), n_fft=2048, hop_length=1024) for c in signal])
+
+    def one(track: Track, out: Path) -> None:
+        vocals, instrumental = load(track, "vocals"), load(track, "instrumental")
+        length = min(vocals.shape[1], instrumental.shape[1])
+        mixture = vocals[:, :length] + instrumental[:, :length]
+        x, y = spectrogram(mixture), spectrogram(instrumental[:, :length])
+        peak = np.abs(x).max()
+        for start in range(0, x.shape[2], SLICE_FRAMES):
+            piece = [
+                np.pad(
+                    s[:, :, start : start + SLICE_FRAMES],
+                    ((0, 0), (0, 0), (0, max(0, start + SLICE_FRAMES - s.shape[2]))),
+                )
+                for s in (x, y)
+            ]
+            np.savez(out / f"{track.id}_p{start // SLICE_FRAMES}.npz", X=piece[0], Y=piece[1], c=peak)
+
+    return timed(lambda part, out: [one(track, out) for track in part], tracks, folder)
+
+
+def ours(tracks: list[Track], folder: Path) -> float:
+    """Seconds of `prepare` in this process."""
+    return timed(lambda part, out: prepare(part, out, SETTINGS), tracks, folder)
+
+
+def timed(act: Callable[[list[Track], Path], Any], tracks: list[Track], folder: Path) -> float:
+    """Seconds of the act over all tracks, after it was done once for the first."""
+    for part in (tracks[:1], tracks):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        start_s = time.perf_counter()
+        act(part, folder)
+        seconds = time.perf_counter() - start_s
+    shutil.rmtree(folder)
+    return seconds
+
+
+def parts(tracks: list[Track], folder: Path) -> dict[str, float]:
+    """Seconds of decoding, STFT, codec and writing, each by itself over all stems that are stored."""
+    seconds = dict.fromkeys(("decode", "stft", "codec", "write"), 0.0)
+    folder.mkdir(parents=True)
+    writers = {role: ShardWriter(folder / f"{role}.arrow", SETTINGS.codec_of(role), SETTINGS.stft) for role in ROLES}
+
+    def clock(part: str, act: Callable[[], Any]) -> Any:
+        start_s = time.perf_counter()
+        result = act()
+        seconds[part] += time.perf_counter() - start_s
+        return result
+
+    for index, track in enumerate([tracks[0], *tracks]):
+        if index == 1:  # the first has only warmed up
+            seconds = dict.fromkeys(seconds, 0.0)
+        blocks = clock("decode", lambda track=track: list(open_stems(track, SETTINGS.stft.sample_rate_hz)))
+        for role in stored_roles(track, SETTINGS):
+            stream, codec = SpectrogramStream(SETTINGS.stft, BATCH_FRAMES), CODECS[SETTINGS.codec_of(role)]
+
+            def transform(role: Role = role, stream: SpectrogramStream = stream) -> list[np.ndarray]:
+                pieces = [piece for block in blocks for piece in stream.push(block[role])]
+                return [*pieces, *stream.finish()]
+
+            pieces = clock("stft", transform)
+            coded = clock("codec", lambda codec=codec, pieces=pieces: [codec.encode(piece)[0] for piece in pieces])
+            clock("write", lambda role=role, coded=coded: [writers[role].write(columns) for columns in coded])
+    for writer in writers.values():
+        clock("write", writer.close)
+    shutil.rmtree(folder)
+    return seconds
+
+
+ROLES: tuple[Role, ...] = ("vocals", "instrumental", "mixture")
+
+
+def measure(quick: bool) -> dict[str, Any]:
+    """All of it, in turns; medians."""
+    rounds = 3 if quick else 5
+    with tempfile.TemporaryDirectory(prefix="vr-bench-", dir="/var/tmp") as scratch:
+        folder = Path(scratch)
+        tracks, what = songs(folder / "music")
+        tracks = tracks[:QUICK_SONGS] if quick else tracks
+        audio_s = sum(block["vocals"].shape[1] for track in tracks for block in open_stems(track, 44_100)) / 44_100
+        taken: dict[str, list[float]] = {"ours": [], "lineage": []}
+        alone: list[dict[str, float]] = []
+        for _ in range(rounds):
+            taken["ours"].append(in_process(ours, tracks, folder / "x"))
+            taken["lineage"].append(in_process(lineage, tracks, folder / "x"))
+            alone.append(in_process(parts, tracks, folder / "x"))
+        cores = len(os.sched_getaffinity(0))
+        start_s = time.perf_counter()
+        prepare(tracks, folder / "all", PrepareSettings(workers=cores))
+        all_s = time.perf_counter() - start_s
+    seconds = {name: statistics.median(values) for name, values in taken.items()}
+    part_s = {name: statistics.median(one[name] for one in alone) for name in alone[0]}
+    over_lineage = seconds["lineage"] / seconds["ours"]
+    return {
+        "ratio": over_lineage / PROMISED_OVER_LINEAGE,
+        "over_lineage": over_lineage,
+        "of_what_its_parts_allow": sum(part_s.values()) / seconds["ours"],
+        "songs": f"{len(tracks)} {what}",
+        "audio_s": audio_s,
+        "ours_times_real_time_a_core": audio_s / seconds["ours"],
+        "lineage_times_real_time_a_core": audio_s / seconds["lineage"],
+        "all_cores_times_real_time": audio_s / all_s,
+        "cores": cores,
+    } | {f"{name}_times_real_time": audio_s / value for name, value in part_s.items()}
+
+
+BENCHMARK = Benchmark("songs a second and core over three times the lineage's way", measure)
