@@ -5,7 +5,7 @@ Everything is streamed: at no time is more than a record batch of each stem in m
 
 import hashlib
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, cast
 
@@ -114,6 +114,7 @@ def encode_song(
     """
     rate = settings.stft.sample_rate_hz
     stems = {role: _StemEncoder(role, settings, writers[role]) for role in stored_roles(track, settings)}
+    streams = {role: SpectrogramStream(settings.stft, BATCH_FRAMES) for role in stems if _is_transformed(role, stems)}
     notes: list[str] = []
     residual = mixture = 0.0
     lengths: dict[AudioSource, int] = {}
@@ -123,12 +124,14 @@ def encode_song(
             residual += _energy(given["mixture"] - given["vocals"] - given["instrumental"])
             mixture += _energy(given["mixture"])
         for role, stem in stems.items():
-            stem.push(blocks[role])
+            stem.add(blocks[role])
+        _write(stems, {role: stream.push(blocks[role]) for role, stream in streams.items()})
         tick(next(iter(blocks.values())).shape[1] / rate)
     samples = max(lengths.values())
     if not samples:
         raise SongError(f"{track.id}: too short for a single sample at {rate} Hz; remove it")
-    rows = {role: stem.finish() for role, stem in stems.items()}
+    _write(stems, {role: stream.finish() for role, stream in streams.items()})
+    rows = {role: stem.row() for role, stem in stems.items()}
     if min(lengths.values()) < samples:
         difference = samples - min(lengths.values())
         notes.append(f"files differ by {difference} samples ({difference / rate:.3f} s); padded to the longest")
@@ -163,32 +166,45 @@ class _StemEncoder:
     energy: float = 0.0
 
     def __post_init__(self) -> None:
-        self._stream = SpectrogramStream(self.settings.stft, BATCH_FRAMES)
         self._codec = CODECS[self.settings.codec_of(self.role)]
         self._hash = hashlib.sha256()
+        self._values = 0
         self._first = self.writer.batches, self.writer.rows
 
-    def push(self, block: np.ndarray) -> None:
+    def add(self, block: np.ndarray) -> None:
+        """Samples `[channel, sample]`, for its level and hash."""
         self.energy += _energy(block)
+        self._values += block.size
         # Sample by sample, so that the hash does not depend on the length of blocks.
         self._hash.update(np.ascontiguousarray(block.T).data)
-        self._write(self._stream.push(block))
 
-    def finish(self) -> StemRow:
-        self._write(self._stream.finish())
+    def write(self, spectrogram: np.ndarray) -> None:
+        """Frames of one record batch, `[channel, bin, frame]`."""
+        columns, peak = self._codec.encode(spectrogram)
+        self.writer.write(columns)
+        self.peaks.append(peak)
+
+    def row(self) -> StemRow:
+        """The stem, whose frames are all written."""
         batch, row = self._first
-        values = max(1, 2 * self._stream.samples)
         return StemRow(
             shard=self.writer.path.name, first_batch=batch, first_row=row, frames=self.writer.rows - row,
-            peaks=tuple(self.peaks), loudness_db=round(_decibels(self.energy / values), 3),
+            peaks=tuple(self.peaks), loudness_db=round(_decibels(self.energy / max(1, self._values)), 3),
             content_sha256=self._hash.hexdigest(),
         )  # fmt: skip
 
-    def _write(self, spectrograms: Iterator[np.ndarray]) -> None:
-        for spectrogram in spectrograms:
-            columns, peak = self._codec.encode(spectrogram)
-            self.writer.write(columns)
-            self.peaks.append(peak)
+
+def _is_transformed(role: Role, stored: Collection[Role]) -> bool:
+    """A mixture's spectrogram is the sum of those of its stems, which cost a third more to transform once more."""
+    return role != "mixture" or len(stored) == 1
+
+
+def _write(stems: Mapping[Role, _StemEncoder], pieces: Mapping[Role, Iterator[np.ndarray]]) -> None:
+    """Write record batches of all stems, which come side by side since all are equally long."""
+    for spectrograms in zip(*pieces.values(), strict=True):
+        given = dict(zip(pieces, spectrograms, strict=True))
+        for role, stem in stems.items():
+            stem.write(given[role] if role in given else given["vocals"] + given["instrumental"])
 
 
 def _complete(given: Mapping[Role, np.ndarray]) -> dict[Role, np.ndarray]:
