@@ -32,13 +32,18 @@ class Dataset:
         self._opening = threading.Lock()
 
     @classmethod
-    def open(cls, folder: Path | str, cache: ShardCache | None = None) -> "Dataset":
+    def open(cls, folder: Path | str, cache: ShardCache | None = None, version: str | None = None) -> "Dataset":
         """The data set in `folder`; shards are read from their copies in `cache` where there are any.
 
+        Args:
+            folder: of the data set.
+            cache: where copies may be.
+            version: digest of the manifest that a run began with; the newest by default.
+
         Raises:
-            ManifestError: no data set there, or its manifest is damaged or of another version.
+            ManifestError: no data set there, its manifest is damaged or of another schema, or the version is gone.
         """
-        return cls(Path(folder), read_manifest(Path(folder)), cache)
+        return cls(Path(folder), read_manifest(Path(folder), version), cache)
 
     @property
     def stft(self) -> StftSpec:

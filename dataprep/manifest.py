@@ -19,6 +19,8 @@ from vr_core.config import Spec, digest, plain
 from vr_core.specs import StftSpec
 
 FILE = "manifest.json"
+VERSIONS = "versions"
+"""Folder of manifests that were replaced, by digest, for runs that began with them."""
 MIXTURE_CODEC = "magnitude8"
 Natural = Annotated[int, Field(ge=0)]
 
@@ -34,6 +36,8 @@ class StemRow(Spec):
     frames: Annotated[int, Field(ge=1)]
     peaks: tuple[float, ...]
     """Peak of each of its record batches."""
+    crcs: tuple[int, ...] = ()
+    """CRC-32 of each of its record batches, column after column; none in data sets that are older than they."""
     loudness_db: float
     """Root mean square of both channels in dB of full scale; -120 and below for silence."""
     content_sha256: str
@@ -83,14 +87,48 @@ class Manifest(Spec):
         return digest([self.schema_version, plain(self.stft), self.codec, songs])
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path, version: str | None = None) -> Manifest:
     """The manifest of the data set in `folder`.
 
+    Args:
+        folder: of the data set.
+        version: its digest, where another than the newest may be wanted.
+
     Raises:
-        ManifestError: no data set there, or damaged, or of another version.
+        ManifestError: no data set there, or damaged, or of another schema, or that version is not kept.
         StorageError: the disk or the share failed.
     """
-    path = folder / FILE
+    manifest = _read(folder, folder / FILE)
+    if version in (None, manifest.digest()):
+        return manifest
+    path = folder / VERSIONS / f"{version}.json"
+    if not path.is_file():
+        raise ManifestError(
+            f"{folder}: changed since (digest {version} then, {manifest.digest()} now), and that version is not kept; "
+            "put the data set back, or start the recipe with --again"
+        )
+    return _read(folder, path)
+
+
+def kept_versions(folder: Path) -> dict[Path, Manifest]:
+    """Manifests that were replaced, by their files."""
+    return {path: _read(folder, path) for path in sorted((folder / VERSIONS).glob("*.json"))}
+
+
+def replace_manifest(folder: Path, manifest: Manifest) -> None:
+    """`write_manifest`; the one that was there is kept where training would see a difference.
+
+    Raises:
+        NoSpaceError: the disk is full; the old manifest is untouched.
+    """
+    if (folder / FILE).exists():
+        old = read_manifest(folder)
+        if old.digest() != manifest.digest():
+            write_json(folder / VERSIONS / f"{old.digest()}.json", plain(old))
+    write_manifest(folder, manifest)
+
+
+def _read(folder: Path, path: Path) -> Manifest:
     try:
         raw = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -159,3 +197,5 @@ def _check_references(path: Path, manifest: Manifest) -> None:
                 raise ManifestError(f"{path}: damaged ({song.id} {role}: no such shard {stem.shard!r}); {_REMEDY}")
             if len(stem.peaks) != -(-stem.frames // BATCH_FRAMES):
                 raise ManifestError(f"{path}: damaged ({song.id} {role}: {len(stem.peaks)} peaks); {_REMEDY}")
+            if stem.crcs and len(stem.crcs) != len(stem.peaks):
+                raise ManifestError(f"{path}: damaged ({song.id} {role}: {len(stem.crcs)} checksums); {_REMEDY}")

@@ -6,8 +6,9 @@ its row in the manifest or in a journal is not prepared again, and a lock keeps 
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +19,7 @@ from pydantic import Field
 from dataprep.codecs import CHANNELS, CODECS
 from dataprep.errors import AudioError, DataError, PrepareError
 from dataprep.group import JOURNALS, GroupPlan, plan_groups, read_journals
-from dataprep.manifest import FILE, Manifest, SongRow, read_manifest, write_manifest
+from dataprep.manifest import FILE, Manifest, SongRow, kept_versions, read_manifest, replace_manifest
 from dataprep.shards import PARTIAL, SUFFIX, ShardRow
 from dataprep.song import SILENT_DB, SongSettings, duration_s, stored_roles
 from dataprep.splits import SplitByFraction, SplitRule, assign
@@ -77,6 +78,7 @@ def prepare(
     on_progress: Callable[[PrepareProgress], None] | None = None,
     *,
     split: SplitRule | None = None,
+    again: Collection[str] = (),
 ) -> PrepareReport:
     """Prepare tracks into the data set `out`, new or existing; songs of it that are not among the tracks stay.
 
@@ -86,6 +88,7 @@ def prepare(
         settings: how; those of an existing data set must agree.
         on_progress: called now and then.
         split: which of the tracks are for training, validation and test; all for training by default.
+        again: ids of tracks that are prepared even where nothing about them has changed.
 
     Returns:
         What was done; songs that cannot be used are in it with their reasons.
@@ -99,16 +102,27 @@ def prepare(
     settings = settings or PrepareSettings()
     rule = split or SplitByFraction()
     assign([track.id for track in tracks], rule)  # what is wrong with it is said before the work and not after
+    with writing(out):
+        return _prepare(tracks, out, settings, on_progress or (lambda _: None), rule, again)
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Holds the data set `out`, new or existing, against others that would change it.
+
+    Raises:
+        PrepareError: somebody else does, or the folder cannot be written.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / LOCK, timeout=0)
         lock.acquire()
     except Timeout:
-        raise PrepareError(f"{out}: another `vr data prepare` is writing into it; wait until it has ended") from None
+        raise PrepareError(f"{out}: another `vr data` command is writing into it; wait until it has ended") from None
     except OSError as error:
         raise PrepareError(f"{out}: cannot be written ({error.strerror}); choose another folder with --out") from None
     try:
-        return _prepare(tracks, out, settings, on_progress or (lambda _: None), rule)
+        yield
     finally:
         lock.release()
 
@@ -119,6 +133,7 @@ def _prepare(
     settings: PrepareSettings,
     on_progress: Callable[[PrepareProgress], None],
     rule: SplitRule,
+    again: Collection[str],
 ) -> PrepareReport:
     existing = _existing(out, settings)
     song_settings = settings.song_settings()
@@ -128,7 +143,7 @@ def _prepare(
     for journal in journals.values():
         shards |= journal.shards
         rows |= {song.id: song for song in journal.songs}
-    _remove_leftovers(out, set(shards))
+    remove_leftovers(out, set(shards))
     whole = {name for name, row in shards.items() if _is_whole(out / name, row)}
     lost = {song.id for song in rows.values() if not {stem.shard for stem in song.stems.values()} <= whole}
     rows = {id: song for id, song in rows.items() if id not in lost}
@@ -138,7 +153,7 @@ def _prepare(
     failed += [
         (id, "its shard is gone or cut short, and its files are not among the sources") for id in lost - set(wanted)
     ]
-    kept = tuple(song for song in seconds if song in rows and rows[song].stamp == stamps[song])
+    kept = tuple(song for song in seconds if song in rows and rows[song].stamp == stamps[song] and song not in again)
     todo_s = {song: length_s for song, length_s in seconds.items() if song not in kept}
     plans, workers = _plan(todo_s, stamps, settings)
     counter = _Counter(on_progress, plans, todo_s)
@@ -163,9 +178,9 @@ def _prepare(
         stft=settings.stft, codec=settings.codec, songs=tuple(songs),
         shards={name: row for name, row in sorted(shards.items()) if name in named},
     )  # fmt: skip
-    write_manifest(out, manifest)
+    replace_manifest(out, manifest)
     shutil.rmtree(out / JOURNALS, ignore_errors=True)
-    _remove_leftovers(out, named)
+    remove_leftovers(out, named)
     prepared = tuple(song for song in used if song in todo_s)
     return PrepareReport(manifest, prepared, kept, tuple(failed))
 
@@ -299,8 +314,15 @@ def _is_whole(path: Path, row: ShardRow) -> bool:
         return False
 
 
-def _remove_leftovers(out: Path, named: set[str]) -> None:
-    """Remove shards that nothing names: of a stopped preparation, or of songs that were prepared again."""
+def remove_leftovers(out: Path, named: set[str]) -> int:
+    """Remove shards that neither `named` nor a kept version names; returns their bytes.
+
+    They are of a stopped preparation, or of songs that were prepared again or removed.
+    """
+    named = named.union(*(version.shards for version in kept_versions(out).values()))
+    removed_bytes = 0
     for path in (*out.glob(f"*{SUFFIX}"), *out.glob(f"*{SUFFIX}{PARTIAL}"), *out.glob(f".*.{FILE}")):
         if path.name not in named:
+            removed_bytes += path.stat().st_size
             path.unlink(missing_ok=True)
+    return removed_bytes

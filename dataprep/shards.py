@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -179,6 +180,14 @@ class ShardWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             self.abort()
+
+
+def checksum(columns: Mapping[str, np.ndarray]) -> int:
+    """CRC-32 of a record batch's columns, one after the other."""
+    crc = 0
+    for values in columns.values():
+        crc = zlib.crc32(memoryview(values).cast("B"), crc)  # type: ignore[arg-type]
+    return crc
 
 
 def verify(path: Path, row: ShardRow) -> None:

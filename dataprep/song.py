@@ -18,7 +18,7 @@ from dataprep.decoders import AudioSource
 from dataprep.errors import SongError
 from dataprep.framing import SpectrogramStream
 from dataprep.manifest import MIXTURE_CODEC, SongRow, StemRow
-from dataprep.shards import BATCH_FRAMES, ShardWriter
+from dataprep.shards import BATCH_FRAMES, ShardWriter, checksum
 from dataprep.tracks import Role, Track
 from vr_core.config import Spec
 from vr_core.specs import StftSpec
@@ -163,6 +163,7 @@ class _StemEncoder:
     settings: SongSettings
     writer: ShardWriter
     peaks: list[float] = field(default_factory=list)
+    crcs: list[int] = field(default_factory=list)
     energy: float = 0.0
 
     def __post_init__(self) -> None:
@@ -183,14 +184,15 @@ class _StemEncoder:
         columns, peak = self._codec.encode(spectrogram)
         self.writer.write(columns)
         self.peaks.append(peak)
+        self.crcs.append(checksum(columns))
 
     def row(self) -> StemRow:
         """The stem, whose frames are all written."""
         batch, row = self._first
         return StemRow(
             shard=self.writer.path.name, first_batch=batch, first_row=row, frames=self.writer.rows - row,
-            peaks=tuple(self.peaks), loudness_db=round(_decibels(self.energy / max(1, self._values)), 3),
-            content_sha256=self._hash.hexdigest(),
+            peaks=tuple(self.peaks), crcs=tuple(self.crcs), content_sha256=self._hash.hexdigest(),
+            loudness_db=round(_decibels(self.energy / max(1, self._values)), 3),
         )  # fmt: skip
 
 

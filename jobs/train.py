@@ -69,14 +69,15 @@ def train(
     """
     _tune_cpu(device)
     run = RunFolder(run_path)
-    data = Dataset.open(_require(recipe.data))
+    checkpoint = newest_checkpoint(run, rank, world, device)
+    # The order of items is a function of the data set: a run goes on with the version that it began with.
+    data = Dataset.open(_require(recipe.data), version=checkpoint.training["data"] if checkpoint else None)
     stft = data.manifest.stft
     order = Order.of(data.manifest, recipe.objective, recipe.seed, recipe.batch.crop_frames)
     held_out = fixed_items(data.manifest, recipe.objective, recipe.batch.crop_frames, recipe.validation.items)
 
     torch.manual_seed(recipe.seed)  # initial weights only: nothing later draws from it
     model: nn.Module = build(recipe.model, stft.bins)
-    checkpoint = newest_checkpoint(run, rank, world, device)
     if checkpoint is None and recipe.init is not None:
         start_from(model, recipe, data)
     model.to(device)
@@ -84,7 +85,7 @@ def train(
     average = WeightAverage(model, recipe.optim.ema_decay) if recipe.optim.ema_decay else None
     step, skipped_in_a_row = 0, 0
     if checkpoint is not None:
-        step, skipped_in_a_row = restore(checkpoint, model, optimiser, average, data)
+        step, skipped_in_a_row = restore(checkpoint, model, optimiser, average)
     trained = [p for p in model.parameters() if p.requires_grad]
     shadow = deepcopy(model).eval() if average else model
     parallel = nn.parallel.DistributedDataParallel(model) if world > 1 else model
@@ -278,19 +279,9 @@ def restore(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
     average: WeightAverage | None,
-    data: Dataset,
 ) -> tuple[int, int]:
-    """Put a checkpoint's state back; returns its step and the count of skipped steps.
-
-    Raises:
-        ConfigError: the data set has changed since: the order of items is a function of it.
-    """
+    """Put a checkpoint's state back; returns its step and the count of skipped steps."""
     training = checkpoint.training
-    if training["data"] != data.manifest.digest():
-        raise ConfigError(
-            f"{data.folder}: changed since this run began (digest {training['data']}, now {data.manifest.digest()}), "
-            "and with it the order of items; put the data set back, or start the recipe with --again"
-        )
     load_state(model, training["model"], origin=f"checkpoint of step {checkpoint.row.step}")
     optimiser.load_state_dict(training["optimiser"])
     if average is not None:

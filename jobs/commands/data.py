@@ -1,28 +1,21 @@
 """`vr data`: invented songs, music into a data set, and what is in one."""
 
 import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.commands.data_change import add, prune, remove, verify
+from jobs.commands.data_report import bar, group_line, show_prepared
 from jobs.commands.data_stage import stage
 
 if TYPE_CHECKING:
-    from dataprep.inspect import Total
     from dataprep.manifest import Manifest
-    from dataprep.prepare import PrepareReport
-    from dataprep.tracks import Tracks
 
 app = typer.Typer(help="Make songs up, turn music into a data set, look into one.", no_args_is_help=True)
-app.command()(stage)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
-LINE_EVERY_S = 15.0
-"""Where stderr is no terminal."""
 
 
 @app.command()
@@ -40,7 +33,7 @@ def synth(
     from dataprep.synth import write_songs
 
     written: list[str] = []
-    with _bar() as report:
+    with bar() as report:
         for song in write_songs(folder, songs, seconds, seed):
             written.append(str(song))
             report(song.name, len(written), songs, len(written) * seconds, songs * seconds)
@@ -90,7 +83,7 @@ def prepare(
     settings = validate(PrepareSettings, wanted, "command line")
     found = find_tracks(sources, layout)
     try:
-        with _bar() as report:
+        with bar() as report:
             done = prepare_tracks(
                 found.tracks, out, settings, split=rule,
                 on_progress=lambda p: report(p.song, p.songs_done, p.songs, p.done_s, p.total_s),
@@ -98,17 +91,9 @@ def prepare(
     except KeyboardInterrupt:
         typer.echo("stopped; finished songs are kept: run the same command again to go on", err=True)
         raise
-    refused = [*((str(path), why) for path, why in found.problems), *done.failed]
-    if as_json:
-        typer.echo(json.dumps(_as_json(out, found, done)))
-    else:
-        _show_prepared(out, found, done)
-    for name, why in refused:
-        typer.echo(f"not used: {name}: {why}", err=True)
+    refused = show_prepared(out, found, done, as_json)
     if strict and refused:
-        raise SongsFailed(
-            f"{len(refused)} songs or files were not used, and --strict asks for all; see the lines above"
-        )
+        raise SongsFailed(f"{refused} songs or files were not used, and --strict asks for all; see the lines above")
 
 
 @app.command()
@@ -130,42 +115,6 @@ def inspect(
         _show(data, manifest)
 
 
-@app.command()
-def verify(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="A data set.")],
-    as_json: Json = False,
-) -> None:
-    """Read every byte of a data set and compare it with the manifest; damaged songs are named.
-
-    Example: vr data verify data
-    """
-    from rich.console import Console
-    from rich.progress import track
-
-    from dataprep.errors import ShardError
-    from dataprep.inspect import songs_in_shard
-    from dataprep.manifest import read_manifest
-    from dataprep.shards import verify as verify_shard
-    from vr_core.errors import StorageError
-
-    manifest = read_manifest(data)
-    damaged: list[dict[str, Any]] = []
-    console = Console(stderr=True)
-    for name in track(sorted(manifest.shards), "verify", console=console, disable=not console.is_terminal):
-        try:
-            verify_shard(data / name, manifest.shards[name])
-        except (ShardError, StorageError) as error:
-            damaged.append({"shard": name, "reason": str(error), "songs": songs_in_shard(manifest, name)})
-    if as_json:
-        typer.echo(json.dumps({"shards": len(manifest.shards), "damaged": damaged}))
-    for entry in damaged:
-        typer.echo(f"{entry['reason']} (songs: {', '.join(entry['songs'])})", err=True)
-    if damaged:
-        raise ShardError(f"{data}: {len(damaged)} of {len(manifest.shards)} shards are damaged")
-    if not as_json:
-        typer.echo(f"{data}: {len(manifest.shards)} shards are as they were written")
-
-
 def _show(data: Path, manifest: "Manifest") -> None:
     from rich.console import Console
     from rich.table import Table
@@ -182,7 +131,7 @@ def _show(data: Path, manifest: "Manifest") -> None:
         )
     console.print(table)
     for name, group in {**split_totals(songs), "all": total(songs)}.items():
-        console.print(f"{name:>6}: {_group(group)}", highlight=False)
+        console.print(f"{name:>6}: {group_line(group)}", highlight=False)
     stft = manifest.stft
     console.print(
         f"{data}: {manifest.codec}, {stft.sample_rate_hz} Hz, n_fft {stft.n_fft}, hop {stft.hop}, "
@@ -190,71 +139,9 @@ def _show(data: Path, manifest: "Manifest") -> None:
     )  # fmt: skip
 
 
-def _as_json(out: Path, found: "Tracks", done: "PrepareReport") -> dict[str, Any]:
-    return {
-        "data": str(out),
-        "layouts": {str(source): layout for source, layout in found.layouts},
-        "songs": len(done.manifest.songs),
-        "digest": done.manifest.digest(),
-        "prepared": list(done.prepared),
-        "kept": list(done.kept),
-        "refused": [{"song": song, "why": why} for song, why in done.failed],
-        "passed_over": [{"path": str(path), "why": why} for path, why in found.problems],
-    }
-
-
-def _show_prepared(out: Path, found: "Tracks", done: "PrepareReport") -> None:
-    from dataprep.inspect import song_summaries, split_totals, total
-
-    for source, layout in found.layouts:
-        typer.echo(f"{source}: layout {layout}")
-    songs = song_summaries(done.manifest)
-    for song in songs:
-        for note in song.notes:
-            typer.echo(f"{song.id}: {note}")
-    for name, group in {**split_totals(songs), "all": total(songs)}.items():
-        typer.echo(f"{name:>6}: {_group(group)}")
-    kept = f", {len(done.kept)} were there already" if done.kept else ""
-    typer.echo(f"{len(done.prepared)} songs prepared{kept}; {len(songs)} in {out}")
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[str, int, int, float, float], None]]:
-    """A bar over seconds of audio on stderr; where that is no terminal, a line now and then.
-
-    Yields:
-        A function to call with the song at work, songs done, songs in all, seconds of audio done, seconds in all.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    started_s = line_s = time.monotonic()
-    with Progress(
-        TextColumn("{task.fields[songs]}"), BarColumn(), TextColumn("{task.fields[hours]}"),
-        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.description}"),
-        console=console, disable=not console.is_terminal,
-    ) as bar:  # fmt: skip
-        task = bar.add_task("", total=None, songs="", hours="", rate="")
-
-        def report(song: str, songs_done: int, songs: int, done_s: float, total_s: float) -> None:
-            nonlocal line_s
-            now_s = time.monotonic()
-            count = f"{songs_done}/{songs} songs"
-            hours = f"{done_s / 3600:.2f}/{total_s / 3600:.2f} h of audio"
-            rate = f"{done_s / max(now_s - started_s, 1e-3):.0f} × real time"
-            bar.update(task, completed=done_s, total=total_s, description=song, songs=count, hours=hours, rate=rate)
-            if not console.is_terminal and now_s - line_s > LINE_EVERY_S:
-                line_s = now_s
-                typer.echo(f"{count}, {hours}, {rate}", err=True)
-
-        yield report
-
-
-def _group(group: "Total") -> str:
-    roles = ", ".join(f"{count} {role}" for role, count in group.roles.items())
-    return f"{group.songs} songs, {group.hours:.2f} hours ({roles}), {group.bytes / 1e6:,.1f} MB"
-
-
 def _duration(seconds: float) -> str:
     return f"{int(seconds // 60)}:{seconds % 60:04.1f}"
+
+
+for command in (verify, stage, add, remove, prune):
+    app.command()(command)

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".lock"}
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != ".lock"}
 
 
 def decoded(data: Dataset, song: str, role: Role) -> np.ndarray:
@@ -263,7 +263,7 @@ def test_a_second_preparation_is_refused_while_one_runs(tmp_path):
     tracks, _ = small_data_set(tmp_path)
     with (
         filelock.FileLock(tmp_path / "data" / ".lock"),
-        pytest.raises(PrepareError, match="another `vr data prepare`"),
+        pytest.raises(PrepareError, match="another `vr data` command"),
     ):
         prepare(tracks, tmp_path / "data", SETTINGS)
 

@@ -271,3 +271,53 @@ def test_staging_copies_once_and_says_what_does_not_fit(tmp_path):
     assert sum(path.stat().st_size for path in (tmp_path / "tight").glob("*.arrow")) == small
     with pytest.raises(DataError, match="'lots': not a size; give for example 200GB"):
         vr_data(*where, "--quota", "lots")
+
+
+def test_damage_is_named_by_second_and_repaired(tmp_path):
+    song(tmp_path / "songs" / "a", seed=1)
+    song(tmp_path / "songs" / "b", seed=2)
+    prepared(tmp_path / "data", tmp_path / "songs")
+    shard = sorted((tmp_path / "data").glob("vocals-*.arrow"))[0]
+    harmed = bytearray(shard.read_bytes())
+    harmed[len(harmed) // 4] ^= 1
+    shard.write_bytes(harmed)
+    result = CliRunner().invoke(app, ["verify", str(tmp_path / "data")])
+    assert isinstance(result.exception, ShardError)
+    assert "--repair` prepares the songs that are hit again" in str(result.exception)
+    assert "  a vocals: 0.0 to 1.0 s" in result.stderr.splitlines()
+    mended = json.loads(vr_data("verify", tmp_path / "data", "--repair", "--json").stdout)
+    assert (mended["repaired"], mended["not_repaired"]) == (["a"], [])
+    assert "3 shards are as they were" not in (clean := vr_data("verify", tmp_path / "data")).stdout
+    assert "shards are as they were written" in clean.stdout
+    # What cannot be repaired is said, and stays named.
+    harmed = bytearray(shard.read_bytes())
+    harmed[len(harmed) * 3 // 4] ^= 1
+    shard.write_bytes(harmed)
+    (tmp_path / "songs" / "b" / "vocals.wav").unlink()
+    result = CliRunner().invoke(app, ["verify", str(tmp_path / "data"), "--repair"])
+    assert isinstance(result.exception, ShardError)
+    assert "1 songs could not be repaired" in str(result.exception)
+    assert "not repaired: b: " in result.stderr
+
+
+def test_songs_are_added_and_removed(tmp_path):
+    song(tmp_path / "songs" / "a", seed=1)
+    prepared(tmp_path / "data", tmp_path / "songs", extra=("--no-mixture", "--codec", "complex16"))
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "data").glob("*.arrow")}
+    song(tmp_path / "more" / "b", seed=2)
+    song(tmp_path / "more" / "c", seed=3)
+    added = json.loads(vr_data("add", tmp_path / "data", tmp_path / "more", "--json").stdout)
+    assert (added["prepared"], added["songs"]) == (["b", "c"], 3)
+    manifest = read_manifest(tmp_path / "data")
+    assert {tuple(sorted(row.stems)) for row in manifest.songs} == {("instrumental", "vocals")}
+    assert (manifest.codec, manifest.stft.n_fft) == ("complex16", 256)
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "data").glob("*.arrow")}
+    assert before.items() <= after.items()
+    removed = json.loads(vr_data("remove", tmp_path / "data", "b", "--json").stdout)
+    assert (removed["removed"], removed["songs"]) == (["b"], 2)
+    assert removed["digest"] == read_manifest(tmp_path / "data").digest()
+    assert "`vr data prune" in vr_data("remove", tmp_path / "data", "c").stdout
+    pruned = json.loads(vr_data("prune", tmp_path / "data", "--json").stdout)
+    assert pruned["versions"] == 3  # before add, and before each removal
+    assert pruned["bytes"] > 0
+    assert {path.name for path in (tmp_path / "data").glob("*.arrow")} == set(before)

@@ -15,7 +15,9 @@ import pytest
 import torch
 
 import jobs.train
-from dataprep.manifest import read_manifest, write_manifest
+from dataprep.change import prune, remove
+from dataprep.errors import ManifestError
+from dataprep.manifest import read_manifest
 from jobs.checkpoint import read_checkpoint, read_newest
 from jobs.errors import RunFailed, RunLeft, RunStopped
 from jobs.metrics_log import read_metrics
@@ -229,14 +231,29 @@ def test_one_step_that_is_not_finite_leaves_no_trace(
     assert after.training["skipped_in_a_row"] == 1
 
 
-def test_a_data_set_that_changed_under_a_run_is_refused(tiny_data: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_with_the_songs_it_began_with(tiny_data: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    straight = new_run(tmp_path / "straight", recipe_of(data, **{"steps": 6, "checkpoint.every_steps": 3}))
+    here(straight)
+    run = new_run(tmp_path / "run", straight.recipe())
+    shutil.copytree(straight.checkpoints / "step-00000003", run.checkpoints / "step-00000003")
+    remove(data, [read_manifest(data).songs[0].id])
+    here(run)
+    wanted, found = read_newest(straight)[0], read_newest(run)[0]
+    assert found.training["step"] == 6
+    assert found.training["data"] == wanted.training["data"] != read_manifest(data).digest()
+    assert all(torch.equal(found.weights[name], value) for name, value in wanted.weights.items())
+
+
+def test_a_data_set_that_changed_under_a_run_for_good_is_refused(tiny_data: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(tiny_data, data)
     run = new_run(tmp_path / "run", recipe_of(data, **{"steps": 3}))
     here(run)
-    manifest = read_manifest(data)
-    write_manifest(data, manifest.model_copy(update={"songs": manifest.songs[1:]}))
-    with pytest.raises(ConfigError, match="changed since this run began.*put the data set back"):
+    remove(data, [read_manifest(data).songs[0].id])
+    prune(data)
+    with pytest.raises(ManifestError, match="changed since .*that version is not kept; put the data set back"):
         here(run)
 
 

@@ -1,0 +1,210 @@
+"""Changes of a data set that rewrite nothing of the rest: songs taken out, or prepared again, old versions dropped.
+
+Runs that began before a change go on with what they began with: the manifest that a change replaces is kept under its
+digest (`versions/`), and so are the shards it names, until `prune`.
+"""
+
+import fnmatch
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from dataprep.decoders import AudioSource
+from dataprep.errors import DataError, ShardError
+from dataprep.manifest import Manifest, SongRow, StemRow, kept_versions, read_manifest, replace_manifest
+from dataprep.prepare import PrepareProgress, PrepareReport, PrepareSettings, prepare, remove_leftovers, writing
+from dataprep.shard_reader import Shard
+from dataprep.shards import BATCH_FRAMES, checksum, verify
+from dataprep.splits import SplitByList
+from dataprep.tracks import Role, Track
+from vr_core.errors import StorageError
+
+
+def settings_of(manifest: Manifest) -> PrepareSettings:
+    """How its songs were prepared."""
+    labelled = [song for song in manifest.songs if len(song.stems) > 1]
+    mixture = not labelled or any("mixture" in song.stems for song in labelled)
+    return PrepareSettings.model_validate({"stft": manifest.stft, "codec": manifest.codec, "mixture": mixture})
+
+
+def remove(folder: Path, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Take songs out of a data set.
+
+    Args:
+        folder: of the data set.
+        patterns: ids, or shell patterns over them.
+
+    Returns:
+        Ids of the songs that are gone.
+
+    Raises:
+        DataError: a pattern that no song has, or no song would be left.
+        PrepareError: somebody else is changing the data set.
+    """
+    with writing(folder):
+        manifest = read_manifest(folder)
+        ids = [song.id for song in manifest.songs]
+        for pattern in patterns:
+            if not fnmatch.filter(ids, pattern):
+                raise DataError(f"{folder}: no song {pattern!r} in this data set; `vr data inspect` lists them")
+        gone = tuple(id for id in ids if any(fnmatch.fnmatchcase(id, pattern) for pattern in patterns))
+        if len(gone) == len(ids):
+            raise DataError(f"{folder}: all {len(ids)} songs would be gone; delete the folder if you mean it")
+        songs = tuple(song for song in manifest.songs if song.id not in gone)
+        _write(folder, manifest, songs)
+    return gone
+
+
+class Pruned(NamedTuple):
+    """What `prune` removed."""
+
+    versions: int
+    bytes: int
+
+
+def prune(folder: Path) -> Pruned:
+    """Drop the versions that were kept for runs that began with them, and the shards that only they name.
+
+    Raises:
+        PrepareError: somebody else is changing the data set.
+    """
+    with writing(folder):
+        manifest = read_manifest(folder)
+        versions = kept_versions(folder)
+        for path in versions:
+            path.unlink()
+        return Pruned(len(versions), remove_leftovers(folder, set(manifest.shards)))
+
+
+class DamagedFrames(NamedTuple):
+    """Frames of a song that are not what was written."""
+
+    song: str
+    role: Role
+    start_frame: int
+    frames: int
+
+
+@dataclass(frozen=True)
+class DamagedShard:
+    """A shard that is not what its manifest says."""
+
+    name: str
+    reason: str
+    frames: tuple[DamagedFrames, ...]
+    """None where bytes are damaged that no song needs."""
+
+    @property
+    def songs(self) -> tuple[str, ...]:
+        """Ids of the songs that are hit."""
+        return tuple(dict.fromkeys(damage.song for damage in self.frames))
+
+
+def examine(
+    folder: Path, manifest: Manifest, on_shard: Callable[[str], None] = lambda name: None
+) -> list[DamagedShard]:
+    """Read every byte of a data set and compare it with its manifest.
+
+    Args:
+        folder: of the data set.
+        manifest: its manifest.
+        on_shard: called with each shard's name once it is read.
+    """
+    damaged = []
+    for name in sorted(manifest.shards):
+        try:
+            verify(folder / name, manifest.shards[name])
+        except (ShardError, StorageError) as error:
+            damaged.append(DamagedShard(name, str(error), tuple(_damaged_frames(folder / name, manifest))))
+        on_shard(name)
+    return damaged
+
+
+def repair(
+    folder: Path, damaged: Sequence[DamagedShard], on_progress: Callable[[PrepareProgress], None] | None = None
+) -> PrepareReport:
+    """Prepare the songs that damage has hit again, from their sources.
+
+    Other songs of a damaged shard stay where they are: each of their record batches has been compared with its CRC.
+
+    Args:
+        folder: of the data set.
+        damaged: what `examine` found.
+        on_progress: as of `prepare`.
+
+    Returns:
+        What was done; songs that cannot be repaired are in it, with their reasons.
+
+    Raises:
+        PrepareError, NoSpaceError: as `prepare`.
+    """
+    manifest = read_manifest(folder)
+    hurt = {song for shard in damaged for song in shard.songs}
+    rows = [song for song in manifest.songs if song.id in hurt]
+    splits = SplitByList(tuple((song.split, song.id) for song in rows), str(folder))
+    tracks = [_track(song) for song in rows]
+    report = prepare(tracks, folder, settings_of(manifest), on_progress, split=splits, again=hurt)
+    with writing(folder):
+        _accept(folder, damaged, {song for song, _ in report.failed})
+    return report
+
+
+def _accept(folder: Path, damaged: Sequence[DamagedShard], failed: set[str]) -> None:
+    """Shards of which only rows that nobody needs any more are damaged are from now on right as they are."""
+    manifest = read_manifest(folder)
+    shards = dict(manifest.shards)
+    for shard in damaged:
+        if shard.name in shards and failed.isdisjoint(shard.songs):
+            with (folder / shard.name).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            shards[shard.name] = shards[shard.name].model_copy(update={"sha256": digest})
+    replace_manifest(folder, manifest.model_copy(update={"shards": shards}))
+
+
+def _damaged_frames(path: Path, manifest: Manifest) -> list[DamagedFrames]:
+    stems = [
+        (song, role, stem) for song in manifest.songs for role, stem in song.stems.items() if stem.shard == path.name
+    ]
+    try:
+        shard = Shard(path, manifest.shards[path.name].codec, manifest.stft)
+    except (ShardError, StorageError):
+        return [DamagedFrames(song.id, role, 0, stem.frames) for song, role, stem in stems]
+    return [damage for song, role, stem in stems for damage in _damaged_batches(shard, song, role, stem)]
+
+
+def _damaged_batches(shard: Shard, song: SongRow, role: Role, stem: StemRow) -> list[DamagedFrames]:
+    if not stem.crcs:  # of a time when only whole shards had a checksum
+        return [DamagedFrames(song.id, role, 0, stem.frames)]
+    found = []
+    for batch, crc in enumerate(stem.crcs):
+        start = batch * BATCH_FRAMES
+        try:
+            whole = checksum(shard.columns(stem.first_batch + batch)) == crc
+        except (ShardError, StorageError):
+            whole = False
+        if not whole:
+            found.append(DamagedFrames(song.id, role, start, min(BATCH_FRAMES, stem.frames - start)))
+    return found
+
+
+def _track(song: SongRow) -> Track:
+    return Track(song.id, {role: tuple(map(_source, sources)) for role, sources in song.sources.items()})
+
+
+def _source(text: str) -> AudioSource:
+    """What `str` makes of a source, read again."""
+    path, _, stream = text.rpartition(":")
+    return (
+        AudioSource(Path(path), int(stream))
+        if stream.isdecimal() and not Path(text).exists()
+        else AudioSource(Path(text))
+    )
+
+
+def _write(folder: Path, manifest: Manifest, songs: tuple[SongRow, ...]) -> None:
+    named = {stem.shard for song in songs for stem in song.stems.values()}
+    shards = {name: row for name, row in manifest.shards.items() if name in named}
+    replace_manifest(folder, manifest.model_copy(update={"songs": songs, "shards": shards}))
+    remove_leftovers(folder, named)

@@ -1,0 +1,165 @@
+"""`vr data verify`, `add`, `remove` and `prune`: a data set that exists, looked through or changed."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs.commands.data_report import bar, show_prepared
+
+if TYPE_CHECKING:
+    from dataprep.change import DamagedShard
+    from dataprep.manifest import Manifest
+
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="A data set's folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
+
+
+def verify(
+    data: Data,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Prepare the songs that are hit again, from their files.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Read every byte of a data set and compare it with the manifest; damaged songs are named, with where.
+
+    Example: vr data verify data --repair
+    """  # fmt: skip
+    from dataprep.change import repair as repair_shards
+    from dataprep.errors import ShardError
+    from dataprep.manifest import read_manifest
+
+    manifest = read_manifest(data)
+    damaged = _examined(data, manifest)
+    found: dict[str, Any] = {
+        "shards": len(manifest.shards),
+        "damaged": [
+            {"shard": shard.name, "reason": shard.reason, "songs": list(shard.songs),
+             "frames": [hit._asdict() for hit in shard.frames]} for shard in damaged
+        ],
+    }  # fmt: skip
+    for shard in damaged:
+        typer.echo(f"{shard.reason} (songs: {', '.join(shard.songs) or 'none'})", err=True)
+        for line in _places(shard, manifest):
+            typer.echo(f"  {line}", err=True)
+    failed: tuple[tuple[str, str], ...] = ()
+    if damaged and repair:
+        with bar() as report:
+            done = repair_shards(
+                data, damaged, lambda p: report(p.song, p.songs_done, p.songs, p.done_s, p.total_s)
+            )  # fmt: skip
+        failed = done.failed
+        found |= {"repaired": list(done.prepared), "not_repaired": [list(song) for song in failed]}
+        for song, why in failed:
+            typer.echo(f"not repaired: {song}: {why}", err=True)
+    if as_json:
+        typer.echo(json.dumps(found))
+    if damaged and not repair:
+        raise ShardError(
+            f"{data}: {len(damaged)} of {len(manifest.shards)} shards are damaged; "
+            "`vr data verify --repair` prepares the songs that are hit again"
+        )
+    if failed:
+        raise ShardError(
+            f"{data}: {len(failed)} songs could not be repaired; put their files back, or `vr data remove` them"
+        )
+    if not as_json:
+        what = f"{len(found['repaired'])} songs repaired" if damaged else f"{len(manifest.shards)} shards"
+        typer.echo(f"{data}: {what}{'' if damaged else ' are as they were written'}")
+
+
+def add(
+    data: Data,
+    sources: Annotated[list[Path], typer.Argument(metavar="SRC...", help="Folders of music, or audio files.")],
+    layout: Annotated[
+        str, typer.Option(help="auto, stems, musdb, pairs, unpaired or flat (dataprep/README.md).")
+    ] = "auto",
+    split: Annotated[
+        str, typer.Option(help="Of the new songs: fractions with a seed, or a file of lines `train|valid|test SONG`.")
+    ] = "valid=0.1,test=0.1,seed=0",
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one for each core.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Prepare more music into a data set, as its other songs are; nothing of them is written again.
+
+    Runs that are under way go on with the songs they began with.
+
+    Example: vr data add data ~/Music/new-album
+    """
+    from dataprep.change import settings_of
+    from dataprep.manifest import read_manifest
+    from dataprep.prepare import prepare
+    from dataprep.splits import parse_split
+    from dataprep.tracks import find_tracks
+
+    rule = parse_split(split)
+    settings = settings_of(read_manifest(data)).model_copy(update={"workers": workers})
+    found = find_tracks(sources, layout)
+    try:
+        with bar() as report:
+            done = prepare(
+                found.tracks, data, settings, lambda p: report(p.song, p.songs_done, p.songs, p.done_s, p.total_s),
+                split=rule,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        typer.echo("stopped; finished songs are kept: run the same command again to go on", err=True)
+        raise
+    show_prepared(data, found, done, as_json)
+
+
+def remove(
+    data: Data,
+    songs: Annotated[list[str], typer.Argument(metavar="SONG...", help="Ids, or patterns such as 'demo-*'.")],
+    as_json: Json = False,
+) -> None:
+    """Take songs out of a data set; their files stay, and runs under way go on with them.
+
+    Example: vr data remove data song014 'demo-*'
+    """
+    from dataprep.change import remove as remove_songs
+    from dataprep.manifest import read_manifest
+
+    gone = remove_songs(data, songs)
+    left = read_manifest(data)
+    if as_json:
+        typer.echo(json.dumps({"removed": list(gone), "songs": len(left.songs), "digest": left.digest()}))
+    else:
+        typer.echo(f"{data}: {', '.join(gone)} removed, {len(left.songs)} songs left")
+        typer.echo(f"`vr data prune {data}` gives the room back once no run needs them")
+
+
+def prune(data: Data, as_json: Json = False) -> None:
+    """Drop what is kept for runs that began before a data set was changed: they can no longer be resumed.
+
+    Example: vr data prune data
+    """
+    from dataprep.change import prune as prune_versions
+
+    done = prune_versions(data)
+    if as_json:
+        typer.echo(json.dumps(done._asdict()))
+    else:
+        typer.echo(f"{data}: {done.versions} earlier versions dropped, {done.bytes / 1e6:,.1f} MB given back")
+
+
+def _examined(data: Path, manifest: "Manifest") -> "list[DamagedShard]":
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from dataprep.change import examine
+
+    console = Console(stderr=True)
+    columns = (TextColumn("verify"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=sum(row.bytes for row in manifest.shards.values()))
+        return examine(data, manifest, lambda name: progress.advance(task, manifest.shards[name].bytes))
+
+
+def _places(shard: "DamagedShard", manifest: "Manifest") -> list[str]:
+    frame_s = manifest.stft.hop / manifest.stft.sample_rate_hz
+    return [
+        f"{hit.song} {hit.role}: {hit.start_frame * frame_s:.1f} to {(hit.start_frame + hit.frames) * frame_s:.1f} s"
+        for hit in shard.frames
+    ]

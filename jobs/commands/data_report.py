@@ -1,0 +1,99 @@
+"""What `vr data` shows of a preparation: a bar while it runs, and what came of it."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from dataprep.inspect import Total
+    from dataprep.prepare import PrepareReport
+    from dataprep.tracks import Tracks
+
+LINE_EVERY_S = 15.0
+"""Where stderr is no terminal."""
+
+
+@contextmanager
+def bar() -> Iterator[Callable[[str, int, int, float, float], None]]:
+    """A bar over seconds of audio on stderr; where that is no terminal, a line now and then.
+
+    Yields:
+        A function to call with the song at work, songs done, songs in all, seconds of audio done, seconds in all.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    started_s = line_s = time.monotonic()
+    with Progress(
+        TextColumn("{task.fields[songs]}"), BarColumn(), TextColumn("{task.fields[hours]}"),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.description}"),
+        console=console, disable=not console.is_terminal,
+    ) as progress:  # fmt: skip
+        task = progress.add_task("", total=None, songs="", hours="", rate="")
+
+        def report(song: str, songs_done: int, songs: int, done_s: float, total_s: float) -> None:
+            nonlocal line_s
+            now_s = time.monotonic()
+            count = f"{songs_done}/{songs} songs"
+            hours = f"{done_s / 3600:.2f}/{total_s / 3600:.2f} h of audio"
+            rate = f"{done_s / max(now_s - started_s, 1e-3):.0f} × real time"
+            progress.update(
+                task, completed=done_s, total=total_s, description=song, songs=count, hours=hours, rate=rate
+            )
+            if not console.is_terminal and now_s - line_s > LINE_EVERY_S:
+                line_s = now_s
+                typer.echo(f"{count}, {hours}, {rate}", err=True)
+
+        yield report
+
+
+def show_prepared(out: Path, found: "Tracks", done: "PrepareReport", as_json: bool) -> int:
+    """Print what a preparation did; returns how many songs or files were not used."""
+    refused = [*((str(path), why) for path, why in found.problems), *done.failed]
+    if as_json:
+        typer.echo(json.dumps(_as_json(out, found, done)))
+    else:
+        _show(out, found, done)
+    for name, why in refused:
+        typer.echo(f"not used: {name}: {why}", err=True)
+    return len(refused)
+
+
+def group_line(group: "Total") -> str:
+    """Songs, hours, roles and bytes on one line."""
+    roles = ", ".join(f"{count} {role}" for role, count in group.roles.items())
+    return f"{group.songs} songs, {group.hours:.2f} hours ({roles}), {group.bytes / 1e6:,.1f} MB"
+
+
+def _as_json(out: Path, found: "Tracks", done: "PrepareReport") -> dict[str, Any]:
+    return {
+        "data": str(out),
+        "layouts": {str(source): layout for source, layout in found.layouts},
+        "songs": len(done.manifest.songs),
+        "digest": done.manifest.digest(),
+        "prepared": list(done.prepared),
+        "kept": list(done.kept),
+        "refused": [{"song": song, "why": why} for song, why in done.failed],
+        "passed_over": [{"path": str(path), "why": why} for path, why in found.problems],
+    }
+
+
+def _show(out: Path, found: "Tracks", done: "PrepareReport") -> None:
+    from dataprep.inspect import song_summaries, split_totals, total
+
+    for source, layout in found.layouts:
+        typer.echo(f"{source}: layout {layout}")
+    songs = song_summaries(done.manifest)
+    for song in songs:
+        for note in song.notes:
+            typer.echo(f"{song.id}: {note}")
+    for name, group in {**split_totals(songs), "all": total(songs)}.items():
+        typer.echo(f"{name:>6}: {group_line(group)}")
+    kept = f", {len(done.kept)} were there already" if done.kept else ""
+    typer.echo(f"{len(done.prepared)} songs prepared{kept}; {len(songs)} in {out}")

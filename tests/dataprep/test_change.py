@@ -1,0 +1,186 @@
+"""Data sets that are changed: songs taken out, damage found by song and mended, versions kept for runs under way."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dataprep.change import DamagedFrames, examine, prune, remove, repair, settings_of
+from dataprep.dataset import Dataset
+from dataprep.errors import DataError, ManifestError, PrepareError
+from dataprep.manifest import Manifest, SongRow, kept_versions, read_manifest, write_manifest
+from dataprep.prepare import writing
+from dataprep.shard_reader import Shard
+from dataprep.shards import BATCH_FRAMES
+from dataprep.splits import SplitByFraction
+from dataprep.tracks import Role
+from tests.dataprep.data import SETTINGS, small_data_set, whole_stem
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    small_data_set(tmp_path, SplitByFraction(valid=0.2, seed=1))
+    return tmp_path / "data"
+
+
+def shards_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.arrow")}
+
+
+def damage(folder: Path, manifest: Manifest, song: str, role: Role, frame: int) -> str:
+    """Flip a bit of a frame, and return the shard's name."""
+    stem = row(manifest, song).stems[role]
+    shard = Shard(folder / stem.shard, manifest.codec_of(role), manifest.stft)
+    place = shard._place_of(stem.first_batch + frame // BATCH_FRAMES)
+    at = place.offsets[0] + frame % BATCH_FRAMES * place.row_bytes + 3
+    with (folder / stem.shard).open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 4]))
+    return stem.shard
+
+
+def row(manifest: Manifest, song: str) -> SongRow:
+    return next(row for row in manifest.songs if row.id == song)
+
+
+def everything(folder: Path, version: str | None = None) -> dict[tuple[str, str, str], bytes]:
+    data = Dataset.open(folder, version=version)
+    return {
+        (song.id, role, name): column.numpy().tobytes()
+        for song in data.songs()
+        for role in song.stems
+        for name, column in whole_stem(data, song.id, role).items()
+    }
+
+
+def test_songs_are_taken_out_and_the_rest_is_not_written_again(folder):
+    before, shards, old = read_manifest(folder), shards_of(folder), everything(folder)
+    assert remove(folder, ["b", "m*"]) == ("b", "m1", "m2")
+    after = read_manifest(folder)
+    assert after.songs == tuple(song for song in before.songs if song.id in "acd")
+    assert shards_of(folder) == shards
+    # A run that began before finds all that it began with.
+    assert everything(folder, before.digest()) == old
+    assert prune(folder).versions == 1
+    with pytest.raises(ManifestError, match=f"changed since.*{before.digest()}.*not kept"):
+        Dataset.open(folder, version=before.digest())
+    assert everything(folder) == {key: value for key, value in old.items() if key[0] in "acd"}
+
+
+def test_pruning_removes_the_shards_that_only_earlier_versions_name(folder):
+    manifest = read_manifest(folder)
+    shards = set(manifest.shards)
+    settings = SETTINGS.model_copy(update={"shard_bytes": 1})
+    shutil.rmtree(folder)
+    small_data_set(folder.parent, settings=settings)  # a shard a song and role
+    manifest = read_manifest(folder)
+    assert len(manifest.shards) > len(shards)
+    own = {stem.shard for stem in row(manifest, "c").stems.values()}
+    size = sum(manifest.shards[name].bytes for name in own)
+    remove(folder, ["c"])
+    assert own <= set(shards_of(folder))
+    assert own.isdisjoint(read_manifest(folder).shards)
+    assert prune(folder) == (1, size)
+    assert own.isdisjoint(shards_of(folder))
+    assert prune(folder) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "words"), [(["a", "nobody"], "no song 'nobody'"), (["*"], "all 6 songs would be gone")]
+)
+def test_what_cannot_be_removed_changes_nothing(folder, patterns, words):
+    before = (folder / "manifest.json").read_bytes()
+    with pytest.raises(DataError, match=words):
+        remove(folder, patterns)
+    assert (folder / "manifest.json").read_bytes() == before
+
+
+def test_one_changes_a_data_set_at_a_time(folder):
+    with writing(folder):
+        for change in (lambda: remove(folder, ["a"]), lambda: prune(folder), lambda: repair(folder, [])):
+            with pytest.raises(PrepareError, match="another `vr data` command is writing"):
+                change()
+    assert not kept_versions(folder)
+
+
+def test_damage_is_found_by_song_and_second(folder):
+    manifest = read_manifest(folder)
+    assert examine(folder, manifest) == []
+    frames = row(manifest, "c").frames
+    shard = damage(folder, manifest, "c", "vocals", frames - 1)
+    (found,) = examine(folder, manifest)
+    assert (found.name, found.songs) == (shard, ("c",))
+    assert found.frames == (DamagedFrames("c", "vocals", 0, frames),)
+    # Where there are no checksums of record batches all songs of the shard may be hit.
+    plain = json.loads((folder / "manifest.json").read_text())
+    for song in plain["songs"]:
+        for stem in song["stems"].values():
+            del stem["crcs"]
+    (folder / "manifest.json").write_text(json.dumps(plain))
+    (found,) = examine(folder, read_manifest(folder))
+    assert set(found.songs) == {"a", "b", "c", "d"}
+
+
+def test_only_the_songs_that_are_hit_are_prepared_again(folder):
+    manifest, old = read_manifest(folder), everything(folder)
+    damage(folder, manifest, "c", "vocals", 10)
+    damage(folder, manifest, "m1", "mixture", 0)
+    found = examine(folder, manifest)
+    assert everything(folder) != old
+    report = repair(folder, found)
+    assert (set(report.prepared), report.failed) == ({"c", "m1"}, ())
+    after = read_manifest(folder)
+    assert examine(folder, after) == []
+    assert everything(folder) == old
+    assert after.digest() == manifest.digest()  # so that runs go on
+    for song in manifest.songs:
+        assert row(after, song.id).split == song.split
+        if song.id not in ("c", "m1"):
+            assert row(after, song.id) == song
+
+
+def test_a_shard_that_does_not_open_is_made_again(folder):
+    manifest, old = read_manifest(folder), everything(folder)
+    name = row(manifest, "a").stems["instrumental"].shard
+    with (folder / name).open("r+b") as file:
+        file.truncate(manifest.shards[name].bytes // 2)
+    found = examine(folder, manifest)
+    assert set(found[0].songs) == {"a", "b", "c", "d"}
+    assert set(repair(folder, found).prepared) == {"a", "b", "c", "d"}
+    assert everything(folder) == old
+    assert examine(folder, read_manifest(folder)) == []
+
+
+def test_a_song_whose_files_are_gone_stays_damaged_and_is_named(folder):
+    manifest = read_manifest(folder)
+    damage(folder, manifest, "c", "vocals", 10)
+    damage(folder, manifest, "a", "vocals", 10)
+    (folder.parent / "music" / "c" / "vocals.wav").unlink()
+    report = repair(folder, examine(folder, manifest))
+    assert report.prepared == ("a",)
+    ((song, why),) = report.failed
+    assert song == "c"
+    assert "vocals.wav" in why
+    (left,) = examine(folder, read_manifest(folder))
+    assert left.songs == ("c",)
+
+
+def test_how_songs_were_prepared_is_known_from_the_data_set(folder):
+    known = settings_of(read_manifest(folder))
+    assert known.song_settings() == SETTINGS.song_settings()
+    shutil.rmtree(folder)
+    bare = SETTINGS.model_copy(update={"mixture": False, "codec": "complex16"})
+    small_data_set(folder.parent, settings=bare)
+    assert settings_of(read_manifest(folder)).song_settings() == bare.song_settings()
+
+
+def test_a_manifest_with_too_few_checksums_is_damaged(folder):
+    manifest = read_manifest(folder)
+    stem = manifest.songs[0].stems["vocals"].model_copy(update={"crcs": (1, 2, 3)})
+    song = manifest.songs[0].model_copy(update={"stems": {**manifest.songs[0].stems, "vocals": stem}})
+    write_manifest(folder, manifest.model_copy(update={"songs": (song, *manifest.songs[1:])}))
+    with pytest.raises(ManifestError, match=r"a vocals: 3 checksums"):
+        read_manifest(folder)
