@@ -11,8 +11,8 @@ one. A file's time is that of its last use. What is removed while somebody reads
 import hashlib
 import os
 import re
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,7 +133,8 @@ class ShardCache:
             source: The shard on shared storage.
             row: Of its manifest.
             keep: Digests of shards that are not removed for its sake.
-            on_bytes: Called with each number of bytes that is there.
+            on_bytes: Called with each number of bytes that is there, and now and then while another copies; what it
+                raises ends this.
 
         Returns:
             The copy; None where the quota leaves no room.
@@ -143,7 +144,7 @@ class ShardCache:
             StorageError: the disk or the share failed.
             NoSpaceError: the cache's disk is full; nothing of the copy is left on it.
         """
-        with self._lock(row.sha256):
+        with self._turn(row.sha256, on_bytes):
             found = self.find(row)
             if found is None:
                 partial = self._reserve(row, {*keep, row.sha256})
@@ -162,6 +163,21 @@ class ShardCache:
 
     def _lock(self, name: str, timeout_s: float = -1) -> FileLock:
         return FileLock(self.folder / f"{name}.lock", timeout=timeout_s)
+
+    @contextmanager
+    def _turn(self, name: str, on_bytes: Callable[[int], None]) -> Iterator[None]:
+        """The lock, waited for in such a way that who waits can be stopped."""
+        lock = self._lock(name)
+        while True:
+            try:
+                lock.acquire(timeout=0.2)
+                break
+            except Timeout:
+                on_bytes(0)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _reserve(self, row: ShardRow, keep: Collection[str]) -> Path | None:
         """The file to copy into, for which there is room now; it counts with its whole size from here on."""
@@ -217,9 +233,20 @@ class Staged:
 
 
 def stage(
-    folder: Path, shards: Sequence[tuple[str, ShardRow]], cache: ShardCache, on_bytes: Callable[[int], None]
+    folder: Path,
+    shards: Sequence[tuple[str, ShardRow]],
+    cache: ShardCache,
+    on_bytes: Callable[[int], None],
+    on_copy: Callable[[str], None],
 ) -> Staged:
     """Copy the shards of the data set in `folder` one after the other, and remove none of them for another.
+
+    Args:
+        folder: Of the data set.
+        shards: Names and rows.
+        cache: Where to.
+        on_bytes: As of `ShardCache.stage`.
+        on_copy: Called with the name of each shard whose copy is there.
 
     Raises:
         ShardError, StorageError, NoSpaceError: as `ShardCache.stage`; what is copied stays.
@@ -234,6 +261,8 @@ def stage(
             copied.append(name)
         else:
             no_room.append(name)
+            continue
+        on_copy(name)
     return Staged(tuple(copied), tuple(there), tuple(no_room))
 
 

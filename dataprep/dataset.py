@@ -89,13 +89,12 @@ class Dataset:
         """
         if self._cache is None:
             raise ValueError("this data set was opened without a cache")
-        try:
-            return stage(self.folder, sorted(self.manifest.shards.items()), self._cache, on_bytes)
-        finally:
-            for name in self.manifest.shards:
-                if (copy := self._copy_of(name)) is not None:
-                    with self._opening:
-                        self._shards[name] = copy
+        return stage(self.folder, sorted(self.manifest.shards.items()), self._cache, on_bytes, self._use_copy)
+
+    def _use_copy(self, name: str) -> None:
+        if (copy := self._copy_of(name)) is not None:
+            with self._opening:
+                self._shards[name] = copy
 
     def peaks(self, song: str, role: Role, start_frame: int, frames: int) -> np.ndarray:
         """Peak of the record batch of each frame, `[frame]` float32."""

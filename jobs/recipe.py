@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from cluster.inventory import CacheSpec
 from vr_core.config import Spec, digest, plain
 from vr_core.errors import ConfigError
 from vr_core.specs import (
@@ -69,6 +70,13 @@ class TuneSpec(Spec):
     """ASHA keeps one in this many at each rung."""
 
 
+class RecipeCacheSpec(CacheSpec):
+    """Copies of the data set's shards on each PC's own disk; they change nothing but the time that reading takes."""
+
+    stage: bool = False
+    """Copy shards ahead while training, besides using what `vr data stage` has copied."""
+
+
 class LogSpec(Spec):
     """What is written beside the metrics of every step; not part of a run's identity."""
 
@@ -104,6 +112,8 @@ class Recipe(Spec):
     workers: WorkersSpec = WorkersSpec()
     tune: TuneSpec | None = None
     log: LogSpec = LogSpec()
+    cache: RecipeCacheSpec | None = None
+    """At the same path on every PC (`~` is each one's home); not part of a run's identity."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
@@ -116,7 +126,7 @@ class Recipe(Spec):
     def digest(self) -> str:
         """8 hex digits of the resolved recipe without paths and logging: the middle of a run's id."""
         identity = plain(self)
-        for key in ("data", "out", "init", "log"):
+        for key in ("data", "out", "init", "log", "cache"):
             del identity[key]
         return digest(identity)
 

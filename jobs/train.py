@@ -22,8 +22,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dataprep.batches import CodedBatch, Loader, widen_magnitudes
+from dataprep.cache import ShardCache
 from dataprep.dataset import Dataset
 from dataprep.order import Order, cut, fixed_items
+from dataprep.staging import BackgroundStaging
 from jobs.checkpoint import Checkpoint, best_loss, mend_pointers, read_checkpoint, read_newest, write_checkpoint
 from jobs.errors import RunFailed, RunLeft, RunStopped
 from jobs.metrics_log import MetricsLog
@@ -71,7 +73,8 @@ def train(
     run = RunFolder(run_path)
     checkpoint = newest_checkpoint(run, rank, world, device)
     # The order of items is a function of the data set: a run goes on with the version that it began with.
-    data = Dataset.open(_require(recipe.data), version=checkpoint.training["data"] if checkpoint else None)
+    version = checkpoint.training["data"] if checkpoint else None
+    data = Dataset.open(_require(recipe.data), _cache(recipe), version)
     stft = data.manifest.stft
     order = Order.of(data.manifest, recipe.objective, recipe.seed, recipe.batch.crop_frames)
     held_out = fixed_items(data.manifest, recipe.objective, recipe.batch.crop_frames, recipe.validation.items)
@@ -135,7 +138,12 @@ def train(
     best, result = best_loss(run), {"step": float(step)}
     metrics = MetricsLog(run, step, recipe.log.tensorboard) if rank == 0 else None
     ranges = (order.items(first, count) for k in itertools.count(step) for first, count in micro_batches(k))
-    with metrics or contextlib.nullcontext(), contextlib.closing(Loader(data, ranges, device)) as loader:
+    staging = BackgroundStaging(data, _note) if recipe.cache and recipe.cache.stage else None
+    with (
+        metrics or contextlib.nullcontext(),
+        contextlib.closing(staging) if staging else contextlib.nullcontext(),
+        contextlib.closing(Loader(data, ranges, device)) as loader,
+    ):
         saved_s = polled_s = time.monotonic()
         while step < recipe.steps:
             began_s, waited_s = time.monotonic(), loader.waited_s
@@ -171,7 +179,7 @@ def train(
             else:
                 skipped_in_a_row += 1
                 where = nonfinite_report(loss, step, items, order)
-                print(where, file=sys.stderr, flush=True)
+                _note(where)
                 if skipped_in_a_row > recipe.nonfinite_limit:
                     raise RunFailed(f"run {run.id}: {skipped_in_a_row} steps in a row without a finite loss; {where}")
             optimiser.zero_grad(set_to_none=True)
@@ -234,14 +242,14 @@ def newest_checkpoint(run: RunFolder, rank: int, world: int, device: torch.devic
     """
     checkpoint, problems = read_newest(run) if rank == 0 else (None, [])
     for line in problems:
-        print(line, file=sys.stderr, flush=True)
+        _note(line)
     if problems and checkpoint is None:
         raise RunFailed(
             f"run {run.id}: no usable checkpoint ({problems[0]}); delete {run.checkpoints} to start from nothing"
         )
     if rank == 0 and checkpoint is not None:
         for line in mend_pointers(run, checkpoint):
-            print(line, file=sys.stderr, flush=True)
+            _note(line)
     if world > 1:
         chosen = torch.tensor(checkpoint.row.step if checkpoint else 0, device=device)
         dist.broadcast(chosen, src=0)
@@ -312,6 +320,15 @@ def _sum_over_ranks(value: Tensor, world: int) -> Tensor:
     if world > 1:
         dist.all_reduce(value)
     return value
+
+
+def _cache(recipe: Recipe) -> ShardCache | None:
+    spec = recipe.cache
+    return ShardCache(spec.path.expanduser(), round(1e9 * spec.quota_gb)) if spec else None
+
+
+def _note(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _require(path: Path | None) -> Path:

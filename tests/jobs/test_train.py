@@ -1,5 +1,6 @@
 """The training loop on real shards: exact resume after SIGKILL, any number of workers, starts and stops."""
 
+import contextlib
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,12 @@ import pytest
 import torch
 
 import jobs.train
+from dataprep.cache import ShardCache
 from dataprep.change import prune, remove
+from dataprep.dataset import Dataset
 from dataprep.errors import ManifestError
 from dataprep.manifest import read_manifest
+from dataprep.staging import BackgroundStaging
 from jobs.checkpoint import read_checkpoint, read_newest
 from jobs.errors import RunFailed, RunLeft, RunStopped
 from jobs.metrics_log import read_metrics
@@ -71,6 +76,18 @@ def new_run(path: Path, recipe: Recipe) -> RunFolder:
     path.mkdir()
     (path / "recipe.yaml").write_text(json.dumps(plain(recipe)))
     return RunFolder(path)
+
+
+def staged(data: Path, cache: Path) -> Dataset:
+    return Dataset.open(data, ShardCache(cache, 10**9))
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Wait for what another thread brings about."""
+    deadline_s = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline_s, "nothing came of it in a minute"
+        time.sleep(0.02)
 
 
 def here(run: RunFolder, **options: Any) -> dict[str, float]:
@@ -229,6 +246,42 @@ def test_one_step_that_is_not_finite_leaves_no_trace(
     for key, state in before.training["optimiser"]["state"].items():
         assert all(torch.equal(after.training["optimiser"]["state"][key][part], v) for part, v in state.items())
     assert after.training["skipped_in_a_row"] == 1
+
+
+def test_copies_made_while_training_change_nothing_but_where_it_reads(tiny_data: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    plain_run = new_run(tmp_path / "plain", recipe_of(data, **{"steps": 6}))
+    here(plain_run)
+    copies = {"cache.path": str(tmp_path / "cache"), "cache.quota_gb": 1, "cache.stage": True}
+    run = new_run(tmp_path / "run", recipe_of(data, **{"steps": 6}, **copies))
+    assert run.recipe().digest() == plain_run.recipe().digest()
+    here(run)
+    rows = read_manifest(data).shards.values()
+    # A run this short may end before all is copied; what there is, is whole or goes on the next time.
+    with contextlib.closing(BackgroundStaging(opened := staged(data, tmp_path / "cache"), pytest.fail)):
+        until(lambda: all((tmp_path / "cache" / f"{row.sha256}.arrow").exists() for row in rows))
+    for name in opened.manifest.shards:
+        (data / name).unlink()  # from here on there are the copies only
+    again = new_run(tmp_path / "again", run.recipe())
+    here(again)
+    wanted = read_newest(plain_run)[0].weights
+    for found in (read_newest(run)[0].weights, read_newest(again)[0].weights):
+        assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+def test_what_cannot_be_copied_is_said_and_read_where_it_is(tiny_data: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    name = sorted(read_manifest(data).shards)[0]
+    harmed = bytearray((data / name).read_bytes())
+    harmed[-1] ^= 1
+    (data / name).write_bytes(harmed)
+    said: list[str] = []
+    with contextlib.closing(BackgroundStaging(staged(data, tmp_path / "cache"), said.append)):
+        until(lambda: said)
+    assert said[0].startswith(f"staging stopped, shards are read from {data}: ")
+    assert "not those of its manifest" in said[0]
 
 
 def test_a_run_goes_on_with_the_songs_it_began_with(tiny_data: Path, tmp_path: Path) -> None:
