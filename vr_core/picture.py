@@ -36,6 +36,7 @@ class MelPicture:
         self._bank = _mel_bank(spec)
         self._power = np.zeros((_MELS, 0), np.float32)
         self._pending = np.zeros((2, 0), np.float32)
+        self._frames = np.zeros((_MELS, 0), np.float32)
         self._per_column = 1  # frames in a column
 
     def update(self, block: NDArray[np.float32]) -> None:
@@ -45,24 +46,42 @@ class MelPicture:
         column = self._per_column * self.spec.hop
         ready = self._pending.shape[1] // column * column
         if ready:
-            self._add(self._pending[:, :ready])
+            self._transform(self._pending[:, :ready])
             self._pending = self._pending[:, ready:]
+
+    def update_frames(self, magnitude: NDArray[np.float32]) -> None:
+        """Add the next frames of a spectrogram, `[channel, bin, frame]`; a picture is of blocks or of frames."""
+        self.samples += magnitude.shape[2] * self.spec.hop
+        self._frames = np.concatenate([self._frames, self._mel_power(magnitude)], axis=1)
+        ready = self._frames.shape[1] // self._per_column * self._per_column
+        if ready:
+            self._add(self._frames[:, :ready])
+            self._frames = self._frames[:, ready:]
 
     def decibels(self) -> NDArray[np.float32]:
         """`[mel, column]` in dB of a full-scale sine; at least one column."""
         left = self._pending.shape[1]
         if left:
-            self._add(np.pad(self._pending, ((0, 0), (0, -left % (self._per_column * self.spec.hop)))))
+            self._transform(np.pad(self._pending, ((0, 0), (0, -left % (self._per_column * self.spec.hop)))))
             self._pending = self._pending[:, :0]
+        if frames := self._frames.shape[1]:
+            self._add(np.pad(self._frames, ((0, 0), (0, -frames % self._per_column))))
+            self._frames = self._frames[:, :0]
         power = self._power if self._power.shape[1] else np.zeros((_MELS, 1), np.float32)
         decibels: NDArray[np.float32] = 10 * np.log10(power + 1e-12)
         return decibels
 
-    def _add(self, signal: NDArray[np.float32]) -> None:
+    def _transform(self, signal: NDArray[np.float32]) -> None:
         # Blocks are transformed one by one: a frame at a seam sees a reflection, which no picture shows.
         magnitude = stft(torch.from_numpy(np.ascontiguousarray(signal)), self.spec)[0].abs().numpy()
-        frames = signal.shape[1] // self.spec.hop
-        power = self._bank @ (magnitude[..., :frames] ** 2).mean(axis=0)
+        self._add(self._mel_power(magnitude[..., : signal.shape[1] // self.spec.hop]))
+
+    def _mel_power(self, magnitude: NDArray[np.float32]) -> NDArray[np.float32]:
+        power: NDArray[np.float32] = self._bank @ (magnitude**2).mean(axis=0)
+        return power
+
+    def _add(self, power: NDArray[np.float32]) -> None:
+        """Frames `[mel, frame]` of whole columns."""
         power = power.reshape(_MELS, -1, self._per_column).mean(axis=2)
         self._power = np.concatenate([self._power, power], axis=1)
         while self._power.shape[1] > 2 * self.columns:

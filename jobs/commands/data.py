@@ -99,16 +99,24 @@ def prepare(
 @app.command()
 def inspect(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A data set's folder.")],
+    picture: Annotated[Path | None, typer.Option(help="Also write a PNG: spectrograms of one song's stems.")] = None,
+    song: Annotated[str | None, typer.Option(help="Whose picture; the first one by default.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what is in a data set: songs, hours, roles, splits, levels, bytes.
+    """Show what is in a data set: songs, hours, roles, splits, levels, bytes; and what a song looks like.
 
-    Example: vr data inspect data/songs
+    Example: vr data inspect data/songs --picture song014.png --song song014
     """
     from dataprep import inspect as facts
     from dataprep.manifest import read_manifest
 
     manifest = read_manifest(data)
+    if picture is not None or song is not None:
+        from dataprep.dataset import Dataset
+        from dataprep.portrait import draw_song
+
+        chosen = song or manifest.songs[0].id
+        draw_song(Dataset.open(data), chosen, picture or Path(f"{chosen}.png"))
     if as_json:
         typer.echo(json.dumps(facts.as_json(manifest)))
     else:

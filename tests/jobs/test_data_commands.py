@@ -321,3 +321,11 @@ def test_songs_are_added_and_removed(tmp_path):
     assert pruned["versions"] == 3  # before add, and before each removal
     assert pruned["bytes"] > 0
     assert {path.name for path in (tmp_path / "data").glob("*.arrow")} == set(before)
+
+
+def test_a_picture_of_a_song_is_written_beside_the_table(tmp_path):
+    song(tmp_path / "songs" / "a", seed=1)
+    prepared(tmp_path / "data", tmp_path / "songs")
+    shown = vr_data("inspect", tmp_path / "data", "--picture", tmp_path / "a.png")
+    assert "1 songs" in shown.stdout
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

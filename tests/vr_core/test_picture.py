@@ -3,10 +3,12 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+import torch
 
 from vr_core.errors import StorageError
 from vr_core.picture import MelPicture, draw
 from vr_core.specs import StftSpec
+from vr_core.spectrogram import stft
 
 SPEC = StftSpec()
 
@@ -33,6 +35,20 @@ def test_a_tone_stands_in_its_band_and_time() -> None:
     assert image[:, 2 * third + 3 : -2].mean(axis=1).argmax() == pytest.approx(mel_of(8000), abs=1.1)
     assert image[:, third + 3 : 2 * third - 3].max() < -100
     assert picture.samples == song.shape[1]
+
+
+def test_frames_of_a_spectrogram_give_the_picture_of_their_sound() -> None:
+    song = np.concatenate([tone(1000, 20), tone(8000, 20)], axis=1)
+    heard, stored = MelPicture(SPEC, columns=50), MelPicture(SPEC, columns=50)
+    heard.update(song)
+    magnitude = stft(torch.from_numpy(song), SPEC)[0].abs().numpy()
+    for start in range(0, magnitude.shape[2], 37):
+        stored.update_frames(magnitude[:, :, start : start + 37])
+    one, other = heard.decibels(), stored.decibels()
+    assert abs(one.shape[1] - other.shape[1]) <= 1
+    # Not the ends: what is heard in blocks is reflected there.
+    one, other = (image[:, 1 : min(one.shape[1], other.shape[1]) - 3] for image in (one, other))
+    np.testing.assert_allclose(other[one > -60], one[one > -60], atol=0.1)
 
 
 def test_a_short_window_leaves_no_band_empty() -> None:
