@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.commands.data_change import add, prune, remove, verify
+from jobs.commands.data_dedupe import dedupe
 from jobs.commands.data_report import bar, group_line, show_prepared
 from jobs.commands.data_stage import stage
 
@@ -151,5 +152,5 @@ def _duration(seconds: float) -> str:
     return f"{int(seconds // 60)}:{seconds % 60:04.1f}"
 
 
-for command in (verify, stage, add, remove, prune):
+for command in (add, remove, verify, dedupe, stage, prune):
     app.command()(command)

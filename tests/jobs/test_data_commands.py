@@ -329,3 +329,25 @@ def test_a_picture_of_a_song_is_written_beside_the_table(tmp_path):
     shown = vr_data("inspect", tmp_path / "data", "--picture", tmp_path / "a.png")
     assert "1 songs" in shown.stdout
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_copies_across_splits_are_an_error_unless_allowed(tmp_path):
+    made = vr_data("synth", tmp_path / "songs", "--songs", 3, "--seconds", 12, "--json")
+    assert made.exit_code == 0
+    copy = tmp_path / "songs" / "song001-again"
+    copy.mkdir()
+    for stem in ("vocals", "instrumental"):
+        signal, rate = soundfile.read(tmp_path / "songs" / "song001" / f"{stem}.wav")
+        soundfile.write(copy / f"{stem}.wav", 0.5 * signal[4000:], rate)
+    splits = tmp_path / "splits"
+    splits.write_text("test song001-again\ntrain *\n")
+    prepared(tmp_path / "data", tmp_path / "songs", extra=("--split", splits))
+    result = CliRunner().invoke(app, ["dedupe", str(tmp_path / "data"), "--json"])
+    assert isinstance(result.exception, DataError)
+    assert "1 copies cross splits, such as song001 and song001-again" in str(result.exception)
+    (pair,) = json.loads(result.stdout)["pairs"]
+    assert (pair["song"], pair["other"], pair["crosses_splits"]) == ("song001", "song001-again", True)
+    shown = vr_data("dedupe", tmp_path / "data", "--allow-crossing")
+    assert "4 songs, 1 pairs of copies, 1 across splits" in shown.stdout
+    vr_data("remove", tmp_path / "data", "song001-again")
+    assert "3 songs, 0 pairs of copies, 0 across splits" in vr_data("dedupe", tmp_path / "data").stdout

@@ -1,0 +1,145 @@
+"""Copies are found whatever was done to them, and nothing else is."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataprep.dataset import Dataset
+from dataprep.decoders import AudioSource
+from dataprep.errors import DataError
+from dataprep.fingerprint import Fingerprint, Pair, _bank, _candidates, _compared, crossing, fingerprints, pairs
+from dataprep.manifest import read_manifest
+from dataprep.prepare import PrepareSettings, prepare
+from dataprep.splits import SplitByList
+from dataprep.synth import write_songs
+from dataprep.tracks import Track, find_tracks
+from vr_core.specs import StftSpec
+
+RATE_HZ = 44_100
+FRAME_S = 1024 / RATE_HZ
+
+
+def planted(folder: Path, track: Track, what: str) -> Track:
+    """A copy of a song's mixture (or its instrumental), changed."""
+    stems = {role: soundfile.read(sources[0].path, dtype="float32")[0] for role, sources in track.stems.items()}
+    signal, rate, suffix = stems["vocals"] + stems["instrumental"], RATE_HZ, ".wav"
+    if what == "instrumental":
+        signal = stems["instrumental"]
+    elif what == "louder":
+        signal = np.clip(3 * signal, -0.9, 0.9)
+    elif what == "quieter":
+        signal = 0.05 * signal
+    elif what == "cut":
+        signal = signal[3 * RATE_HZ + 517 : -2 * RATE_HZ - 111]
+    elif what == "resampled":
+        signal, rate = soxr.resample(signal, RATE_HZ, 48_000), 48_000
+    else:
+        suffix = what
+    path = folder / f"copy-{what.strip('.')}{suffix}"
+    soundfile.write(path, signal, rate)
+    return Track(path.stem, {"mixture": (AudioSource(path),)})
+
+
+WHAT = ["louder", "quieter", "cut", "resampled", ".mp3", ".ogg", "instrumental"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 songs, and a copy of each of the first seven, changed in every way there is."""
+    root = tmp_path_factory.mktemp("copies")
+    for _ in write_songs(root / "songs", 12, 15.0, 3):
+        pass
+    songs = list(find_tracks([root / "songs"]).tracks)
+    copies = [planted(root, song, what) for song, what in zip(songs, WHAT, strict=False)]
+    rule = SplitByList((("test", "copy-cut"), ("train", "*")), "here")
+    prepare(songs + copies, root / "data", PrepareSettings(workers=1), split=rule)
+    return root / "data"
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> list[Pair]:
+    return pairs(list(fingerprints(Dataset.open(folder))), FRAME_S)
+
+
+def test_every_planted_copy_is_found_and_nothing_else(found):
+    wanted = {(f"copy-{what.strip('.')}", f"song{i:03d}") for i, what in enumerate(WHAT, 1)}
+    assert {(pair.song, pair.other) for pair in found} == wanted
+    for pair in found:
+        shift_s = -(3 * RATE_HZ + 517) / RATE_HZ if pair.song == "copy-cut" else 0.0
+        assert pair.offset_s == pytest.approx(shift_s, abs=FRAME_S), pair
+        assert pair.overlap_s > (7 if pair.song == "copy-cut" else 11), pair
+        assert pair.wrong_bits < 0.12, pair
+    (instrumental,) = (pair for pair in found if pair.song == "copy-instrumental")
+    assert (instrumental.role, instrumental.other_role) == ("mixture", "instrumental")
+
+
+def test_copies_on_both_sides_of_a_split_are_told(folder, found):
+    assert [pair.song for pair in crossing(found, read_manifest(folder))] == ["copy-cut"]
+
+
+def prints_of(words: list[tuple[str, list[int]]]) -> list[Fingerprint]:
+    return [
+        Fingerprint(song, "mixture", np.array(bits, np.uint32), np.arange(len(bits)) % 3 != 2) for song, bits in words
+    ]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.lists(st.integers(0, 5), max_size=12)), max_size=6))
+def test_candidates_are_those_that_a_search_of_all_pairs_finds(words):
+    prints = prints_of(words)
+    wanted: Counter[tuple[int, int, int]] = Counter()
+    for i, one in enumerate(prints):
+        for j, other in enumerate(prints):
+            if i < j and one.song != other.song:
+                for s, t in np.ndindex(len(one.words), len(other.words)):
+                    if one.audible[s] and other.audible[t] and one.words[s] == other.words[t]:
+                        wanted[i, j, s - t] += 1
+    got = list(_candidates(prints))
+    assert len(got) == len(set(got))
+    for i, j in {(i, j) for i, j, _ in wanted}:
+        mine = sorted((wanted[key] for key in wanted if key[:2] == (i, j)), reverse=True)[:3]
+        assert [wanted[key] for key in got if key[:2] == (i, j)] == mine
+    assert {key[:2] for key in got} == {key[:2] for key in wanted}
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(-30, 30))
+def test_bits_are_compared_where_both_are_heard(seed, offset):
+    rng = np.random.default_rng(seed)
+    one, other = (
+        Fingerprint(name, "mixture", rng.integers(0, 2**32, size, np.uint32), rng.random(size) < 0.7)
+        for name, size in (("a", 40), ("b", 33))
+    )
+    wrong = heard = 0
+    for at in range(40):
+        if 0 <= at - offset < 33 and one.audible[at] and other.audible[at - offset]:
+            wrong += int(one.words[at] ^ other.words[at - offset]).bit_count()
+            heard += 32
+    pair = _compared(one, other, offset, 0.5)
+    assert pair.overlap_s == heard / 32 * 0.5
+    assert pair.wrong_bits == pytest.approx(wrong / heard if heard else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("n_fft", "rate"), [(4096, 44_100), (2048, 44_100), (1024, 44_100), (256, 44_100), (256, 8000)]
+)
+def test_every_band_has_bins_of_its_own(n_fft, rate):
+    bank = _bank(StftSpec(sample_rate_hz=rate, n_fft=n_fft, hop=n_fft // 2))
+    assert bank.shape == (33, n_fft // 2)
+    assert (bank.sum(axis=1) >= 1).all()
+    assert (bank.sum(axis=0) <= 1).all()
+
+
+def test_spectra_too_coarse_for_it_are_refused():
+    with pytest.raises(DataError, match="n_fft 64: too few bins"):
+        _bank(StftSpec(n_fft=64, hop=32))
+
+
+def test_no_songs_and_silent_songs_have_no_copies():
+    assert pairs([], FRAME_S) == []
+    silent = [Fingerprint(name, "vocals", np.zeros(900, np.uint32), np.zeros(900, bool)) for name in "ab"]
+    assert pairs(silent, FRAME_S) == []
