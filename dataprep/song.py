@@ -19,6 +19,7 @@ from dataprep.errors import SongError
 from dataprep.framing import SpectrogramStream
 from dataprep.manifest import MIXTURE_CODEC, SongRow, StemRow
 from dataprep.shards import BATCH_FRAMES, ShardWriter, checksum
+from dataprep.stem_checks import StemChecks
 from dataprep.tracks import Role, Track
 from vr_core.config import Spec
 from vr_core.specs import StftSpec
@@ -116,6 +117,7 @@ def encode_song(
     stems = {role: _StemEncoder(role, settings, writers[role]) for role in stored_roles(track, settings)}
     streams = {role: SpectrogramStream(settings.stft, BATCH_FRAMES) for role in stems if _is_transformed(role, stems)}
     notes: list[str] = []
+    checks = StemChecks()
     residual = mixture = 0.0
     lengths: dict[AudioSource, int] = {}
     for given in _aligned(track, rate, settings.max_song_s, lengths):
@@ -126,6 +128,7 @@ def encode_song(
         for role, stem in stems.items():
             stem.add(blocks[role])
         _write(stems, {role: stream.push(blocks[role]) for role, stream in streams.items()})
+        checks.add(given, blocks)
         tick(next(iter(blocks.values())).shape[1] / rate)
     samples = max(lengths.values())
     if not samples:
@@ -144,7 +147,7 @@ def encode_song(
     silent = [role for role, row in rows.items() if row.loudness_db < SILENT_DB]
     if len(silent) == len(rows):
         raise SongError(f"{track.id}: silent from beginning to end; remove it")
-    notes += [f"{role} silent" for role in silent]
+    notes += [f"{role} silent" for role in silent] + checks.notes()
     return SongRow(
         id=track.id, split="train", samples=samples, frames=settings.stft.frames(samples), stems=rows,
         sources={
