@@ -77,7 +77,8 @@ def find_tracks(sources: Sequence[Path], layout: str = "auto") -> Tracks:
     layouts: list[tuple[Path, Layout]] = []
     problems: list[Problem] = []
     for source in sources:
-        files = _audio_files(source)
+        files, nameless = _audio_files(source)
+        problems += nameless
         if not files:
             raise DataError(f"{source}: no audio in it; expected {', '.join(sorted(AUDIO_SUFFIXES))} files")
         chosen = _recognise(source, files) if layout == "auto" else _checked_layout(layout)
@@ -110,10 +111,13 @@ def safe_id(parts: Sequence[str]) -> str:
     return text.strip("._-")[:100] or "song"
 
 
-def _audio_files(source: Path) -> list[Path]:
-    """Audio files at any depth below `source`; hidden ones are left out, and links in a circle are followed once."""
+def _audio_files(source: Path) -> tuple[list[Path], list[Problem]]:
+    """Audio files at any depth below `source`, and those whose names are bytes that no decoder and no manifest takes.
+
+    Hidden ones are left out, and links in a circle are followed once.
+    """
     if source.is_file():
-        return [source] if source.suffix.casefold() in AUDIO_SUFFIXES else []
+        return ([source] if source.suffix.casefold() in AUDIO_SUFFIXES else []), []
     if not source.is_dir():
         raise DataError(f"{source}: does not exist; give a folder of music or an audio file")
     found: list[Path] = []
@@ -127,7 +131,15 @@ def _audio_files(source: Path) -> list[Path]:
         names[:] = sorted((n for n in names if not n.startswith(".")), key=natural_key)
         paths = (Path(folder, n) for n in files if not n.startswith("."))
         found += [p for p in paths if p.suffix.casefold() in AUDIO_SUFFIXES and p.is_file()]
-    return sorted(found, key=lambda path: _path_key(path.relative_to(source).parts))
+    named = [path for path in found if _printable(path) == str(path)]
+    nameless = [
+        (Path(_printable(path)), "its name is not UTF-8; rename it") for path in found if _printable(path) != str(path)
+    ]
+    return sorted(named, key=lambda path: _path_key(path.relative_to(source).parts)), sorted(nameless)
+
+
+def _printable(path: Path) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _recognise(source: Path, files: Sequence[Path]) -> Layout:

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -172,3 +173,12 @@ def test_a_track_called_guitar_makes_no_stems_of_an_album(tmp_path):
     found = find_tracks([tmp_path])
     assert found.layouts[0][1] == "flat"
     assert len(found.tracks) == 5
+
+
+def test_names_that_are_not_utf8_are_passed_over_and_odd_ones_are_not(tmp_path):
+    for name in (b"new\nline.flac", b"bad\xff\xfe.flac", "Übung 1.flac".encode()):
+        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).write_bytes(b"")
+    found = find_tracks([tmp_path])
+    assert [track.id for track in found.tracks] == ["new_line", "Übung_1"]
+    assert found.problems == ((tmp_path / "bad\\xff\\xfe.flac", "its name is not UTF-8; rename it"),)
+    str(found.problems[0][0]).encode()

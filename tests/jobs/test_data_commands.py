@@ -2,6 +2,7 @@ import json
 import os
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -351,3 +352,19 @@ def test_copies_across_splits_are_an_error_unless_allowed(tmp_path):
     assert "4 songs, 1 pairs of copies, 1 across splits" in shown.stdout
     vr_data("remove", tmp_path / "data", "song001-again")
     assert "3 songs, 0 pairs of copies, 0 across splits" in vr_data("dedupe", tmp_path / "data").stdout
+
+
+def test_a_header_that_promises_two_gigabytes_costs_neither_memory_nor_the_others(tmp_path):
+    song(tmp_path / "songs" / "ok", seed=1)
+    folder = tmp_path / "songs" / "huge"
+    folder.mkdir()
+    promised = 2**31 - 100
+    kind = struct.pack("<IHHIIHH", 16, 1, 2, RATE_HZ, 4 * RATE_HZ, 4, 16)
+    head = b"RIFF" + struct.pack("<I", promised + 36) + b"WAVEfmt " + kind + b"data" + struct.pack("<I", promised)
+    for stem in ("vocals", "instrumental"):
+        (folder / f"{stem}.wav").write_bytes(head + bytes(4000))
+    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    value = prepared(tmp_path / "data", tmp_path / "songs")
+    assert value["prepared"] == ["ok"]
+    assert "the header promises 2,147,483,548 bytes of samples and the file holds 4,000" in value["refused"][0]["why"]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 500_000
