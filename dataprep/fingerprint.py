@@ -30,8 +30,8 @@ _COMMON = 64
 _OFFSETS = 3
 """How many offsets of a pair of stems are looked at, those with the most equal words."""
 LEAST_OVERLAP_S = 5.0
-MOST_WRONG_BITS = 0.25
-"""Of unrelated music half of the bits differ, of copies up to 0.06 (cut between frames, mp3)."""
+MOST_WRONG_BITS = 0.18
+"""Of unrelated music half of the bits differ; figures of both sides: `python -m tests.bench dedupe`."""
 
 
 class Fingerprint(NamedTuple):
@@ -75,18 +75,19 @@ def fingerprints(data: Dataset, on_song: Callable[[str], None] = lambda song: No
         on_song(song.id)
 
 
-def pairs(prints: Sequence[Fingerprint], frame_s: float) -> list[Pair]:
+def pairs(prints: Sequence[Fingerprint], frame_s: float, most_wrong_bits: float = MOST_WRONG_BITS) -> list[Pair]:
     """Pairs of different songs that share a recording, the best match of each pair of songs; pure.
 
     Args:
         prints: of stems.
         frame_s: seconds between frames.
+        most_wrong_bits: share of bits that may differ.
     """
     best: dict[tuple[str, str], Pair] = {}
     for one, other, offset in _candidates(prints):
         a, b = prints[one], prints[other]
         found = _compared(a, b, offset, frame_s)
-        if found.overlap_s < _least_overlap_s(a, b, frame_s) or found.wrong_bits > MOST_WRONG_BITS:
+        if found.overlap_s < _least_overlap_s(a, b, frame_s) or found.wrong_bits > most_wrong_bits:
             continue
         key = (a.song, b.song)
         if key not in best or found.wrong_bits < best[key].wrong_bits:

@@ -5,11 +5,12 @@ import json
 import sys
 from typing import Any
 
-from tests.bench import codec, detect, prepare, reader
+from tests.bench import codec, dedupe, detect, prepare, reader
 from tests.bench.measurement import Benchmark, circumstances
 
 BENCHMARKS: dict[str, Benchmark] = {
     "codec": codec.BENCHMARK,
+    "dedupe": dedupe.BENCHMARK,
     "detect": detect.BENCHMARK,
     "prepare": prepare.BENCHMARK,
     "reader": reader.BENCHMARK,
