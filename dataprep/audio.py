@@ -7,7 +7,7 @@ file, and a wrong downmix (a centre channel is mostly the voice) would spoil tra
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from dataprep.resample import resample
 from vr_core.files import whole_file
 
 MAX_AUDIO_S = 24 * 3600.0
+BLOCK_SAMPLES = 2**20
 RATES_HZ = (1000, 768_000)
 
 
@@ -53,7 +54,7 @@ def probe(source: AudioSource) -> AudioInfo:
 
 
 def open_audio(
-    source: AudioSource, sample_rate_hz: int, block_samples: int = 2**20, max_s: float = MAX_AUDIO_S
+    source: AudioSource, sample_rate_hz: int, block_samples: int = BLOCK_SAMPLES, max_s: float = MAX_AUDIO_S
 ) -> Iterator[np.ndarray]:
     """Decoded audio of a source, resampled, block by block.
 
@@ -75,7 +76,7 @@ def open_audio(
     blocks = _checked(source, info, max_s)
     stereo = (np.repeat(b, 2, axis=0) if info.channels == 1 else b
               for b in resample(blocks, info.channels, info.sample_rate_hz, sample_rate_hz))  # fmt: skip
-    yield from _regrouped(stereo, block_samples)
+    yield from regrouped(stereo, block_samples)
 
 
 def read_audio(source: AudioSource, sample_rate_hz: int, max_s: float = MAX_AUDIO_S) -> np.ndarray:
@@ -151,7 +152,7 @@ def _checked(source: AudioSource, info: AudioInfo, max_s: float) -> Iterator[np.
         raise EmptyAudioError(f"{source}: has no samples in it; remove it or export it again")
 
 
-def _regrouped(blocks: Iterable[np.ndarray], block_samples: int) -> Iterator[np.ndarray]:
+def regrouped(blocks: Iterable[np.ndarray], block_samples: int) -> Generator[np.ndarray]:
     """The same samples in blocks of `block_samples`; only the last is shorter."""
     pending: list[np.ndarray] = []
     held = 0

@@ -17,6 +17,7 @@ from dataprep.manifest import Manifest, SongRow, StemRow, kept_versions, read_ma
 from dataprep.prepare import PrepareProgress, PrepareReport, PrepareSettings, prepare, remove_leftovers, writing
 from dataprep.shard_reader import Shard
 from dataprep.shards import BATCH_FRAMES, checksum, verify
+from dataprep.song import ALIGNED
 from dataprep.splits import SplitByList
 from dataprep.tracks import Role, Track
 from vr_core.errors import StorageError
@@ -26,7 +27,8 @@ def settings_of(manifest: Manifest) -> PrepareSettings:
     """How its songs were prepared."""
     labelled = [song for song in manifest.songs if len(song.stems) > 1]
     mixture = not labelled or any("mixture" in song.stems for song in labelled)
-    return PrepareSettings.model_validate({"stft": manifest.stft, "codec": manifest.codec, "mixture": mixture})
+    align = any(ALIGNED in note for song in manifest.songs for note in song.notes)
+    return PrepareSettings(stft=manifest.stft, codec=manifest.codec, mixture=mixture, align=align)  # type: ignore[arg-type]
 
 
 def remove(folder: Path, patterns: Sequence[str]) -> tuple[str, ...]:

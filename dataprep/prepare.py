@@ -263,7 +263,10 @@ def _stamp(track: Track, settings: SongSettings) -> str:
         for source in sources:
             facts = source.path.stat()
             files.append([role, str(source.path.resolve()), source.stream, facts.st_size, facts.st_mtime_ns])
-    return digest([files, plain(settings), stored_roles(track, settings)], 16)
+    how = plain(settings)
+    if not settings.align:  # what was prepared before there was such a setting stays what it is
+        del how["align"]
+    return digest([files, how, stored_roles(track, settings)], 16)
 
 
 def _plan(

@@ -6,25 +6,27 @@ Everything is streamed: at no time is more than a record batch of each stem in m
 import hashlib
 import math
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, cast
 
 import numpy as np
 from pydantic import Field
 
-from dataprep.audio import MAX_AUDIO_S, open_audio, probe
+from dataprep.audio import BLOCK_SAMPLES, MAX_AUDIO_S, open_audio, probe, regrouped
 from dataprep.codecs import CODECS
 from dataprep.decoders import AudioSource
 from dataprep.errors import SongError
 from dataprep.framing import SpectrogramStream
 from dataprep.manifest import MIXTURE_CODEC, SongRow, StemRow
 from dataprep.shards import BATCH_FRAMES, ShardWriter, checksum
-from dataprep.stem_checks import StemChecks
+from dataprep.stem_checks import StemChecks, find_offset
 from dataprep.tracks import Role, Track
 from vr_core.config import Spec
 from vr_core.specs import StftSpec
 
 TOLERANCE_S = 0.1
+ALIGNED = "moved, it lay"
 SILENT_DB = -90.0
 _RESIDUAL_DB = -20.0
 
@@ -38,6 +40,8 @@ class SongSettings(Spec):
     mixture: bool = True
     """Also store the mixture's magnitude of songs that have both stems, for pretraining."""
     max_song_s: Annotated[float, Field(gt=0)] = MAX_AUDIO_S
+    align: bool = False
+    """Move stems that lie before or after the mixture they are given with."""
 
     def codec_of(self, role: Role) -> str:
         """Codec in which a role is stored."""
@@ -91,7 +95,24 @@ def open_stems(track: Track, sample_rate_hz: int, max_s: float = MAX_AUDIO_S) ->
         AudioError: a source cannot be decoded.
         SongError: a source ends more than the tolerance before another.
     """
-    yield from map(_complete, _aligned(track, sample_rate_hz, max_s, {}))
+    yield from map(_complete, _aligned(track, sample_rate_hz, max_s, {}, {}))
+
+
+def offsets(track: Track, sample_rate_hz: int, max_s: float = MAX_AUDIO_S) -> dict[Role, int]:
+    """Samples by which stems lie after the mixture that they are given with, where they do; by their beginnings.
+
+    Raises:
+        AudioError, SongError: as `open_stems`.
+    """
+    if "mixture" not in track.stems or len(track.stems) == 1:
+        return {}
+    with closing(_aligned(track, sample_rate_hz, max_s, {}, {})) as blocks:
+        first = next(blocks, None)
+    if first is None:
+        return {}
+    most = int(TOLERANCE_S * sample_rate_hz)
+    found = {role: find_offset(first["mixture"], block, most) for role, block in first.items() if role != "mixture"}
+    return {role: offset for role, offset in found.items() if offset}
 
 
 def encode_song(
@@ -120,7 +141,12 @@ def encode_song(
     checks = StemChecks()
     residual = mixture = 0.0
     lengths: dict[AudioSource, int] = {}
-    for given in _aligned(track, rate, settings.max_song_s, lengths):
+    late = offsets(track, rate, settings.max_song_s)
+    for role, offset in late.items():
+        side = "after" if offset > 0 else "before"
+        by = f"{abs(offset)} samples ({abs(offset) / rate * 1000:.1f} ms) {side} the mixture"
+        notes.append(f"{role} {ALIGNED} {by}" if settings.align else f"{role} lies {by}; --align moves it")
+    for given in _aligned(track, rate, settings.max_song_s, lengths, late if settings.align else {}):
         blocks = _complete(given)
         if len(given) == 3:
             residual += _energy(given["mixture"] - given["vocals"] - given["instrumental"])
@@ -226,18 +252,20 @@ def _complete(given: Mapping[Role, np.ndarray]) -> dict[Role, np.ndarray]:
 
 
 def _aligned(
-    track: Track, rate: int, max_s: float, lengths: dict[AudioSource, int]
-) -> Iterator[dict[Role, np.ndarray]]:
+    track: Track, rate: int, max_s: float, lengths: dict[AudioSource, int], late: Mapping[Role, int]
+) -> Generator[dict[Role, np.ndarray]]:
     """Blocks `[2, sample]` of each role side by side, sources of a role summed, all as long as the longest.
 
-    Fills `lengths` with the samples of each source.
+    Roles that are `late` by some samples are moved forward, by a negative number back. Fills `lengths` with the samples
+    of each source.
 
     Raises:
         AudioError: a source cannot be decoded.
         SongError: a source ends more than the tolerance before another.
     """
     # What `open_audio` returns is a generator; closing it closes its file.
-    streams = {s: cast(Generator[np.ndarray], open_audio(s, rate, max_s=max_s)) for s in _sources(track)}
+    shifts = {source: late.get(role, 0) for role, sources in track.stems.items() for source in sources}
+    streams = {s: _moved(cast(Generator[np.ndarray], open_audio(s, rate, max_s=max_s)), shifts[s]) for s in shifts}
     lengths.update(dict.fromkeys(streams, 0))
     try:
         while blocks := {s: block for s, stream in streams.items() if (block := next(stream, None)) is not None}:
@@ -257,6 +285,25 @@ def _aligned(
     finally:
         for stream in streams.values():
             stream.close()
+
+
+def _moved(blocks: Generator[np.ndarray], late: int) -> Generator[np.ndarray]:
+    """The signal without its first `late` samples, or after as many zeros; in blocks as long as before."""
+    if not late:
+        return blocks
+    return regrouped(_from(blocks, late), BLOCK_SAMPLES)
+
+
+def _from(blocks: Generator[np.ndarray], late: int) -> Generator[np.ndarray]:
+    with closing(blocks):
+        if late < 0:
+            yield np.zeros((2, -late), np.float32)
+        left = max(late, 0)
+        for block in blocks:
+            kept = block[:, left:]
+            left -= block.shape[1] - kept.shape[1]
+            if kept.shape[1]:
+                yield kept
 
 
 def _refuse_mismatch(seconds: Mapping[AudioSource, tuple[float, float]]) -> None:

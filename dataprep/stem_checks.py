@@ -13,6 +13,10 @@ _PAIRED = 0.1
 """A mixture correlates with what is in it by the ratio of their levels: a stem 20 dB below it gives this."""
 _QUIET = 0.03
 """A stem this much softer than its mixture (-30 dB) cannot be told from one of another song."""
+_CLEAR = 1.5
+"""By so much the best offset must beat none at all."""
+_DISTINCT = 6.0
+"""Standard deviations by which it must stand out."""
 _CLIPPED_RUN = 3
 """So many samples in a row at full scale are no peak that happens to end there."""
 _FULL_SCALE = 1 - 2**-15
@@ -80,6 +84,29 @@ class StemChecks:
             if count > _CLIPPED_SHARE * 2 * self.samples:
                 found.append(f"{role} clipped: {count:,} samples at full scale")
         return found
+
+
+def find_offset(reference: np.ndarray, other: np.ndarray, most: int) -> int:
+    """How many samples `other` lies after `reference`, which holds it, by cross-correlation; 0 where that is not clear.
+
+    The spectrum is whitened by half (between plain correlation and the phase transform of Knapp and Carter, 1976): a
+    held note alone would give a peak at each of its periods.
+
+    Args:
+        reference: `[channel, sample]`.
+        other: `[channel, sample]`.
+        most: largest offset looked for, either way.
+    """
+    size = 1 << (max(reference.shape[1], other.shape[1]) + most).bit_length()
+    one, two = (np.fft.rfft(signal.sum(axis=0, dtype=np.float64), size) for signal in (reference, other))
+    cross = np.conj(one) * two
+    cross /= np.sqrt(np.abs(cross)) + 1e-12
+    found = np.fft.irfft(cross, size)
+    lags = np.arange(-most, most + 1)
+    near = found[lags]
+    best = int(near.argmax())
+    clear = near[best] > _CLEAR * max(near[most], 0.0) and near[best] > _DISTINCT * float(near.std())
+    return int(lags[best]) if clear else 0
 
 
 def clipped_samples(block: np.ndarray) -> int:

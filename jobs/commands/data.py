@@ -60,6 +60,9 @@ def prepare(
     mixture: Annotated[
         bool, typer.Option("--mixture/--no-mixture", help="Also store each mixture's magnitude, for pretraining.")
     ] = True,
+    align: Annotated[
+        bool, typer.Option("--align", help="Move stems that lie up to 0.1 s before or after their mixture.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with an error if any song could not be used.")] = False,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one for each core.")] = 0,
     as_json: Json = False,
@@ -79,7 +82,8 @@ def prepare(
 
     rule = parse_split(split)
     wanted = {
-        "stft": {"n_fft": n_fft, "hop": hop}, "codec": codec, "mixture": mixture, "workers": workers
+        "stft": {"n_fft": n_fft, "hop": hop}, "codec": codec, "mixture": mixture, "workers": workers,
+        "align": align,
     }  # fmt: skip
     settings = validate(PrepareSettings, wanted, "command line")
     found = find_tracks(sources, layout)

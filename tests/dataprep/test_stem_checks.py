@@ -2,13 +2,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataprep.change import settings_of
+from dataprep.dataset import Dataset
 from dataprep.prepare import prepare
-from dataprep.stem_checks import Correlation, clipped_samples
+from dataprep.stem_checks import Correlation, clipped_samples, find_offset
 from dataprep.tracks import Track
-from tests.dataprep.data import SETTINGS, small_data_set, sound, write
+from tests.dataprep.data import SETTINGS, small_data_set, sound, whole_stem, write
 
 
 def notes_of(tmp_path: Path, **stems: np.ndarray) -> tuple[str, ...]:
@@ -73,3 +76,48 @@ def test_correlation_over_blocks_is_that_of_the_whole():
     one, other = (x.astype(np.float64).reshape(-1) for x in (VOICE, BAND - 0.3 * VOICE))
     assert found.value == pytest.approx(one @ other / np.sqrt(one @ one * (other @ other)), abs=1e-6)
     assert Correlation().value == 0
+
+
+@given(st.integers(-800, 800), st.integers(0, 2**32 - 1))
+def test_an_offset_is_found_to_the_sample(late, seed):
+    rng = np.random.default_rng(seed)
+    band, voice = (sound(30_000, int(rng.integers(1, 10_000))) for _ in range(2))
+    mixture = band + 0.7 * voice
+    assert find_offset(mixture, moved(band, late), 800) == late
+
+
+def moved(signal: np.ndarray, late: int) -> np.ndarray:
+    """As long as before."""
+    result = np.roll(signal, late, axis=1)
+    if late > 0:
+        result[:, :late] = 0
+    elif late < 0:
+        result[:, late:] = 0
+    return result
+
+
+@pytest.mark.parametrize("late", [0, 7, -7, 512, -700])
+@pytest.mark.parametrize("stem", ["vocals", "instrumental"])
+def test_a_stem_that_lies_beside_its_mixture_is_told_or_moved(tmp_path, late, stem):
+    stems = {"vocals": VOICE, "instrumental": BAND}
+    given_ = {"mixture": VOICE + BAND, stem: moved(stems[stem], late)}
+    notes = notes_of(tmp_path / "told", **given_)
+    offset = [note for note in notes if "--align moves it" in note]
+    side = "after" if late > 0 else "before"
+    assert [note.split(";")[0] for note in offset] == (
+        [f"{stem} lies {abs(late)} samples ({abs(late) / 8:.1f} ms) {side} the mixture"] if late else []
+    )
+    align = SETTINGS.model_copy(update={"align": True})
+    sources = {role: (write(tmp_path / f"{role}.wav", signal),) for role, signal in given_.items()}
+    report = prepare([Track("s", sources)], tmp_path / "moved", align)
+    data = Dataset.open(tmp_path / "moved")
+    assert any("moved, it lay" in note for note in report.manifest.songs[0].notes) is bool(late)
+    assert settings_of(report.manifest).align is bool(late)
+    # What is stored is as if the files had lain right, but for what the move brought in at one end.
+    right = {"mixture": VOICE + BAND, stem: moved(moved(stems[stem], late), -late)}
+    sources = {role: (write(tmp_path / "right" / f"{role}.wav", signal),) for role, signal in right.items()}
+    prepare([Track("s", sources)], tmp_path / "plain", SETTINGS)
+    wanted = Dataset.open(tmp_path / "plain")
+    for role in ("vocals", "instrumental"):
+        for name, column in whole_stem(wanted, "s", role).items():
+            assert torch.equal(whole_stem(data, "s", role)[name][:, 10:290], column[:, 10:290]), (role, name)
