@@ -5,13 +5,14 @@ import json
 import sys
 from typing import Any
 
-from tests.bench import codec, dedupe, detect, prepare, reader
+from tests.bench import codec, dedupe, detect, nas, prepare, reader
 from tests.bench.measurement import Benchmark, circumstances
 
 BENCHMARKS: dict[str, Benchmark] = {
     "codec": codec.BENCHMARK,
     "dedupe": dedupe.BENCHMARK,
     "detect": detect.BENCHMARK,
+    "nas": nas.BENCHMARK,
     "prepare": prepare.BENCHMARK,
     "reader": reader.BENCHMARK,
 }
