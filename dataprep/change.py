@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from dataprep.decoders import AudioSource
 from dataprep.errors import DataError, ShardError
-from dataprep.manifest import Manifest, SongRow, StemRow, kept_versions, read_manifest, replace_manifest
+from dataprep.manifest import Manifest, SongRow, StemRow, read_manifest, replace_manifest, version_files
 from dataprep.prepare import PrepareProgress, PrepareReport, PrepareSettings, prepare, remove_leftovers, writing
 from dataprep.shard_reader import Shard
 from dataprep.shards import BATCH_FRAMES, checksum, verify
@@ -74,7 +74,7 @@ def prune(folder: Path) -> Pruned:
     """
     with writing(folder):
         manifest = read_manifest(folder)
-        versions = kept_versions(folder)
+        versions = version_files(folder)
         for path in versions:
             path.unlink()
         return Pruned(len(versions), remove_leftovers(folder, set(manifest.shards)))
@@ -97,6 +97,8 @@ class DamagedShard:
     reason: str
     frames: tuple[DamagedFrames, ...]
     """None where bytes are damaged that no song needs."""
+    unread: bool = False
+    """The disk or the share failed: it may be whole."""
 
     @property
     def songs(self) -> tuple[str, ...]:
@@ -117,9 +119,13 @@ def examine(
     damaged = []
     for name in sorted(manifest.shards):
         try:
-            verify(folder / name, manifest.shards[name])
-        except (ShardError, StorageError) as error:
-            damaged.append(DamagedShard(name, str(error), tuple(_damaged_frames(folder / name, manifest))))
+            try:
+                verify(folder / name, manifest.shards[name])
+            except ShardError as error:
+                damaged.append(DamagedShard(name, str(error), tuple(_damaged_frames(folder / name, manifest))))
+        except StorageError as error:
+            whole = (DamagedFrames(song.id, role, 0, stem.frames) for song, role, stem in _stems(name, manifest))
+            damaged.append(DamagedShard(name, str(error), tuple(whole), unread=True))
         on_shard(name)
     return damaged
 
@@ -140,8 +146,12 @@ def repair(
         What was done; songs that cannot be repaired are in it, with their reasons.
 
     Raises:
+        StorageError: a shard could not be read, so that nothing is known of it; nothing is changed.
         PrepareError, NoSpaceError: as `prepare`.
     """
+    for shard in damaged:
+        if shard.unread:
+            raise StorageError(f"{shard.reason}; nothing was repaired, since it may be whole")
     manifest = read_manifest(folder)
     hurt = {song for shard in damaged for song in shard.songs}
     rows = [song for song in manifest.songs if song.id in hurt]
@@ -165,13 +175,15 @@ def _accept(folder: Path, damaged: Sequence[DamagedShard], failed: set[str]) -> 
     replace_manifest(folder, manifest.model_copy(update={"shards": shards}))
 
 
+def _stems(shard: str, manifest: Manifest) -> list[tuple[SongRow, Role, StemRow]]:
+    return [(song, role, stem) for song in manifest.songs for role, stem in song.stems.items() if stem.shard == shard]
+
+
 def _damaged_frames(path: Path, manifest: Manifest) -> list[DamagedFrames]:
-    stems = [
-        (song, role, stem) for song in manifest.songs for role, stem in song.stems.items() if stem.shard == path.name
-    ]
+    stems = _stems(path.name, manifest)
     try:
         shard = Shard(path, manifest.shards[path.name].codec, manifest.stft)
-    except (ShardError, StorageError):
+    except ShardError:
         return [DamagedFrames(song.id, role, 0, stem.frames) for song, role, stem in stems]
     return [damage for song, role, stem in stems for damage in _damaged_batches(shard, song, role, stem)]
 
@@ -184,7 +196,7 @@ def _damaged_batches(shard: Shard, song: SongRow, role: Role, stem: StemRow) -> 
         start = batch * BATCH_FRAMES
         try:
             whole = checksum(shard.columns(stem.first_batch + batch)) == crc
-        except (ShardError, StorageError):
+        except ShardError:
             whole = False
         if not whole:
             found.append(DamagedFrames(song.id, role, start, min(BATCH_FRAMES, stem.frames - start)))
@@ -198,11 +210,9 @@ def _track(song: SongRow) -> Track:
 def _source(text: str) -> AudioSource:
     """What `str` makes of a source, read again."""
     path, _, stream = text.rpartition(":")
-    return (
-        AudioSource(Path(path), int(stream))
-        if stream.isdecimal() and not Path(text).exists()
-        else AudioSource(Path(text))
-    )
+    if stream.isdecimal() and not Path(text).exists():
+        return AudioSource(Path(path), int(stream))
+    return AudioSource(Path(text))
 
 
 def _write(folder: Path, manifest: Manifest, songs: tuple[SongRow, ...]) -> None:

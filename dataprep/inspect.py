@@ -68,11 +68,6 @@ def split_totals(songs: Sequence[SongSummary]) -> dict[str, Total]:
     return {split: total(group) for split, group in groups.items() if group}
 
 
-def songs_in_shard(manifest: Manifest, shard: str) -> list[str]:
-    """Ids of the songs that have a stem in a shard."""
-    return [song.id for song in manifest.songs if any(stem.shard == shard for stem in song.stems.values())]
-
-
 def as_json(manifest: Manifest) -> dict[str, Any]:
     """Everything that `vr data inspect --json` prints."""
     songs = song_summaries(manifest)

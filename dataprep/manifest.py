@@ -110,9 +110,18 @@ def read_manifest(folder: Path, version: str | None = None) -> Manifest:
     return _read(folder, path)
 
 
-def kept_versions(folder: Path) -> dict[Path, Manifest]:
-    """Manifests that were replaced, by their files."""
-    return {path: _read(folder, path) for path in sorted((folder / VERSIONS).glob("*.json"))}
+def version_files(folder: Path) -> list[Path]:
+    """Manifests that were replaced."""
+    return sorted((folder / VERSIONS).glob("*.json"))
+
+
+def kept_versions(folder: Path) -> list[Manifest]:
+    """Manifests that were replaced.
+
+    Raises:
+        ManifestError, StorageError: as `read_manifest`.
+    """
+    return [_read(folder, path) for path in version_files(folder)]
 
 
 def replace_manifest(folder: Path, manifest: Manifest) -> None:

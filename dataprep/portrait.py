@@ -45,7 +45,6 @@ def _reads(row: SongRow, role: Role) -> tuple[Role, ...]:
 def _magnitudes(data: Dataset, row: SongRow, roles: tuple[Role, ...]) -> Iterator[torch.Tensor]:
     for start in range(0, row.frames, BATCH_FRAMES):
         frames = min(BATCH_FRAMES, row.frames - start)
-        # Alone, vocals are read as an instrumental is: what is asked for is the sum of all reads.
         batch = read_batch(data, [Item(0, 0, frames, tuple(Read(row.id, role, start, frames) for role in roles))])
         if len(roles) == 1:
             stem = batch.stems[roles[0]]

@@ -322,7 +322,7 @@ def remove_leftovers(out: Path, named: set[str]) -> int:
 
     They are of a stopped preparation, or of songs that were prepared again or removed.
     """
-    named = named.union(*(version.shards for version in kept_versions(out).values()))
+    named = named.union(*(version.shards for version in kept_versions(out)))
     removed_bytes = 0
     for path in (*out.glob(f"*{SUFFIX}"), *out.glob(f"*{SUFFIX}{PARTIAL}"), *out.glob(f".*.{FILE}")):
         if path.name not in named:

@@ -92,7 +92,12 @@ def _resident(path: Path, descriptor: int) -> _Resident | None:
     facts = os.fstat(descriptor)
     # Of a file that one may only read, the kernel says that all of it is in memory, whatever is true (mincore(2)).
     told = os.geteuid() in (0, facts.st_uid) or os.access(path, os.W_OK)
-    return _Resident(descriptor, facts.st_size) if told and facts.st_size and on_local_disk(path) else None
+    if not (told and facts.st_size and on_local_disk(path)):
+        return None
+    try:
+        return _Resident(descriptor, facts.st_size)
+    except OSError:  # a file system that maps nothing, or no room for more maps
+        return None
 
 
 class _Headers:

@@ -20,7 +20,7 @@ from dataprep.errors import SongError
 from dataprep.framing import SpectrogramStream
 from dataprep.manifest import MIXTURE_CODEC, SongRow, StemRow
 from dataprep.shards import BATCH_FRAMES, ShardWriter, checksum
-from dataprep.stem_checks import StemChecks, find_offset
+from dataprep.stem_checks import StemChecks, energy, find_offset
 from dataprep.tracks import Role, Track
 from vr_core.config import Spec
 from vr_core.specs import StftSpec
@@ -98,20 +98,12 @@ def open_stems(track: Track, sample_rate_hz: int, max_s: float = MAX_AUDIO_S) ->
     yield from map(_complete, _aligned(track, sample_rate_hz, max_s, {}, {}))
 
 
-def offsets(track: Track, sample_rate_hz: int, max_s: float = MAX_AUDIO_S) -> dict[Role, int]:
-    """Samples by which stems lie after the mixture that they are given with, where they do; by their beginnings.
-
-    Raises:
-        AudioError, SongError: as `open_stems`.
-    """
-    if "mixture" not in track.stems or len(track.stems) == 1:
+def _offsets(beginning: Mapping[Role, np.ndarray], rate: int) -> dict[Role, int]:
+    """Samples by which stems lie after the mixture that they are given with, where they do."""
+    if "mixture" not in beginning:
         return {}
-    with closing(_aligned(track, sample_rate_hz, max_s, {}, {})) as blocks:
-        first = next(blocks, None)
-    if first is None:
-        return {}
-    most = int(TOLERANCE_S * sample_rate_hz)
-    found = {role: find_offset(first["mixture"], block, most) for role, block in first.items() if role != "mixture"}
+    stems = {role: block for role, block in beginning.items() if role != "mixture"}
+    found = {role: find_offset(beginning["mixture"], block, int(TOLERANCE_S * rate)) for role, block in stems.items()}
     return {role: offset for role, offset in found.items() if offset}
 
 
@@ -141,21 +133,26 @@ def encode_song(
     checks = StemChecks()
     residual = mixture = 0.0
     lengths: dict[AudioSource, int] = {}
-    late = offsets(track, rate, settings.max_song_s)
-    for role, offset in late.items():
-        side = "after" if offset > 0 else "before"
-        by = f"{abs(offset)} samples ({abs(offset) / rate * 1000:.1f} ms) {side} the mixture"
-        notes.append(f"{role} {ALIGNED} {by}" if settings.align else f"{role} lies {by}; --align moves it")
-    for given in _aligned(track, rate, settings.max_song_s, lengths, late if settings.align else {}):
+    late: dict[Role, int] = {}
+    if settings.align and len(track.stems) > 1:  # what is moved must be known before
+        with closing(_aligned(track, rate, settings.max_song_s, {}, {})) as begun:
+            late = _offsets(next(begun, {}), rate)
+    for index, given in enumerate(_aligned(track, rate, settings.max_song_s, lengths, late)):
+        if index == 0 and not settings.align:
+            late = _offsets(given, rate)
         blocks = _complete(given)
         if len(given) == 3:
-            residual += _energy(given["mixture"] - given["vocals"] - given["instrumental"])
-            mixture += _energy(given["mixture"])
+            residual += energy(given["mixture"] - given["vocals"] - given["instrumental"])
+            mixture += energy(given["mixture"])
         for role, stem in stems.items():
             stem.add(blocks[role])
         _write(stems, {role: stream.push(blocks[role]) for role, stream in streams.items()})
         checks.add(given, blocks)
         tick(next(iter(blocks.values())).shape[1] / rate)
+    for role, offset in late.items():
+        side = "after" if offset > 0 else "before"
+        by = f"{abs(offset)} samples ({abs(offset) / rate * 1000:.1f} ms) {side} the mixture"
+        notes.append(f"{role} {ALIGNED} {by}" if settings.align else f"{role} lies {by}; --align moves it")
     samples = max(lengths.values())
     if not samples:
         raise SongError(f"{track.id}: too short for a single sample at {rate} Hz; remove it")
@@ -203,7 +200,7 @@ class _StemEncoder:
 
     def add(self, block: np.ndarray) -> None:
         """Samples `[channel, sample]`, for its level and hash."""
-        self.energy += _energy(block)
+        self.energy += energy(block)
         self._values += block.size
         # Sample by sample, so that the hash does not depend on the length of blocks.
         self._hash.update(np.ascontiguousarray(block.T).data)
@@ -321,11 +318,6 @@ def _refuse_mismatch(seconds: Mapping[AudioSource, tuple[float, float]]) -> None
 
 def _sources(track: Track) -> tuple[AudioSource, ...]:
     return tuple(dict.fromkeys(source for sources in track.stems.values() for source in sources))
-
-
-def _energy(block: np.ndarray) -> float:
-    flat = np.ascontiguousarray(block).reshape(-1)
-    return float(np.dot(flat, flat))
 
 
 def _decibels(power: float) -> float:

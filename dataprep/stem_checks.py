@@ -34,8 +34,8 @@ class Correlation:
     def add(self, one: np.ndarray, other: np.ndarray) -> None:
         """The next block of both, `[channel, sample]`."""
         self.product += _product(one, other)
-        self.one += _product(one, one)
-        self.other += _product(other, other)
+        self.one += energy(one)
+        self.other += energy(other)
 
     @property
     def value(self) -> float:
@@ -122,6 +122,11 @@ def clipped_samples(block: np.ndarray) -> int:
     for step in range(1, _CLIPPED_RUN):
         inside[:, step:] |= runs[:, :-step]
     return int(inside.sum())
+
+
+def energy(block: np.ndarray) -> float:
+    """Sum of squares."""
+    return _product(block, block)
 
 
 def _product(one: np.ndarray, other: np.ndarray) -> float:

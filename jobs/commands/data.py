@@ -8,15 +8,14 @@ import typer
 
 from jobs.commands.data_change import add, prune, remove, verify
 from jobs.commands.data_dedupe import dedupe
-from jobs.commands.data_report import bar, group_line, show_prepared
+from jobs.commands.data_options import SPLIT, Data, Json, Layout, Sources, Split, Workers
+from jobs.commands.data_report import bar, group_line, prepare_shown
 from jobs.commands.data_stage import stage
 
 if TYPE_CHECKING:
     from dataprep.manifest import Manifest
 
 app = typer.Typer(help="Make songs up, turn music into a data set, look into one.", no_args_is_help=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
 
 
 @app.command()
@@ -46,14 +45,10 @@ def synth(
 
 @app.command()
 def prepare(
-    sources: Annotated[list[Path], typer.Argument(metavar="SRC...", help="Folders of music, or audio files.")],
+    sources: Sources,
     out: Annotated[Path, typer.Option(help="Folder of the data set; running again goes on where it stopped.")],
-    layout: Annotated[
-        str, typer.Option(help="auto, stems, musdb, pairs, unpaired or flat (dataprep/README.md).")
-    ] = "auto",
-    split: Annotated[
-        str, typer.Option(help="Fractions with a seed, or a file of lines `train|valid|test SONG_OR_PATTERN`.")
-    ] = "valid=0.1,test=0.1,seed=0",
+    layout: Layout = "auto",
+    split: Split = SPLIT,
     codec: Annotated[str, typer.Option(help="polar8 (compact) or complex16 (twice the size).")] = "polar8",
     n_fft: Annotated[int, typer.Option(help="Samples of a spectrum.")] = 2048,
     hop: Annotated[int, typer.Option(help="Samples between spectra.")] = 1024,
@@ -64,7 +59,7 @@ def prepare(
         bool, typer.Option("--align", help="Move stems that lie up to 0.1 s before or after their mixture.")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with an error if any song could not be used.")] = False,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one for each core.")] = 0,
+    workers: Workers = 0,
     as_json: Json = False,
 ) -> None:
     """Turn music into a data set of spectrograms that training reads.
@@ -74,36 +69,23 @@ def prepare(
     Example: vr data prepare ~/Music/stems --out data/songs --split valid=0.1,test=0.1,seed=7
     """
     from dataprep.prepare import PrepareSettings
-    from dataprep.prepare import prepare as prepare_tracks
-    from dataprep.splits import parse_split
-    from dataprep.tracks import find_tracks
-    from jobs.errors import SongsFailed
     from vr_core.config import validate
 
-    rule = parse_split(split)
     wanted = {
         "stft": {"n_fft": n_fft, "hop": hop}, "codec": codec, "mixture": mixture, "workers": workers,
         "align": align,
     }  # fmt: skip
     settings = validate(PrepareSettings, wanted, "command line")
-    found = find_tracks(sources, layout)
-    try:
-        with bar() as report:
-            done = prepare_tracks(
-                found.tracks, out, settings, split=rule,
-                on_progress=lambda p: report(p.song, p.songs_done, p.songs, p.done_s, p.total_s),
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        typer.echo("stopped; finished songs are kept: run the same command again to go on", err=True)
-        raise
-    refused = show_prepared(out, found, done, as_json)
+    refused = prepare_shown(sources, layout, split, out, settings, as_json)
     if strict and refused:
+        from jobs.errors import SongsFailed
+
         raise SongsFailed(f"{refused} songs or files were not used, and --strict asks for all; see the lines above")
 
 
 @app.command()
 def inspect(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="A data set's folder.")],
+    data: Data,
     picture: Annotated[Path | None, typer.Option(help="Also write a PNG: spectrograms of one song's stems.")] = None,
     song: Annotated[str | None, typer.Option(help="Whose picture; the first one by default.")] = None,
     as_json: Json = False,
@@ -121,7 +103,9 @@ def inspect(
         from dataprep.portrait import draw_song
 
         chosen = song or manifest.songs[0].id
-        draw_song(Dataset.open(data), chosen, picture or Path(f"{chosen}.png"))
+        path = picture or Path(f"{chosen}.png")
+        draw_song(Dataset.open(data), chosen, path)
+        typer.echo(f"{path}: a picture of {chosen}", err=True)
     if as_json:
         typer.echo(json.dumps(facts.as_json(manifest)))
     else:

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.commands.data_report import bar, show_prepared
+from jobs.commands.data_options import SPLIT, Data, Json, Layout, Sources, Split, Workers
+from jobs.commands.data_report import bar, byte_bar, in_bar, prepare_shown
 
 if TYPE_CHECKING:
     from dataprep.change import DamagedShard
     from dataprep.manifest import Manifest
-
-Data = Annotated[Path, typer.Argument(metavar="DATA", help="A data set's folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
 
 
 def verify(
@@ -26,7 +24,7 @@ def verify(
     """Read every byte of a data set and compare it with the manifest; damaged songs are named, with where.
 
     Example: vr data verify data --repair
-    """  # fmt: skip
+    """
     from dataprep.change import repair as repair_shards
     from dataprep.errors import ShardError
     from dataprep.manifest import read_manifest
@@ -47,9 +45,7 @@ def verify(
     failed: tuple[tuple[str, str], ...] = ()
     if damaged and repair:
         with bar() as report:
-            done = repair_shards(
-                data, damaged, lambda p: report(p.song, p.songs_done, p.songs, p.done_s, p.total_s)
-            )  # fmt: skip
+            done = repair_shards(data, damaged, in_bar(report))
         failed = done.failed
         found |= {"repaired": list(done.prepared), "not_repaired": [list(song) for song in failed]}
         for song, why in failed:
@@ -63,23 +59,20 @@ def verify(
         )
     if failed:
         raise ShardError(
-            f"{data}: {len(failed)} songs could not be repaired; put their files back, or `vr data remove` them"
+            f"{data}: {len(failed)} songs could not be repaired; put their files back and run this again, or "
+            "`vr data add` where nothing of a song is left"
         )
     if not as_json:
-        what = f"{len(found['repaired'])} songs repaired" if damaged else f"{len(manifest.shards)} shards"
-        typer.echo(f"{data}: {what}{'' if damaged else ' are as they were written'}")
+        whole = f"{len(manifest.shards)} shards are as they were written"
+        typer.echo(f"{data}: {f'{len(done.prepared)} songs repaired' if damaged else whole}")
 
 
 def add(
     data: Data,
-    sources: Annotated[list[Path], typer.Argument(metavar="SRC...", help="Folders of music, or audio files.")],
-    layout: Annotated[
-        str, typer.Option(help="auto, stems, musdb, pairs, unpaired or flat (dataprep/README.md).")
-    ] = "auto",
-    split: Annotated[
-        str, typer.Option(help="Of the new songs: fractions with a seed, or a file of lines `train|valid|test SONG`.")
-    ] = "valid=0.1,test=0.1,seed=0",
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one for each core.")] = 0,
+    sources: Sources,
+    layout: Layout = "auto",
+    split: Split = SPLIT,
+    workers: Workers = 0,
     as_json: Json = False,
 ) -> None:
     """Prepare more music into a data set, as its other songs are; nothing of them is written again.
@@ -90,23 +83,9 @@ def add(
     """
     from dataprep.change import settings_of
     from dataprep.manifest import read_manifest
-    from dataprep.prepare import prepare
-    from dataprep.splits import parse_split
-    from dataprep.tracks import find_tracks
 
-    rule = parse_split(split)
     settings = settings_of(read_manifest(data)).model_copy(update={"workers": workers})
-    found = find_tracks(sources, layout)
-    try:
-        with bar() as report:
-            done = prepare(
-                found.tracks, data, settings, lambda p: report(p.song, p.songs_done, p.songs, p.done_s, p.total_s),
-                split=rule,
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        typer.echo("stopped; finished songs are kept: run the same command again to go on", err=True)
-        raise
-    show_prepared(data, found, done, as_json)
+    prepare_shown(sources, layout, split, data, settings, as_json)
 
 
 def remove(
@@ -145,16 +124,10 @@ def prune(data: Data, as_json: Json = False) -> None:
 
 
 def _examined(data: Path, manifest: "Manifest") -> "list[DamagedShard]":
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
     from dataprep.change import examine
 
-    console = Console(stderr=True)
-    columns = (TextColumn("verify"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=sum(row.bytes for row in manifest.shards.values()))
-        return examine(data, manifest, lambda name: progress.advance(task, manifest.shards[name].bytes))
+    with byte_bar("verify", sum(row.bytes for row in manifest.shards.values())) as advance:
+        return examine(data, manifest, lambda name: advance(manifest.shards[name].bytes))
 
 
 def _places(shard: "DamagedShard", manifest: "Manifest") -> list[str]:

@@ -1,10 +1,11 @@
 """`vr data dedupe`: the same recording under two names."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from jobs.commands.data_options import Data, Json
 
 if TYPE_CHECKING:
     from dataprep.fingerprint import Pair
@@ -12,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def dedupe(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="A data set's folder.")],
+    data: Data,
     allow_crossing: Annotated[
         bool, typer.Option("--allow-crossing", help="Do not fail where copies are in different splits.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Find songs that hold the same recording: under other names, encoded anew, louder, or cut at the ends.
 

@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from dataprep.inspect import Total
-    from dataprep.prepare import PrepareReport
+    from dataprep.prepare import PrepareProgress, PrepareReport, PrepareSettings
     from dataprep.tracks import Tracks
 
 LINE_EVERY_S = 15.0
@@ -53,8 +53,40 @@ def bar() -> Iterator[Callable[[str, int, int, float, float], None]]:
         yield report
 
 
-def show_prepared(out: Path, found: "Tracks", done: "PrepareReport", as_json: bool) -> int:
-    """Print what a preparation did; returns how many songs or files were not used."""
+def in_bar(report: Callable[[str, int, int, float, float], None]) -> "Callable[[PrepareProgress], None]":
+    """What `prepare` is given to report to a `bar`."""
+    return lambda p: report(p.song, p.songs_done, p.songs, p.done_s, p.total_s)
+
+
+@contextmanager
+def byte_bar(what: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
+    """A bar over bytes on stderr, where that is a terminal; yields a function to call with bytes done since."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total_bytes)
+        yield lambda count: progress.advance(task, count)
+
+
+def prepare_shown(
+    sources: list[Path], layout: str, split: str, out: Path, settings: "PrepareSettings", as_json: bool
+) -> int:
+    """Prepare with a bar, and print what was done; returns how many songs or files were not used."""
+    from dataprep.prepare import prepare
+    from dataprep.splits import parse_split
+    from dataprep.tracks import find_tracks
+
+    rule = parse_split(split)
+    found = find_tracks(sources, layout)
+    try:
+        with bar() as report:
+            done = prepare(found.tracks, out, settings, in_bar(report), split=rule)
+    except KeyboardInterrupt:
+        typer.echo("stopped; finished songs are kept: run the same command again to go on", err=True)
+        raise
     refused = [*((str(path), why) for path, why in found.problems), *done.failed]
     if as_json:
         typer.echo(json.dumps(_as_json(out, found, done)))

@@ -6,12 +6,15 @@ from typing import Annotated
 
 import typer
 
+from jobs.commands.data_options import Json
+from jobs.commands.data_report import byte_bar
+
 
 def stage(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A data set, such as one on a NAS.")],
     cache: Annotated[Path, typer.Option(help="Folder on a disk of this PC.")],
     quota: Annotated[str, typer.Option(help="Most that all copies in it may take, such as 200GB.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Copy shards to this PC's own disk, each compared with the manifest; again it goes on where it stopped.
 
@@ -19,20 +22,14 @@ def stage(
 
     Example: vr data stage /mnt/nas/data --cache ~/vr-cache --quota 200GB
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
     from dataprep.cache import ShardCache, parse_bytes
     from dataprep.dataset import Dataset
 
     opened = Dataset.open(data, ShardCache(cache, parse_bytes(quota)))
     rows = opened.manifest.shards
-    console = Console(stderr=True)
-    columns = (TextColumn("stage"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task("", total=sum(row.bytes for row in rows.values()))
-            done = opened.stage(lambda count: bar.advance(task, count))
+        with byte_bar("stage", sum(row.bytes for row in rows.values())) as advance:
+            done = opened.stage(advance)
     except KeyboardInterrupt:
         typer.echo("stopped; what is copied is kept: run the same command again to go on", err=True)
         raise

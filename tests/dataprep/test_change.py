@@ -16,6 +16,7 @@ from dataprep.shards import BATCH_FRAMES
 from dataprep.splits import SplitByFraction
 from dataprep.tracks import Role
 from tests.dataprep.data import SETTINGS, small_data_set, whole_stem
+from vr_core.errors import StorageError
 
 
 @pytest.fixture
@@ -184,3 +185,48 @@ def test_a_manifest_with_too_few_checksums_is_damaged(folder):
     write_manifest(folder, manifest.model_copy(update={"songs": (song, *manifest.songs[1:])}))
     with pytest.raises(ManifestError, match=r"a vocals: 3 checksums"):
         read_manifest(folder)
+
+
+def test_a_shard_that_cannot_be_read_is_no_damage_and_is_not_repaired(folder, monkeypatch):
+    manifest = read_manifest(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+    def failing(path: Path, shard: object) -> None:
+        if path.name == sorted(manifest.shards)[0]:
+            raise StorageError(f"{path}: cannot be read (Input/output error)")
+
+    monkeypatch.setattr("dataprep.change.verify", failing)
+    (found,) = examine(folder, manifest)
+    assert found.unread
+    with pytest.raises(StorageError, match=r"Input/output error\); nothing was repaired, since it may be whole"):
+        repair(folder, [found])
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_bytes_that_no_song_needs_are_accepted_as_they_are(folder):
+    manifest, old = read_manifest(folder), everything(folder)
+    name = row(manifest, "a").stems["vocals"].shard
+    data = bytearray((folder / name).read_bytes())
+    shard = Shard(folder / name, manifest.shards[name].codec, manifest.stft)
+    place = shard._place_of(0)
+    end = place.offsets[-1] + place.rows * place.row_bytes
+    following = shard._place_of(1).offsets[0]
+    for at in range(end, following):  # a byte of padding, or of a header that says the same without it
+        changed = bytearray(data)
+        changed[at] ^= 1
+        (folder / name).write_bytes(changed)
+        found = examine(folder, manifest)
+        if found and not found[0].frames:
+            break
+    else:
+        pytest.fail("no byte between record batches is without a meaning")
+    assert repair(folder, found).prepared == ()
+    assert examine(folder, read_manifest(folder)) == []
+    assert everything(folder) == old
+
+
+def test_a_damaged_version_can_be_pruned(folder):
+    remove(folder, ["b"])
+    (version,) = (folder / "versions").iterdir()
+    version.write_text("{")
+    assert prune(folder).versions == 1

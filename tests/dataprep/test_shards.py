@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataprep.errors import NoSpaceError, ShardError
-from dataprep.shard_reader import Shard, _Resident, on_local_disk
+from dataprep.shard_reader import _REGION_BYTES, Shard, _Resident, on_local_disk
 from dataprep.shards import BATCH_FRAMES, ShardWriter, verify
 from vr_core.errors import StorageError
 from vr_core.specs import StftSpec
@@ -101,8 +101,7 @@ def test_what_is_cut_short_while_it_is_open_is_an_error_and_not_the_end_of_the_p
 def test_what_is_in_memory_is_copied_from_it(two_stems, tmp_path, monkeypatch):
     path, _, stems = two_stems
     (tmp_path / "x.arrow").write_bytes(path.read_bytes())
-    if not on_local_disk(tmp_path):
-        pytest.skip("the folder of this test is on a share")
+    monkeypatch.setattr("dataprep.shard_reader.on_local_disk", lambda path: True)
     done = []
     monkeypatch.setattr("dataprep.shard_reader.os.preadv", lambda *a: done.append(a[2]) or PREADV(*a))
     out = np.zeros((2, 500, WIDTH), np.uint8)
@@ -113,6 +112,7 @@ def test_what_is_in_memory_is_copied_from_it(two_stems, tmp_path, monkeypatch):
 
 def test_pages_that_are_not_in_memory_are_not_touched_through_the_map(two_stems, tmp_path, monkeypatch):
     """The kernel's answer is replaced here, since when it drops a page is its own affair."""
+    monkeypatch.setattr("dataprep.shard_reader.on_local_disk", lambda path: True)
     path, _, stems = two_stems
     done = []
     monkeypatch.setattr("dataprep.shard_reader.os.preadv", lambda *a: done.append(a[2]) or PREADV(*a))
@@ -121,6 +121,19 @@ def test_pages_that_are_not_in_memory_are_not_touched_through_the_map(two_stems,
     Shard(path, "polar8", STFT).read_frames(0, 7, 500, out)
     np.testing.assert_array_equal(out[0], stems[0][1]["magnitude"][7:507])
     assert len(done) == 2
+
+
+def test_the_kernel_says_which_pages_are_in_memory(tmp_path):
+    with (tmp_path / "file").open("w+b") as file:
+        file.truncate(8 * _REGION_BYTES)  # a hole, of which nothing was ever read
+        file.write(bytes(_REGION_BYTES))
+        file.flush()
+        resident = _Resident(file.fileno(), 8 * _REGION_BYTES)
+        out = np.ones((1, 100), np.uint8)
+        assert resident.copy(out, [5])
+        assert not out.any()
+        assert not resident.copy(out, [6 * _REGION_BYTES])
+        assert not resident.copy(out, [_REGION_BYTES - 50])
 
 
 MOUNTS = [
