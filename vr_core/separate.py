@@ -83,6 +83,21 @@ def separate(
             progress(done)
 
 
+def mask_spectrum(model: nn.Module, spectrum: Tensor, windows: WindowSpec) -> Tensor:
+    """A whole mixture's spectrogram under the model's masks, cut and cross-faded as `separate` does.
+
+    Args:
+        model: as in `separate`.
+        spectrum: `[channel, bin, frame]`, complex, on the model's device.
+        windows: how to cut.
+
+    Returns:
+        The instrumental's, of the same shape.
+    """
+    whole = _Piece(spectrum, spectrum.new_zeros(spectrum.shape[0], spectrum.shape[-1]), samples=0)
+    return torch.cat([piece.spectrum for piece in _mask(iter([whole]), model, windows)], dim=-1)
+
+
 @dataclass(frozen=True)
 class _Piece:
     """Consecutive frames of a song."""

@@ -5,7 +5,7 @@ import json
 import sys
 from typing import Any
 
-from tests.bench import codec, dedupe, detect, nas, prepare, reader
+from tests.bench import codec, dedupe, detect, nas, prepare, quality, reader
 from tests.bench.measurement import Benchmark, circumstances
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -14,6 +14,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "detect": detect.BENCHMARK,
     "nas": nas.BENCHMARK,
     "prepare": prepare.BENCHMARK,
+    "quality": quality.BENCHMARK,
     "reader": reader.BENCHMARK,
 }
 

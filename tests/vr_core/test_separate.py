@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from vr_core.models import build
-from vr_core.separate import WindowSpec, separate
+from vr_core.separate import WindowSpec, mask_spectrum, separate
 from vr_core.specs import PlainStackSpec, StftSpec
 from vr_core.spectrogram import istft, stft
 
@@ -121,6 +121,17 @@ def test_a_mask_of_one_gives_the_mixture_and_of_zero_its_nyquist_bin() -> None:
         instrumental, istft(torch.zeros_like(spectrum), 5000, HOP_HALF, nyquist).numpy(), atol=1e-5
     )
     assert np.abs(instrumental).max() > 1e-3
+
+
+def test_a_spectrum_is_masked_as_the_song_is() -> None:
+    song = example_song(9000)
+    windows = WindowSpec(frames=16, overlap_frames=8, batch=3)
+    model = ByPosition()
+    masked = istft(mask_spectrum(model, stft(torch.from_numpy(song), HOP_HALF)[0], windows), 9000, HOP_HALF)
+    nyquist = stft(torch.from_numpy(song), HOP_HALF)[1]
+    alone = istft(torch.zeros_like(stft(torch.from_numpy(song), HOP_HALF)[0]), 9000, HOP_HALF, nyquist)
+    instrumental, _ = joined(list(separate(model, HOP_HALF, [song], windows)))
+    np.testing.assert_allclose((masked + alone).numpy(), instrumental, atol=1e-5)
 
 
 class LargestInput(nn.Module):
