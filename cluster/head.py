@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 
 from cluster.errors import ClusterError, ClusterFailure, NoHead, TokenError
 from cluster.inventory import Inventory
-from cluster.plan import LOOPBACK, NodeStart, Ports, client_environment
+from cluster.plan import LOOPBACK, MARKER, NodeStart, Ports, client_environment
 from cluster.probe.machine import state_place
 from cluster.processes import ProcessRef, alive
 from cluster.token import read_token, write_private
@@ -95,6 +96,14 @@ def all_joined() -> list[Joined]:
     """The records of all nodes that joined a cluster from here."""
     records = (_read(Joined, path) for path in sorted(state_folder().glob("joined-*.json")))
     return [record for record in records if record is not None]
+
+
+def this_member() -> Member | None:
+    """What this process belongs to: the member that its environment names, else the one that runs on this machine."""
+    members = [member for member in (read_head(), *all_joined()) if member is not None]
+    named = [member for member in members if member.id == os.environ.get(MARKER)]
+    running = named or [member for member in members if alive(member.ray)]
+    return running[0] if running else None
 
 
 def keep_inventory(inventory: Inventory | None) -> None:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from cluster.errors import ClusterError
 from cluster.facts import Facts, interface_of
-from cluster.inventory import Address, GpuSpec, NodeName, NodeSpec, check_address, node_labels
+from cluster.inventory import Address, CacheSpec, GpuSpec, NodeName, NodeSpec, check_address, node_labels
 from vr_core.config import Spec, digest
 
 LOOPBACK = "127.0.0.1"
@@ -78,6 +78,10 @@ class NodeStart(Spec):
     labels: dict[str, str]
     """As Ray gets them, ours included."""
     object_store_mib: int
+    data_roots: tuple[Path, ...] = ()
+    """Further folders with data sets on this PC."""
+    cache: CacheSpec | None = None
+    """Where copies of shards may lie on this PC."""
     port_base: int | None = None
     """None: the usual ports; 0: free ones; else the first of a block."""
     head: str | None = None
@@ -135,6 +139,8 @@ def node_start(
         gpus=gpus,
         labels=node_labels(chosen, gpus, spec.labels if spec else {}),
         object_store_mib=spec.object_store_mib if spec else NodeSpec.model_fields["object_store_mib"].default,
+        data_roots=spec.data_roots if spec else (),
+        cache=spec.cache if spec else None,
         port_base=port_base,
         head=head,
     )

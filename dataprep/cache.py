@@ -11,7 +11,7 @@ one. A file's time is that of its last use. What is removed while somebody reads
 import hashlib
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,17 +233,15 @@ class Staged:
 
 
 def stage(
-    folder: Path,
-    shards: Sequence[tuple[str, ShardRow]],
+    shards: Mapping[Path, ShardRow],
     cache: ShardCache,
     on_bytes: Callable[[int], None],
     on_copy: Callable[[str], None],
 ) -> Staged:
-    """Copy the shards of the data set in `folder` one after the other, and remove none of them for another.
+    """Copy the shards of a data set one after the other, and remove none of them for another.
 
     Args:
-        folder: Of the data set.
-        shards: Names and rows.
+        shards: Where each is, and its row.
         cache: Where to.
         on_bytes: As of `ShardCache.stage`.
         on_copy: Called with the name of each shard whose copy is there.
@@ -251,18 +249,18 @@ def stage(
     Raises:
         ShardError, StorageError, NoSpaceError: as `ShardCache.stage`; what is copied stays.
     """
-    keep = {row.sha256 for _, row in shards}
+    keep = {row.sha256 for row in shards.values()}
     copied, there, no_room = [], [], []
-    for name, row in shards:
+    for path, row in shards.items():
         if cache.find(row) is not None:
-            there.append(name)
+            there.append(path.name)
             on_bytes(row.bytes)
-        elif cache.stage(folder / name, row, keep, on_bytes) is not None:
-            copied.append(name)
+        elif cache.stage(path, row, keep, on_bytes) is not None:
+            copied.append(path.name)
         else:
-            no_room.append(name)
+            no_room.append(path.name)
             continue
-        on_copy(name)
+        on_copy(path.name)
     return Staged(tuple(copied), tuple(there), tuple(no_room))
 
 

@@ -15,6 +15,7 @@ from dataprep.decoders import AudioSource
 from dataprep.errors import DataError, ShardError
 from dataprep.manifest import Manifest, SongRow, StemRow, read_manifest, replace_manifest, version_files
 from dataprep.prepare import PrepareProgress, PrepareReport, PrepareSettings, prepare, remove_leftovers, writing
+from dataprep.roots import Roots
 from dataprep.shard_reader import Shard
 from dataprep.shards import BATCH_FRAMES, checksum, verify
 from dataprep.song import ALIGNED
@@ -107,7 +108,10 @@ class DamagedShard:
 
 
 def examine(
-    folder: Path, manifest: Manifest, on_shard: Callable[[str], None] = lambda name: None
+    folder: Path,
+    manifest: Manifest,
+    on_shard: Callable[[str], None] = lambda name: None,
+    roots: Roots | None = None,
 ) -> list[DamagedShard]:
     """Read every byte of a data set and compare it with its manifest.
 
@@ -115,14 +119,19 @@ def examine(
         folder: of the data set.
         manifest: its manifest.
         on_shard: called with each shard's name once it is read.
+        roots: where else shards may be; by default what the data set says of this host.
     """
+    roots = roots or Roots.of(folder)
     damaged = []
-    for name in sorted(manifest.shards):
+    for name, row in sorted(manifest.shards.items()):
+        path = roots.find(name, row) or folder / name
         try:
+            if not path.exists() and roots.may_have(name, row):
+                raise StorageError(f"{name}: {roots.gap(manifest.shards, [name])}")
             try:
-                verify(folder / name, manifest.shards[name])
+                verify(path, row)
             except ShardError as error:
-                damaged.append(DamagedShard(name, str(error), tuple(_damaged_frames(folder / name, manifest))))
+                damaged.append(DamagedShard(name, str(error), tuple(_damaged_frames(path, manifest))))
         except StorageError as error:
             whole = (DamagedFrames(song.id, role, 0, stem.frames) for song, role, stem in _stems(name, manifest))
             damaged.append(DamagedShard(name, str(error), tuple(whole), unread=True))
@@ -131,7 +140,10 @@ def examine(
 
 
 def repair(
-    folder: Path, damaged: Sequence[DamagedShard], on_progress: Callable[[PrepareProgress], None] | None = None
+    folder: Path,
+    damaged: Sequence[DamagedShard],
+    on_progress: Callable[[PrepareProgress], None] | None = None,
+    roots: Roots | None = None,
 ) -> PrepareReport:
     """Prepare the songs that damage has hit again, from their sources.
 
@@ -141,6 +153,7 @@ def repair(
         folder: of the data set.
         damaged: what `examine` found.
         on_progress: as of `prepare`.
+        roots: as of `examine`.
 
     Returns:
         What was done; songs that cannot be repaired are in it, with their reasons.
@@ -157,19 +170,20 @@ def repair(
     rows = [song for song in manifest.songs if song.id in hurt]
     splits = SplitByList(tuple((song.split, song.id) for song in rows), str(folder))
     tracks = [_track(song) for song in rows]
-    report = prepare(tracks, folder, settings_of(manifest), on_progress, split=splits, again=hurt)
+    roots = roots or Roots.of(folder)
+    report = prepare(tracks, folder, settings_of(manifest), on_progress, split=splits, again=hurt, roots=roots)
     with writing(folder):
-        _accept(folder, damaged, {song for song, _ in report.failed})
+        _accept(folder, damaged, {song for song, _ in report.failed}, roots)
     return report
 
 
-def _accept(folder: Path, damaged: Sequence[DamagedShard], failed: set[str]) -> None:
+def _accept(folder: Path, damaged: Sequence[DamagedShard], failed: set[str], roots: Roots) -> None:
     """Shards of which only rows that nobody needs any more are damaged are from now on right as they are."""
     manifest = read_manifest(folder)
     shards = dict(manifest.shards)
     for shard in damaged:
         if shard.name in shards and failed.isdisjoint(shard.songs):
-            with (folder / shard.name).open("rb") as file:
+            with (roots.find(shard.name, shards[shard.name]) or folder / shard.name).open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             shards[shard.name] = shards[shard.name].model_copy(update={"sha256": digest})
     replace_manifest(folder, manifest.model_copy(update={"shards": shards}))

@@ -9,6 +9,7 @@ import numpy as np
 from dataprep.cache import ShardCache, Staged, stage
 from dataprep.errors import ManifestError, ShardError
 from dataprep.manifest import Manifest, SongRow, StemRow, read_manifest
+from dataprep.roots import Reach, Roots
 from dataprep.shard_reader import Shard
 from dataprep.shards import BATCH_FRAMES
 from dataprep.splits import Split
@@ -21,10 +22,13 @@ from vr_core.specs import StftSpec
 class Dataset:
     """Manifest and shards of one data set; shards are opened when they are first read. Threads may share it."""
 
-    def __init__(self, folder: Path, manifest: Manifest, cache: ShardCache | None = None) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, cache: ShardCache | None = None, roots: Roots | None = None
+    ) -> None:
         """Use `open`."""
         self.folder = folder
         self.manifest = manifest
+        self.roots = roots or Roots.of(folder)
         self._cache = cache
         self._songs = {song.id: song for song in manifest.songs}
         self._shards: dict[str, Shard] = {}
@@ -32,18 +36,30 @@ class Dataset:
         self._opening = threading.Lock()
 
     @classmethod
-    def open(cls, folder: Path | str, cache: ShardCache | None = None, version: str | None = None) -> "Dataset":
-        """The data set in `folder`; shards are read from their copies in `cache` where there are any.
+    def open(
+        cls,
+        folder: Path | str,
+        cache: ShardCache | None = None,
+        version: str | None = None,
+        roots: Roots | None = None,
+    ) -> "Dataset":
+        """The data set in `folder`; shards are read from their copies in `cache` where there are any, then from roots.
 
         Args:
             folder: of the data set.
             cache: where copies may be.
             version: digest of the manifest that a run began with; the newest by default.
+            roots: where else shards are on this PC; by default what the data set says of the PC with this host name.
 
         Raises:
             ManifestError: no data set there, its manifest is damaged or of another schema, or the version is gone.
         """
-        return cls(Path(folder), read_manifest(Path(folder), version), cache)
+        return cls(Path(folder), read_manifest(Path(folder), version), cache, roots)
+
+    @property
+    def has_cache(self) -> bool:
+        """Whether there is a place for copies."""
+        return self._cache is not None
 
     @property
     def stft(self) -> StftSpec:
@@ -84,12 +100,33 @@ class Dataset:
     def stage(self, on_bytes: Callable[[int], None] = lambda n: None) -> Staged:
         """Copy the shards into the cache, and read those that are there from it from now on, also in running loaders.
 
+        What is in a root on a disk of this PC stays there.
+
         Raises:
             ShardError, StorageError, NoSpaceError: as `ShardCache.stage`; what is copied stays and is used.
         """
         if self._cache is None:
             raise ValueError("this data set was opened without a cache")
-        return stage(self.folder, sorted(self.manifest.shards.items()), self._cache, on_bytes, self._use_copy)
+        rows = {self._path(name): row for name, row in sorted(self.manifest.shards.items())}
+        rows = {path: row for path, row in rows.items() if not self.roots.owns(path)}
+        return stage(rows, self._cache, on_bytes, self._use_copy)
+
+    def reach(self, names: Collection[str] | None = None) -> Reach:
+        """Which shards, all by default, can be read here, copies in the cache counting as local."""
+        rows = {name: row for name, row in self.manifest.shards.items() if names is None or name in names}
+        found = self.roots.reach(rows)
+        copied = frozenset(name for name, row in rows.items() if self._cache and self._cache.find(row))
+        return Reach(found.local | copied, found.remote - copied, found.missing - copied)
+
+    def require(self, names: Collection[str]) -> Reach:
+        """`reach` of shards that are going to be read.
+
+        Raises:
+            StorageError, ShardError: some cannot be, as `Roots.require`.
+        """
+        found = self.reach(names)
+        self.roots.require({name: self.manifest.shards[name] for name in names}, found.missing)
+        return found
 
     def _use_copy(self, name: str) -> None:
         if (copy := self._copy_of(name)) is not None:
@@ -129,9 +166,13 @@ class Dataset:
         shard = self._shards.get(name)
         if shard is None:
             with self._opening:
-                shard = self._shards.get(name) or self._copy_of(name) or self._open(self.folder / name, name)
+                shard = self._shards.get(name) or self._copy_of(name) or self._open(self._path(name), name)
                 self._shards[name] = shard
         return shard
+
+    def _path(self, name: str) -> Path:
+        """Where a shard is read from without a copy; in the data set's folder where it is nowhere."""
+        return self.roots.find(name, self.manifest.shards[name]) or self.folder / name
 
     def _copy_of(self, name: str) -> Shard | None:
         row = self.manifest.shards[name]

@@ -77,7 +77,7 @@ class Order:
         self.objective = objective
         self.seed = seed
         self.crop_frames = crop_frames
-        self._anchor: Role = "instrumental" if isinstance(objective, SeparateSpec) else "mixture"
+        self._anchor = roles_of(objective)[0]
         self._songs = [song for song in songs if self._anchor in song.roles]
         self._vocals = [song for song in songs if "vocals" in song.roles]
         if not self._songs or (self._anchor == "instrumental" and not self._vocals):
@@ -150,6 +150,22 @@ class Order:
         return np.argsort(words, kind="stable")
 
 
+def roles_of(objective: ObjectiveSpec) -> tuple[Role, ...]:
+    """Stems that an objective reads; crops are cut along the first."""
+    return ("instrumental", "vocals") if isinstance(objective, SeparateSpec) else ("mixture",)
+
+
+def shards_read(manifest: Manifest, objective: ObjectiveSpec) -> frozenset[str]:
+    """Shards that a run with this objective may read: those of songs for training and validation."""
+    return frozenset(
+        song.stems[role].shard
+        for song in manifest.songs
+        if song.split in ("train", "valid")
+        for role in roles_of(objective)
+        if role in song.stems
+    )
+
+
 def catalogue_of(manifest: Manifest, split: Split) -> tuple[CatalogueRow, ...]:
     """Songs of a split as the order needs them."""
     return tuple(
@@ -165,7 +181,7 @@ def fixed_items(
     Returns:
         `count` items, or none where no song of the split has the stems that the objective needs.
     """
-    roles: tuple[Role, ...] = ("instrumental", "vocals") if isinstance(objective, SeparateSpec) else ("mixture",)
+    roles = roles_of(objective)
     songs = [song for song in sorted(catalogue_of(manifest, split)) if set(roles) <= set(song.roles)]
     if not songs:
         return ()

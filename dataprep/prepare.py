@@ -20,11 +20,12 @@ from dataprep.codecs import CHANNELS, CODECS
 from dataprep.errors import AudioError, DataError, PrepareError
 from dataprep.group import JOURNALS, GroupPlan, plan_groups, read_journals
 from dataprep.manifest import FILE, Manifest, SongRow, kept_versions, read_manifest, replace_manifest
+from dataprep.roots import Roots
 from dataprep.shards import PARTIAL, SUFFIX, ShardRow
 from dataprep.song import SILENT_DB, SongSettings, duration_s, stored_roles
 from dataprep.splits import SplitByFraction, SplitRule, assign
 from dataprep.tracks import Track
-from dataprep.workers import run_groups
+from dataprep.workers import RunGroups, run_groups
 from vr_core.config import digest, plain
 
 LOCK = ".lock"
@@ -79,6 +80,8 @@ def prepare(
     *,
     split: SplitRule | None = None,
     again: Collection[str] = (),
+    roots: Roots | None = None,
+    run: RunGroups | None = None,
 ) -> PrepareReport:
     """Prepare tracks into the data set `out`, new or existing; songs of it that are not among the tracks stay.
 
@@ -89,6 +92,8 @@ def prepare(
         on_progress: called now and then.
         split: which of the tracks are for training, validation and test; all for training by default.
         again: ids of tracks that are prepared even where nothing about them has changed.
+        roots: where else shards of an existing data set may be; by default what it says of this host.
+        run: what prepares the groups; processes of this PC by default.
 
     Returns:
         What was done; songs that cannot be used are in it with their reasons.
@@ -103,7 +108,8 @@ def prepare(
     rule = split or SplitByFraction()
     assign([track.id for track in tracks], rule)  # what is wrong with it is said before the work and not after
     with writing(out):
-        return _prepare(tracks, out, settings, on_progress or (lambda _: None), rule, again)
+        places = roots or Roots.of(out)
+        return _prepare(tracks, out, settings, on_progress or (lambda _: None), rule, again, places, run)
 
 
 @contextmanager
@@ -134,6 +140,8 @@ def _prepare(
     on_progress: Callable[[PrepareProgress], None],
     rule: SplitRule,
     again: Collection[str],
+    roots: Roots,
+    run: RunGroups | None,
 ) -> PrepareReport:
     existing = _existing(out, settings)
     song_settings = settings.song_settings()
@@ -144,7 +152,7 @@ def _prepare(
         shards |= journal.shards
         rows |= {song.id: song for song in journal.songs}
     remove_leftovers(out, set(shards))
-    whole = {name for name, row in shards.items() if _is_whole(out / name, row)}
+    whole = {name for name, row in shards.items() if roots.may_have(name, row)}
     lost = {song.id for song in rows.values() if not {stem.shard for stem in song.stems.values()} <= whole}
     rows = {id: song for id, song in rows.items() if id not in lost}
 
@@ -157,7 +165,7 @@ def _prepare(
     todo_s = {song: length_s for song, length_s in seconds.items() if song not in kept}
     plans, workers = _plan(todo_s, stamps, settings)
     counter = _Counter(on_progress, plans, todo_s)
-    failed += run_groups(
+    failed += (run or run_groups)(
         out, [(plan, [wanted[song] for song, _ in plan.songs]) for plan in plans], song_settings, workers, counter.tick,
         counter.group_done,
     )  # fmt: skip
@@ -307,14 +315,6 @@ class _Counter:
         """All songs of a group are done or refused."""
         for song, _ in plan.songs:
             self.tick(song, self._todo_s[song])
-
-
-def _is_whole(path: Path, row: ShardRow) -> bool:
-    """Whether a shard is there in its full length; its bytes are `vr data verify`'s to check."""
-    try:
-        return path.stat().st_size == row.bytes
-    except FileNotFoundError:
-        return False
 
 
 def remove_leftovers(out: Path, named: set[str]) -> int:

@@ -22,6 +22,8 @@ from dataprep.tracks import Track
 _POLL_S = 0.2
 Work = Sequence[tuple[GroupPlan, Sequence[Track]]]
 Failed = list[tuple[str, str]]
+RunGroups = Callable[[Path, Work, SongSettings, int, Callable[[str, float], None], Callable[[GroupPlan], None]], Failed]
+"""Prepares groups side by side: `run_groups` on this PC, or what does the same on several."""
 
 
 def run_groups(

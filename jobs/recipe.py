@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cluster.inventory import CacheSpec
 from vr_core.config import Spec, digest, plain
 from vr_core.errors import ConfigError
 from vr_core.specs import (
@@ -70,11 +69,24 @@ class TuneSpec(Spec):
     """ASHA keeps one in this many at each rung."""
 
 
-class RecipeCacheSpec(CacheSpec):
-    """Copies of the data set's shards on each PC's own disk; they change nothing but the time that reading takes."""
+class RecipeCacheSpec(Spec):
+    """Copies of the data set's shards on each PC's own disk; they change nothing but the time that reading takes.
 
+    Where the inventory gives a PC a `cache`, that is used without being asked for; a recipe's place goes before it.
+    """
+
+    path: Path | None = None
+    """At the same path on every PC (`~` is each one's home)."""
+    quota_gb: Annotated[float, Field(gt=0)] | None = None
+    """Most that the copies may take, in units of 10^9 bytes."""
     stage: bool = False
     """Copy shards ahead while training, besides using what `vr data stage` has copied."""
+
+    @model_validator(mode="after")
+    def _both(self) -> "RecipeCacheSpec":
+        if (self.path is None) != (self.quota_gb is None):
+            raise ValueError("path and quota_gb belong together; without both, the inventory's cache of a PC is used")
+        return self
 
 
 class LogSpec(Spec):
@@ -113,7 +125,7 @@ class Recipe(Spec):
     tune: TuneSpec | None = None
     log: LogSpec = LogSpec()
     cache: RecipeCacheSpec | None = None
-    """At the same path on every PC (`~` is each one's home); not part of a run's identity."""
+    """Not part of a run's identity."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":

@@ -17,20 +17,22 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from dataprep.batches import CodedBatch, Loader, widen_magnitudes
-from dataprep.cache import ShardCache
 from dataprep.dataset import Dataset
-from dataprep.order import Order, cut, fixed_items
+from dataprep.locality import StepCut, shard_names
+from dataprep.order import Item, Order, cut, fixed_items, shards_read
 from dataprep.staging import BackgroundStaging
 from jobs.checkpoint import Checkpoint, best_loss, mend_pointers, read_checkpoint, read_newest, write_checkpoint
 from jobs.errors import RunFailed, RunLeft, RunStopped
 from jobs.metrics_log import MetricsLog
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
+from jobs.storage import open_data
 from vr_core.draws import Draws
 from vr_core.errors import ConfigError, StorageError, UserError
 from vr_core.models import build
@@ -74,7 +76,7 @@ def train(
     checkpoint = newest_checkpoint(run, rank, world, device)
     # The order of items is a function of the data set: a run goes on with the version that it began with.
     version = checkpoint.training["data"] if checkpoint else None
-    data = Dataset.open(_require(recipe.data), _cache(recipe), version)
+    data = open_data(_require(recipe.data), recipe.cache, version)
     stft = data.manifest.stft
     order = Order.of(data.manifest, recipe.objective, recipe.seed, recipe.batch.crop_frames)
     held_out = fixed_items(data.manifest, recipe.objective, recipe.batch.crop_frames, recipe.validation.items)
@@ -97,21 +99,22 @@ def train(
         dist.all_reduce(bf16, dist.ReduceOp.MIN)
     cast = autocast(recipe, device, bool(bf16))
 
-    items = recipe.batch.items
-    shares = [items // world + (r < items % world) for r in range(world)]
+    items, size = recipe.batch.items, recipe.batch.micro_batch
+    shares = tuple(items // world + (r < items % world) for r in range(world))
+    pieces = -(-shares[rank] // size)
+    needed = shards_read(data.manifest, recipe.objective)
+    steps = StepCut(order, data.manifest, shares, who_has_what(data, needed, world, device))
     losses_of = loss_function(recipe, device, cast)
 
-    def micro_batches(step: int) -> list[tuple[int, int]]:
-        first, end = cut(step * items, shares)[rank]
-        size = recipe.batch.micro_batch
-        return [(at, min(size, end - at)) for at in range(first, end, size)]
+    def micro_batches(step: int) -> list[tuple[Item, ...]]:
+        mine = steps.items_of(step, rank)
+        return [mine[at : at + size] for at in range(0, len(mine), size)]
 
     def validate() -> float:
         if average is not None:
             shadow.load_state_dict(average.weights)
         mine = cut(0, [len(held_out) // world + (r < len(held_out) % world) for r in range(world)])[rank]
         total = torch.zeros((), dtype=torch.float64, device=device)
-        size = recipe.batch.micro_batch
         with (
             torch.inference_mode(),
             contextlib.closing(
@@ -137,18 +140,17 @@ def train(
 
     best, result = best_loss(run), {"step": float(step)}
     metrics = MetricsLog(run, step, recipe.log.tensorboard) if rank == 0 else None
-    ranges = (order.items(first, count) for k in itertools.count(step) for first, count in micro_batches(k))
-    staging = BackgroundStaging(data, _note) if recipe.cache and recipe.cache.stage else None
+    batches = (piece for k in itertools.count(step) for piece in micro_batches(k))
+    staging = BackgroundStaging(data, _note) if recipe.cache and recipe.cache.stage and data.has_cache else None
     with (
         metrics or contextlib.nullcontext(),
         contextlib.closing(staging) if staging else contextlib.nullcontext(),
-        contextlib.closing(Loader(data, ranges, device)) as loader,
+        contextlib.closing(Loader(data, batches, device)) as loader,
     ):
         saved_s = polled_s = time.monotonic()
         while step < recipe.steps:
             began_s, waited_s = time.monotonic(), loader.waited_s
-            loss_sum = torch.zeros((), device=device)
-            pieces = len(micro_batches(step))
+            loss_sum, places = torch.zeros((), device=device), 0
             for piece in range(pieces):
                 batch = next(loader)
                 # One synchronisation a step: DDP adds gradients up over ranks with the last micro-batch only.
@@ -158,14 +160,17 @@ def train(
                     # DDP divides by the world; the divisor that is wanted is the number of items.
                     (losses.sum() * (world / items)).backward()  # type: ignore[no-untyped-call]
                 loss_sum += losses.detach().sum()
+                places += sum(item.index - step * items for item in batch.items)
 
             stop, leave = False, False
             if rank == 0 and time.monotonic() - polled_s > _WISH_POLL_S:
                 stop, leave, polled_s = run.stop_file.exists(), run.leave_file.exists(), time.monotonic()
             # With the loss, so that all ranks leave after the same step.
-            wishes = loss_sum.new_tensor([stop, leave])
-            loss, *told = _sum_over_ranks(torch.cat([(loss_sum / items)[None], wishes]), world).tolist()
-            stop, leave = map(bool, told)
+            wishes = torch.tensor([stop, leave, places], dtype=torch.float64, device=device)
+            told = _sum_over_ranks(torch.cat([(loss_sum / items)[None], wishes]), world).tolist()
+            loss, stop, leave = told[0], bool(told[1]), bool(told[2])
+            if told[3] != items * (items - 1) / 2:  # each rank works out by itself which items are its own
+                raise RunFailed(f"run {run.id}: step {step} was not shared out once; has every PC the same versions?")
             norm = global_norm(trained)
             step += 1
             rate = learning_rate_factor(step, recipe.steps, recipe.optim)
@@ -228,6 +233,22 @@ def loss_function(recipe: Recipe, device: torch.device, cast: Callable[[], Any])
             ).float()
 
     return losses
+
+
+def who_has_what(data: Dataset, needed: frozenset[str], world: int, device: torch.device) -> np.ndarray:
+    """`[rank, shard]`: which shards of the data set each rank has on its own disk, as `StepCut` wants it.
+
+    Raises:
+        StorageError, ShardError: shards that the run reads (`needed`) cannot be read from here.
+    """
+    local = data.require(needed).local
+    # What the run does not read makes no difference between ranks.
+    mine = torch.tensor([name in local or name not in needed for name in shard_names(data.manifest)], device=device)
+    told = [mine.to(torch.uint8)] * world
+    if world > 1:
+        told = [torch.empty_like(told[0]) for _ in range(world)]
+        dist.all_gather(told, mine.to(torch.uint8))
+    return torch.stack(told).cpu().numpy().astype(bool)
 
 
 def newest_checkpoint(run: RunFolder, rank: int, world: int, device: torch.device) -> Checkpoint | None:
@@ -320,11 +341,6 @@ def _sum_over_ranks(value: Tensor, world: int) -> Tensor:
     if world > 1:
         dist.all_reduce(value)
     return value
-
-
-def _cache(recipe: Recipe) -> ShardCache | None:
-    spec = recipe.cache
-    return ShardCache(spec.path.expanduser(), round(1e9 * spec.quota_gb)) if spec else None
 
 
 def _note(line: str) -> None:

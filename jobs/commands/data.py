@@ -95,21 +95,28 @@ def inspect(
     Example: vr data inspect data/songs --picture song014.png --song song014
     """
     from dataprep import inspect as facts
-    from dataprep.manifest import read_manifest
+    from jobs.storage import open_data
 
-    manifest = read_manifest(data)
+    opened = open_data(data)
+    manifest, reach = opened.manifest, opened.reach()
     if picture is not None or song is not None:
-        from dataprep.dataset import Dataset
         from dataprep.portrait import draw_song
 
         chosen = song or manifest.songs[0].id
         path = picture or Path(f"{chosen}.png")
-        draw_song(Dataset.open(data), chosen, path)
+        draw_song(opened, chosen, path)
         typer.echo(f"{path}: a picture of {chosen}", err=True)
     if as_json:
-        typer.echo(json.dumps(facts.as_json(manifest)))
+        here = {"local": sorted(reach.local), "remote": sorted(reach.remote), "missing": sorted(reach.missing)}
+        typer.echo(json.dumps(facts.as_json(manifest) | {"shards_from_here": here}))
     else:
         _show(data, manifest)
+        typer.echo(
+            f"from this PC: {len(reach.local)} shards on its own disks, {len(reach.remote)} over the network, "
+            f"{len(reach.missing)} missing"
+        )
+    if reach.missing:
+        typer.echo(f"{data}: {opened.roots.gap(manifest.shards, reach.missing)}", err=True)
 
 
 def _show(data: Path, manifest: "Manifest") -> None:

@@ -28,6 +28,7 @@ def verify(
     from dataprep.change import repair as repair_shards
     from dataprep.errors import ShardError
     from dataprep.manifest import read_manifest
+    from jobs.storage import roots_here
 
     manifest = read_manifest(data)
     damaged = _examined(data, manifest)
@@ -45,7 +46,7 @@ def verify(
     failed: tuple[tuple[str, str], ...] = ()
     if damaged and repair:
         with bar() as report:
-            done = repair_shards(data, damaged, in_bar(report))
+            done = repair_shards(data, damaged, in_bar(report), roots_here(data))
         failed = done.failed
         found |= {"repaired": list(done.prepared), "not_repaired": [list(song) for song in failed]}
         for song, why in failed:
@@ -125,9 +126,10 @@ def prune(data: Data, as_json: Json = False) -> None:
 
 def _examined(data: Path, manifest: "Manifest") -> "list[DamagedShard]":
     from dataprep.change import examine
+    from jobs.storage import roots_here
 
     with byte_bar("verify", sum(row.bytes for row in manifest.shards.values())) as advance:
-        return examine(data, manifest, lambda name: advance(manifest.shards[name].bytes))
+        return examine(data, manifest, lambda name: advance(manifest.shards[name].bytes), roots_here(data))
 
 
 def _places(shard: "DamagedShard", manifest: "Manifest") -> list[str]:

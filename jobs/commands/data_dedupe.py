@@ -28,11 +28,11 @@ def dedupe(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from dataprep.dataset import Dataset
     from dataprep.errors import DataError
     from dataprep.fingerprint import crossing, fingerprints, pairs
+    from jobs.storage import open_data
 
-    opened = Dataset.open(data)
+    opened = open_data(data)
     console = Console(stderr=True)
     columns = (TextColumn("listen"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:

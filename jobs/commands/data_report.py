@@ -78,12 +78,13 @@ def prepare_shown(
     from dataprep.prepare import prepare
     from dataprep.splits import parse_split
     from dataprep.tracks import find_tracks
+    from jobs.storage import roots_here
 
     rule = parse_split(split)
     found = find_tracks(sources, layout)
     try:
         with bar() as report:
-            done = prepare(found.tracks, out, settings, in_bar(report), split=rule)
+            done = prepare(found.tracks, out, settings, in_bar(report), split=rule, roots=roots_here(out))
     except KeyboardInterrupt:
         typer.echo("stopped; finished songs are kept: run the same command again to go on", err=True)
         raise

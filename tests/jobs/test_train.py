@@ -22,7 +22,9 @@ from dataprep.change import prune, remove
 from dataprep.dataset import Dataset
 from dataprep.errors import ManifestError
 from dataprep.manifest import read_manifest
+from dataprep.prepare import PrepareSettings, prepare
 from dataprep.staging import BackgroundStaging
+from dataprep.tracks import find_tracks
 from jobs.checkpoint import read_checkpoint, read_newest
 from jobs.errors import RunFailed, RunLeft, RunStopped
 from jobs.metrics_log import read_metrics
@@ -30,7 +32,8 @@ from jobs.recipe import Recipe
 from jobs.runs import RunFolder
 from jobs.train import train
 from vr_core.config import override, plain, validate
-from vr_core.errors import ConfigError, WeightsError
+from vr_core.errors import ConfigError, StorageError, WeightsError
+from vr_core.specs import StftSpec
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -58,6 +61,9 @@ from vr_core.config import load
 
 torch.set_num_threads(1)
 run, rank, world = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+if sys.argv[5:] == ["own disks"]:
+    import dataprep.roots
+    dataprep.roots._is_local = lambda folder: folder.name == f"disk{rank}"
 if world > 1:
     dist.init_process_group(
         "gloo", init_method=f"file://{sys.argv[4]}", rank=rank, world_size=world, timeout=timedelta(seconds=60)
@@ -94,9 +100,9 @@ def here(run: RunFolder, **options: Any) -> dict[str, float]:
     return train(run.recipe(), run.path, rank=0, world=1, device=torch.device("cpu"), report=options.get("report"))
 
 
-def start(run: RunFolder, world: int, meeting: Path) -> list[subprocess.Popen[bytes]]:
+def start(run: RunFolder, world: int, meeting: Path, *more: str) -> list[subprocess.Popen[bytes]]:
     return [
-        subprocess.Popen([sys.executable, "-c", WORKER, str(run.path), str(rank), str(world), str(meeting)])
+        subprocess.Popen([sys.executable, "-c", WORKER, str(run.path), str(rank), str(world), str(meeting), *more])
         for rank in range(world)
     ]
 
@@ -268,6 +274,38 @@ def test_copies_made_while_training_change_nothing_but_where_it_reads(tiny_data:
     wanted = read_newest(plain_run)[0].weights
     for found in (read_newest(run)[0].weights, read_newest(again)[0].weights):
         assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+def test_ranks_with_other_disks_share_a_step_out_once(tiny_data: Path, tmp_path: Path) -> None:
+    """Rank 1 has the songs of the second half on a disk of its own, rank 0 the others: the same run comes of it."""
+    data = tmp_path / "data"
+    settings = PrepareSettings(stft=StftSpec(n_fft=64, hop=32), workers=1, shard_bytes=1)
+    songs = prepare(find_tracks([tiny_data.parent / "songs"]).tracks, data, settings).manifest.songs
+    for number, song in enumerate(songs):
+        (disk := tmp_path / f"disk{number % 2}").mkdir(exist_ok=True)
+        for stem in song.stems.values():
+            (data / stem.shard).rename(disk / stem.shard)
+    (data / "roots.yaml").write_text(f"everywhere: [{tmp_path / 'disk0'}, {tmp_path / 'disk1'}]\n")
+    changes = {"steps": 6}
+    straight, run = (new_run(tmp_path / name, recipe_of(data, **changes)) for name in ("straight", "run"))
+    here(straight)
+    finish(start(run, 2, tmp_path / "meet", "own disks"))
+    for value in ("loss", "grad_norm"):
+        one, two = [[m[value] for m in read_metrics(r.metrics_file) if value in m] for r in (straight, run)]
+        assert one == pytest.approx(two, rel=1e-3), value
+
+
+def test_a_pc_that_cannot_read_all_of_the_data_says_how_much(tiny_data: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    (tmp_path / "usb").mkdir()
+    (data / "roots.yaml").write_text(f"everywhere: [{tmp_path / 'usb'}]\n")
+    for shard in data.glob("vocals-*.arrow"):
+        shard.rename(tmp_path / "usb" / shard.name)
+    here(new_run(tmp_path / "run", recipe_of(data, **{"steps": 1})))
+    (tmp_path / "usb").rename(tmp_path / "unplugged")
+    with pytest.raises(StorageError, match="of the data .* not there: .*usb"):
+        here(new_run(tmp_path / "again", recipe_of(data, **{"steps": 1})))
 
 
 def test_what_cannot_be_copied_is_said_and_read_where_it_is(tiny_data: Path, tmp_path: Path) -> None:
