@@ -8,7 +8,7 @@ import typer
 
 from jobs.commands.data_change import add, prune, remove, verify
 from jobs.commands.data_dedupe import dedupe
-from jobs.commands.data_options import SPLIT, Data, Json, Layout, Sources, Split, Workers
+from jobs.commands.data_options import SPLIT, Cluster, Data, Json, Layout, Sources, Split, Workers
 from jobs.commands.data_report import bar, group_line, prepare_shown
 from jobs.commands.data_stage import stage
 
@@ -60,6 +60,7 @@ def prepare(
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with an error if any song could not be used.")] = False,
     workers: Workers = 0,
+    cluster: Cluster = False,
     as_json: Json = False,
 ) -> None:
     """Turn music into a data set of spectrograms that training reads.
@@ -76,7 +77,7 @@ def prepare(
         "align": align,
     }  # fmt: skip
     settings = validate(PrepareSettings, wanted, "command line")
-    refused = prepare_shown(sources, layout, split, out, settings, as_json)
+    refused = prepare_shown(sources, layout, split, out, settings, as_json, cluster)
     if strict and refused:
         from jobs.errors import SongsFailed
 

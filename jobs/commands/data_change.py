@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.commands.data_options import SPLIT, Data, Json, Layout, Sources, Split, Workers
+from jobs.commands.data_options import SPLIT, Cluster, Data, Json, Layout, Sources, Split, Workers
 from jobs.commands.data_report import bar, byte_bar, in_bar, prepare_shown
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def add(
     layout: Layout = "auto",
     split: Split = SPLIT,
     workers: Workers = 0,
+    cluster: Cluster = False,
     as_json: Json = False,
 ) -> None:
     """Prepare more music into a data set, as its other songs are; nothing of them is written again.
@@ -86,7 +87,7 @@ def add(
     from dataprep.manifest import read_manifest
 
     settings = settings_of(read_manifest(data)).model_copy(update={"workers": workers})
-    prepare_shown(sources, layout, split, data, settings, as_json)
+    prepare_shown(sources, layout, split, data, settings, as_json, cluster)
 
 
 def remove(

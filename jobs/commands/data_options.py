@@ -13,4 +13,7 @@ Split = Annotated[
 ]
 SPLIT = "valid=0.1,test=0.1,seed=0"
 Workers = Annotated[int, typer.Option(min=0, help="Processes; 0: one for each core.")]
+Cluster = Annotated[
+    bool, typer.Option("--cluster", help="On all PCs of the running cluster; songs and data set on shared storage.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]

@@ -1,9 +1,10 @@
 """What `vr data` shows of a preparation: a bar while it runs, and what came of it."""
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from dataprep.inspect import Total
     from dataprep.prepare import PrepareProgress, PrepareReport, PrepareSettings
     from dataprep.tracks import Tracks
+    from jobs.prepare_on_nodes import Crew
 
 LINE_EVERY_S = 15.0
 """Where stderr is no terminal."""
@@ -72,7 +74,13 @@ def byte_bar(what: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
 
 
 def prepare_shown(
-    sources: list[Path], layout: str, split: str, out: Path, settings: "PrepareSettings", as_json: bool
+    sources: list[Path],
+    layout: str,
+    split: str,
+    out: Path,
+    settings: "PrepareSettings",
+    as_json: bool,
+    on_cluster: bool = False,
 ) -> int:
     """Prepare with a bar, and print what was done; returns how many songs or files were not used."""
     from dataprep.prepare import prepare
@@ -83,8 +91,13 @@ def prepare_shown(
     rule = parse_split(split)
     found = find_tracks(sources, layout)
     try:
-        with bar() as report:
-            done = prepare(found.tracks, out, settings, in_bar(report), split=rule, roots=roots_here(out))
+        with _crew(out, found, on_cluster) as crew, bar() as report:
+            if crew is not None:
+                settings = settings.model_copy(update={"workers": settings.workers or crew.workers})
+            done = prepare(
+                found.tracks, out, settings, in_bar(report), split=rule, roots=roots_here(out),
+                run=crew.run if crew else None,
+            )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo("stopped; finished songs are kept: run the same command again to go on", err=True)
         raise
@@ -96,6 +109,24 @@ def prepare_shown(
     for name, why in refused:
         typer.echo(f"not used: {name}: {why}", err=True)
     return len(refused)
+
+
+@contextmanager
+def _crew(out: Path, found: "Tracks", on_cluster: bool) -> "Iterator[Crew | None]":
+    """The cluster's PCs, where they are asked for; who takes no part is said."""
+    if not on_cluster:
+        yield None
+        return
+    from cluster.head import find_head
+    from jobs.prepare_on_nodes import crew_of
+
+    # Ray prints what happens to its nodes.
+    with redirect_stdout(sys.stderr), crew_of(find_head(), out, found.tracks) as crew:
+        names = ", ".join(f"{node.name} ({node.cpus:g} cores)" for node in crew.nodes)
+        typer.echo(f"prepared by {names}", err=True)
+        for name, why in crew.left_out:
+            typer.echo(f"left out: {name}: {why}", err=True)
+        yield crew
 
 
 def group_line(group: "Total") -> str:

@@ -1,0 +1,119 @@
+"""`vr data prepare --cluster` in a LAN in a box: songs and data set on one PC, the work done by all that see them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import soundfile
+
+from dataprep.manifest import read_manifest
+from dataprep.prepare import PrepareSettings, prepare
+from dataprep.splits import parse_split
+from dataprep.tracks import find_tracks
+from jobs.commands.data_options import SPLIT
+from tests.lan import SHARED, Lan, await_true, require
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+SONGS, SECONDS = 12, 20
+PATIENCE_S = 180
+
+
+@pytest.fixture(scope="module")
+def lan():
+    """A head and two nodes of one core each; den has nothing mounted at /media."""
+    require("sshfs")
+    with Lan("attic", "study", "den", shared="sshfs") as box:
+        rng = np.random.default_rng(0)
+        for number in range(SONGS):
+            folder = box.shared / "music" / f"song{number:02}"
+            folder.mkdir(parents=True)
+            for stem in ("vocals", "instrumental"):
+                signal = rng.standard_normal((44100 * SECONDS, 2)) * 0.1
+                soundfile.write(folder / f"{stem}.flac", signal, 44100)
+        box["attic"].vr("cluster", "head", "--address", box["attic"].address, "--num-cpus", "1", "--yes")
+        box["den"].run(["umount", SHARED])
+        for name in ("study", "den"):
+            join(box, name)
+        yield box
+
+
+def join(lan, name):
+    lan[name].run(["scp", "-q", f"{lan['attic'].address}:.local/state/vr/token", "token"])
+    lan[name].vr("cluster", "join", lan["attic"].address, "--token-file", "token", "--num-cpus", "1", "--yes")
+
+
+@pytest.fixture(scope="module")
+def wanted(lan, tmp_path_factory):
+    """The manifest of the same songs prepared by one process of one machine."""
+    folder = tmp_path_factory.mktemp("here") / "data"
+    tracks = find_tracks([lan.shared / "music"]).tracks
+    return prepare(tracks, folder, PrepareSettings(workers=1), split=parse_split(SPLIT)).manifest
+
+
+def contents(manifest):
+    """What is stored of every stem: the same bytes on whatever PC they were made."""
+    return {(song.id, role): (stem.crcs, stem.peaks) for song in manifest.songs for role, stem in song.stems.items()}
+
+
+def preparing(host) -> list[psutil.Process]:
+    """Processes of Ray's that prepare songs on the host."""
+    found = []
+    for pid in host.pids():
+        try:
+            process = psutil.Process(pid)
+            if "_prepare" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def start(lan, out: str) -> subprocess.Popen[str]:
+    command = ["data", "prepare", f"{SHARED}/music", "--out", f"{SHARED}/{out}", "--cluster", "--json"]
+    return lan["attic"].popen(
+        [sys.executable, "-m", "jobs.cli", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def is_whole(lan, out: str, wanted) -> None:
+    folder = Path(lan.shared) / out
+    manifest = read_manifest(folder)
+    assert manifest.digest() == wanted.digest()
+    assert contents(manifest) == contents(wanted)
+    assert {path.name for path in folder.glob("*.arrow*")} == set(manifest.shards)
+    assert not [*folder.glob(".seen-*"), *folder.glob("journal")]
+    lan["attic"].vr("data", "verify", f"{SHARED}/{out}")
+
+
+def test_pcs_that_see_the_songs_prepare_them_and_the_others_are_named(lan, wanted):
+    with start(lan, "data") as command:
+        await_true(lambda: preparing(lan["study"]), "study prepares songs", PATIENCE_S)
+        assert not preparing(lan["den"])
+        said, told = command.communicate(timeout=PATIENCE_S)
+    assert command.returncode == 0, told
+    assert f"left out: den: does not see {SHARED}/data/.seen-" in told
+    assert "attic (1 cores), study (1 cores)" in told
+    assert len(json.loads(said)["prepared"]) == SONGS
+    is_whole(lan, "data", wanted)
+
+
+def test_a_pc_whose_plug_is_pulled_meanwhile_is_replaced(lan, wanted):
+    lan["study"].cpu(0.3)  # so that it is still at it when the plug is pulled
+    with start(lan, "again") as command:
+        await_true(lambda: preparing(lan["study"]), "study prepares songs", PATIENCE_S)
+        lan["study"].kill()
+        said, told = command.communicate(timeout=PATIENCE_S)
+    assert command.returncode == 0, told
+    assert len(json.loads(said)["prepared"]) == SONGS
+    is_whole(lan, "again", wanted)
+
+
+def test_where_no_head_runs_that_is_said(lan):
+    lan["den"].vr("data", "synth", "songs", "--songs", "1", "--seconds", "1")
+    told = lan["den"].vr("data", "prepare", "songs", "--out", "data", "--cluster", code=2)
+    assert f"this PC is a worker of {lan['attic'].address}:6379; run this on that head" in told
