@@ -6,17 +6,13 @@ and offsets little. Where we depart: bands go to 3 kHz instead of 2 kHz, and ene
 over 0.37 s (their window), compared over half of that, so that a cut between two frames changes few bits.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from dataprep.batches import read_batch
-from dataprep.dataset import Dataset
 from dataprep.errors import DataError
-from dataprep.manifest import Manifest, SongRow
-from dataprep.order import Item, Read
-from dataprep.shards import BATCH_FRAMES
+from dataprep.manifest import Manifest
 from dataprep.tracks import Role
 from vr_core.specs import StftSpec
 
@@ -60,19 +56,39 @@ class Pair(NamedTuple):
     """Share of bits that differ."""
 
 
-def fingerprints(data: Dataset, on_song: Callable[[str], None] = lambda song: None) -> Iterator[Fingerprint]:
-    """Fingerprints of all stems of a data set.
+class Listener:
+    """Takes the spectrogram of one stem, piece by piece, and gives its words in the end."""
 
-    Raises:
-        DataError: spectra too coarse for it.
-        ShardError, StorageError: a stem cannot be read.
-    """
-    bank = _bank(data.stft)
-    for song in data.songs():
-        for role in song.stems:
-            energy = np.concatenate(list(_energies(data, song, role, bank)), axis=1)
-            yield Fingerprint(song.id, role, *_words(energy, data.stft))
-        on_song(song.id)
+    def __init__(self, stft: StftSpec) -> None:
+        """Of spectrograms with these settings.
+
+        Raises:
+            DataError: spectra too coarse for it.
+        """
+        self._stft = stft
+        bank = _bank(stft)
+        heard = np.flatnonzero(bank.any(axis=0))
+        self.bins = slice(int(heard[0]), int(heard[-1]) + 1)
+        """All others are nothing to it."""
+        self._bank = bank[:, self.bins]
+        self._energies: list[np.ndarray] = [np.zeros((_BANDS, 0), np.float32)]
+
+    def add(self, power: np.ndarray) -> None:
+        """The next frames: squared magnitudes of `bins`, `[channel, bin, frame]`."""
+        self._energies.append(self._bank @ power.sum(axis=0))
+
+    def words(self) -> tuple[np.ndarray, np.ndarray]:
+        """Words `[frame]` uint32, and which of them are audible."""
+        return _words(np.concatenate(self._energies, axis=1), self._stft)
+
+
+def can_listen(stft: StftSpec) -> bool:
+    """Whether spectra are fine enough to tell recordings apart."""
+    try:
+        _bank(stft)
+    except DataError:
+        return False
+    return True
 
 
 def pairs(prints: Sequence[Fingerprint], frame_s: float, most_wrong_bits: float = MOST_WRONG_BITS) -> list[Pair]:
@@ -116,15 +132,6 @@ def _bank(stft: StftSpec) -> np.ndarray:
             raise DataError(f"n_fft {stft.n_fft}: too few bins to tell recordings apart; prepare with 256 or more")
         edges = (first + wide * np.arange(_BANDS + 1) - 0.5) * bin_hz
     return ((hz >= edges[:-1, None]) & (hz < edges[1:, None])).astype(np.float32)
-
-
-def _energies(data: Dataset, song: SongRow, role: Role, bank: np.ndarray) -> Iterator[np.ndarray]:
-    """`[band, frame]` of both channels, a record batch at a time."""
-    for start in range(0, song.stems[role].frames, BATCH_FRAMES):
-        frames = min(BATCH_FRAMES, song.stems[role].frames - start)
-        stem = read_batch(data, [Item(0, 0, frames, (Read(song.id, role, start, frames),))]).stems[role]
-        power = stem.codec.widen_magnitude(stem.columns, stem.scale)[0].numpy() ** 2
-        yield bank @ power.sum(axis=0)
 
 
 def _words(energy: np.ndarray, stft: StftSpec) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from dataprep.errors import DataError
+from dataprep.heard import Words, keep
 from dataprep.manifest import SongRow, write_json
 from dataprep.shard_reader import Shard
 from dataprep.shards import SUFFIX, ShardRow, ShardWriter
@@ -93,6 +94,7 @@ def prepare_group(
     failed: list[tuple[str, str]] = []
     stamps = dict(plan.songs)
     writers: dict[Role, ShardWriter] = {}
+    heard: dict[str, Words] = {}
     with ExitStack() as stack:
         for track in tracks:
             for role in stored_roles(track, settings):
@@ -100,7 +102,7 @@ def prepare_group(
                     path = folder / f"{role}-{plan.name}{SUFFIX}"
                     writers[role] = stack.enter_context(ShardWriter(path, settings.codec_of(role), settings.stft))
             try:
-                songs.append(encode_song(track, settings, stamps[track.id], writers, partial(tick, track.id)))
+                songs.append(encode_song(track, settings, stamps[track.id], writers, partial(tick, track.id), heard))
             except DataError as error:
                 failed.append((track.id, str(error)))
         used = {stem.shard for song in songs for stem in song.stems.values()}
@@ -116,6 +118,7 @@ def prepare_group(
         if row.rows > sum(stems):
             shards[name], songs = _without_dead_rows(folder / name, row, settings, songs)
     if songs:
+        keep(folder, plan.name, heard)
         journal = GroupJournal(settings=settings, shards=shards, songs=tuple(songs))
         write_json(folder / JOURNALS / f"{plan.name}.json", plain(journal))
     return failed

@@ -18,7 +18,9 @@ from pydantic import Field
 
 from dataprep.codecs import CHANNELS, CODECS
 from dataprep.errors import AudioError, DataError, PrepareError
+from dataprep.fingerprint import LEAST_OVERLAP_S, Pair, pairs
 from dataprep.group import JOURNALS, GroupPlan, plan_groups, read_journals
+from dataprep.heard import kept_fingerprints, remove_unnamed
 from dataprep.manifest import FILE, Manifest, SongRow, kept_versions, read_manifest, replace_manifest
 from dataprep.roots import Roots
 from dataprep.shards import PARTIAL, SUFFIX, ShardRow
@@ -180,7 +182,9 @@ def _prepare(
         raise PrepareError(f"{out}: none of the {len(tracks)} songs could be used{first}")
     splits = assign(used, rule)
     songs = [song.model_copy(update={"split": splits.get(song.id, song.split)}) for song in rows.values()]
-    songs = keep_duplicates_together(sorted(songs, key=lambda song: song.id))
+    songs.sort(key=lambda song: song.id)
+    same = pairs(list(kept_fingerprints(out, songs)), settings.stft.hop / settings.stft.sample_rate_hz)
+    songs = keep_duplicates_together(songs, [(pair.song, pair.other) for pair in same if _is_long(pair)])
     named = {stem.shard for song in songs for stem in song.stems.values()}
     manifest = Manifest(
         stft=settings.stft, codec=settings.codec, songs=tuple(songs),
@@ -193,11 +197,20 @@ def _prepare(
     return PrepareReport(manifest, prepared, kept, tuple(failed))
 
 
-def keep_duplicates_together(songs: Sequence[SongRow]) -> list[SongRow]:
-    """Give songs that share the audio of a stem the split of the first of them, with a note.
+def _is_long(pair: Pair) -> bool:
+    """Whether so much of two recordings is equal that a song's split may follow from it."""
+    return pair.overlap_s >= LEAST_OVERLAP_S
+
+
+def keep_duplicates_together(songs: Sequence[SongRow], same: Sequence[tuple[str, str]] = ()) -> list[SongRow]:
+    """Give songs that share the audio of a stem, or a recording, the split of the first of them, with a note.
 
     Sharing goes on: a remix with the vocals of one song over the instrumental of another brings all three together.
     Silence is shared by songs that have nothing else in common, so it does not count.
+
+    Args:
+        songs: by id.
+        same: pairs of ids that hold the same recording by their fingerprints.
     """
     first: dict[str, int] = {}
     leads = list(range(len(songs)))
@@ -213,18 +226,24 @@ def keep_duplicates_together(songs: Sequence[SongRow]) -> list[SongRow]:
             if stem.loudness_db >= SILENT_DB:
                 one, other = lead(first.setdefault(stem.content_sha256, index)), lead(index)
                 leads[max(one, other)] = min(one, other)
+    equal = [lead(index) for index in range(len(songs))]
+    indices = {song.id: index for index, song in enumerate(songs)}
+    for one, other in ((indices[a], indices[b]) for a, b in same):
+        leads[max(lead(one), lead(other))] = min(lead(one), lead(other))
     result = []
     for index, song in enumerate(songs):
         # Notes of an earlier preparation of the same rows are not repeated.
-        notes = tuple(note for note in song.notes if not note.startswith(_SAME_AUDIO))
+        notes = tuple(note for note in song.notes if not note.startswith((_SAME_AUDIO, _SAME_RECORDING)))
         twin = songs[lead(index)]
         if twin is not song:
-            notes = (*notes, f"{_SAME_AUDIO} {twin.id}; it follows its split")
+            what = _SAME_RECORDING if equal[index] == index else _SAME_AUDIO
+            notes = (*notes, f"{what} {twin.id}; it follows its split")
         result.append(song.model_copy(update={"split": twin.split, "notes": notes}))
     return result
 
 
 _SAME_AUDIO = "same audio as"
+_SAME_RECORDING = "same recording as"
 
 
 def _existing(out: Path, settings: PrepareSettings) -> Manifest:
@@ -323,6 +342,7 @@ def remove_leftovers(out: Path, named: set[str]) -> int:
     They are of a stopped preparation, or of songs that were prepared again or removed.
     """
     named = named.union(*(version.shards for version in kept_versions(out)))
+    remove_unnamed(out, named)
     removed_bytes = 0
     for path in (*out.glob(f"*{SUFFIX}"), *out.glob(f"*{SUFFIX}{PARTIAL}"), *out.glob(f".*.{FILE}")):
         if path.name not in named:

@@ -17,6 +17,7 @@ from dataprep.audio import BLOCK_SAMPLES, MAX_AUDIO_S, open_audio, probe, regrou
 from dataprep.codecs import CODECS
 from dataprep.decoders import AudioSource
 from dataprep.errors import SongError
+from dataprep.fingerprint import Listener, can_listen
 from dataprep.framing import SpectrogramStream
 from dataprep.manifest import MIXTURE_CODEC, SongRow, StemRow
 from dataprep.shards import BATCH_FRAMES, ShardWriter, checksum
@@ -108,7 +109,12 @@ def _offsets(beginning: Mapping[Role, np.ndarray], rate: int) -> dict[Role, int]
 
 
 def encode_song(
-    track: Track, settings: SongSettings, stamp: str, writers: Mapping[Role, ShardWriter], tick: Callable[[float], None]
+    track: Track,
+    settings: SongSettings,
+    stamp: str,
+    writers: Mapping[Role, ShardWriter],
+    tick: Callable[[float], None],
+    heard: dict[str, tuple[np.ndarray, np.ndarray]],
 ) -> SongRow:
     """Decode a track and append its stems to shards.
 
@@ -118,6 +124,7 @@ def encode_song(
         stamp: identifies files and settings, see `SongRow.stamp`.
         writers: one for each of `stored_roles`.
         tick: called with the seconds of audio done since the last call; may raise to stop.
+        heard: gets the words of each stem's fingerprint by its `content_sha256`, where spectra are fine enough.
 
     Returns:
         Its row; the split is still to be assigned.
@@ -171,6 +178,9 @@ def encode_song(
     if len(silent) == len(rows):
         raise SongError(f"{track.id}: silent from beginning to end; remove it")
     notes += [f"{role} silent" for role in silent] + checks.notes()
+    for role, stem in stems.items():
+        if stem.listener is not None:
+            heard[rows[role].content_sha256] = stem.listener.words()
     return SongRow(
         id=track.id, split="train", samples=samples, frames=settings.stft.frames(samples), stems=rows,
         sources={
@@ -196,6 +206,7 @@ class _StemEncoder:
         self._codec = CODECS[self.settings.codec_of(self.role)]
         self._hash = hashlib.sha256()
         self._values = 0
+        self.listener = Listener(self.settings.stft) if can_listen(self.settings.stft) else None
         self._first = self.writer.batches, self.writer.rows
 
     def add(self, block: np.ndarray) -> None:
@@ -207,6 +218,9 @@ class _StemEncoder:
 
     def write(self, spectrogram: np.ndarray) -> None:
         """Frames of one record batch, `[channel, bin, frame]`."""
+        if self.listener is not None:
+            bins = spectrogram[:, self.listener.bins]
+            self.listener.add(np.square(bins.real) + np.square(bins.imag))
         columns, peak = self._codec.encode(spectrogram)
         self.writer.write(columns)
         self.peaks.append(peak)

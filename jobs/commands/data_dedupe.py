@@ -29,7 +29,8 @@ def dedupe(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from dataprep.errors import DataError
-    from dataprep.fingerprint import crossing, fingerprints, pairs
+    from dataprep.fingerprint import crossing, pairs
+    from dataprep.heard import fingerprints
     from jobs.storage import open_data
 
     opened = open_data(data)

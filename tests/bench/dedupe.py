@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dataprep import fingerprint
+from dataprep import fingerprint, heard
 from dataprep.dataset import Dataset
 from dataprep.prepare import PrepareSettings, prepare
 from dataprep.synth import write_songs
@@ -40,7 +40,7 @@ def measure(quick: bool) -> dict[str, Any]:
         others = list(find_tracks([folder / "invented"]).tracks)
         prepare([*originals, *copies, *others], folder / "data", PrepareSettings(mixture=True))
         data = Dataset.open(folder / "data")
-        prints = list(fingerprint.fingerprints(data))
+        prints = list(heard.fingerprints(data))
         frame_s = data.stft.hop / data.stft.sample_rate_hz
         found = {tuple(sorted(pair[:3:2])): pair for pair in fingerprint.pairs(prints, frame_s, most_wrong_bits=0.5)}
     wanted = {tuple(sorted((f"copy-of-{track.id}", track.id))) for track in originals}

@@ -1,5 +1,6 @@
 """Copies are found whatever was done to them, and nothing else is."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import soxr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataprep.change import remove
 from dataprep.dataset import Dataset
 from dataprep.decoders import AudioSource
 from dataprep.errors import DataError
-from dataprep.fingerprint import Fingerprint, Pair, _bank, _candidates, _compared, crossing, fingerprints, pairs
+from dataprep.fingerprint import Fingerprint, Pair, _bank, _candidates, _compared, crossing, pairs
+from dataprep.heard import FOLDER, fingerprints
 from dataprep.manifest import read_manifest
 from dataprep.prepare import PrepareSettings, prepare
 from dataprep.splits import SplitByList
@@ -80,7 +83,39 @@ def test_every_planted_copy_is_found_and_nothing_else(found):
 
 
 def test_copies_on_both_sides_of_a_split_are_told(folder, found):
-    assert [pair.song for pair in crossing(found, read_manifest(folder))] == ["copy-cut"]
+    manifest = read_manifest(folder)
+    assert crossing(found, manifest) == []
+    songs = tuple(s.model_copy(update={"split": "train"}) if s.id == "song003" else s for s in manifest.songs)
+    assert [pair.song for pair in crossing(found, manifest.model_copy(update={"songs": songs}))] == ["copy-cut"]
+
+
+def test_preparation_puts_a_recording_and_its_copies_into_one_split(folder):
+    """The list of splits asks for a copy of song003 in the test split: both are there, and nothing else."""
+    songs = {song.id: song for song in read_manifest(folder).songs}
+    assert {id for id, song in songs.items() if song.split == "test"} == {"copy-cut", "song003"}
+    assert songs["song003"].notes == ("same recording as copy-cut; it follows its split",)
+    assert songs["song010"].notes == ()
+
+
+def test_what_was_heard_while_preparing_is_what_the_shards_hold(folder, tmp_path):
+    kept = list(fingerprints(Dataset.open(folder)))
+    shutil.copytree(folder, tmp_path / "data", ignore=shutil.ignore_patterns(FOLDER))
+    made = list(fingerprints(Dataset.open(tmp_path / "data")))
+    assert [(p.song, p.role) for p in kept] == [(p.song, p.role) for p in made]
+    for one, other in zip(kept, made, strict=True):
+        both = one.audible & other.audible
+        assert both.sum() > 0.95 * len(both)
+        assert np.unpackbits((one.words ^ other.words)[both].view(np.uint8)).mean() < 0.01, one.song
+
+
+def test_damaged_fingerprints_are_made_again_and_those_of_gone_songs_removed(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "data")
+    (kept,) = (tmp_path / "data" / FOLDER).glob("*.npz")
+    kept.write_bytes(kept.read_bytes()[:-2000])
+    assert len(list(fingerprints(Dataset.open(tmp_path / "data")))) == len(list(fingerprints(Dataset.open(folder))))
+    (tmp_path / "data" / FOLDER / "gone.npz").write_bytes(b"")
+    remove(tmp_path / "data", ["song010"])
+    assert [path.name for path in (tmp_path / "data" / FOLDER).iterdir()] == [kept.name]
 
 
 def prints_of(words: list[tuple[str, list[int]]]) -> list[Fingerprint]:

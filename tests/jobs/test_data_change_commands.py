@@ -7,7 +7,7 @@ import soundfile
 from typer.testing import CliRunner
 
 from dataprep.errors import DataError, ShardError
-from dataprep.manifest import read_manifest
+from dataprep.manifest import read_manifest, write_manifest
 from jobs.commands.data import app
 from tests.jobs.music import prepared, song, vr_data
 
@@ -101,6 +101,11 @@ def test_copies_across_splits_are_an_error_unless_allowed(tmp_path):
     splits = tmp_path / "splits"
     splits.write_text("test song001-again\ntrain *\n")
     prepared(tmp_path / "data", tmp_path / "songs", extra=("--split", splits))
+    manifest = read_manifest(tmp_path / "data")
+    assert {song.id: song.split for song in manifest.songs}["song001-again"] == "train"
+    # A data set from before preparation listened for copies.
+    old = (s.model_copy(update={"split": "test"}) if s.id == "song001-again" else s for s in manifest.songs)
+    write_manifest(tmp_path / "data", manifest.model_copy(update={"songs": tuple(old)}))
     result = CliRunner().invoke(app, ["dedupe", str(tmp_path / "data"), "--json"])
     assert isinstance(result.exception, DataError)
     assert "1 copies cross splits, such as song001 and song001-again" in str(result.exception)

@@ -1,0 +1,106 @@
+"""Fingerprints of a data set's stems: made while songs are prepared, kept beside the shards, else made from them.
+
+`fingerprints/GROUP.npz` holds those of a group of songs: of each stem its words and which of them are audible, by the
+digest of its samples. They can be made again from the shards at any time, so that a file that is missing or damaged
+costs time and nothing else.
+"""
+
+import zipfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from dataprep.batches import read_batch
+from dataprep.codecs import CHANNELS
+from dataprep.dataset import Dataset
+from dataprep.fingerprint import Fingerprint, Listener
+from dataprep.manifest import SongRow, StemRow
+from dataprep.order import Item, Read
+from dataprep.shards import BATCH_FRAMES, SUFFIX, no_space_as_error
+from dataprep.tracks import Role
+from vr_core.files import whole_file
+
+FOLDER = "fingerprints"
+Words = tuple[np.ndarray, np.ndarray]
+"""`[frame]` uint32, and `[frame]` bool: which are audible."""
+
+
+def fingerprints(data: Dataset, on_song: Callable[[str], None] = lambda song: None) -> Iterator[Fingerprint]:
+    """Fingerprints of all stems of a data set.
+
+    Raises:
+        DataError: spectra too coarse for it.
+        ShardError, StorageError: a stem that has no fingerprint yet cannot be read.
+    """
+    kept = lru_cache(maxsize=4)(lambda group: _read(data.folder / FOLDER / f"{group}.npz"))
+    for song in data.songs():
+        for role, stem in song.stems.items():
+            words = kept(_group_of(stem.shard)).get(stem.content_sha256) or _listen(data, song, role)
+            yield Fingerprint(song.id, role, *words)
+        on_song(song.id)
+
+
+def kept_fingerprints(folder: Path, songs: Collection[SongRow]) -> Iterator[Fingerprint]:
+    """Those of the songs' stems that were kept when they were prepared."""
+    kept = lru_cache(maxsize=4)(lambda group: _read(folder / FOLDER / f"{group}.npz"))
+    for song in songs:
+        for role, stem in song.stems.items():
+            if (words := kept(_group_of(stem.shard)).get(stem.content_sha256)) is not None:
+                yield Fingerprint(song.id, role, *words)
+
+
+def keep(folder: Path, group: str, words: Mapping[str, Words]) -> None:
+    """Keep the words of a group's stems, by the digest of their samples.
+
+    Raises:
+        NoSpaceError: the disk is full.
+    """
+    path = folder / FOLDER / f"{group}.npz"
+    arrays = {f"{digest}.words": found for digest, (found, _) in words.items()}
+    arrays |= {f"{digest}.audible": np.packbits(audible) for digest, (_, audible) in words.items()}
+    with no_space_as_error(path):
+        path.parent.mkdir(exist_ok=True)
+        with whole_file(path) as draft:
+            np.savez(draft, **arrays)  # type: ignore[arg-type]
+
+
+def remove_unnamed(folder: Path, shards: Collection[str]) -> None:
+    """Remove what belongs to none of the shards."""
+    groups = {_group_of(name) for name in shards}
+    for path in (folder / FOLDER).glob("*.npz"):
+        if path.stem not in groups:
+            path.unlink(missing_ok=True)
+
+
+def _group_of(shard: str) -> str:
+    return shard.removesuffix(SUFFIX).partition("-")[2]
+
+
+def _read(path: Path) -> dict[str, Words]:
+    """By digest; nothing where the file is missing or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            words = {name.removesuffix(".words"): arrays[name] for name in arrays.files if name.endswith(".words")}
+            return {
+                digest: (found, np.unpackbits(arrays[f"{digest}.audible"], count=len(found)).astype(bool))
+                for digest, found in words.items()
+            }
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return {}
+
+
+def _listen(data: Dataset, song: SongRow, role: Role) -> Words:
+    """From the stored frames, a record batch at a time."""
+    listener = Listener(data.stft)
+    stem: StemRow = song.stems[role]
+    for start in range(0, stem.frames, BATCH_FRAMES):
+        frames = min(BATCH_FRAMES, stem.frames - start)
+        coded = read_batch(data, [Item(0, 0, frames, (Read(song.id, role, start, frames),))]).stems[role]
+        columns = {
+            name: column.reshape(*column.shape[:-1], CHANNELS, -1)[..., listener.bins].flatten(-2)
+            for name, column in coded.columns.items()
+        }
+        listener.add(coded.codec.widen_magnitude(columns, coded.scale)[0].numpy() ** 2)
+    return listener.words()
