@@ -81,7 +81,7 @@ def _group_of(shard: str) -> str:
 def _read(path: Path) -> dict[str, Words]:
     """By digest; nothing where the file is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             words = {name.removesuffix(".words"): arrays[name] for name in arrays.files if name.endswith(".words")}
             return {
                 digest: (found, np.unpackbits(arrays[f"{digest}.audible"], count=len(found)).astype(bool))
