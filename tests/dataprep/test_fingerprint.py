@@ -105,7 +105,7 @@ def test_what_was_heard_while_preparing_is_what_the_shards_hold(folder, tmp_path
     for one, other in zip(kept, made, strict=True):
         both = one.audible & other.audible
         assert (one.audible == other.audible).mean() > 0.99, one.song
-        assert np.unpackbits((one.words ^ other.words)[both].view(np.uint8)).mean() < 0.01, one.song
+        assert np.unpackbits((one.words ^ other.words)[both].view(np.uint8)).mean() < 0.03, one.song
 
 
 def test_damaged_fingerprints_are_made_again_and_those_of_gone_songs_removed(folder, tmp_path):
