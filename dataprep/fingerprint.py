@@ -77,6 +77,11 @@ class Listener:
         """The next frames: squared magnitudes of `bins`, `[channel, bin, frame]`."""
         self._energies.append(self._bank @ power.sum(axis=0))
 
+    def levels(self) -> np.ndarray:
+        """Energy `[frame]` between 300 and 3,000 Hz, of both channels."""
+        level: np.ndarray = np.concatenate(self._energies, axis=1).sum(axis=0)
+        return level
+
     def words(self) -> tuple[np.ndarray, np.ndarray]:
         """Words `[frame]` uint32, and which of them are audible."""
         return _words(np.concatenate(self._energies, axis=1), self._stft)

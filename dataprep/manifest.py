@@ -38,6 +38,8 @@ class StemRow(Spec):
     """Peak of each of its record batches."""
     crcs: tuple[int, ...] = ()
     """CRC-32 of each of its record batches, column after column; none in data sets that are older than they."""
+    audible: tuple[tuple[Natural, Natural], ...] | None = None
+    """Of vocals: runs of frames in which something is heard (`dataprep.audible`); None where that is not known."""
     loudness_db: float
     """Root mean square of both channels in dB of full scale; -120 and below for silence."""
     content_sha256: str
@@ -80,11 +82,13 @@ class Manifest(Spec):
 
         Where frames lie (shards, order of preparation, source paths) is not part of it.
         """
-        songs = [
-            [s.id, s.split, s.samples, {r: [t.content_sha256, t.frames] for r, t in s.stems.items()}]
-            for s in self.songs
-        ]
+        songs = [[s.id, s.split, s.samples, {r: _trained_on(t) for r, t in s.stems.items()}] for s in self.songs]
         return digest([self.schema_version, plain(self.stft), self.codec, songs])
+
+
+def _trained_on(stem: StemRow) -> list[object]:
+    """What of a stem decides which items there are; as it always was where nothing is known of silence."""
+    return [stem.content_sha256, stem.frames, *([] if stem.audible is None else [stem.audible])]
 
 
 def read_manifest(folder: Path, version: str | None = None) -> Manifest:

@@ -31,6 +31,8 @@ class CatalogueRow(NamedTuple):
     id: str
     roles: tuple[Role, ...]
     frames: int
+    audible: tuple[tuple[int, int], ...] | None = None
+    """Runs of frames in which the vocals are heard; None where that is not known, and they may be everywhere."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Order:
         self._anchor = roles_of(objective)[0]
         self._songs = [song for song in songs if self._anchor in song.roles]
         self._vocals = [song for song in songs if "vocals" in song.roles]
+        # Songs without a voice lend none; where all are silent there is nothing else.
+        self._vocals = [song for song in self._vocals if _heard_frames(song)] or self._vocals
         if not self._songs or (self._anchor == "instrumental" and not self._vocals):
             raise ManifestError(
                 f"no song for training has what the objective {objective.name} needs: "
@@ -91,7 +95,7 @@ class Order:
                 + "; `vr data inspect` shows what is there"
             )
         self._slot_ends = list(itertools.accumulate(max(1, song.frames // crop_frames) for song in self._songs))
-        self._vocals_ends = list(itertools.accumulate(song.frames for song in self._vocals))
+        self._vocals_ends = list(itertools.accumulate(_heard_frames(song) or song.frames for song in self._vocals))
         self._permutation = lru_cache(maxsize=2)(self._permuted_slots)
 
     @classmethod
@@ -132,11 +136,12 @@ class Order:
             return (instrumental,)
         other, start, gain = song, anchor.start_frame, 1.0
         if u[_REMIX] < spec.remix or "vocals" not in song.roles:
-            # One number chooses the song, weighted by its length, and with what is left of it the place.
+            # One number chooses the song, weighted by how long it is heard, and with what is left of it the place.
             at = u[_VOCALS] * self._vocals_ends[-1]
             number = min(bisect.bisect_right(self._vocals_ends, at), len(self._vocals) - 1)
             other = self._vocals[number]
-            start = self._start(other, 1 - (self._vocals_ends[number] - at) / other.frames)
+            place = 1 - (self._vocals_ends[number] - at) / (_heard_frames(other) or other.frames)
+            start = self._heard_start(other, place) if other.audible else self._start(other, place)
             gain = 10 ** ((2 * u[_GAIN] - 1) * spec.gain_db / 20)
         frames = min(self.crop_frames, other.frames - start)
         return instrumental, Read(other.id, "vocals", start, frames, gain, u[_SWAP_VOCALS] < spec.swap_channels)
@@ -144,6 +149,15 @@ class Order:
     def _start(self, song: CatalogueRow, place: float) -> int:
         """First frame of a crop, `place` in [0, 1) running over all starts of a song."""
         return _start_frame(song.frames, self.crop_frames, place)
+
+    def _heard_start(self, song: CatalogueRow, place: float) -> int:
+        """First frame of a crop in whose middle vocals are heard, `place` running over all frames where they are."""
+        left = min(int(place * _heard_frames(song)), _heard_frames(song) - 1)
+        for first, end in song.audible or ():
+            if left < end - first:
+                break
+            left -= end - first
+        return min(max(first + left - self.crop_frames // 2, 0), max(song.frames - self.crop_frames, 0))
 
     def _permuted_slots(self, epoch: int) -> np.ndarray:
         words = _words(self.seed, epoch, (0, 0, 1, 0), self.items_per_epoch)
@@ -169,7 +183,14 @@ def shards_read(manifest: Manifest, objective: ObjectiveSpec) -> frozenset[str]:
 def catalogue_of(manifest: Manifest, split: Split) -> tuple[CatalogueRow, ...]:
     """Songs of a split as the order needs them."""
     return tuple(
-        CatalogueRow(song.id, tuple(sorted(song.stems)), song.frames) for song in manifest.songs if song.split == split
+        CatalogueRow(
+            song.id,
+            tuple(sorted(song.stems)),
+            song.frames,
+            song.stems["vocals"].audible if "vocals" in song.stems else None,
+        )
+        for song in manifest.songs
+        if song.split == split
     )
 
 
@@ -206,6 +227,11 @@ def cut(first: int, shares: Sequence[int]) -> list[tuple[int, int]]:
     """
     ends = list(itertools.accumulate(shares, initial=first))
     return list(itertools.pairwise(ends))
+
+
+def _heard_frames(song: CatalogueRow) -> int:
+    """Frames from which vocals are drawn."""
+    return song.frames if song.audible is None else sum(end - first for first, end in song.audible)
 
 
 def _start_frame(frames: int, crop_frames: int, place: float) -> int:

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, cast
 import numpy as np
 from pydantic import Field
 
+from dataprep.audible import audible_runs
 from dataprep.audio import BLOCK_SAMPLES, MAX_AUDIO_S, open_audio, probe, regrouped
 from dataprep.codecs import CODECS
 from dataprep.decoders import AudioSource
@@ -229,8 +230,11 @@ class _StemEncoder:
     def row(self) -> StemRow:
         """The stem, whose frames are all written."""
         batch, row = self._first
+        stft = self.settings.stft
+        levels = self.listener.levels() if self.listener and self.role == "vocals" else None
         return StemRow(
             shard=self.writer.path.name, first_batch=batch, first_row=row, frames=self.writer.rows - row,
+            audible=None if levels is None else audible_runs(levels, stft.hop / stft.sample_rate_hz),
             peaks=tuple(self.peaks), crcs=tuple(self.crcs), content_sha256=self._hash.hexdigest(),
             loudness_db=round(_decibels(self.energy / max(1, self._values)), 3),
         )  # fmt: skip

@@ -1,10 +1,11 @@
 """Which song is for training, validation or test. Pure functions of the songs' ids.
 
-`--split` takes fractions with a seed (`valid=0.1,test=0.1,seed=7`) or a file of lines `<split> <id or pattern>`, of
-which the first that matches decides.
+`--split` takes fractions with a seed (`valid=0.1,test=0.1,seed=7`), a file of lines `<split> <id or pattern>`, of which
+the first that matches decides, or a data set whose songs keep their splits.
 """
 
 import fnmatch
+import glob
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,12 +40,14 @@ SplitRule = SplitByFraction | SplitByList
 
 
 def parse_split(text: str) -> SplitRule:
-    """The value of `--split`: fractions, or the path of a list file.
+    """The value of `--split`: fractions, the path of a list file, or a data set whose splits are taken over.
 
     Raises:
         DataError: neither; the part or line that does not fit is named.
     """
     path = Path(text)
+    if path.is_dir():
+        return _as_in(path)
     if path.is_file():
         try:
             return parse_list(path.read_text(encoding="utf-8"), text)
@@ -53,6 +56,14 @@ def parse_split(text: str) -> SplitRule:
     if "=" not in text:
         raise DataError(f"--split {text}: no such file; give a list file, or fractions as in valid=0.1,test=0.1,seed=7")
     return parse_fractions(text)
+
+
+def _as_in(folder: Path) -> SplitByList:
+    """The splits of a data set's songs."""
+    from dataprep.manifest import read_manifest  # which needs the names of splits
+
+    songs = read_manifest(folder).songs
+    return SplitByList(tuple((song.split, glob.escape(song.id)) for song in songs), str(folder))
 
 
 def parse_fractions(text: str) -> SplitByFraction:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.commands.data_change import add, prune, remove, verify
+from jobs.commands.data_check import check
 from jobs.commands.data_dedupe import dedupe
 from jobs.commands.data_options import SPLIT, Cluster, Data, Json, Layout, Sources, Split, Workers
 from jobs.commands.data_report import bar, group_line, prepare_shown
@@ -148,5 +149,5 @@ def _duration(seconds: float) -> str:
     return f"{int(seconds // 60)}:{seconds % 60:04.1f}"
 
 
-for command in (add, remove, verify, dedupe, stage, prune):
+for command in (add, remove, verify, dedupe, check, stage, prune):
     app.command()(command)

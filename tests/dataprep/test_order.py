@@ -154,3 +154,27 @@ EXPECTED: list[list[tuple[str, str, int, float, bool]]] = [
 def test_a_data_set_without_what_is_needed_is_refused(objective, songs):
     with pytest.raises(ManifestError, match=r"no song for training has what the objective .* needs"):
         Order(songs, objective, 0, CROP)
+
+
+def test_vocals_of_other_songs_are_drawn_where_they_are_heard():
+    """Every frame that is heard is as likely as any other to be in the middle, and none that is not heard."""
+    songs = (
+        CatalogueRow("a", BOTH, 200, ((50, 60), (150, 170))),
+        CatalogueRow("b", BOTH, 100, ((90, 100),)),
+        CatalogueRow("c", BOTH, 100, ()),
+    )
+    always = SeparateSpec(remix=1.0, silent_vocals=0.0, swap_channels=0.0)
+    drawn = Counter()
+    for item in order(always, songs=songs).items(0, 8000):
+        (vocals,) = (read for read in item.reads if read.role == "vocals")
+        drawn[vocals.song, vocals.start_frame] += 1
+    middles = {("a", f - CROP // 2) for f in (*range(50, 60), *range(150, 170))}
+    at_end = {("b", min(f - CROP // 2, 100 - CROP)) for f in range(90, 100)}
+    assert set(drawn) == middles | at_end
+    for start in middles:
+        assert drawn[start] == pytest.approx(200, rel=0.4), start
+
+
+def test_songs_that_are_silent_throughout_are_better_than_none():
+    songs = (CatalogueRow("a", BOTH, 40, ()), CatalogueRow("b", BOTH, 40, ()))
+    assert {len(item.reads) for item in order(SeparateSpec(remix=1.0), songs=songs).items(0, 50)} <= {1, 2}

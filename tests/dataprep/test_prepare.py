@@ -331,6 +331,31 @@ def test_a_full_disk_loses_no_finished_group(tmp_path):
     assert report.manifest == expected.manifest
 
 
+def test_a_source_disk_that_vanishes_in_the_middle_costs_what_was_not_read_yet(tmp_path):
+    tracks = [labelled(tmp_path / "usb" / "music", f"song{i}", 6000, i) for i in range(4)]
+    settings = SETTINGS.model_copy(update={"shard_bytes": 1})
+
+    def unplug(progress: PrepareProgress) -> None:
+        if progress.songs_done == 2 and (tmp_path / "usb").exists():
+            (tmp_path / "usb").rename(tmp_path / "unplugged")
+
+    report = prepare(tracks, tmp_path / "data", settings, unplug)
+    assert report.prepared == ("song0", "song1")
+    assert [id for id, _ in report.failed] == ["song2", "song3"]
+    assert all(str(tmp_path / "usb") in why for _, why in report.failed)
+    kept = files(tmp_path / "data")
+    with pytest.raises(PrepareError, match="usb"):  # still away: nothing can be done, and nothing is lost
+        prepare(tracks[2:], tmp_path / "new", settings)
+    (tmp_path / "unplugged").rename(tmp_path / "usb")
+    report = prepare(tracks, tmp_path / "data", settings)
+    assert (report.kept, report.prepared, report.failed) == (("song0", "song1"), ("song2", "song3"), ())
+    assert {
+        name: raw for name, raw in files(tmp_path / "data").items() if name in kept and name != "manifest.json"
+    } == {name: raw for name, raw in kept.items() if name != "manifest.json"}
+    wanted = prepare(tracks, tmp_path / "at-once", SETTINGS).manifest
+    assert report.manifest.digest() == wanted.digest()
+
+
 def test_groups_fill_shards_and_leave_no_worker_without_one():
     stamps = {f"s{i}": "x" for i in range(10)}
     seconds = dict.fromkeys(stamps, 10.0)

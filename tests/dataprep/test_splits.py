@@ -3,7 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataprep.errors import DataError
+from dataprep.manifest import read_manifest
+from dataprep.prepare import prepare
 from dataprep.splits import SplitByFraction, assign, parse_fractions, parse_list, parse_split
+from tests.dataprep.data import SETTINGS, labelled
 
 SONGS = [f"song{k:03d}" for k in range(1, 37)]
 
@@ -81,5 +84,17 @@ def test_the_option_takes_either(tmp_path):
     (tmp_path / "a=b.split").write_text("train *\n")
     assert assign(["x"], parse_split(str(tmp_path / "a=b.split"))) == {"x": "train"}
     assert parse_split("test=0.5") == SplitByFraction(test=0.5)
+
+
+def test_a_data_set_can_be_split_as_another(tmp_path):
+    tracks = [labelled(tmp_path / "music", name, 5000, i) for i, name in enumerate(["a[1]", "b", "c", "d"])]
+    prepare(tracks, tmp_path / "one", SETTINGS, split=parse_split("test=0.3,valid=0.3,seed=5"))
+    again = prepare(tracks, tmp_path / "two", SETTINGS, split=parse_split(str(tmp_path / "one")))
+    wanted = {song.id: song.split for song in read_manifest(tmp_path / "one").songs}
+    assert {song.id: song.split for song in again.manifest.songs} == wanted
+    assert set(wanted.values()) == {"train", "valid", "test"}
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         parse_split(str(tmp_path / "gone.split"))

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -182,3 +184,28 @@ def test_names_that_are_not_utf8_are_passed_over_and_odd_ones_are_not(tmp_path):
     assert [track.id for track in found.tracks] == ["new_line", "Übung_1"]
     assert found.problems == ((tmp_path / "bad\\xff\\xfe.flac", "its name is not UTF-8; rename it"),)
     str(found.problems[0][0]).encode()
+
+
+MANY = """
+import resource, sys
+from pathlib import Path
+from dataprep.tracks import find_tracks
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = find_tracks([Path(sys.argv[1])])
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print([track.id for track in found.tracks], len(found.problems), grown / 1024)
+"""
+
+
+def test_songs_are_found_in_a_folder_of_very_many_files(tmp_path):
+    """A tenth of a million other files: their names cost memory, their bytes are not read."""
+    for part in range(100):
+        folder = tmp_path / f"part{part}"
+        folder.mkdir()
+        for number in range(1000):
+            os.mknod(folder / f"{number}.txt")
+    touch(tmp_path, "part42/deep/a song.wav")
+    done = subprocess.run([sys.executable, "-c", MANY, tmp_path], capture_output=True, text=True, check=True)
+    ids, problems, grown_mib = done.stdout.rsplit(" ", 2)
+    assert (ids, int(problems)) == ("['part42-deep-a_song']", 0)
+    assert float(grown_mib) < 300

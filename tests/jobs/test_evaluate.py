@@ -12,6 +12,9 @@ from typer.testing import CliRunner
 
 from dataprep.errors import ManifestError
 from dataprep.manifest import Manifest, SongRow, write_manifest
+from dataprep.prepare import PrepareSettings, prepare
+from dataprep.tracks import find_tracks
+from jobs.commands.data import app as data_app
 from jobs.commands.evaluate import evaluate as command
 from jobs.errors import NoSongs, SongsFailed
 from jobs.evaluate import evaluate
@@ -192,3 +195,22 @@ def test_a_data_set_gives_the_songs_of_its_split_and_must_have_the_models_settin
     write_data_set(tmp_path / "other", music, StftSpec(sample_rate_hz=RATE_HZ, n_fft=256, hop=64))
     with pytest.raises(ManifestError, match="n_fft 256 in the data set, 128"):
         evaluate(run_folder, tmp_path / "other", device="cpu")
+
+
+def test_a_model_listens_for_stems_that_are_what_they_should_not_be(
+    run_folder: Path, music: Path, tmp_path: Path
+) -> None:
+    """Every stem of a data set gets a score from the checkpoint; what is done with scores is tested with dataprep."""
+    settings = PrepareSettings(stft=StftSpec(sample_rate_hz=RATE_HZ, n_fft=128, hop=64), workers=1)
+    prepare(find_tracks([music]).tracks, tmp_path / "data", settings)
+    told = CliRunner().invoke(data_app, ["check", str(tmp_path / "data"), "-m", str(run_folder), "--json"])
+    assert told.exit_code == 0, told.output
+    stems = json.loads(told.stdout)["stems"]
+    assert {(row["song"], row["role"]) for row in stems} == {
+        (song, role) for song in ("one", "two") for role in ("vocals", "instrumental")
+    }
+    shares = [row["foreign"] for row in stems]
+    assert shares == sorted(shares, reverse=True)
+    assert all(0 < share < 1 for share in shares)
+    shown = CliRunner().invoke(data_app, ["check", str(tmp_path / "data"), "-m", str(run_folder)]).stdout
+    assert f"4 stems, {sum(row['suspicious'] for row in stems)} suspicious" in shown
