@@ -23,6 +23,8 @@ _AUDIBLE_DB = -50.0
 """Frames below the loudest by more than this say nothing."""
 _COMMON = 64
 """A word that stands in more places than this tells none of them apart."""
+_WORDS_AT_ONCE = 2**24
+"""Words that are sorted together: 100 hours of one stem."""
 _OFFSETS = 3
 """How many offsets of a pair of stems are looked at, those with the most equal words."""
 LEAST_OVERLAP_S = 5.0
@@ -157,33 +159,46 @@ def _words(energy: np.ndarray, stft: StftSpec) -> tuple[np.ndarray, np.ndarray]:
 
 def _candidates(prints: Sequence[Fingerprint]) -> Iterator[tuple[int, int, int]]:
     """Pairs of stems of different songs and offsets in frames at which they have words in common."""
+    longest = max((len(p.words) for p in prints), default=0)
+    if not longest:
+        return
+    total = sum(int(p.audible.sum()) for p in prints)
+    parts = -(-total // _WORDS_AT_ONCE)
+    # One number for two stems and an offset: numbers are sorted many times faster than columns.
+    met = np.concatenate([_meetings(prints, part, parts, longest) for part in range(parts)] or [np.zeros(0, np.int64)])
+    found, votes = np.unique(met, return_counts=True)
+    looked_at: dict[tuple[int, int], int] = {}
+    for key in found[np.lexsort((found, -votes))].tolist():
+        both, shifted = divmod(key, 2 * longest)
+        a, b = divmod(both, len(prints))
+        if looked_at.get((a, b), 0) < _OFFSETS:
+            looked_at[a, b] = looked_at.get((a, b), 0) + 1
+            yield a, b, shifted - longest
+
+
+def _meetings(prints: Sequence[Fingerprint], part: int, parts: int, longest: int) -> np.ndarray:
+    """Where stems of two songs have the same word, of every `parts`th word: a number for both and their offset."""
     names = {name: index for index, name in enumerate(dict.fromkeys(p.song for p in prints))}
-    at = [np.flatnonzero(p.audible) for p in prints]
-    frame = np.concatenate([*at, np.zeros(0, np.int64)])
+    at = [np.flatnonzero(p.audible & (p.words % parts == part)) for p in prints]
+    frame = np.concatenate(at)
     stem = np.repeat(np.arange(len(prints)), [len(frames) for frames in at])
-    song = np.array([names[p.song] for p in prints])[stem] if len(prints) else stem
-    words = np.concatenate([*(p.words[frames] for p, frames in zip(prints, at, strict=True)), np.zeros(0, np.uint32)])
+    song = np.array([names[p.song] for p in prints])[stem]
+    words = np.concatenate([p.words[frames] for p, frames in zip(prints, at, strict=True)])
     order = np.argsort(words, kind="stable")
     words, stem, frame, song = words[order], stem[order], frame[order], song[order]
     starts = np.flatnonzero(np.concatenate([[True], words[1:] != words[:-1]])) if len(words) else np.zeros(0, int)
     sizes = np.diff(np.append(starts, len(words)))
     rare = np.repeat(sizes <= _COMMON, sizes)
     words, stem, frame, song = words[rare], stem[rare], frame[rare], song[rare]
-    met: list[np.ndarray] = [np.zeros((3, 0), np.int64)]
+    met = [np.zeros(0, np.int64)]
     for step in range(1, min(_COMMON, len(words))):
         same = np.flatnonzero((words[:-step] == words[step:]) & (song[:-step] != song[step:]))
         one, other = same, same + step
         # The order in which stems were given, whichever word comes first.
         flip = stem[one] > stem[other]
         one, other = np.where(flip, other, one), np.where(flip, one, other)
-        met.append(np.stack([stem[one], stem[other], frame[one] - frame[other]]))
-    found, votes = np.unique(np.concatenate(met, axis=1), axis=1, return_counts=True)
-    looked_at: dict[tuple[int, int], int] = {}
-    for column in np.argsort(-votes, kind="stable"):
-        a, b, offset = (int(value) for value in found[:, column])
-        if looked_at.get((a, b), 0) < _OFFSETS:
-            looked_at[a, b] = looked_at.get((a, b), 0) + 1
-            yield a, b, offset
+        met.append((stem[one] * len(prints) + stem[other]) * 2 * longest + frame[one] - frame[other] + longest)
+    return np.concatenate(met)
 
 
 def _compared(one: Fingerprint, other: Fingerprint, offset: int, frame_s: float) -> Pair:

@@ -11,6 +11,7 @@ import soxr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataprep import fingerprint
 from dataprep.change import remove
 from dataprep.dataset import Dataset
 from dataprep.decoders import AudioSource
@@ -124,8 +125,15 @@ def prints_of(words: list[tuple[str, list[int]]]) -> list[Fingerprint]:
     ]
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcd"), st.lists(st.integers(0, 5), max_size=12)), max_size=6))
-def test_candidates_are_those_that_a_search_of_all_pairs_finds(words):
+@pytest.mark.parametrize("at_once", [2**24, 4])
+@given(words=st.lists(st.tuples(st.sampled_from("abcd"), st.lists(st.integers(0, 5), max_size=12)), max_size=6))
+def test_candidates_are_those_that_a_search_of_all_pairs_finds(at_once, words):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fingerprint, "_WORDS_AT_ONCE", at_once)
+        _compare_with_a_search_of_all_pairs(words)
+
+
+def _compare_with_a_search_of_all_pairs(words):
     prints = prints_of(words)
     wanted: Counter[tuple[int, int, int]] = Counter()
     for i, one in enumerate(prints):
