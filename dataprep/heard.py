@@ -43,10 +43,14 @@ def fingerprints(data: Dataset, on_song: Callable[[str], None] = lambda song: No
 
 
 def kept_fingerprints(folder: Path, songs: Collection[SongRow]) -> Iterator[Fingerprint]:
-    """Those of the songs' stems that were kept when they were prepared."""
+    """Those of the songs' stems that were kept when they were prepared; of equal audio one is enough."""
     kept = lru_cache(maxsize=4)(lambda group: _read(folder / FOLDER / f"{group}.npz"))
+    seen: set[str] = set()
     for song in songs:
         for role, stem in song.stems.items():
+            if stem.content_sha256 in seen:
+                continue
+            seen.add(stem.content_sha256)
             if (words := kept(_group_of(stem.shard)).get(stem.content_sha256)) is not None:
                 yield Fingerprint(song.id, role, *words)
 
