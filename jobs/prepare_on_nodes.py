@@ -253,6 +253,9 @@ def _run(
                         del running[ref]
                         again(attempt, "its PC went silent")
                 dead |= gone
+                alive = {node.name for node in live_nodes(ray.nodes())}  # type: ignore[no-untyped-call]
+                if alive.isdisjoint(node.name for node in crew.nodes):
+                    raise WorkerError("all PCs that took part are gone; finished songs are kept: run the command again")
     finally:
         for ref in running:
             with suppress(Exception):
