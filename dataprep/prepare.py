@@ -18,14 +18,14 @@ from pydantic import Field
 
 from dataprep.codecs import CHANNELS, CODECS
 from dataprep.errors import AudioError, DataError, PrepareError
-from dataprep.fingerprint import LEAST_OVERLAP_S, Pair, pairs
+from dataprep.fingerprint import LEAST_OVERLAP_S, pairs
 from dataprep.group import JOURNALS, GroupPlan, plan_groups, read_journals
 from dataprep.heard import kept_fingerprints, remove_unnamed
 from dataprep.manifest import FILE, Manifest, SongRow, kept_versions, read_manifest, replace_manifest
 from dataprep.roots import Roots
 from dataprep.shards import PARTIAL, SUFFIX, ShardRow
 from dataprep.song import SILENT_DB, SongSettings, duration_s, stored_roles
-from dataprep.splits import SplitByFraction, SplitRule, assign
+from dataprep.splits import Split, SplitByFraction, SplitRule, assign
 from dataprep.tracks import Track
 from dataprep.workers import RunGroups, run_groups
 from vr_core.config import digest, plain
@@ -175,16 +175,15 @@ def _prepare(
         shards |= journal.shards
         rows |= {song.id: song for song in journal.songs}
 
+    before = {song.id: song for song in existing.songs}
+    rows = {id: _in_the_same_order(song, before.get(id)) for id, song in rows.items()}
+
     # A song that cannot be prepared again keeps the row of the time when it could.
     used = [track.id for track in tracks if track.id in rows]
     if tracks and not used:
         first = f"; {failed[0][1]}" if failed else ""
         raise PrepareError(f"{out}: none of the {len(tracks)} songs could be used{first}")
-    splits = assign(used, rule)
-    songs = [song.model_copy(update={"split": splits.get(song.id, song.split)}) for song in rows.values()]
-    songs.sort(key=lambda song: song.id)
-    same = pairs(list(kept_fingerprints(out, songs)), settings.stft.hop / settings.stft.sample_rate_hz)
-    songs = keep_duplicates_together(songs, [(pair.song, pair.other) for pair in same if _is_long(pair)])
+    songs = _with_splits(out, rows, assign(used, rule), settings.stft.hop / settings.stft.sample_rate_hz)
     named = {stem.shard for song in songs for stem in song.stems.values()}
     manifest = Manifest(
         stft=settings.stft, codec=settings.codec, songs=tuple(songs),
@@ -197,9 +196,22 @@ def _prepare(
     return PrepareReport(manifest, prepared, kept, tuple(failed))
 
 
-def _is_long(pair: Pair) -> bool:
-    """Whether so much of two recordings is equal that a song's split may follow from it."""
-    return pair.overlap_s >= LEAST_OVERLAP_S
+def _in_the_same_order(song: SongRow, before: SongRow | None) -> SongRow:
+    """`song` with what was known of its vocals `before`, where they are the same: a repair changes no run's items."""
+    new, old = (row.stems.get("vocals") if row else None for row in (song, before))
+    if new is None or old is None or new.content_sha256 != old.content_sha256 or new.audible == old.audible:
+        return song
+    vocals = new.model_copy(update={"audible": old.audible})
+    return song.model_copy(update={"stems": {**song.stems, "vocals": vocals}})
+
+
+def _with_splits(out: Path, rows: Mapping[str, SongRow], splits: Mapping[str, Split], frame_s: float) -> list[SongRow]:
+    """The songs by id, in the splits that are theirs; copies of a recording in one, where enough of it is equal."""
+    songs = [rows[id].model_copy(update={"split": splits.get(id, rows[id].split)}) for id in sorted(rows)]
+    same = pairs(list(kept_fingerprints(out, songs)), frame_s)
+    return keep_duplicates_together(
+        songs, [(pair.song, pair.other) for pair in same if pair.overlap_s >= LEAST_OVERLAP_S]
+    )
 
 
 def keep_duplicates_together(songs: Sequence[SongRow], same: Sequence[tuple[str, str]] = ()) -> list[SongRow]:

@@ -10,12 +10,12 @@ from dataprep.change import DamagedFrames, examine, prune, remove, repair, setti
 from dataprep.dataset import Dataset
 from dataprep.errors import DataError, ManifestError, PrepareError
 from dataprep.manifest import Manifest, SongRow, kept_versions, read_manifest, write_manifest
-from dataprep.prepare import writing
+from dataprep.prepare import prepare, writing
 from dataprep.shard_reader import Shard
 from dataprep.shards import BATCH_FRAMES
 from dataprep.splits import SplitByFraction
 from dataprep.tracks import Role
-from tests.dataprep.data import SETTINGS, small_data_set, whole_stem
+from tests.dataprep.data import SETTINGS, labelled, small_data_set, whole_stem
 from vr_core.errors import StorageError
 
 
@@ -230,3 +230,19 @@ def test_a_damaged_version_can_be_pruned(folder):
     (version,) = (folder / "versions").iterdir()
     version.write_text("{")
     assert prune(folder).versions == 1
+
+
+def test_a_repair_of_a_data_set_from_before_silence_was_known_changes_no_order(tmp_path):
+    track = labelled(tmp_path / "music", "song", 20_000, 1)
+    prepare([track], tmp_path / "data", SETTINGS)
+    manifest = read_manifest(tmp_path / "data")
+    (row,) = manifest.songs
+    assert row.stems["vocals"].audible
+    old = row.stems["vocals"].model_copy(update={"audible": None})
+    old_row = row.model_copy(update={"stems": {**row.stems, "vocals": old}})
+    write_manifest(tmp_path / "data", manifest.model_copy(update={"songs": (old_row,)}))
+    digest = read_manifest(tmp_path / "data").digest()
+    assert digest != manifest.digest()
+    report = prepare([track], tmp_path / "data", SETTINGS, again=["song"])
+    assert report.prepared == ("song",)
+    assert report.manifest.digest() == digest
