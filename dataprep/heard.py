@@ -7,7 +7,7 @@ costs time and nothing else.
 
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ def fingerprints(data: Dataset, on_song: Callable[[str], None] = lambda song: No
         DataError: spectra too coarse for it.
         ShardError, StorageError: a stem that has no fingerprint yet cannot be read.
     """
-    kept = lru_cache(maxsize=4)(lambda group: _read(data.folder / FOLDER / f"{group}.npz"))
+    kept = cache(lambda group: _read(data.folder / FOLDER / f"{group}.npz"))
     for song in data.songs():
         for role, stem in song.stems.items():
             words = kept(_group_of(stem.shard)).get(stem.content_sha256) or _listen(data, song, role)
@@ -44,7 +44,7 @@ def fingerprints(data: Dataset, on_song: Callable[[str], None] = lambda song: No
 
 def kept_fingerprints(folder: Path, songs: Collection[SongRow]) -> Iterator[Fingerprint]:
     """Those of the songs' stems that were kept when they were prepared; of equal audio one is enough."""
-    kept = lru_cache(maxsize=4)(lambda group: _read(folder / FOLDER / f"{group}.npz"))
+    kept = cache(lambda group: _read(folder / FOLDER / f"{group}.npz"))
     seen: set[str] = set()
     for song in songs:
         for role, stem in song.stems.items():

@@ -59,8 +59,8 @@ class Crew:
         tick: Callable[[str, float], None],
         group_done: Callable[[GroupPlan], None],
     ) -> Failed:
-        """`dataprep.workers.run_groups` on these PCs; `workers` is what Ray makes of their cores."""
-        return _run(self, folder.absolute(), work, settings, tick, group_done)
+        """`dataprep.workers.run_groups` on these PCs: at most `workers` groups at once, as far as their cores go."""
+        return _run(self, folder.absolute(), work, settings, min(workers, self.workers), tick, group_done)
 
 
 @contextmanager
@@ -195,6 +195,7 @@ def _run(
     folder: Path,
     work: Work,
     settings: SongSettings,
+    workers: int,
     tick: Callable[[str, float], None],
     group_done: Callable[[GroupPlan], None],
 ) -> Failed:
@@ -222,7 +223,7 @@ def _run(
 
     try:
         while waiting or running:
-            while waiting and len(running) < crew.workers:
+            while waiting and len(running) < workers:
                 plan, tracks, number = waiting.pop()
                 name = f"{plan.name}-{secrets.token_hex(3)}"
                 own, absolute = plan.model_copy(update={"name": name}), [_absolute(track) for track in tracks]
