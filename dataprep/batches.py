@@ -217,8 +217,8 @@ class _Filling:
             if read.swap:
                 for column in out:
                     _exchange_channels(column.reshape(read.frames, CHANNELS, -1))
-            peaks = self._data.peaks(read.song, read.role, read.start_frame, read.frames)
-            np.multiply(peaks, np.float32(read.gain), out=self._scales[read.role][row, : read.frames])
+            scale = self._scales[read.role][row, : read.frames]
+            self._data.scale(read.song, read.role, read.start_frame, read.gain, scale)
             done[read.role] = read.frames
         for role, frames in done.items():
             if frames < item.crop_frames:

@@ -135,10 +135,21 @@ class Dataset:
 
     def peaks(self, song: str, role: Role, start_frame: int, frames: int) -> np.ndarray:
         """Peak of the record batch of each frame, `[frame]` float32."""
+        return self._peaks_of(song, role)[np.arange(start_frame, start_frame + frames) // BATCH_FRAMES]
+
+    def scale(self, song: str, role: Role, start_frame: int, gain: float, out: np.ndarray) -> None:
+        """Fill `out` `[frame]` float32 with the peaks of frames from `start_frame` on, times `gain`."""
+        batch = start_frame // BATCH_FRAMES
+        if start_frame + len(out) <= (batch + 1) * BATCH_FRAMES:  # as most crops: no array for one number
+            out.fill(self._peaks_of(song, role)[batch] * np.float32(gain))
+        else:
+            np.multiply(self.peaks(song, role, start_frame, len(out)), np.float32(gain), out=out)
+
+    def _peaks_of(self, song: str, role: Role) -> np.ndarray:
         held = self._peaks.get((song, role))
         if held is None:
             held = self._peaks[song, role] = np.asarray(self._stem(song, role).peaks, np.float32)
-        return held[np.arange(start_frame, start_frame + frames) // BATCH_FRAMES]
+        return held
 
     def read(self, song: str, role: Role, start_frame: int, frames: int, out: np.ndarray) -> None:
         """Copy frames of a stem, as stored, into `out` `[column, frame, ...]` (see `Shard.read_frames`).
