@@ -101,12 +101,19 @@ class ShardCache:
         """The whole copy of a shard, which counts as used now; None where there is none."""
         path = self._path(row)
         try:
-            if path.stat().st_size != row.bytes:
+            if not self.has(row):
                 return None
             os.utime(path)
         except OSError:
             return None
         return path
+
+    def has(self, row: ShardRow) -> bool:
+        """Whether there is a whole copy; to ask is not to use it."""
+        try:
+            return self._path(row).stat().st_size == row.bytes
+        except OSError:
+            return False
 
     def drop(self, row: ShardRow) -> None:
         """Remove a copy that turned out to be damaged."""

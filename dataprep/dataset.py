@@ -115,7 +115,7 @@ class Dataset:
         """Which shards, all by default, can be read here, copies in the cache counting as local."""
         rows = {name: row for name, row in self.manifest.shards.items() if names is None or name in names}
         found = self.roots.reach(rows)
-        copied = frozenset(name for name, row in rows.items() if self._cache and self._cache.find(row))
+        copied = frozenset(name for name, row in rows.items() if self._cache and self._cache.has(row))
         return Reach(found.local | copied, found.remote - copied, found.missing - copied)
 
     def require(self, names: Collection[str]) -> Reach:

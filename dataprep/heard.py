@@ -34,24 +34,24 @@ def fingerprints(data: Dataset, on_song: Callable[[str], None] = lambda song: No
         DataError: spectra too coarse for it.
         ShardError, StorageError: a stem that has no fingerprint yet cannot be read.
     """
-    kept = cache(lambda group: _read(data.folder / FOLDER / f"{group}.npz"))
+    kept = _kept(data.folder)
     for song in data.songs():
         for role, stem in song.stems.items():
-            words = kept(_group_of(stem.shard)).get(stem.content_sha256) or _listen(data, song, role)
+            words = kept(stem) or _listen(data, song, role)
             yield Fingerprint(song.id, role, *words)
         on_song(song.id)
 
 
 def kept_fingerprints(folder: Path, songs: Collection[SongRow]) -> Iterator[Fingerprint]:
     """Those of the songs' stems that were kept when they were prepared; of equal audio one is enough."""
-    kept = cache(lambda group: _read(folder / FOLDER / f"{group}.npz"))
+    kept = _kept(folder)
     seen: set[str] = set()
     for song in songs:
         for role, stem in song.stems.items():
             if stem.content_sha256 in seen:
                 continue
             seen.add(stem.content_sha256)
-            if (words := kept(_group_of(stem.shard)).get(stem.content_sha256)) is not None:
+            if (words := kept(stem)) is not None:
                 yield Fingerprint(song.id, role, *words)
 
 
@@ -76,6 +76,12 @@ def remove_unnamed(folder: Path, shards: Collection[str]) -> None:
     for path in (folder / FOLDER).glob("*.npz"):
         if path.stem not in groups:
             path.unlink(missing_ok=True)
+
+
+def _kept(folder: Path) -> Callable[[StemRow], Words | None]:
+    """Gives the words of a stem that are kept; each file is read once."""
+    group = cache(lambda name: _read(folder / FOLDER / f"{name}.npz"))
+    return lambda stem: group(_group_of(stem.shard)).get(stem.content_sha256)
 
 
 def _group_of(shard: str) -> str:

@@ -60,7 +60,71 @@ class Crew:
         group_done: Callable[[GroupPlan], None],
     ) -> Failed:
         """`dataprep.workers.run_groups` on these PCs: at most `workers` groups at once, as far as their cores go."""
-        return _run(self, folder.absolute(), work, settings, min(workers, self.workers), tick, group_done)
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        ticks: Any = ray.remote(_Ticks).options(num_cpus=0, scheduling_strategy=here).remote()
+        names = ",".join(node.labels[NODE_LABEL] for node in self.nodes)
+        task = ray.remote(_prepare).options(
+            num_cpus=1, memory=TASK_BYTES, max_retries=0, label_selector={NODE_LABEL: f"in({names})"}
+        )
+        waiting = [(plan, tracks, 1) for plan, tracks in reversed(work)]
+        running: dict[Any, _Attempt] = {}
+        failed: Failed = []
+        dead = _dead_nodes()
+
+        def again(attempt: _Attempt, why: str) -> None:
+            if attempt.number == TRIES:
+                raise WorkerError(
+                    f"a group of {len(attempt.tracks)} songs ({attempt.tracks[0].id} …) was lost {TRIES} times: {why}; "
+                    "finished songs are kept: run the same command again"
+                )
+            waiting.append((attempt.plan, attempt.tracks, attempt.number + 1))
+
+        try:
+            while waiting or running:
+                while waiting and len(running) < min(workers, self.workers):
+                    plan, tracks, number = waiting.pop()
+                    name = f"{plan.name}-{secrets.token_hex(3)}"
+                    own, absolute = plan.model_copy(update={"name": name}), [_absolute(track) for track in tracks]
+                    ref = task.remote(folder.absolute(), own, absolute, settings, ticks)
+                    running[ref] = _Attempt(plan, tracks, number, name)
+                finished, _ = ray.wait(list(running), timeout=_POLL_S)
+                seconds, begun_on = ray.get(ticks.take.remote())
+                for song, more_s in seconds.items():
+                    tick(song, more_s)
+                for ref in finished:
+                    attempt = running.pop(ref)
+                    try:
+                        refused = ray.get(ref)
+                    except ray.exceptions.RayTaskError as error:
+                        raise (error.cause if isinstance(error.cause, VrError) else error) from None
+                    except ray.exceptions.RayError as error:  # its process is gone
+                        again(attempt, str(error).splitlines()[0])
+                    else:
+                        if len(refused) < len(attempt.tracks):
+                            _await_seen(folder, attempt.name)
+                        failed += refused
+                        group_done(attempt.plan)
+                # Ray 2.60 says nothing of a task whose PC went silent, and what it was about to start there waits on.
+                gone = _dead_nodes() - dead
+                if gone:
+                    for ref, attempt in list(running.items()):
+                        if begun_on.get(attempt.name, min(gone)) in gone:
+                            del running[ref]
+                            again(attempt, "its PC went silent")
+                    dead |= gone
+                    alive = {node.name for node in live_nodes(ray.nodes())}  # type: ignore[no-untyped-call]
+                    if alive.isdisjoint(node.name for node in self.nodes):
+                        raise WorkerError(
+                            "all PCs that took part are gone; finished songs are kept: run the command again"
+                        )
+        finally:
+            for ref in running:
+                with suppress(Exception):
+                    ray.cancel(ref, force=True)
+        return failed
 
 
 @contextmanager
@@ -188,80 +252,6 @@ class _Attempt(NamedTuple):
     """From 1."""
     name: str
     """Of this attempt: part of its shards' names."""
-
-
-def _run(
-    crew: Crew,
-    folder: Path,
-    work: Work,
-    settings: SongSettings,
-    workers: int,
-    tick: Callable[[str, float], None],
-    group_done: Callable[[GroupPlan], None],
-) -> Failed:
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    ticks: Any = ray.remote(_Ticks).options(num_cpus=0, scheduling_strategy=here).remote()
-    names = ",".join(node.labels[NODE_LABEL] for node in crew.nodes)
-    task = ray.remote(_prepare).options(
-        num_cpus=1, memory=TASK_BYTES, max_retries=0, label_selector={NODE_LABEL: f"in({names})"}
-    )
-    waiting = [(plan, tracks, 1) for plan, tracks in reversed(work)]
-    running: dict[Any, _Attempt] = {}
-    failed: Failed = []
-    dead = _dead_nodes()
-
-    def again(attempt: _Attempt, why: str) -> None:
-        if attempt.number == TRIES:
-            raise WorkerError(
-                f"a group of {len(attempt.tracks)} songs ({attempt.tracks[0].id} …) was lost {TRIES} times: {why}; "
-                "finished songs are kept: run the same command again"
-            )
-        waiting.append((attempt.plan, attempt.tracks, attempt.number + 1))
-
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                plan, tracks, number = waiting.pop()
-                name = f"{plan.name}-{secrets.token_hex(3)}"
-                own, absolute = plan.model_copy(update={"name": name}), [_absolute(track) for track in tracks]
-                ref = task.remote(folder, own, absolute, settings, ticks)
-                running[ref] = _Attempt(plan, tracks, number, name)
-            finished, _ = ray.wait(list(running), timeout=_POLL_S)
-            seconds, begun_on = ray.get(ticks.take.remote())
-            for song, more_s in seconds.items():
-                tick(song, more_s)
-            for ref in finished:
-                attempt = running.pop(ref)
-                try:
-                    refused = ray.get(ref)
-                except ray.exceptions.RayTaskError as error:
-                    raise (error.cause if isinstance(error.cause, VrError) else error) from None
-                except ray.exceptions.RayError as error:  # its process is gone
-                    again(attempt, str(error).splitlines()[0])
-                else:
-                    if len(refused) < len(attempt.tracks):
-                        _await_seen(folder, attempt.name)
-                    failed += refused
-                    group_done(attempt.plan)
-            # Ray 2.60 says nothing of a task whose PC went silent, and leaves what it was about to start there waiting.
-            gone = _dead_nodes() - dead
-            if gone:
-                for ref, attempt in list(running.items()):
-                    if begun_on.get(attempt.name, min(gone)) in gone:
-                        del running[ref]
-                        again(attempt, "its PC went silent")
-                dead |= gone
-                alive = {node.name for node in live_nodes(ray.nodes())}  # type: ignore[no-untyped-call]
-                if alive.isdisjoint(node.name for node in crew.nodes):
-                    raise WorkerError("all PCs that took part are gone; finished songs are kept: run the command again")
-    finally:
-        for ref in running:
-            with suppress(Exception):
-                ray.cancel(ref, force=True)
-    return failed
 
 
 def _dead_nodes() -> set[str]:

@@ -131,8 +131,12 @@ def test_staging_leaves_what_is_on_a_disk_here(data, tmp_path):
 
     names = move(data, "song0", tmp_path / "ssd")
     (data / "roots.yaml").write_text(f"everywhere: [{tmp_path / 'ssd'}]\n")
-    done = Dataset.open(data, ShardCache(tmp_path / "cache", 10**9)).stage()
+    opened = Dataset.open(data, ShardCache(tmp_path / "cache", 10**9))
+    done = opened.stage()
     assert set(done.copied) == set(read_manifest(data).shards) - set(names)
+    used_s = {copy: copy.stat().st_mtime_ns for copy in (tmp_path / "cache").glob("*.arrow")}
+    assert opened.reach().local == frozenset(read_manifest(data).shards)
+    assert used_s == {copy: copy.stat().st_mtime_ns for copy in used_s}, "to look is not to use"
 
 
 def test_a_list_of_roots_with_a_mistake_is_refused_by_name(data):
