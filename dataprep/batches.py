@@ -22,6 +22,8 @@ from dataprep.tracks import Role
 
 READERS = 3
 AHEAD = 2
+TAKEN_AHEAD = AHEAD + 2
+"""Most batches that a `Loader` has taken from its source beyond the one in use: read, being read, and in hand."""
 _PART_BYTES = 4 * 2**20
 _EXCHANGED_FRAMES = 64
 

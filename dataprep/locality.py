@@ -22,8 +22,6 @@ class StepCut:
 
     order: Order
     manifest: Manifest
-    shares: tuple[int, ...]
-    """Items of each rank in a step; their sum is the global batch."""
     local: np.ndarray
     """`[rank, shard]` bool: is the shard, in the order of `shard_names`, on the rank's own disk."""
 
@@ -32,19 +30,25 @@ class StepCut:
         """Whether the ranks differ in what they have; else every rank takes items that follow each other."""
         return bool((self.local != self.local[0]).any())
 
-    def items_of(self, step: int, rank: int) -> tuple[Item, ...]:
-        """What `rank` computes in a step, by position in the order."""
-        total = sum(self.shares)
-        first, end = cut(step * total, self.shares)[rank]
+    def items_of(self, step: int, rank: int, shares: Sequence[int]) -> tuple[Item, ...]:
+        """What `rank` computes in a step, by position in the order.
+
+        Args:
+            step: number of steps before it.
+            rank: whose.
+            shares: items of each rank in this step; their sum is the global batch.
+        """
+        total = sum(shares)
+        first, end = cut(step * total, shares)[rank]
         if not self.matters:
             return self.order.items(first, end - first)
         items = self.order.items(step * total, total)
-        ranks = nearest(self._remote_frames(items), self.shares)
+        ranks = nearest(self._remote_frames(items), shares)
         return tuple(item for item, taken_by in zip(items, ranks, strict=True) if taken_by == rank)
 
     def _remote_frames(self, items: Sequence[Item]) -> np.ndarray:
         """`[rank, item]`: frames that come from elsewhere if that rank takes the item."""
-        remote = np.zeros((len(self.shares), len(items)))
+        remote = np.zeros((len(self.local), len(items)))
         for column, item in enumerate(items):
             for read in item.reads:
                 remote[:, column] += read.frames * ~self.local[:, self._shard_of[read.song, read.role]]

@@ -28,13 +28,18 @@ class MetricsLog:
             self._board = SummaryWriter(str(run.tensorboard), purge_step=from_step + 1, flush_secs=10)
         self._flushed_s = time.monotonic()
 
-    def write(self, kind: str, step: int, **values: float) -> None:
-        """One line; `kind` is `step` or `validation`. A value that is not finite is null: JSON knows no NaN."""
-        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    def write(self, kind: str, step: int, **values: float | list[float]) -> None:
+        """One line; `kind` is `step`, `validation` or `shares`. A number that is not finite is null: JSON has no NaN.
+
+        Lists have a number for each worker, and stay out of TensorBoard.
+        """
+        finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
         line = {"kind": kind, "step": step, **finite, "time_s": round(time.time(), 3)}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         if self._board is not None:
             for name, value in values.items():
+                if isinstance(value, list):
+                    continue
                 self._board.add_scalar(f"{kind}/{name}", value, step)
         if time.monotonic() - self._flushed_s > FLUSH_EVERY_S or kind != "step":
             self.flush()

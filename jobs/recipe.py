@@ -44,16 +44,22 @@ class CheckpointSpec(Spec):
     """Newest ones kept; the best one stays besides."""
 
 
+SyncName = Literal["plain", "bf16"]
+
+
 class WorkersSpec(Spec):
-    """Where the run computes: one Ray Train worker per GPU, or per `cpus` cores where there is none."""
+    """How the run computes: one Ray Train worker per GPU, or per `cpus` cores where there is none."""
 
     count: Count = 1
+    """Fixed; a recipe with `nodes` has as many as there are machines."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: GPUs when every live node that matches has one."""
     cpus: Count = 1
     """Cores for each worker."""
     labels: tuple[dict[str, str], ...] = ()
     """One for all workers, or one for each: the node labels that a worker's machine must carry."""
+    shares: Literal["measured", "equal"] = "measured"
+    """measured: a step's items are cut such that unequal machines are done together."""
 
 
 class TuneSpec(Spec):
@@ -115,13 +121,15 @@ class Recipe(Spec):
     objective: ObjectiveSpec = SeparateSpec()
     batch: BatchSpec = BatchSpec()
     optim: OptimSpec = OptimSpec()
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 autocast where every worker has a GPU with such units, float32 elsewhere."""
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    """auto: bfloat16 autocast where every worker has a GPU with such units, float32 elsewhere. float64: for proofs."""
     validation: ValidationSpec = ValidationSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
     nonfinite_limit: Annotated[int, Field(ge=0)] = 10
     """Steps in a row with a non-finite loss or gradient that are skipped before the run stops."""
     workers: WorkersSpec = WorkersSpec()
+    sync: SyncName = "plain"
+    """How gradients travel; bf16 sends half the bytes and rounds them."""
     tune: TuneSpec | None = None
     log: LogSpec = LogSpec()
     cache: RecipeCacheSpec | None = None

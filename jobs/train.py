@@ -15,28 +15,29 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dataprep.batches import CodedBatch, Loader, widen_magnitudes
+from dataprep.batches import TAKEN_AHEAD, Loader
 from dataprep.dataset import Dataset
 from dataprep.locality import StepCut, shard_names
 from dataprep.order import Item, Order, cut, fixed_items, shards_read
 from dataprep.staging import BackgroundStaging
 from jobs.checkpoint import Checkpoint, best_loss, mend_pointers, read_checkpoint, read_newest, write_checkpoint
 from jobs.errors import RunFailed, RunLeft, RunStopped
+from jobs.exchange import BusyClock, exchanging
+from jobs.gradient import add_gradients, autocast, has_bf16, loss_function, weights_dtype
 from jobs.metrics_log import MetricsLog
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
+from jobs.shares import Pace, Speed
+from jobs.speed import keep_or_note, key_of, speed_here, speeds_of_all
 from jobs.storage import open_data
-from vr_core.draws import Draws
 from vr_core.errors import ConfigError, StorageError, UserError
 from vr_core.models import build
-from vr_core.objectives import Magnitudes, item_losses
 from vr_core.optim import WeightAverage, adamw, global_norm, learning_rate_factor, set_rates
 from vr_core.weights import WeightsMeta, load_state, load_weights
 
@@ -85,7 +86,7 @@ def train(
     model: nn.Module = build(recipe.model, stft.bins)
     if checkpoint is None and recipe.init is not None:
         start_from(model, recipe, data)
-    model.to(device)
+    model.to(device, weights_dtype(recipe))
     optimiser = adamw(model, recipe.optim)
     average = WeightAverage(model, recipe.optim.ema_decay) if recipe.optim.ema_decay else None
     step, skipped_in_a_row = 0, 0
@@ -93,27 +94,32 @@ def train(
         step, skipped_in_a_row = restore(checkpoint, model, optimiser, average)
     trained = [p for p in model.parameters() if p.requires_grad]
     shadow = deepcopy(model).eval() if average else model
-    parallel = nn.parallel.DistributedDataParallel(model) if world > 1 else model
+    clock = BusyClock(device)
     bf16 = torch.tensor(int(has_bf16(device)), device=device)
     if world > 1:  # what one card cannot do none does: every item is computed alike, whoever gets it
         dist.all_reduce(bf16, dist.ReduceOp.MIN)
     cast = autocast(recipe, device, bool(bf16))
 
     items, size = recipe.batch.items, recipe.batch.micro_batch
-    shares = tuple(items // world + (r < items % world) for r in range(world))
-    pieces = -(-shares[rank] // size)
     needed = shards_read(data.manifest, recipe.objective)
-    steps = StepCut(order, data.manifest, shares, who_has_what(data, needed, world, device))
+    steps = StepCut(order, data.manifest, who_has_what(data, needed, world, device))
     losses_of = loss_function(recipe, device, cast)
+    speed_key = key_of(recipe, stft.bins, device, bool(bf16))
+    speed = speed_here(recipe, speed_key, model, losses_of, data, order, device) if world > 1 else Speed(0, 1, size)
+    # What is read ahead is cut already: each step is one batch at least.
+    pace = Pace(
+        speeds_of_all(speed, world, device), items, step, TAKEN_AHEAD + 1, measured=recipe.workers.shares == "measured"
+    )
+    parallel = exchanging(model, recipe.sync, clock) if world > 1 else model
 
     def micro_batches(step: int) -> list[tuple[Item, ...]]:
-        mine = steps.items_of(step, rank)
-        return [mine[at : at + size] for at in range(0, len(mine), size)]
+        mine = iter(steps.items_of(step, rank, pace.shares(step)))
+        return [tuple(itertools.islice(mine, count)) for count in pace.pieces(step, rank)]
 
     def validate() -> float:
         if average is not None:
             shadow.load_state_dict(average.weights)
-        mine = cut(0, [len(held_out) // world + (r < len(held_out) % world) for r in range(world)])[rank]
+        mine = cut(0, pace.split(len(held_out)))[rank]
         total = torch.zeros((), dtype=torch.float64, device=device)
         with (
             torch.inference_mode(),
@@ -148,29 +154,34 @@ def train(
         contextlib.closing(Loader(data, batches, device)) as loader,
     ):
         saved_s = polled_s = time.monotonic()
+        clock.begin()
         while step < recipe.steps:
             began_s, waited_s = time.monotonic(), loader.waited_s
-            loss_sum, places = torch.zeros((), device=device), 0
+            loss_sum, places = torch.zeros((), dtype=torch.float64, device=device), 0
+            pieces = len(pace.pieces(step, rank))
             for piece in range(pieces):
                 batch = next(loader)
-                # One synchronisation a step: DDP adds gradients up over ranks with the last micro-batch only.
-                quiet = world > 1 and piece < pieces - 1
-                with parallel.no_sync() if quiet else contextlib.nullcontext():  # type: ignore[operator]
-                    losses = losses_of(parallel, batch, recipe.seed, training=True)
-                    # DDP divides by the world; the divisor that is wanted is the number of items.
-                    (losses.sum() * (world / items)).backward()  # type: ignore[no-untyped-call]
-                loss_sum += losses.detach().sum()
+                losses = add_gradients(
+                    parallel, losses_of, batch, seed=recipe.seed, items=items, world=world, last=piece == pieces - 1
+                )
+                loss_sum += losses.sum()
                 places += sum(item.index - step * items for item in batch.items)
 
+            if world == 1:
+                clock.complete()
             stop, leave = False, False
             if rank == 0 and time.monotonic() - polled_s > _WISH_POLL_S:
                 stop, leave, polled_s = run.stop_file.exists(), run.leave_file.exists(), time.monotonic()
             # With the loss, so that all ranks leave after the same step.
             wishes = torch.tensor([stop, leave, places], dtype=torch.float64, device=device)
-            told = _sum_over_ranks(torch.cat([(loss_sum / items)[None], wishes]), world).tolist()
-            loss, stop, leave = told[0], bool(told[1]), bool(told[2])
+            busy = torch.zeros(world, dtype=torch.float64, device=device)
+            busy[rank] = clock.busy_s()
+            told = _sum_over_ranks(torch.cat([(loss_sum / items)[None], wishes, busy]), world).tolist()
+            clock.begin()
+            loss, stop, leave, busy_s = told[0], bool(told[1]), bool(told[2]), told[4:]
             if told[3] != items * (items - 1) / 2:  # each rank works out by itself which items are its own
                 raise RunFailed(f"run {run.id}: step {step} was not shared out once; has every PC the same versions?")
+            recut = pace.observe(step, busy_s)
             norm = global_norm(trained)
             step += 1
             rate = learning_rate_factor(step, recipe.steps, recipe.optim)
@@ -195,8 +206,10 @@ def train(
                 metrics.write(
                     "step", step, loss=loss, lr=recipe.optim.lr * rate, grad_norm=norm.item(),
                     items_per_s=items / took_s, data_wait=(loader.waited_s - waited_s) / took_s,
-                    skipped=skipped_in_a_row,
+                    skipped=skipped_in_a_row, busy_s=[round(s, 6) for s in busy_s], step_s=round(took_s, 6),
                 )  # fmt: skip
+                if recut is not None:
+                    metrics.write("shares", step, shares=list(recut), item_s=[s.item_s for s in pace.speeds])
 
             last, validated, improved = step == recipe.steps, None, False
             if held_out and (last or step % recipe.validation.every_steps == 0):
@@ -206,33 +219,23 @@ def train(
                 result |= {"validation_loss": validated, "best_validation_loss": best}
                 if metrics:
                     metrics.write("validation", step, loss=validated)
+                clock.begin()  # no part of a step
             due = recipe.checkpoint.every_steps is not None and step % recipe.checkpoint.every_steps == 0
             due = due or time.monotonic() - saved_s > recipe.checkpoint.every_s
             # Within a streak of skipped steps retention would let the last good checkpoint go.
             if last or improved or stop or leave or (due and not skipped_in_a_row):
                 save(validated if validated is not None and math.isfinite(validated) else None, improved)
                 saved_s = time.monotonic()
+                clock.begin()
             if report is not None and (last or validated is not None):
                 report({name: value for name, value in result.items() if math.isfinite(value)})
+            if world > 1 and (last or stop or leave or recut is not None):
+                keep_or_note(speed_key, pace.speeds[rank])
             if stop and not last:
                 raise RunStopped(f"run {run.id} was asked to stop at step {step}; go on with `vr jobs resume {run.id}`")
             if leave and not last:
                 raise RunLeft(f"run {run.id} left its machines at step {step}")
     return result
-
-
-def loss_function(recipe: Recipe, device: torch.device, cast: Callable[[], Any]) -> Callable[..., Tensor]:
-    """Losses `[item]` of a coded batch: widened on the device that trains, draws keyed by item."""
-
-    def losses(model: nn.Module, batch: CodedBatch, seed: int, *, training: bool) -> Tensor:
-        mixture, instrumental = widen_magnitudes(batch, device)
-        draws = Draws.of_items(seed, [item.index for item in batch.items], device)
-        with cast():
-            return item_losses(
-                recipe.objective, model, Magnitudes(mixture, instrumental), draws, training=training
-            ).float()
-
-    return losses
 
 
 def who_has_what(data: Dataset, needed: frozenset[str], world: int, device: torch.device) -> np.ndarray:
@@ -317,17 +320,6 @@ def restore(
         for name, value in average.weights.items():
             value.copy_(checkpoint.weights[name])
     return int(training["step"]), int(training["skipped_in_a_row"])
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is worth taking by itself: a GPU with such units (torch also counts those that emulate it)."""
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def autocast(recipe: Recipe, device: torch.device, bf16: bool) -> Callable[[], Any]:
-    """Mixed precision: bfloat16 where the recipe says so, or by itself where every worker has it (`bf16`)."""
-    wanted = recipe.precision == "bfloat16" or (recipe.precision == "auto" and bf16)
-    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
 
 def nonfinite_report(loss: float, step: int, items: int, order: Order) -> str:

@@ -42,17 +42,17 @@ def data(tmp_path_factory):
     return prepare(tracks, root / "data", SETTINGS.model_copy(update={"shard_bytes": 1})).manifest
 
 
-def cut_of(manifest, shares, local, remix=0.5):
+def cut_of(manifest, local, remix=0.5):
     order = Order.of(manifest, SeparateSpec(remix=remix), seed=3, crop_frames=16)
-    return StepCut(order, manifest, shares, np.array(local))
+    return StepCut(order, manifest, np.array(local))
 
 
 def test_every_item_of_a_step_is_taken_once_and_shares_hold(data):
     names = shard_names(data)
     local = [[i % 3 == rank for i in range(len(names))] for rank in range(3)]
-    step_cut = cut_of(data, (5, 3, 1), local)
+    step_cut = cut_of(data, local)
     for step in range(20):
-        taken = [step_cut.items_of(step, rank) for rank in range(3)]
+        taken = [step_cut.items_of(step, rank, (5, 3, 1)) for rank in range(3)]
         assert [len(items) for items in taken] == [5, 3, 1]
         indices = sorted(item.index for items in taken for item in items)
         assert indices == list(range(step * 9, step * 9 + 9))
@@ -64,7 +64,7 @@ def test_who_has_a_song_takes_it(data):
     shards = [{stem.shard for stem in song.stems.values()} for song in data.songs]
     mine = set().union(*shards[:3])
     local = [[name in mine for name in shard_names(data)], [name not in mine for name in shard_names(data)]]
-    near, blind = cut_of(data, (6, 6), local, remix=0), cut_of(data, (6, 6), [[True] * len(local[0])] * 2, remix=0)
+    near, blind = cut_of(data, local, remix=0), cut_of(data, [[True] * len(local[0])] * 2, remix=0)
     assert near.matters
     assert not blind.matters
 
@@ -75,7 +75,7 @@ def test_who_has_a_song_takes_it(data):
             owners[item.reads[0].song] != rank
             for step in range(30)
             for rank in range(2)
-            for item in step_cut.items_of(step, rank)
+            for item in step_cut.items_of(step, rank, (6, 6))
         )
 
     # Half of the items are foreign where nobody looks; what is left is what no cut with these shares avoids.
@@ -87,6 +87,6 @@ def test_who_has_a_song_takes_it(data):
 
 
 def test_where_all_have_the_same_items_follow_each_other(data):
-    step_cut = cut_of(data, (4, 2), [[False] * len(data.shards)] * 2)
-    assert [item.index for item in step_cut.items_of(5, 0)] == [30, 31, 32, 33]
-    assert [item.index for item in step_cut.items_of(5, 1)] == [34, 35]
+    step_cut = cut_of(data, [[False] * len(data.shards)] * 2)
+    assert [item.index for item in step_cut.items_of(5, 0, (4, 2))] == [30, 31, 32, 33]
+    assert [item.index for item in step_cut.items_of(5, 1, (4, 2))] == [34, 35]

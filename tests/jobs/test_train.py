@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-import jobs.train
+import jobs.gradient
 from dataprep.cache import ShardCache
 from dataprep.change import prune, remove
 from dataprep.dataset import Dataset
@@ -165,7 +165,7 @@ def test_killed_and_resumed_ends_bit_for_bit_where_the_undisturbed_run_ends(
 
 def test_two_workers_end_where_one_does_and_resume(tiny_data: Path, tmp_path: Path) -> None:
     """Five items over two workers are three and two, in micro-batches of two and one: every cut is uneven."""
-    recipe = recipe_of(tiny_data, **{"steps": 30, "workers.count": 2})
+    recipe = recipe_of(tiny_data, **{"steps": 30, "workers.count": 2, "workers.shares": "equal"})
     one, two, broken = (new_run(tmp_path / name, recipe) for name in ("one", "two", "broken"))
     finish(start(one, 1, tmp_path / "a"))
     finish(start(two, 2, tmp_path / "b"))
@@ -243,14 +243,14 @@ def test_one_step_that_is_not_finite_leaves_no_trace(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = new_run(tmp_path / "run", recipe_of(tiny_data, **{"steps": 3, "checkpoint.every_steps": 1}))
-    honest, calls = jobs.train.item_losses, []
+    honest, calls = jobs.gradient.item_losses, []
 
     def poisoned(*arguments: Any, training: bool) -> torch.Tensor:
         losses = honest(*arguments, training=training)
         calls.append(training)
         return losses * math.nan if calls.count(True) == 8 else losses  # in step 3: three micro-batches a step
 
-    monkeypatch.setattr("jobs.train.item_losses", poisoned)
+    monkeypatch.setattr("jobs.gradient.item_losses", poisoned)
     assert math.isnan(here(run)["loss"])
     before, after = (read_checkpoint(run.checkpoints / f"step-{step:08d}") for step in (2, 3))
     for name, value in before.weights.items():

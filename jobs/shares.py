@@ -1,0 +1,145 @@
+"""How many items of a step each worker takes, so that all are done together: pure functions, and `Pace` over time.
+
+A worker that takes n items needs `Speed.takes_s(n)`. It is measured once on the device itself (`jobs.speed`), and from
+then on corrected by what the steps really take: the time until a worker's own gradients are complete, without the
+exchange, since the time of a whole step is the same for all and says nothing.
+
+Every worker computes all of this by itself from the same numbers, and so finds the same; the training loop checks it
+with every step.
+"""
+
+import heapq
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+WINDOW_STEPS = 8
+"""Steps of which the median counts: a browser that opens is no slow machine."""
+DEAD_BAND = 0.03
+"""Shares stay unless a step is predicted to be shorter by this part: they would follow every noise otherwise."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a worker needs for its part of a step."""
+
+    fixed_s: float
+    """For each micro-batch, whatever its size: launches, and what else does not grow with the items."""
+    item_s: float
+    micro_batch: int
+    """Most items that it computes at once."""
+
+    def takes_s(self, items: int) -> float:
+        """Seconds until its gradients of `items` items are complete."""
+        return -(-items // self.micro_batch) * self.fixed_s + items * self.item_s
+
+    def slower(self, factor: float) -> "Speed":
+        """The same worker when everything takes `factor` times as long."""
+        return replace(self, fixed_s=self.fixed_s * factor, item_s=self.item_s * factor)
+
+
+def cut_shares(speeds: Sequence[Speed], items: int) -> tuple[int, ...]:
+    """Items for each worker, at least one, such that the last one is done as early as can be.
+
+    Exact for whole items: they are given out one at a time to who would be done first with one more, and no time falls
+    when an item is added, so that the `items` least of all such times are taken.
+
+    Args:
+        speeds: of the workers.
+        items: of the step, at least one for each.
+    """
+    shares = [1] * len(speeds)
+    next_done = [(speed.takes_s(2), worker) for worker, speed in enumerate(speeds)]
+    heapq.heapify(next_done)
+    for _ in range(items - len(speeds)):
+        _, worker = next_done[0]
+        shares[worker] += 1
+        heapq.heapreplace(next_done, (speeds[worker].takes_s(shares[worker] + 1), worker))
+    return tuple(shares)
+
+
+def equal_shares(workers: int, items: int) -> tuple[int, ...]:
+    """As even as whole items allow, whatever the machines are."""
+    return tuple(items // workers + (worker < items % workers) for worker in range(workers))
+
+
+def longest_s(speeds: Sequence[Speed], shares: Sequence[int]) -> float:
+    """When the last worker is done."""
+    return max(speed.takes_s(share) for speed, share in zip(speeds, shares, strict=True))
+
+
+def even_pieces(items: int, most: int) -> list[int]:
+    """Sizes of the micro-batches of a share: as few as can be, and as even as whole items allow.
+
+    DESIGN section 7 has fixed shapes, a share being a multiple of the micro-batch. Without compilation nothing here
+    depends on shapes, and with whole micro-batches a step of 31 of them reaches 0.86 of the machines' sum where one of
+    62 reaches 0.99 (`reference/performance.md` 1.1): the grain of one item is finer than both.
+    """
+    count = -(-items // most)
+    return [items // count + (piece < items % count) for piece in range(count)]
+
+
+class Pace:
+    """The shares of every step, from what the steps before it took.
+
+    A decision made after step k holds from step k + `ahead_steps` on: what is read ahead for the steps until then has
+    been cut already.
+    """
+
+    def __init__(
+        self, speeds: Sequence[Speed], items: int, first_step: int, ahead_steps: int, *, measured: bool = True
+    ) -> None:
+        """Shares from `first_step` on.
+
+        Args:
+            speeds: of the workers, as known at the start.
+            items: of a step.
+            first_step: number of steps done so far.
+            ahead_steps: how many steps ahead of the last observed one shares are asked for, at most, plus one.
+            measured: follow the speeds; else the shares are equal and stay.
+        """
+        self.speeds = tuple(speeds)
+        self._items = items
+        self._ahead_steps = ahead_steps
+        self._measured = measured
+        shares = cut_shares(speeds, items) if measured else equal_shares(len(speeds), items)
+        self._plan = [(first_step, shares)]
+        self._window: list[Sequence[float]] = []
+
+    def shares(self, step: int) -> tuple[int, ...]:
+        """Items of each worker in the step after `step` steps."""
+        return next(shares for first, shares in reversed(self._plan) if step >= first)
+
+    def pieces(self, step: int, worker: int) -> list[int]:
+        """Sizes of a worker's micro-batches in that step."""
+        return even_pieces(self.shares(step)[worker], self.speeds[worker].micro_batch)
+
+    def split(self, count: int) -> tuple[int, ...]:
+        """`count` things to compute apart from the steps, by the same speeds; some workers may get none."""
+        if count < len(self.speeds):
+            return equal_shares(len(self.speeds), count)
+        return cut_shares(self.speeds, count) if self._measured else equal_shares(len(self.speeds), count)
+
+    def observe(self, step: int, busy_s: Sequence[float]) -> tuple[int, ...] | None:
+        """Take in what each worker needed for the step after `step` steps.
+
+        Returns:
+            New shares where there is a decision; they hold from `ahead_steps` later on.
+        """
+        newest, shares = self._plan[-1]
+        if not self._measured or step < newest or len(self.speeds) == 1:
+            return None
+        self._window.append(busy_s)
+        if len(self._window) < WINDOW_STEPS:
+            return None
+        took_s = [statistics.median(column) for column in zip(*self._window, strict=True)]
+        self._window = []
+        self.speeds = tuple(
+            speed.slower(took / speed.takes_s(share))
+            for speed, took, share in zip(self.speeds, took_s, shares, strict=True)
+        )
+        better = cut_shares(self.speeds, self._items)
+        if longest_s(self.speeds, better) > (1 - DEAD_BAND) * longest_s(self.speeds, shares):
+            return None
+        self._plan = [*self._plan[-1:], (step + self._ahead_steps, better)]
+        return better

@@ -1,0 +1,134 @@
+"""The gradient of a step is that of one device computing all its items, in float64, whatever the cut."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dataprep.batches import read_batch
+from dataprep.dataset import Dataset
+from dataprep.order import Order
+from jobs.gradient import autocast, loss_function
+from jobs.recipe import Recipe
+from tests.jobs.test_train import TINY, recipe_of
+from vr_core.config import plain
+from vr_core.models import build
+
+CPU = torch.device("cpu")
+ITEMS = 11
+
+RANK = """
+import json, sys
+from datetime import timedelta
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from dataprep.batches import read_batch
+from dataprep.dataset import Dataset
+from dataprep.locality import StepCut
+from dataprep.order import Order
+from jobs.exchange import BusyClock, exchanging
+from jobs.gradient import add_gradients, autocast, loss_function
+from jobs.recipe import Recipe
+from jobs.shares import Pace, Speed
+from vr_core.config import load
+from vr_core.models import build
+import numpy as np
+
+torch.set_num_threads(1)
+folder, rank, speeds = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
+world, cpu = len(speeds), torch.device("cpu")
+dist.init_process_group(
+    "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world, timeout=timedelta(seconds=60)
+)
+recipe = load(Recipe, folder / "recipe.yaml")
+data = Dataset.open(recipe.data)
+order = Order.of(data.manifest, recipe.objective, recipe.seed, recipe.batch.crop_frames)
+torch.manual_seed(0)
+model = build(recipe.model, data.manifest.stft.bins).double()
+clock = BusyClock(cpu)
+parallel = exchanging(model, recipe.sync, clock)
+losses_of = loss_function(recipe, cpu, autocast(recipe, cpu, False))
+pace = Pace([Speed(*speed) for speed in speeds], recipe.batch.items, 0, 1)
+cut = StepCut(order, data.manifest, np.ones((world, len(data.manifest.shards)), bool))
+for step in range(2):  # the second one goes through other buckets
+    parallel.zero_grad()
+    mine, pieces = cut.items_of(step, rank, pace.shares(step)), pace.pieces(step, rank)
+    clock.begin()
+    for number, count in enumerate(pieces):
+        batch, mine = read_batch(data, mine[:count]), mine[count:]
+        add_gradients(parallel, losses_of, batch, seed=recipe.seed, items=recipe.batch.items, world=world,
+                      last=number == len(pieces) - 1)
+    assert not mine and clock.busy_s() > 0
+save_file({name: p.grad for name, p in model.named_parameters()}, folder / f"gradient-{rank}.safetensors")
+(folder / f"pieces-{rank}.json").write_text(json.dumps(pieces))
+dist.destroy_process_group()
+"""
+
+
+def alone(recipe: Recipe) -> dict[str, torch.Tensor]:
+    """Every item by itself, one after the other, each mean divided by the number of items: the plain definition."""
+    data = Dataset.open(recipe.data)
+    order = Order.of(data.manifest, recipe.objective, recipe.seed, recipe.batch.crop_frames)
+    torch.manual_seed(0)
+    model = build(recipe.model, data.manifest.stft.bins).double()
+    losses_of = loss_function(recipe, CPU, autocast(recipe, CPU, False))
+    for item in order.items(recipe.batch.items, recipe.batch.items):
+        [loss] = losses_of(model, read_batch(data, [item]), recipe.seed, training=True)
+        (loss / recipe.batch.items).backward()
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+def together(recipe: Recipe, folder: Path, speeds: list[tuple[float, float, int]]) -> tuple[list[dict], list[list]]:
+    from safetensors.torch import load_file
+
+    (folder / "recipe.yaml").write_text(json.dumps(plain(recipe)))
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", RANK, str(folder), str(rank), json.dumps(speeds)])
+        for rank in range(len(speeds))
+    ]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0] * len(ranks)
+    pieces = [json.loads((folder / f"pieces-{rank}.json").read_text()) for rank in range(len(speeds))]
+    return [load_file(folder / f"gradient-{rank}.safetensors") for rank in range(len(speeds))], pieces
+
+
+@pytest.mark.parametrize(
+    ("model", "objective", "speeds", "pieces"),
+    [
+        (TINY["model"], {"name": "separate"}, [(0, 1, 3), (0, 2.5, 2)], [[3, 3, 2], [2, 1]]),
+        # Items with other numbers of masked frames: a mean over all masked frames would weigh them otherwise.
+        (TINY["model"], {"name": "masked_frames", "token_frames": 3, "rate": 0.3}, [(0, 1, 9), (0, 9, 1), (0, 4, 1)],
+         [[8], [1], [1, 1]]),
+        ({"name": "plain_stack", "width": 16, "blocks": 2}, {"name": "separate", "silent_vocals": 0.3},
+         [(0, 1, 4), (0, 1, 4)], [[3, 3], [3, 2]]),
+    ],
+)  # fmt: skip
+def test_any_cut_gives_the_gradient_of_one_device(
+    tiny_data: Path, tmp_path: Path, model: dict[str, Any], objective: dict[str, Any], speeds: list, pieces: list
+) -> None:
+    recipe = recipe_of(
+        tiny_data, model=model, objective=objective, precision="float64", **{"batch.items": ITEMS, "model.dropout": 0.1}
+        if "dropout" in model else {"batch.items": ITEMS},
+    )  # fmt: skip
+    wanted = alone(recipe)
+    gradients, cut = together(recipe, tmp_path, speeds)
+    assert cut == pieces
+    whole = torch.cat([g.flatten() for g in wanted.values()])
+    for found in gradients:
+        assert found.keys() == wanted.keys()
+        difference = torch.cat([(found[name] - wanted[name]).flatten() for name in wanted])
+        assert difference.norm() / whole.norm() < 1e-12
+
+
+def test_bf16_rounds_what_travels_and_nothing_else(tiny_data: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(tiny_data, precision="float64", sync="bf16", **{"batch.items": ITEMS})
+    wanted = alone(recipe)
+    (first, second), _ = together(recipe, tmp_path, [(0, 1, 3), (0, 3, 2)])
+    assert all(torch.equal(first[name], second[name]) for name in wanted), "all workers go on with the same"
+    whole, rounded = (torch.cat([g[name].flatten() for name in wanted]) for g in (wanted, first))
+    assert 0 < (rounded - whole).norm() / whole.norm() < 2**-7

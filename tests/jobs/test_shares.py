@@ -1,0 +1,151 @@
+"""Shares: as good as any cut (a naive search), steady under noise, quick after a change, and the same everywhere."""
+
+import itertools
+import random
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataprep.batches import TAKEN_AHEAD
+from jobs.shares import (
+    DEAD_BAND,
+    WINDOW_STEPS,
+    Pace,
+    Speed,
+    cut_shares,
+    equal_shares,
+    even_pieces,
+    longest_s,
+)
+
+AHEAD = TAKEN_AHEAD + 1
+SPEED = st.builds(Speed, st.floats(0, 2), st.floats(0.01, 3), st.integers(1, 5))
+
+
+def all_cuts(workers, items):
+    for ends in itertools.combinations(range(1, items), workers - 1):
+        yield [b - a for a, b in itertools.pairwise((0, *ends, items))]
+
+
+@given(st.lists(SPEED, min_size=1, max_size=4), st.integers(4, 12))
+def test_no_cut_is_done_earlier(speeds, items):
+    shares = cut_shares(speeds, items)
+    assert sum(shares) == items
+    assert min(shares) >= 1
+    best = min(longest_s(speeds, cut) for cut in all_cuts(len(speeds), items))
+    assert longest_s(speeds, shares) == pytest.approx(best)
+
+
+def test_a_3090_ti_and_a_3080_ti_reach_what_whole_items_allow():
+    """`reference/performance.md` 1.1: the best share of the summed speed at N of 8, 16, 32 and 128."""
+    speeds = [Speed(0, 1, 64), Speed(0, 1 / 0.86, 64)]
+    reached = {n: n / longest_s(speeds, cut_shares(speeds, n)) / 1.86 for n in (8, 16, 32, 128)}
+    assert reached == pytest.approx({8: 0.925, 16: 0.956, 32: 0.986, 128: 0.997}, abs=0.001)
+
+
+@given(st.integers(1, 200), st.integers(1, 40))
+def test_micro_batches_are_few_and_even(items, most):
+    pieces = even_pieces(items, most)
+    assert sum(pieces) == items
+    assert max(pieces) <= most
+    assert max(pieces) - min(pieces) <= 1
+    assert len(pieces) == -(-items // most)
+
+
+def test_equal_shares_differ_by_one_at_most():
+    assert equal_shares(3, 8) == (3, 3, 2)
+
+
+class Machines:
+    """Simulated clocks: what workers of these true speeds need for their shares, with noise."""
+
+    def __init__(self, *item_s, noise=0.0):
+        self.item_s = list(item_s)
+        self.noise = noise
+        self.random = random.Random(7)
+
+    def busy_s(self, shares):
+        return [
+            item_s * share * (1 + self.noise * self.random.uniform(-1, 1))
+            for item_s, share in zip(self.item_s, shares, strict=True)
+        ]
+
+    def run(self, pace, steps):
+        """Steps → how long each took."""
+        took = []
+        for step in steps:
+            busy = self.busy_s(pace.shares(step))
+            pace.observe(step, busy)
+            took.append(max(busy))
+        return took
+
+
+def test_wrong_speeds_are_corrected_within_two_windows():
+    machines = Machines(1, 1 / 0.86, 1 / 0.36)
+    pace = Pace([Speed(0, 1, 8)] * 3, 64, 0, AHEAD)
+    took = machines.run(pace, range(2 * WINDOW_STEPS + 2 * AHEAD))
+    ideal = 64 / (1 + 0.86 + 0.36)
+    assert took[0] > 2 * ideal
+    assert took[-1] < 1.04 * ideal
+
+
+def test_noise_moves_no_share():
+    machines = Machines(1, 2, noise=0.05)
+    pace = Pace([Speed(0, 1, 8), Speed(0, 2, 8)], 60, 0, AHEAD)
+    machines.run(pace, range(400))
+    assert pace.shares(400) == (40, 20)
+
+
+def test_a_worker_that_is_ten_times_slower_from_now_on_gets_a_tenth():
+    machines = Machines(1, 1)
+    pace = Pace([Speed(0, 1, 8)] * 2, 44, 0, AHEAD)
+    machines.run(pace, range(20))
+    machines.item_s[1] = 10
+    machines.run(pace, range(20, 80))
+    assert pace.shares(80) == (40, 4)
+
+
+def test_a_decision_never_reaches_a_step_that_may_have_been_read():
+    machines = Machines(1, 3)
+    pace = Pace([Speed(0, 1, 8)] * 2, 40, 5, AHEAD)
+    asked = {}
+    for step in range(5, 200):
+        for ahead in range(step, step + AHEAD):
+            assert asked.setdefault(ahead, pace.shares(ahead)) == pace.shares(ahead), "it was read with other shares"
+        machines.item_s[1] = 3 if step < 90 else 0.5
+        pace.observe(step, machines.busy_s(pace.shares(step)))
+    assert asked[5] == (20, 20)
+    assert asked[199][0] < 20 < asked[199][1]
+
+
+def test_a_gain_within_the_dead_band_changes_nothing():
+    pace = Pace([Speed(0, 1, 8), Speed(0, 1, 8)], 200, 0, AHEAD)
+    machines = Machines(1, 1 + DEAD_BAND)
+    machines.run(pace, range(100))
+    assert pace.shares(100) == (100, 100)
+
+
+def test_equal_stays_equal():
+    pace = Pace([Speed(0, 1, 8), Speed(0, 9, 8)], 10, 0, AHEAD, measured=False)
+    assert Machines(1, 9).run(pace, range(50)) == [45] * 50
+
+
+@given(st.integers(0, 40))
+def test_what_is_validated_is_split_whole(count):
+    pace = Pace([Speed(0, 1, 8), Speed(0, 2, 8), Speed(0, 3, 8)], 64, 0, AHEAD)
+    split = pace.split(count)
+    assert sum(split) == count
+    assert min(split) >= 0
+
+
+def test_every_rank_finds_the_same():
+    """Same numbers, same shares: two of them, one that was told of each step late."""
+    first, second = (Pace([Speed(0.1, 1, 4), Speed(0, 2, 4)], 24, 0, AHEAD) for _ in range(2))
+    machines = Machines(1, 0.3, noise=0.3)
+    for step in range(120):
+        busy = machines.busy_s(first.shares(step))
+        assert first.observe(step, busy) == second.observe(step, list(busy))
+    assert statistics.fmean(first.shares(120)) == 12
+    assert first.shares(120) == second.shares(120)

@@ -1,0 +1,68 @@
+"""Measured speeds: the fitted line, what is kept on a PC, and what makes a measurement another one."""
+
+import time
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.shares import Speed
+from jobs.speed import _file, keep_speed, kept_speed, key_of, line, measure_speed
+from tests.jobs.test_train import recipe_of
+
+CPU = torch.device("cpu")
+
+
+@given(st.floats(0, 1), st.floats(0.01, 1))
+def test_a_line_is_found_again(fixed_s, item_s):
+    sizes = [1, 4, 8]
+    found = line(sizes, [fixed_s + item_s * size for size in sizes])
+    assert found == pytest.approx((fixed_s, item_s), rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("times_s", [[2, 2, 1], [0.1, 4, 9], [1, 1, 1]])
+def test_noise_gives_no_negative_part(times_s):
+    fixed_s, item_s = line([1, 4, 8], times_s)
+    assert fixed_s >= 0
+    assert item_s > 0
+
+
+def test_one_size_says_what_an_item_costs():
+    assert line([4], [2.0]) == (0.0, 0.5)
+
+
+def test_what_is_measured_is_what_was_computed():
+    computed = []
+
+    def compute(count):
+        computed.append(count)
+        time.sleep(0.01 * count)
+
+    speed = measure_speed(compute, 6, CPU)
+    assert speed.micro_batch == 6
+    assert set(computed) == {1, 3, 6}
+    assert speed.takes_s(6) >= 0.06, "a sleep is no shorter than it is asked to be"
+
+
+def test_a_speed_is_kept_for_its_key_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    recipe = recipe_of(tmp_path)
+    key = key_of(recipe, 32, CPU, False)
+    assert kept_speed(key) is None
+    keep_speed(key, Speed(0.1, 0.25, 2))
+    assert kept_speed(key) == Speed(0.1, 0.25, 2)
+    for change in ({"model.width": 32}, {"batch.crop_frames": 17}, {"objective.name": "masked_frames"}):
+        other = recipe_of(tmp_path, **change)
+        assert kept_speed(key_of(other, 32, CPU, False)) is None, change
+    same = recipe_of(tmp_path, steps=99, seed=5)
+    assert kept_speed(key_of(same, 32, CPU, False)) == Speed(0.1, 0.25, 2)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"speed": 3}', '{"speed": {"fixed_s": 0, "item_s": 0, "micro_batch": 1}}'])
+def test_a_damaged_measurement_is_made_again(tmp_path, monkeypatch, text):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    key = key_of(recipe_of(tmp_path), 32, CPU, False)
+    keep_speed(key, Speed(0.1, 0.25, 2))
+    _file(key).write_text(text)
+    assert kept_speed(key) is None
