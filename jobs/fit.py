@@ -1,6 +1,9 @@
 """One start of Ray Train's workers, and what to make of its failure."""
 
+import contextlib
+import os
 import platform
+import signal
 import time
 import traceback
 from collections.abc import Collection, Mapping, Sequence
@@ -35,7 +38,7 @@ def fit(run: RunFolder, recipe: Recipe, attempt: int, number: int, placement: Pl
         train_loop_config=plain(spec),
         torch_config=TorchConfig(backend="nccl" if placement.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=recipe.workers.count,
+            num_workers=len(placement.selectors),
             use_gpu=placement.use_gpu,
             resources_per_worker=placement.resources,
             label_selector=placement.selectors,
@@ -50,6 +53,23 @@ def fit(run: RunFolder, recipe: Recipe, attempt: int, number: int, placement: Pl
     result: Any = trainer.fit()
     returned: dict[str, Any] = result.return_value
     return returned
+
+
+def end_fit() -> None:
+    """End this driver's fit at once, without waiting for workers that wait for a PC that is gone.
+
+    Ray Train has no such call. Its controller runs beside the driver and owns the workers: when it is killed, `fit`
+    raises, the workers on the other PCs end within a second and their resources are free (Ray 2.60, measured), also
+    where they hang in a collective.
+    """
+    import ray
+    from ray._private.state import actors  # the table of the GCS: no dashboard needed
+
+    job = ray.get_runtime_context().get_job_id()
+    for actor in actors().values():
+        if actor["ActorClassName"] == "TrainController" and actor["JobID"] == job and actor["State"] == "ALIVE":
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(actor["Pid"], signal.SIGKILL)
 
 
 def words(error: BaseException, rank: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from cluster.start import Companion
 from jobs import machines
 from jobs.driver import is_driven
 from jobs.ledger import Ledger, Row
+from jobs.placement import least_workers
 from jobs.recipe import WorkersSpec
 from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS, delay_s
 from jobs.runs import LIVE, WAITS, RunFolder, RunState
@@ -171,7 +172,7 @@ def waiting_workers(rows: Sequence[Row]) -> list[WorkersSpec]:
         run = RunFolder(Path(row.folder))
         state = run.state()
         if state.state == "pending" and state.why.startswith(WAITS) and row.wanted == "running":
-            waiting.append(run.recipe().workers)
+            waiting.append(least_workers(run.recipe()))
     return waiting
 
 

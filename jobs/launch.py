@@ -17,19 +17,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster.drain import Drained, read_drained
-from cluster.errors import ClusterError
 from jobs.driver import write_driver
 from jobs.errors import DamagedRun, RunFailed, Unplaceable
-from jobs.fit import carried, first_cause, fit
-from jobs.placement import NODE_LABEL, Missing, Placement, live_nodes, place
+from jobs.fit import carried, end_fit, first_cause, fit
+from jobs.placement import NODE_LABEL, Missing, Node, Placement
 from jobs.progress import last_step
+from jobs.pulse import Pulse
 from jobs.recipe import Recipe
 from jobs.retry import Failed, Stop, decide
 from jobs.runs import LIVE, WAITS, RunFolder, RunState, read_json
+from jobs.seats import Seats
 from vr_core.errors import UserError, VrError
 from vr_core.files import write_json
 
+END_WAIT_S = 10.0
+"""A fit that was ended has this long to return; it is left behind after that."""
 BEAT_S = 2.0
 """Between two writes of state.json."""
 POLL_S = 0.2
@@ -41,8 +43,8 @@ STOP_WAIT_S = 25.0
 class Outcome:
     """How one fit ended."""
 
-    kind: Literal["finished", "stopped", "left", "waiting", "failed"]
-    """left: a machine was taken back; it was nobody's failure."""
+    kind: Literal["finished", "stopped", "left", "lost", "waiting", "failed"]
+    """left: a machine was taken back, or one joins; lost: one answers no more. Neither is a failure of the run."""
     failed: Failed | None = None
 
 
@@ -65,7 +67,13 @@ class Supervisor:
     _fits: int = 0
     _stop: threading.Event = field(default_factory=threading.Event)
     _announced: set[Path] = field(default_factory=set)
-    _drained: tuple[Drained, ...] = ()
+    _placement: Placement | None = None
+    _announced_s: float = 0.0
+    _why: str = ""
+    """Of the last time that it left its machines, or lost one."""
+
+    def __post_init__(self) -> None:
+        self._seats = Seats(self.recipe, self.can_wait)
 
     def supervise(self) -> RunState:
         """Run fits until the run is finished, stopped or given up.
@@ -84,20 +92,15 @@ class Supervisor:
                 return self._write(state="finished", why="", step=last_step(self.run))
             if outcome.kind == "stopped":
                 return self._write(state="stopped", why="stopped by the user", step=self.run.last_step())
-            if outcome.kind == "left":
-                self._write(state="pending", why="leaves a drained machine", step=self.run.last_step())
+            if outcome.kind in ("left", "lost"):
+                self._write(state="pending", why=self._why, step=self.run.last_step())
             if outcome.failed is None:
                 continue
             history.append(outcome.failed)
             verdict = decide(history, first_step)
             if isinstance(verdict, Stop):
                 return self._write(state="failed", why=verdict.why, user_error=verdict.user_error)
-            print(
-                f"run {self.run.id}: {outcome.failed.why}; starting again from step {outcome.failed.step} "
-                f"in {verdict.delay_s:g} s",
-                file=sys.stderr,
-                flush=True,
-            )
+            self._say(f"{outcome.failed.why}; starting again from step {outcome.failed.step} in {verdict.delay_s:g} s")
             self._write(state="pending", why=f"starts again after: {outcome.failed.why}")
             self._pause(verdict.delay_s)
 
@@ -109,13 +112,9 @@ class Supervisor:
 
     def _wait_for_machines(self) -> Placement | None:
         """Placement on the live nodes as soon as they can hold the run; None when stopped meanwhile."""
-        import ray
-
         said = ""
         while not self._stopping():
-            self._look_for_drained()
-            live = live_nodes(ray.nodes())  # type: ignore[no-untyped-call]
-            found = place(self.recipe.workers, live, self._drained)
+            found = self._seats.place(self._on_gpus())
             if isinstance(found, Placement):
                 return found
             if not self.can_wait:
@@ -129,9 +128,22 @@ class Supervisor:
             self._pause(BEAT_S)
         return None
 
+    def _on_gpus(self) -> bool | None:
+        """What the run's first start computed on: a run must not change its device because a PC is off."""
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            for machines in read_json(self.run.origin_file)["machines"].values():
+                return any(machine["device"] != "cpu" for machine in machines)
+        return None
+
     def _one_fit(self, placement: Placement) -> Outcome:
         self._fits += 1
+        self._placement = placement
         self.run.leave_file.unlink(missing_ok=True)
+        others = self._seats.others()
+        with Pulse(others) as pulse:
+            return self._watch_fit(placement, pulse, {node.name: node for node in others})
+
+    def _watch_fit(self, placement: Placement, pulse: Pulse, others: dict[str, Node]) -> Outcome:
         done: list[Any] = []
         thread = threading.Thread(target=self._call_fit, args=(placement, done), name="fit", daemon=True)
         thread.start()
@@ -139,6 +151,14 @@ class Supervisor:
         while thread.is_alive():
             thread.join(POLL_S)
             self._beat()
+            lost = set(pulse.lost()) & set(placement.names or self._announced_names())
+            if lost:
+                self._why = f"starts again: {', '.join(sorted(lost))} answers no more"
+                self._say(f"{self._why}; from step {self.run.last_step()}")
+                self._seats.lose([others[name] for name in lost])
+                end_fit()
+                thread.join(END_WAIT_S)
+                return Outcome("lost")
             if self._stopping():
                 give_up_s = give_up_s or time.monotonic() + STOP_WAIT_S
                 if time.monotonic() > give_up_s:
@@ -208,32 +228,46 @@ class Supervisor:
         file = self.run.attempt_folder(self.attempt) / f"machines-{self._fits}.json"
         if file not in self._announced and file.exists():
             self._announced.add(file)
+            self._announced_s = time.monotonic()
             origin = read_json(self.run.origin_file)
             origin["machines"][f"{self.attempt}.{self._fits}"] = read_json(file)["machines"]
             write_json(self.run.origin_file, origin)
             changes = {"state": "running", "why": ""}
         if file in self._announced:
-            changes |= self._leave_drained(file)
+            changes |= self._leave_drained() or self._join()
         self._write(step=last_step(self.run), **changes)
 
-    def _leave_drained(self, machines: Path) -> dict[str, Any]:
-        """Ask the loop to leave where a node with workers of it (`machines`) is drained; changes of the state."""
-        self._look_for_drained()
-        names = {machine.get("labels", {}).get(NODE_LABEL) for machine in read_json(machines)["machines"]}
-        taken = [node for node in self._drained if node.name in names]
-        if not taken or self.run.leave_file.exists():
-            return {}
-        self.run.leave_file.touch()
-        return {"why": f"leaves: {'; '.join(node.why for node in taken)}"}
+    def _leave_drained(self) -> dict[str, Any]:
+        """Ask the loop to leave where a node with workers of it is drained; changes of the state."""
+        self._seats.look_for_drained()
+        names = self._announced_names()
+        taken = [node for node in self._seats.drained if node.name in names]
+        return self._ask_to_leave("; ".join(node.why for node in taken)) if taken else {}
 
-    def _look_for_drained(self) -> None:
-        """Read which nodes hold no workers now; a private Ray has one node and nobody to drain it."""
-        if not self.can_wait:
-            return
-        try:
-            self._drained = read_drained().nodes
-        except ClusterError as error:
-            print(f"run {self.run.id}: {error}", file=sys.stderr, flush=True)
+    def _join(self) -> dict[str, Any]:
+        """Ask the loop to leave where it can go on with more PCs; changes of the state."""
+        if self._placement is None:
+            return {}
+        joining = self._seats.joining(self._placement, self._announced_s, self._on_gpus())
+        return self._ask_to_leave(f"{', '.join(joining)} joins") if joining else {}
+
+    def _ask_to_leave(self, why: str) -> dict[str, Any]:
+        if self.run.leave_file.exists():
+            return {}
+        self._why = f"starts again: {why}"
+        self._say(why)
+        self.run.leave_file.touch()
+        return {"why": f"leaves: {why}"}
+
+    def _announced_names(self) -> set[str]:
+        """Machines of the fit that is running, as its workers said; none before they have."""
+        file = self.run.attempt_folder(self.attempt) / f"machines-{self._fits}.json"
+        if file not in self._announced:
+            return set()
+        return {machine.get("labels", {}).get(NODE_LABEL) for machine in read_json(file)["machines"]}
+
+    def _say(self, line: str) -> None:
+        print(f"run {self.run.id}: {line}", file=sys.stderr, flush=True)
 
     def _write(self, **changes: Any) -> RunState:
         state = self.run.write_state(**changes)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.drain import Drained
-from jobs.recipe import WorkersSpec
+from jobs.recipe import NodesSpec, Recipe, WorkersSpec
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,11 @@ class Node:
     labels: Mapping[str, str]
     cpus: float
     gpus: float
+    id: str = ""
+    """Ray's: a PC that is back has another one."""
+    address: str = ""
+    port: int = 0
+    """Of its raylet."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ class Placement:
     use_gpu: bool
     resources: dict[str, float]
     selectors: list[dict[str, str]]
+    names: tuple[str, ...] = ()
+    """The machines, where the run takes those that are there."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,8 @@ class Missing:
 
 NODE_LABEL = "vr/node"
 """Every node of ours carries its name under this (`cluster.inventory.node_labels`)."""
+MEMORY_LABEL = "vr/gpu-memory-gib"
+"""Of its smallest GPU, in whole GiB."""
 
 
 def live_nodes(ray_nodes: Sequence[Mapping[str, Any]]) -> list[Node]:
@@ -48,6 +57,9 @@ def live_nodes(ray_nodes: Sequence[Mapping[str, Any]]) -> list[Node]:
             n.get("Labels", {}),
             float(n["Resources"].get("CPU", 0)),
             float(n["Resources"].get("GPU", 0)),
+            n["NodeID"],
+            n["NodeManagerAddress"],
+            n["NodeManagerPort"],
         )
         for n in ray_nodes
         if n["Alive"]
@@ -78,9 +90,71 @@ def place(workers: WorkersSpec, nodes: Sequence[Node], drained: Sequence[Drained
         where = f" with labels {_shown(labels[alone])}" if labels[alone] else ""
         live = ", ".join(f"{n.name} ({n.cpus:g} cores, {n.gpus:g} GPUs)" for n in here) or "none"
         return Missing(f"no machine{where} has {need} for worker {alone + 1} of {workers.count}; live: {live}")
-    resources = {"CPU": float(workers.cpus)} | ({"GPU": 1.0} if use_gpu else {})
     # Ray knows nothing of a drained head, and places on another node until that has begun to leave.
-    return Placement(use_gpu, resources, [avoiding(label, away) for label in labels])
+    return Placement(use_gpu, _resources(workers, use_gpu), [avoiding(label, away) for label in labels])
+
+
+def place_run(
+    recipe: Recipe, nodes: Sequence[Node], drained: Sequence[Drained] = (), on_gpus: bool | None = None
+) -> Placement | Missing:
+    """Placement of a run's workers: on the machines of its `nodes` that are there, else as `place` says.
+
+    Args:
+        recipe: of the run.
+        nodes: live ones.
+        drained: as for `place`.
+        on_gpus: what the run computed on before, which it keeps; None at its first start.
+    """
+    if recipe.nodes is None:
+        return place(recipe.workers, nodes, drained)
+    away = {node.name for node in drained}
+    wanted = [node for node in nodes if _is_wanted(recipe.nodes, node)]
+    device = recipe.workers.device
+    gone_gpus = any(node.gpus >= 1 for node in drained if _is_wanted(recipe.nodes, node))
+    use_gpu = device == "cuda" or (device == "auto" and (gone_gpus or any(node.gpus >= 1 for node in wanted)))
+    if device == "auto" and on_gpus is not None:
+        use_gpu = on_gpus
+    seats = {node.name: _seats(recipe, node, use_gpu) for node in wanted if node.name not in away}
+    best_first = sorted(
+        (node for node in wanted if seats.get(node.name)),
+        key=lambda node: (-float(node.labels.get(MEMORY_LABEL, 0)), -node.gpus, -node.cpus, node.name),
+    )
+    taken = best_first if recipe.nodes.max == "all" else best_first[: recipe.nodes.max]
+    if len(taken) < recipe.nodes.min:
+        why = [node.why for node in drained if _is_wanted(recipe.nodes, node)]
+        live = ", ".join(f"{n.name} ({n.cpus:g} cores, {n.gpus:g} GPUs)" for n in nodes) or "none"
+        need = f"{recipe.workers.cpus} CPU core(s)" + (" and a GPU" if use_gpu else "")
+        return Missing("; ".join([f"{len(taken)} of {recipe.nodes.min} machines with {need}; live: {live}", *why]))
+    places = [node for node in taken for _ in range(seats[node.name])][: recipe.batch.items]
+    return Placement(
+        use_gpu,
+        _resources(recipe.workers, use_gpu),
+        [{NODE_LABEL: node.labels[NODE_LABEL]} if NODE_LABEL in node.labels else {} for node in places],
+        tuple(dict.fromkeys(node.name for node in places)),
+    )
+
+
+def least_workers(recipe: Recipe) -> WorkersSpec:
+    """What a waiting run needs before it can start, as a fixed number of workers."""
+    if recipe.nodes is None:
+        return recipe.workers
+    label = avoiding(recipe.nodes.labels, recipe.nodes.exclude)
+    return recipe.workers.model_copy(update={"count": recipe.nodes.min, "labels": (label,) if label else ()})
+
+
+def _is_wanted(spec: NodesSpec, node: Node | Drained) -> bool:
+    memory_gib = float(node.labels.get(MEMORY_LABEL, math.inf))
+    return (
+        node.name not in spec.exclude
+        and matches(spec.labels, node.labels)
+        and (spec.memory_gib is None or memory_gib >= spec.memory_gib)
+    )
+
+
+def _seats(recipe: Recipe, node: Node, use_gpu: bool) -> int:
+    """Workers for one machine: one for each GPU that its cores can feed; without GPUs one in all."""
+    most = int(node.cpus // recipe.workers.cpus)
+    return min(most, int(node.gpus)) if use_gpu else min(most, 1)
 
 
 def needed(workers: WorkersSpec, nodes: Sequence[Node], absent: Sequence[Node]) -> list[Node]:
@@ -97,6 +171,10 @@ def _needed(workers: WorkersSpec, nodes: Sequence[Node], absent: Sequence[Node],
         if _first_unseated(workers, [*nodes, *fewer], use_gpu) is None:
             chosen = fewer
     return chosen
+
+
+def _resources(workers: WorkersSpec, use_gpu: bool) -> dict[str, float]:
+    return {"CPU": float(workers.cpus)} | ({"GPU": 1.0} if use_gpu else {})
 
 
 def _labels(workers: WorkersSpec) -> Sequence[Mapping[str, str]]:

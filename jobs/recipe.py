@@ -62,6 +62,26 @@ class WorkersSpec(Spec):
     """measured: a step's items are cut such that unequal machines are done together."""
 
 
+class NodesSpec(Spec):
+    """Which machines a run takes: as many as are there, and they may come and go."""
+
+    min: Count = 1
+    """With fewer the run waits."""
+    max: Count | Literal["all"] = "all"
+    memory_gib: Positive | None = None
+    """Least memory of each GPU of a machine (label vr/gpu-memory-gib); a run on CPUs does not look at it."""
+    labels: dict[str, str] = {}
+    """What every machine must carry, in Ray's notation: `x`, `!x`, `in(x,y)`, `!in(x,y)`."""
+    exclude: tuple[str, ...] = ()
+    """Names of machines that are left alone."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "NodesSpec":
+        if self.max != "all" and self.max < self.min:
+            raise ValueError(f"max {self.max} is less than min {self.min}")
+        return self
+
+
 class TuneSpec(Spec):
     """A search over this recipe's own keys (`vr tune`)."""
 
@@ -128,6 +148,8 @@ class Recipe(Spec):
     nonfinite_limit: Annotated[int, Field(ge=0)] = 10
     """Steps in a row with a non-finite loss or gradient that are skipped before the run stops."""
     workers: WorkersSpec = WorkersSpec()
+    nodes: NodesSpec | None = None
+    """Where set, the run has a worker for each GPU of each such machine (or one for each, without GPUs)."""
     sync: SyncName = "plain"
     """How gradients travel; bf16 sends half the bytes and rounds them."""
     tune: TuneSpec | None = None
@@ -137,6 +159,10 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
+        if self.nodes is not None and (self.workers.count != 1 or self.workers.labels):
+            raise ValueError("nodes says where the workers are, and how many: leave out workers.count and .labels")
+        if self.nodes is not None and self.nodes.min > self.batch.items:
+            raise ValueError(f"nodes.min {self.nodes.min} is more than batch.items {self.batch.items}")
         if self.workers.count > self.batch.items:
             raise ValueError(f"workers.count {self.workers.count} is more than batch.items {self.batch.items}")
         if len(self.workers.labels) not in (0, 1, self.workers.count):

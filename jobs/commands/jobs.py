@@ -234,7 +234,10 @@ def _print_recipe(recipe: "Recipe") -> None:
 
 def _confirm(recipe: "Recipe") -> None:
     """Show what would be submitted; where a terminal can answer, ask."""
-    workers = f"{recipe.workers.count} worker(s), device {recipe.workers.device}"
+    where = f"{recipe.workers.count} worker(s)"
+    if recipe.nodes is not None:
+        where = f"{recipe.nodes.min} to {recipe.nodes.max} machines"
+    workers = f"{where}, device {recipe.workers.device}"
     print(f"{recipe.name}: {recipe.steps} steps of {recipe.batch.items} items on {workers}", file=sys.stderr)
     print(f"  data {recipe.data}\n  out  {recipe.out}", file=sys.stderr)
     if recipe.init is not None:

@@ -139,7 +139,7 @@ def test_a_machine_that_is_gone_before_the_loop_could_leave_it_counts_as_no_fail
         return error
 
     monkeypatch.setattr("jobs.launch.fit", fit)
-    supervisor = Supervisor(run, run.recipe(), run.begin_attempt(), "", True, lambda state: None)
+    supervisor = Supervisor(run, run.recipe(), run.begin_attempt(), "", False, lambda state: None)
     run.leave_file.touch()  # of an earlier fit
     assert supervisor._one_fit(Placement(False, {}, [])).kind == kind
 

@@ -85,8 +85,12 @@ def test_selectors_in_the_notation_of_ray(wanted, yes):
 
 
 def test_only_live_nodes_count():
-    row = {"NodeName": "x", "Labels": {"a": "b"}, "Resources": {"CPU": 2.0}}
-    assert live_nodes([{**row, "Alive": True}, {**row, "Alive": False}]) == [Node("x", {"a": "b"}, 2.0, 0.0)]
+    row = {
+        "NodeName": "x", "Labels": {"a": "b"}, "Resources": {"CPU": 2.0}, "NodeID": "7f",
+        "NodeManagerAddress": "10.0.0.1", "NodeManagerPort": 7,
+    }  # fmt: skip
+    expected = Node("x", {"a": "b"}, 2.0, 0.0, "7f", "10.0.0.1", 7)
+    assert live_nodes([{**row, "Alive": True}, {**row, "Alive": False}]) == [expected]
 
 
 def away(node: Node) -> Drained:

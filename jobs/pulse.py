@@ -1,0 +1,57 @@
+"""Which of a run's PCs still answer: a connection to each one's raylet, twice a second.
+
+Ray takes a node for dead after some 13 seconds (`python -m tests.bench detect`), gloo and NCCL wait for minutes. A PC
+whose plug or cable is pulled answers nothing at once; one that is only busy takes the connection, since its kernel does
+that by itself.
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from jobs.placement import Node
+
+ASK_EVERY_S = 0.5
+ANSWER_WITHIN_S = 1.0
+SILENT_S = 3.0
+"""Without an answer for so long a PC is taken for lost; asking takes a second more at most."""
+
+
+class Pulse:
+    """Asks `nodes` until it is closed; a context manager."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        """Begin to ask; a node counts as answering now."""
+        self._answered_s = dict.fromkeys((node.name for node in nodes), time.monotonic())
+        self._end = threading.Event()
+        for node in nodes:
+            threading.Thread(target=self._ask, args=(node,), name=f"pulse of {node.name}", daemon=True).start()
+
+    def lost(self) -> list[str]:
+        """Names of the nodes that have been silent for `SILENT_S`."""
+        now_s = time.monotonic()
+        return sorted(name for name, answered_s in self._answered_s.items() if now_s - answered_s > SILENT_S)
+
+    def _ask(self, node: Node) -> None:
+        while not self._end.is_set():
+            began_s = time.monotonic()
+            if answers(node.address, node.port):
+                self._answered_s[node.name] = time.monotonic()
+            self._end.wait(max(0.0, began_s + ASK_EVERY_S - time.monotonic()))
+
+    def __enter__(self) -> "Pulse":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._end.set()
+
+
+def answers(address: str, port: int) -> bool:
+    """Whether something takes a connection there."""
+    try:
+        with socket.create_connection((address, port), timeout=ANSWER_WITHIN_S):
+            return True
+    except OSError:
+        return False

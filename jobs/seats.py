@@ -1,0 +1,84 @@
+"""The PCs as the supervisor of one run sees them: who is there, is drained, answers no more, or joins."""
+
+import sys
+import time
+from collections.abc import Collection
+from dataclasses import replace
+
+from cluster.drain import Drained, read_drained
+from cluster.errors import ClusterError
+from jobs.placement import Missing, Node, Placement, avoiding, live_nodes, place_run
+from jobs.recipe import Recipe
+
+JOIN_AFTER_S = 10.0
+"""A PC that has been there for so long, and is wanted, joins."""
+REST_S = 30.0
+"""Between a start and one for more PCs: each costs some seconds without a step."""
+
+
+class Seats:
+    """Where a run can go now; every call looks anew."""
+
+    def __init__(self, recipe: Recipe, shared: bool) -> None:
+        """Of a run of `recipe`; a private Ray (`shared` is false) has one node and nobody to drain it."""
+        self.drained: tuple[Drained, ...] = ()
+        """As of the last look."""
+        self._recipe = recipe
+        self._shared = shared
+        self._lost: dict[str, str] = {}
+        self._since_s: dict[str, float] = {}
+
+    def look_for_drained(self) -> None:
+        """Read which nodes hold no workers now."""
+        if not self._shared:
+            return
+        try:
+            self.drained = read_drained().nodes
+        except ClusterError as error:
+            print(error, file=sys.stderr, flush=True)
+
+    def look(self) -> list[Node]:
+        """The nodes that Ray takes for alive, after a look at which are drained."""
+        import ray
+
+        self.look_for_drained()
+        live = live_nodes(ray.nodes())  # type: ignore[no-untyped-call]
+        now_s = time.monotonic()
+        self._since_s = {node.id: self._since_s.get(node.id, now_s) for node in live}
+        return live
+
+    def others(self) -> list[Node]:
+        """The nodes besides the driver's own that a run may be on; none on a private Ray."""
+        import ray
+
+        if not self._shared:
+            return []
+        own = ray.get_runtime_context().get_node_id()
+        return [node for node in self.look() if node.id != own and node.id not in self._lost]
+
+    def lose(self, nodes: Collection[Node]) -> None:
+        """These answer no more, whatever Ray takes them for; a PC that is back has another id."""
+        self._lost |= {node.id: node.name for node in nodes}
+
+    def place(self, on_gpus: bool | None) -> Placement | Missing:
+        """Where the run's workers could be now; `on_gpus` as for `place_run`."""
+        live = self.look()
+        here = [node for node in live if node.id not in self._lost]
+        found = place_run(self._recipe, here, self.drained, on_gpus)
+        # Ray still places on a node that it takes for alive, unless it is kept from it.
+        ghosts = {self._lost[node.id] for node in live if node.id in self._lost} - {node.name for node in here}
+        if isinstance(found, Placement) and not found.names and ghosts:
+            return replace(found, selectors=[avoiding(label, ghosts) for label in found.selectors])
+        return found
+
+    def joining(self, now: Placement, running_since_s: float, on_gpus: bool | None) -> list[str]:
+        """PCs with which the run, which has these seats since then, would have more workers; [] for it to stay."""
+        now_s = time.monotonic()
+        if self._recipe.nodes is None or now_s - running_since_s < REST_S:
+            return []
+        found = self.place(on_gpus)
+        if isinstance(found, Missing) or len(found.selectors) <= len(now.selectors):
+            return []
+        new = set(found.names) - set(now.names)
+        steady = {node.name for node in self.look() if now_s - self._since_s[node.id] >= JOIN_AFTER_S}
+        return sorted(new) if new <= steady else []
