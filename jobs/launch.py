@@ -7,6 +7,7 @@ Ray Train's own retries are off: they do not cover a failed start of the process
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -138,6 +139,8 @@ class Supervisor:
     def _one_fit(self, placement: Placement) -> Outcome:
         self._fits += 1
         self._placement = placement
+        where = f" on {', '.join(placement.names)}" if placement.names else ""
+        self._say(f"start {self.attempt}.{self._fits}: {len(placement.selectors)} worker(s){where}")
         self.run.leave_file.unlink(missing_ok=True)
         others = self._seats.others()
         with Pulse(others) as pulse:
@@ -229,6 +232,7 @@ class Supervisor:
         if file not in self._announced and file.exists():
             self._announced.add(file)
             self._announced_s = time.monotonic()
+            self._say(f"start {self.attempt}.{self._fits}: all workers are there")
             origin = read_json(self.run.origin_file)
             origin["machines"][f"{self.attempt}.{self._fits}"] = read_json(file)["machines"]
             write_json(self.run.origin_file, origin)
@@ -267,7 +271,11 @@ class Supervisor:
         return {machine.get("labels", {}).get(NODE_LABEL) for machine in read_json(file)["machines"]}
 
     def _say(self, line: str) -> None:
+        """Into the job's log and the run's events."""
         print(f"run {self.run.id}: {line}", file=sys.stderr, flush=True)
+        event = {"time_s": round(time.time(), 3), "attempt": self.attempt, "step": last_step(self.run), "said": line}
+        with contextlib.suppress(OSError), self.run.events_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
 
     def _write(self, **changes: Any) -> RunState:
         state = self.run.write_state(**changes)

@@ -5,6 +5,7 @@
         origin.json       git commit, package versions, machines of each attempt
         state.json        RunState
         attempts/<n>/     made by the driver of attempt n; the newest attempt owns the run
+        events.jsonl      what happened to the run: starts, machines lost and joined
         metrics.jsonl  tensorboard/  checkpoints/step-NNNNNNNN/  checkpoints/{last,best}
 
 The loop writes metrics and checkpoints; the driver of the newest attempt writes the rest.
@@ -69,6 +70,7 @@ class RunFolder:
         self.leave_file = self.path / "leave"
         self.attempts = self.path / "attempts"
         self.metrics_file = self.path / "metrics.jsonl"
+        self.events_file = self.path / "events.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
 

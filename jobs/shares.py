@@ -16,7 +16,10 @@ from dataclasses import dataclass, replace
 WINDOW_STEPS = 8
 """Steps of which the median counts: a browser that opens is no slow machine."""
 DEAD_BAND = 0.03
-"""Shares stay unless a step is predicted to be shorter by this part: they would follow every noise otherwise."""
+"""Shares stay unless a step is predicted to be shorter by this part, by each of two windows in a row: they would follow
+every noise otherwise."""
+AT_ONCE = 0.2
+"""So much is no noise: one window is enough."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,8 @@ class Pace:
         shares = cut_shares(speeds, items) if measured else equal_shares(len(speeds), items)
         self._plan = [(first_step, shares)]
         self._window: list[Sequence[float]] = []
+        self._doubted: tuple[Speed, ...] | None = None
+        """What the window before found, where it would have changed the shares."""
 
     def shares(self, step: int) -> tuple[int, ...]:
         """Items of each worker in the step after `step` steps."""
@@ -127,7 +132,7 @@ class Pace:
             New shares where there is a decision; they hold from `ahead_steps` later on.
         """
         newest, shares = self._plan[-1]
-        if not self._measured or step < newest or len(self.speeds) == 1:
+        if not self._measured or step < newest:
             return None
         self._window.append(busy_s)
         if len(self._window) < WINDOW_STEPS:
@@ -138,8 +143,22 @@ class Pace:
             speed.slower(took / speed.takes_s(share))
             for speed, took, share in zip(self.speeds, took_s, shares, strict=True)
         )
-        better = cut_shares(self.speeds, self._items)
-        if longest_s(self.speeds, better) > (1 - DEAD_BAND) * longest_s(self.speeds, shares):
+        before, self._doubted = self._doubted, None
+        gain = self._gain(self.speeds, shares)
+        if gain < DEAD_BAND:
             return None
+        if gain < AT_ONCE:
+            if before is None:
+                self._doubted = self.speeds
+                return None
+            mean = zip(before, self.speeds, strict=True)
+            self.speeds = tuple(a.slower((1 + b.item_s / a.item_s) / 2) for a, b in mean)
+            if self._gain(self.speeds, shares) < DEAD_BAND:
+                return None
+        better = cut_shares(self.speeds, self._items)
         self._plan = [*self._plan[-1:], (step + self._ahead_steps, better)]
         return better
+
+    def _gain(self, speeds: Sequence[Speed], shares: Sequence[int]) -> float:
+        """The part of a step that the best shares for these speeds would save."""
+        return 1 - longest_s(speeds, cut_shares(speeds, self._items)) / longest_s(speeds, shares)

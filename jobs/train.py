@@ -229,7 +229,7 @@ def train(
                 clock.begin()
             if report is not None and (last or validated is not None):
                 report({name: value for name, value in result.items() if math.isfinite(value)})
-            if world > 1 and (last or stop or leave or recut is not None):
+            if last or stop or leave or recut is not None:
                 keep_or_note(speed_key, pace.speeds[rank])
             if stop and not last:
                 raise RunStopped(f"run {run.id} was asked to stop at step {step}; go on with `vr jobs resume {run.id}`")

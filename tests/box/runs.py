@@ -1,0 +1,153 @@
+"""Runs in a LAN in a box: a cluster of its hosts, a small data set, and what a run's folder says."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from dataprep.prepare import PrepareSettings, prepare
+from dataprep.splits import parse_split
+from dataprep.synth import write_songs
+from dataprep.tracks import find_tracks
+from jobs.recipe import Recipe
+from tests.lan import SHARED, Host, Lan, await_true
+from vr_core.config import to_yaml
+from vr_core.specs import StftSpec
+
+PATIENCE_S = 180
+
+
+def start_cluster(head: Host, *nodes: Host) -> None:
+    """A head and nodes of it, of one CPU each."""
+    head.vr("cluster", "head", "--address", head.address, "--num-cpus", "1", "--yes")
+    for node in nodes:
+        node.run(["scp", "-q", f"{head.address}:.local/state/vr/token", "token"])
+        join(head, node)
+
+
+def join(head: Host, node: Host) -> None:
+    """`node`, with a copy of the head's token, joins the cluster of `head`."""
+    node.vr("cluster", "join", head.address, "--token-file", "token", "--num-cpus", "1", "--yes")
+
+
+def share_data(lan: Lan, stft: StftSpec) -> Path:
+    """Five invented songs of 3 s in the shared folder; where the hosts find the data set."""
+    list(write_songs(lan.shared / "songs", songs=5, seconds=3.0))
+    settings = PrepareSettings(stft=stft, workers=1)
+    prepare(
+        find_tracks([lan.shared / "songs"]).tracks, lan.shared / "data", settings,
+        split=parse_split("valid=0.2,test=0.2"),
+    )  # fmt: skip
+    return Path(SHARED) / "data"
+
+
+def submit(lan: Lan, head: Host, recipe: Recipe, *more: str) -> "Run":
+    """A submitted run of `recipe`, whose `out` is in the shared folder."""
+    file = lan.shared / f"{recipe.name}.yaml"
+    file.write_text(to_yaml(recipe))
+    run = head.vr_json("submit", f"{SHARED}/{file.name}", *more)["run"]
+    return Run(lan, lan.shared / recipe.out.relative_to(SHARED) / run)
+
+
+class Run:
+    """What the run's folder says, as this machine sees it."""
+
+    def __init__(self, lan: Lan, folder: Path) -> None:
+        self.lan = lan
+        self.folder = folder
+        self.name = folder.name
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """`state.json`."""
+        state: dict[str, Any] = json.loads((self.folder / "state.json").read_text())
+        return state
+
+    def machines(self, fit: str) -> dict[str, str]:
+        """Node → host name of the workers of one start, such as 1.2: first attempt, second start."""
+        return {machine["labels"]["vr/node"]: machine["host"] for machine in self._told(fit)}
+
+    def await_started(self, fit: str) -> dict[str, str]:
+        """`machines` of that start, once all of its workers are there."""
+
+        def started() -> dict[str, str]:
+            assert self.state["state"] in ("pending", "running"), self.state
+            return self.machines(fit)
+
+        machines: dict[str, str] = await_true(started, f"start {fit}", PATIENCE_S)
+        return machines
+
+    def lines(self, kind: str) -> list[dict[str, Any]]:
+        """Records of `metrics.jsonl` of one kind."""
+        return [line for line in _lines(self.folder / "metrics.jsonl") if line["kind"] == kind]
+
+    def events(self) -> list[dict[str, Any]]:
+        """What happened to the run, oldest first."""
+        return _lines(self.folder / "events.jsonl")
+
+    def await_steps(self, count: int, since_s: float = 0.0, timeout_s: float = PATIENCE_S) -> list[dict[str, Any]]:
+        """The steps that ended after `since_s`, once there are so many of them."""
+
+        def enough() -> list[dict[str, Any]]:
+            assert self.state["state"] in ("pending", "running"), self.state
+            steps = [line for line in self.lines("step") if line["time_s"] > since_s]
+            return steps if len(steps) >= count else []
+
+        steps: list[dict[str, Any]] = await_true(enough, f"{count} steps", timeout_s)
+        return steps
+
+    def await_one_more_step(self) -> None:
+        """Until the run has got further than it is now."""
+        step = self.state["step"]
+        assert step < self.state["steps"], "it has ended already"
+        await_true(lambda: self.state["step"] > step, f"a step after {step}", PATIENCE_S)
+
+    def await_event(self, words: str, since_s: float = 0.0) -> dict[str, Any]:
+        """The first event after `since_s` that has these words in it."""
+
+        def found() -> dict[str, Any] | None:
+            return next((e for e in self.events() if e["time_s"] > since_s and words in e["said"]), None)
+
+        event: dict[str, Any] = await_true(found, f"the event: {words}", PATIENCE_S)
+        return event
+
+    def worker_pids(self, fit: str) -> dict[str, int]:
+        """Node → the process of its worker, as this machine numbers it."""
+        pids = {}
+        for machine in self._told(fit):
+            host = self.lan[machine["host"]]
+            [pids[machine["labels"]["vr/node"]]] = [pid for pid in host.pids() if _inner_pid(pid) == machine["pid"]]
+        return pids
+
+    def _told(self, fit: str) -> list[dict[str, Any]]:
+        machines: list[dict[str, Any]] = json.loads((self.folder / "origin.json").read_text())["machines"].get(fit, [])
+        return machines
+
+
+def vr(host: Host, *arguments: str) -> list[str]:
+    """The command line of `vr` on a host."""
+    return host.entered([sys.executable, "-m", "jobs.cli", *arguments])
+
+
+def pace(lan: Lan, cores: dict[str, float], pids: dict[str, int]) -> None:
+    """Give the workers of hosts so many cores, and not what else runs there."""
+    for name, part in cores.items():
+        if name in pids:
+            lan[name].cpu(part, [pids[name]])
+
+
+def _inner_pid(pid: int) -> int | None:
+    """How its own namespace numbers a process."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    return int(next(line for line in status.splitlines() if line.startswith("NSpid")).split()[-1])
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    try:
+        text = file.read_text()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
