@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.bench.measurement import Benchmark
+from tests.box.runs import join, start_cluster
 from tests.lan import Host, Lan
 
 PROMISED_S = 15.0
@@ -36,18 +37,6 @@ while alive():
 print(time.monotonic(), flush=True)
 """
 """On the head. All hosts of a box have one clock, and it counts from the machine's start."""
-
-
-def start_cluster(head: Host, node: Host) -> None:
-    """A head and one node of it, of one CPU each."""
-    head.vr("cluster", "head", "--address", head.address, "--num-cpus", "1", "--yes")
-    node.run(["scp", "-q", f"{head.address}:.local/state/vr/token", "token"])
-    join(head, node)
-
-
-def join(head: Host, node: Host) -> None:
-    """`node`, with a copy of the head's token, joins the cluster of `head`."""
-    node.vr("cluster", "join", head.address, "--token-file", "token", "--num-cpus", "1", "--yes")
 
 
 def seconds_to_notice(head: Host, node: Host, silence: Callable[[], None]) -> float:

@@ -21,12 +21,12 @@ def start_cluster(head: Host, *nodes: Host) -> None:
     """A head and nodes of it, of one CPU each."""
     head.vr("cluster", "head", "--address", head.address, "--num-cpus", "1", "--yes")
     for node in nodes:
-        node.run(["scp", "-q", f"{head.address}:.local/state/vr/token", "token"])
         join(head, node)
 
 
 def join(head: Host, node: Host) -> None:
     """`node`, with a copy of the head's token, joins the cluster of `head`."""
+    node.run(["scp", "-q", f"{head.address}:.local/state/vr/token", "token"])
     node.vr("cluster", "join", head.address, "--token-file", "token", "--num-cpus", "1", "--yes")
 
 

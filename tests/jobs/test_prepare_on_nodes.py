@@ -15,6 +15,7 @@ from dataprep.prepare import PrepareSettings, prepare
 from dataprep.splits import parse_split
 from dataprep.tracks import find_tracks
 from jobs.commands.data_options import SPLIT
+from tests.box.runs import join
 from tests.lan import SHARED, Lan, await_true, require
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -38,13 +39,8 @@ def lan():
         box["attic"].vr("cluster", "head", "--address", box["attic"].address, "--num-cpus", "1", "--yes")
         box["den"].run(["umount", SHARED])
         for name in ("study", "den"):
-            join(box, name)
+            join(box["attic"], box[name])
         yield box
-
-
-def join(lan, name):
-    lan[name].run(["scp", "-q", f"{lan['attic'].address}:.local/state/vr/token", "token"])
-    lan[name].vr("cluster", "join", lan["attic"].address, "--token-file", "token", "--num-cpus", "1", "--yes")
 
 
 @pytest.fixture(scope="module")

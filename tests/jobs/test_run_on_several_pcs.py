@@ -17,10 +17,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.box.runs import PATIENCE_S, submit
 from tests.jobs.dashboard import keep_artefact
 from tests.jobs.test_train import recipe_of
 from tests.lan import SHARED, Lan, await_true, require
-from vr_core.config import to_yaml
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -35,7 +35,6 @@ STEPS = 400
 CHECKPOINT_STEPS = 20
 LINK_MBIT = 8
 """Slow, so that the gradients of a small model make steps long enough for all that happens meanwhile."""
-PATIENCE_S = 180
 
 
 @pytest.fixture(scope="module")
@@ -57,37 +56,7 @@ def run(lan, tiny_data):
         "checkpoint.every_steps": CHECKPOINT_STEPS, "validation.every_steps": 120, "workers.device": "cpu",
         "workers.count": 2, "workers.labels": [{"vr/node": "attic"}, {"vr/node": "in(study,den)"}],
     }  # fmt: skip
-    (lan.shared / "tiny.yaml").write_text(to_yaml(recipe_of(Path(SHARED) / "data", **changes)))
-    return Run(lan.shared / "runs" / lan["attic"].vr_json("submit", f"{SHARED}/tiny.yaml")["run"])
-
-
-class Run:
-    """What the run's folder says, as this machine sees it."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.name = folder.name
-
-    @property
-    def state(self):
-        return json.loads((self.folder / "state.json").read_text())
-
-    def machines(self, fit):
-        """Node → host name of the workers of one start, such as 1.2: first attempt, second start."""
-        told = json.loads((self.folder / "origin.json").read_text())["machines"].get(fit, [])
-        return {machine["labels"]["vr/node"]: machine["host"] for machine in told}
-
-    def await_started(self, fit):
-        def started():
-            assert self.state["state"] in ("pending", "running"), self.state
-            return self.machines(fit)
-
-        return await_true(started, f"start {fit}", PATIENCE_S)
-
-    def await_one_more_step(self):
-        step = self.state["step"]
-        assert step < STEPS, "it has ended already"
-        await_true(lambda: self.state["step"] > step, f"a step after {step}", PATIENCE_S)
+    return submit(lan, lan["attic"], recipe_of(Path(SHARED) / "data", **changes))
 
 
 def nodes(lan):
