@@ -7,6 +7,7 @@
     ├── Unplaceable        the machine here can never hold the recipe's workers
     ├── NoDevice           a GPU was asked for and there is none
     ├── NoSongs            nothing to separate or to score
+    ├── NoSteps            a run has not got far enough for what was asked
     └── FolderTaken        vr quickstart cannot have the folder
     Failure
     ├── RunFailed          the supervisor gave a run up
@@ -64,6 +65,10 @@ class NoDevice(UserError):
 
 class NoSongs(UserError):
     """Nothing to separate or to score."""
+
+
+class NoSteps(UserError):
+    """A run has not got far enough for what was asked."""
 
 
 class FolderTaken(UserError):

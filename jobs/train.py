@@ -26,7 +26,8 @@ from dataprep.dataset import Dataset
 from dataprep.locality import StepCut, shard_names
 from dataprep.order import Item, Order, cut, fixed_items, shards_read
 from dataprep.staging import BackgroundStaging
-from jobs.checkpoint import Checkpoint, best_loss, mend_pointers, read_checkpoint, read_newest, write_checkpoint
+from jobs.background import BackgroundCheckpoints
+from jobs.checkpoint import Checkpoint, best_loss, mend_pointers, read_checkpoint, read_newest
 from jobs.errors import RunFailed, RunLeft, RunStopped
 from jobs.exchange import BusyClock, exchanging
 from jobs.gradient import add_gradients, autocast, has_bf16, loss_function, weights_dtype
@@ -132,7 +133,7 @@ def train(
         return float(_sum_over_ranks(total, world)) / len(held_out)
 
     def save(validation_loss: float | None, best: bool) -> None:
-        if metrics:
+        if checkpoints and metrics:
             metrics.flush()
             weights = average.weights if average else model.state_dict()
             meta = WeightsMeta(
@@ -142,14 +143,16 @@ def train(
                 "model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step,
                 "skipped_in_a_row": skipped_in_a_row, "position": step * items, "data": data.manifest.digest(),
             }  # fmt: skip
-            write_checkpoint(run, weights, training, meta, step * items, validation_loss, best, recipe.checkpoint.keep)
+            checkpoints.save(weights, training, meta, step * items, validation_loss, best)
 
     best, result = best_loss(run), {"step": float(step)}
     metrics = MetricsLog(run, step, recipe.log.tensorboard) if rank == 0 else None
+    checkpoints = BackgroundCheckpoints(run, recipe.checkpoint.keep, _note) if rank == 0 else None
     batches = (piece for k in itertools.count(step) for piece in micro_batches(k))
     staging = BackgroundStaging(data, _note) if recipe.cache and recipe.cache.stage and data.has_cache else None
     with (
         metrics or contextlib.nullcontext(),
+        checkpoints or contextlib.nullcontext(),
         contextlib.closing(staging) if staging else contextlib.nullcontext(),
         contextlib.closing(Loader(data, batches, device)) as loader,
     ):
@@ -207,6 +210,7 @@ def train(
                     "step", step, loss=loss, lr=recipe.optim.lr * rate, grad_norm=norm.item(),
                     items_per_s=items / took_s, data_wait=(loader.waited_s - waited_s) / took_s,
                     skipped=skipped_in_a_row, busy_s=[round(s, 6) for s in busy_s], step_s=round(took_s, 6),
+                    shares=list(pace.shares(step - 1)),
                 )  # fmt: skip
                 if recut is not None:
                     metrics.write("shares", step, shares=list(recut), item_s=[s.item_s for s in pace.speeds])
@@ -223,10 +227,16 @@ def train(
             due = recipe.checkpoint.every_steps is not None and step % recipe.checkpoint.every_steps == 0
             due = due or time.monotonic() - saved_s > recipe.checkpoint.every_s
             # Within a streak of skipped steps retention would let the last good checkpoint go.
-            if last or improved or stop or leave or (due and not skipped_in_a_row):
+            due = due and not skipped_in_a_row and not (checkpoints and checkpoints.busy)
+            if last or improved or stop or leave or due:
                 save(validated if validated is not None and math.isfinite(validated) else None, improved)
                 saved_s = time.monotonic()
                 clock.begin()
+            if checkpoints and metrics:
+                if last or stop or leave:
+                    checkpoints.wait()
+                for one in checkpoints.written():
+                    metrics.write("checkpoint", one.step, stopped_s=one.stopped_s, wrote_s=one.wrote_s)
             if report is not None and (last or validated is not None):
                 report({name: value for name, value in result.items() if math.isfinite(value)})
             if last or stop or leave or recut is not None:

@@ -1,0 +1,52 @@
+"""`vr trace`: who computed and who waited in a run's steps, as a table and a picture."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def trace(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="The run's name or folder.")],
+    picture: Annotated[
+        Path | None, typer.Option("-o", "--picture", help="Draw it into this file (.png, .svg or .pdf).")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of run folders.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")] = False,
+) -> None:
+    """Show what each machine did in the steps of a run's newest start: under its first shares, and under the last.
+
+    Example: vr trace home-pretrain-1a2b3c4d-1 -o steps.png
+    """
+    from jobs.overview import find_run
+    from jobs.trace import draw, timelines
+    from vr_core.errors import UserError
+
+    if picture is not None and picture.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"{picture}: expected a file that ends in .png, .svg or .pdf")
+    run = find_run(name, out)
+    lines = timelines(run)
+    if picture is not None:
+        draw(lines, f"{run.id}", picture)
+    if as_json:
+        print(json.dumps({"run": run.id, "timelines": [line.plain() for line in lines]}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for line in lines:
+        table = Table("machine", "items", "computes (s)", "waits (s)", box=None, title_justify="left")
+        for bar in line.bars:
+            table.add_row(bar.machine, str(bar.items), f"{bar.busy_s:.3f}", f"{line.step_s - bar.busy_s:.3f}")
+        console.print(
+            f"steps {line.first_step} to {line.last_step}: {line.step_s:.3f} s a step, of which {line.exchange_s:.3f} s"
+            f" exchange; {line.items_per_s:.1f} items/s, {100 * line.reached:.0f} % of what the machines do while they"
+            " compute",
+            soft_wrap=True,
+        )
+        console.print(table)
+    if picture is not None:
+        print(f"picture: {picture}", file=sys.stderr)

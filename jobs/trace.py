@@ -1,0 +1,164 @@
+"""What the machines of a run did in a step: who computed for how long, who waited, what the exchange cost; a picture.
+
+All from the run's folder: the steps in metrics.jsonl carry each worker's share and busy time, events.jsonl and
+origin.json say which machines a start had.
+"""
+
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import NoSteps
+from jobs.metrics_log import read_metrics
+from jobs.runs import RunFolder, read_json
+from vr_core.errors import StorageError
+from vr_core.files import whole_file
+
+STEPS = 8
+"""Of which a timeline is the median: one step alone may be the one in which a browser opened."""
+_STARTED = re.compile(r"start (\d+\.\d+): all workers are there")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One worker in a step."""
+
+    machine: str
+    items: int
+    busy_s: float
+    """Until its own gradients were complete: optimiser of the step before, reading, forward, backward."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """A step of all workers, the median of some in a row with the same shares."""
+
+    first_step: int
+    last_step: int
+    bars: tuple[Bar, ...]
+    step_s: float
+
+    @property
+    def exchange_s(self) -> float:
+        """What of the step remains when the last worker is done: the exchange that nothing hides."""
+        return max(0.0, self.step_s - max(bar.busy_s for bar in self.bars))
+
+    @property
+    def items_per_s(self) -> float:
+        """Of all workers together."""
+        return sum(bar.items for bar in self.bars) / self.step_s
+
+    @property
+    def reached(self) -> float:
+        """Items a second over the sum of what each worker computes a second while it is busy."""
+        return self.items_per_s / sum(bar.items / bar.busy_s for bar in self.bars)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-ready values."""
+        return {
+            "first_step": self.first_step,
+            "last_step": self.last_step,
+            "step_s": self.step_s,
+            "exchange_s": self.exchange_s,
+            "items_per_s": self.items_per_s,
+            "reached": self.reached,
+            "workers": [
+                {"machine": b.machine, "items": b.items, "busy_s": b.busy_s, "waits_s": self.step_s - b.busy_s}
+                for b in self.bars
+            ],
+        }
+
+
+def timelines(run: RunFolder) -> list[Timeline]:
+    """The steps under the first shares of the newest start, and under its last ones; one where they never changed.
+
+    Raises:
+        NoSteps: the run has not got so far.
+    """
+    starts = _starts(run)
+    began_s, names = starts[-1] if starts else (0.0, [])
+    records = [r for r in read_metrics(run.metrics_file) if r["kind"] == "step" and "busy_s" in r]
+    # The first steps of a start fill caches.
+    steps = [record for record in records if record["time_s"] >= began_s][2:]
+    if len(steps) < 2:
+        raise NoSteps(f"run {run.id}: its newest start has too few steps to draw; wait for some more")
+    early = [step for step in steps if step["shares"] == steps[0]["shares"]][:STEPS]
+    late = [step for step in steps if step["shares"] == steps[-1]["shares"]][-STEPS:]
+    parts = [early, late] if early[0]["shares"] != late[0]["shares"] else [late]
+    return [_timeline(part, names) for part in parts]
+
+
+def draw(lines: Sequence[Timeline], title: str, path: Path) -> None:
+    """The timelines below each other on one scale of time, as a picture of the format that `path` ends in.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    rows = max(len(line.bars) for line in lines)
+    figure = Figure(figsize=(9, 0.9 + len(lines) * (0.9 + 0.42 * rows)), layout="constrained")
+    longest_s = max(line.step_s for line in lines)
+    for axes, line in zip(figure.subplots(len(lines), 1, squeeze=False)[:, 0], lines, strict=True):
+        busiest_s = max(bar.busy_s for bar in line.bars)
+        for row, bar in enumerate(line.bars):
+            axes.barh(row, bar.busy_s, color="#3a7d44", height=0.7)
+            axes.barh(row, busiest_s - bar.busy_s, left=bar.busy_s, color="#e3e3e3", height=0.7)
+            axes.barh(row, line.exchange_s, left=busiest_s, color="#c9762b", height=0.7)
+            inside = bar.busy_s > 0.25 * longest_s
+            axes.text(
+                bar.busy_s / 2 if inside else bar.busy_s + 0.01 * longest_s, row, f"{bar.items} items",
+                ha="center" if inside else "left", va="center", fontsize=8, color="white" if inside else "black",
+            )  # fmt: skip
+        axes.set_yticks(range(len(line.bars)), [bar.machine for bar in line.bars])
+        axes.invert_yaxis()
+        axes.set_xlim(0, longest_s * 1.02)
+        axes.set_title(
+            f"steps {line.first_step} to {line.last_step}: {line.step_s:.3f} s, {line.items_per_s:.1f} items/s, "
+            f"{100 * line.reached:.0f} % of what the machines do while they compute",
+            fontsize=9, loc="left",
+        )  # fmt: skip
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("seconds of one step  (green: computes, grey: waits for the others, orange: exchange)", fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    try:
+        with whole_file(path) as draft:
+            figure.savefig(draft, dpi=110, format=path.suffix.removeprefix(".") or "png")
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror}); give another -o FILE") from error
+
+
+def _timeline(steps: Sequence[dict[str, Any]], names: Sequence[str]) -> Timeline:
+    busy_s = [statistics.median(column) for column in zip(*(step["busy_s"] for step in steps), strict=True)]
+    machines = [*names, *(f"worker {rank}" for rank in range(len(names), len(busy_s)))]
+    return Timeline(
+        steps[0]["step"],
+        steps[-1]["step"],
+        tuple(Bar(*of) for of in zip(machines[: len(busy_s)], steps[0]["shares"], busy_s, strict=True)),
+        statistics.median(step["step_s"] for step in steps),
+    )
+
+
+def _starts(run: RunFolder) -> list[tuple[float, list[str]]]:
+    """When all workers of each start were there, and their machines in rank order."""
+    try:
+        machines = read_json(run.origin_file)["machines"]
+    except (OSError, ValueError, KeyError):
+        return []
+    found = []
+    for event in run.events():
+        started = _STARTED.fullmatch(event["said"])
+        if started is not None and started[1] in machines:
+            found.append((float(event["time_s"]), [_name(machine) for machine in machines[started[1]]]))
+    return found
+
+
+def _name(machine: dict[str, Any]) -> str:
+    name = str(machine.get("labels", {}).get("vr/node") or machine["host"])
+    return name if machine["device"] == "cpu" else f"{name} ({machine['device'].removeprefix('NVIDIA ')})"

@@ -1,0 +1,90 @@
+"""`vr trace`: the timeline is what the steps say, of the newest start, under its first shares and its last."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from jobs.errors import NoSteps
+from jobs.recipe import Recipe
+from jobs.runs import RunFolder, create_run
+from jobs.trace import timelines
+from vr_core.files import write_json
+
+MACHINES = [
+    {"host": "attic", "device": "NVIDIA GeForce RTX 3090 Ti", "labels": {"vr/node": "attic"}},
+    {"host": "cellar.lan", "device": "cpu", "labels": {}},
+]
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    (tmp_path / "data").mkdir()
+    run = create_run(Recipe(name="line", data=tmp_path / "data", out=tmp_path / "runs", steps=100))
+    write_json(run.origin_file, {"machines": {"1.1": MACHINES[:1], "1.2": MACHINES}})
+    return run
+
+
+def write(run, steps, started_s=100.0):
+    """Steps as (step, shares, busy_s, step_s), one a second from `started_s` on."""
+    events = [
+        {"time_s": 1.0, "attempt": 1, "step": 0, "said": "start 1.1: all workers are there"},
+        {"time_s": started_s, "attempt": 1, "step": 9, "said": "start 1.2: all workers are there"},
+        {"time_s": started_s + 1, "attempt": 1, "step": 9, "said": "attic is fine"},
+    ]
+    run.events_file.write_text("".join(json.dumps(event) + "\n" for event in events) + '{"cut sho')
+    old = {"kind": "step", "step": 1, "shares": [16], "busy_s": [9.0], "step_s": 9.0, "time_s": 50.0}
+    lines = [
+        {"kind": "step", "step": step, "shares": shares, "busy_s": busy, "step_s": took, "time_s": started_s + step}
+        for step, shares, busy, took in steps
+    ]
+    run.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in [old, *lines]))
+
+
+def test_before_and_after_are_medians_of_the_newest_start(run):
+    cold = [(step, [8, 8], [7.0, 9.0], 9.5) for step in (10, 11)]
+    early = [(12 + i, [8, 8], [1.0, 3.0 + 0.1 * (i == 3)], 3.5 + 20 * (i == 5)) for i in range(9)]
+    late = [(21 + i, [12, 4], [1.5, 1.6], 2.0) for i in range(30)]
+    write(run, [*cold, *early, *late])
+    before, after = timelines(run)
+    assert [(bar.machine, bar.items, bar.busy_s) for bar in before.bars] == [
+        ("attic (GeForce RTX 3090 Ti)", 8, 1.0), ("cellar.lan", 8, 3.0),
+    ]  # fmt: skip
+    assert (before.first_step, before.last_step, before.step_s) == (12, 19, 3.5)
+    assert before.exchange_s == 0.5
+    assert (after.first_step, after.last_step, after.items_per_s) == (43, 50, 8.0)
+    assert after.reached == pytest.approx(8 / (12 / 1.5 + 4 / 1.6))
+
+
+def test_shares_that_never_changed_are_one_timeline(run):
+    write(run, [(step, [8, 8], [1.0, 1.0], 1.0) for step in range(10, 30)])
+    assert len(timelines(run)) == 1
+
+
+def test_a_run_that_has_just_begun_says_so(run):
+    with pytest.raises(NoSteps, match="too few steps"):
+        timelines(run)
+    write(run, [(step, [8, 8], [1.0, 1.0], 1.0) for step in (10, 11, 12)])
+    with pytest.raises(NoSteps):
+        timelines(run)
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_the_command_prints_and_draws(run, tmp_path, ending):
+    write(run, [(10 + i, [8, 8] if i < 9 else [11, 5], [1.0, 2.0], 2.5) for i in range(30)])
+    picture = tmp_path / f"steps.{ending}"
+    done = CliRunner().invoke(app, ["trace", str(run.path), "-o", str(picture), "--json"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout.splitlines()[0])
+    assert [[worker["items"] for worker in line["workers"]] for line in told["timelines"]] == [[8, 8], [11, 5]]
+    assert told["timelines"][1]["workers"][1]["waits_s"] == 0.5
+    drawn = picture.read_bytes()
+    assert drawn.startswith(b"\x89PNG" if ending == "png" else b"<?xml")
+    assert len(drawn) > 5000
+    assert "11" in CliRunner().invoke(app, ["trace", str(run.path)]).stdout
+
+
+def test_a_picture_of_no_known_kind_is_refused(run, tmp_path):
+    done = CliRunner().invoke(app, ["trace", str(run.path), "-o", str(tmp_path / "steps.doc")])
+    assert "expected a file that ends in .png" in str(done.exception)
