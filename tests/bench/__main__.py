@@ -5,7 +5,7 @@ import json
 import sys
 from typing import Any
 
-from tests.bench import codec, dedupe, detect, nas, prepare, quality, reader, shares
+from tests.bench import codec, dedupe, detect, nas, prepare, quality, reader, recovery, shares
 from tests.bench.measurement import Benchmark, circumstances
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -16,6 +16,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "prepare": prepare.BENCHMARK,
     "quality": quality.BENCHMARK,
     "reader": reader.BENCHMARK,
+    "recovery": recovery.BENCHMARK,
     "shares": shares.BENCHMARK,
 }
 

@@ -1,7 +1,6 @@
 """Runs in a LAN in a box: a cluster of its hosts, a small data set, and what a run's folder says."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,17 +115,21 @@ class Run:
         pids = {}
         for machine in self._told(fit):
             host = self.lan[machine["host"]]
-            [pids[machine["labels"]["vr/node"]]] = [pid for pid in host.pids() if _inner_pid(pid) == machine["pid"]]
+            [pids[machine["labels"]["vr/node"]]] = [pid for pid in host.pids() if self.inner_pid(pid) == machine["pid"]]
         return pids
+
+    @staticmethod
+    def inner_pid(pid: int) -> int | None:
+        """How its own namespace numbers a process."""
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            return None
+        return int(next(line for line in status.splitlines() if line.startswith("NSpid")).split()[-1])
 
     def _told(self, fit: str) -> list[dict[str, Any]]:
         machines: list[dict[str, Any]] = json.loads((self.folder / "origin.json").read_text())["machines"].get(fit, [])
         return machines
-
-
-def vr(host: Host, *arguments: str) -> list[str]:
-    """The command line of `vr` on a host."""
-    return host.entered([sys.executable, "-m", "jobs.cli", *arguments])
 
 
 def pace(lan: Lan, cores: dict[str, float], pids: dict[str, int]) -> None:
@@ -134,15 +137,6 @@ def pace(lan: Lan, cores: dict[str, float], pids: dict[str, int]) -> None:
     for name, part in cores.items():
         if name in pids:
             lan[name].cpu(part, [pids[name]])
-
-
-def _inner_pid(pid: int) -> int | None:
-    """How its own namespace numbers a process."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return None
-    return int(next(line for line in status.splitlines() if line.startswith("NSpid")).split()[-1])
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
