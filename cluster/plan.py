@@ -78,6 +78,8 @@ class NodeStart(Spec):
     labels: dict[str, str]
     """As Ray gets them, ours included."""
     object_store_mib: int
+    memory_gib: float | None = None
+    """What runs may take; all that is free where it is left out."""
     data_roots: tuple[Path, ...] = ()
     """Further folders with data sets on this PC."""
     cache: CacheSpec | None = None
@@ -139,6 +141,7 @@ def node_start(
         gpus=gpus,
         labels=node_labels(chosen, gpus, spec.labels if spec else {}),
         object_store_mib=spec.object_store_mib if spec else NodeSpec.model_fields["object_store_mib"].default,
+        memory_gib=spec.memory_gib if spec else None,
         data_roots=spec.data_roots if spec else (),
         cache=spec.cache if spec else None,
         port_base=port_base,

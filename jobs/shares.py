@@ -107,6 +107,8 @@ class Pace:
         self._measured = measured
         shares = cut_shares(speeds, items) if measured else equal_shares(len(speeds), items)
         self._plan = [(first_step, shares)]
+        self.corrected = False
+        """Whether `speeds` come from what steps took."""
         self._window: list[Sequence[float]] = []
         self._doubted: tuple[Speed, ...] | None = None
         """What the window before found, where it would have changed the shares."""
@@ -138,7 +140,7 @@ class Pace:
         if len(self._window) < WINDOW_STEPS:
             return None
         took_s = [statistics.median(column) for column in zip(*self._window, strict=True)]
-        self._window = []
+        self._window, self.corrected = [], True
         self.speeds = tuple(
             speed.slower(took / speed.takes_s(share))
             for speed, took, share in zip(self.speeds, took_s, shares, strict=True)

@@ -4,12 +4,15 @@ A measurement is kept on the PC, one file for each (device, model, recipe's batc
 it puts back what it found while training.
 """
 
+import contextlib
 import functools
 import json
+import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,11 +22,12 @@ import torch.distributed as dist
 from pydantic import Field
 from torch import nn
 
-from cluster.head import state_folder
+from cluster.head import state_folder, this_member
 from dataprep.batches import CodedBatch, read_batch
 from dataprep.dataset import Dataset
 from dataprep.order import Order
 from jobs.gradient import Losses
+from jobs.memory import SMALLER, budget_bytes, fitting, fitting_on_gpu, forget_peak, lives, peak_bytes
 from jobs.recipe import Recipe
 from jobs.shares import Speed
 from vr_core.config import Spec, digest, plain, validate
@@ -116,8 +120,12 @@ def speed_here(
     data: Dataset,
     order: Order,
     device: torch.device,
+    world: int,
 ) -> Speed:
-    """This device's speed at this recipe: as kept on this PC, else measured with the model as it is, which stays so."""
+    """This device's speed at this recipe: as kept on this PC, else measured with the model as it is, which stays so.
+
+    Alone a worker need not know how fast it is, only what fits its memory; the steps will tell the rest.
+    """
     kept = kept_speed(key)
     if kept is not None:
         return kept
@@ -130,9 +138,33 @@ def speed_here(
     def compute(count: int) -> None:
         losses_of(model, read(count), recipe.seed, training=True).sum().backward()  # type: ignore[no-untyped-call]
 
-    speed = measure_speed(compute, recipe.batch.micro_batch, device)
+    def peaks() -> tuple[int, int]:
+        forget_peak()
+        found = []
+        for count in (1, 2):
+            compute(count)
+            found.append(peak_bytes())
+        # What a run holds besides: two moments, the average, and a copy of all for the checkpoint.
+        more = 7 * sum(p.numel() * p.element_size() for p in model.parameters())
+        return found[0] + more, found[1] + more
+
+    trial = {
+        "recipe": plain(recipe), "bins": key["bins"], "device": str(device), "bf16": key["precision"][1],
+        "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    most = min(recipe.batch.micro_batch, recipe.batch.items)
+    if device.type == "cuda":
+        size, said = fitting_on_gpu(most, lambda items: lives(trial, items))
+    else:
+        member = this_member()
+        budget = budget_bytes(member.node.memory_gib if member else None)
+        size, said = fitting(most, peaks, budget, lambda items: lives(trial, items))
+    if said:
+        print(f"{platform.node()}: {said}", file=sys.stderr, flush=True)
+    speed = measure_speed(compute, size, device) if world > 1 else Speed(0, 1, size)
     model.zero_grad(set_to_none=True)
-    keep_or_note(key, speed)
+    if world > 1:
+        keep_or_note(key, speed)
     return speed
 
 
@@ -144,6 +176,17 @@ def speeds_of_all(speed: Speed, world: int, device: torch.device) -> list[Speed]
         dist.all_gather(rows, told)
         told = torch.cat(rows)
     return [Speed(fixed_s, item_s, int(most)) for fixed_s, item_s, most in told.tolist()]
+
+
+@contextlib.contextmanager
+def less_after_out_of_memory(key: dict[str, Any], speed: Callable[[], Speed]) -> Iterator[None]:
+    """A GPU that runs out of memory in the block computes fewer items at once at the next start."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        now = speed()
+        keep_or_note(key, replace(now, micro_batch=max(1, int(SMALLER * now.micro_batch))))
+        raise
 
 
 def keep_or_note(key: dict[str, Any], speed: Speed) -> None:

@@ -34,8 +34,8 @@ from jobs.gradient import add_gradients, autocast, has_bf16, loss_function, weig
 from jobs.metrics_log import MetricsLog
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
-from jobs.shares import Pace, Speed
-from jobs.speed import keep_or_note, key_of, speed_here, speeds_of_all
+from jobs.shares import Pace
+from jobs.speed import keep_or_note, key_of, less_after_out_of_memory, speed_here, speeds_of_all
 from jobs.storage import open_data
 from vr_core.errors import ConfigError, StorageError, UserError
 from vr_core.models import build
@@ -101,12 +101,13 @@ def train(
         dist.all_reduce(bf16, dist.ReduceOp.MIN)
     cast = autocast(recipe, device, bool(bf16))
 
-    items, size = recipe.batch.items, recipe.batch.micro_batch
+    items = recipe.batch.items
     needed = shards_read(data.manifest, recipe.objective)
     steps = StepCut(order, data.manifest, who_has_what(data, needed, world, device))
     losses_of = loss_function(recipe, device, cast)
     speed_key = key_of(recipe, stft.bins, device, bool(bf16))
-    speed = speed_here(recipe, speed_key, model, losses_of, data, order, device) if world > 1 else Speed(0, 1, size)
+    speed = speed_here(recipe, speed_key, model, losses_of, data, order, device, world)
+    size = speed.micro_batch
     # What is read ahead is cut already: each step is one batch at least.
     pace = Pace(
         speeds_of_all(speed, world, device), items, step, TAKEN_AHEAD + 1, measured=recipe.workers.shares == "measured"
@@ -153,6 +154,7 @@ def train(
     with (
         metrics or contextlib.nullcontext(),
         checkpoints or contextlib.nullcontext(),
+        less_after_out_of_memory(speed_key, lambda: pace.speeds[rank]),
         contextlib.closing(staging) if staging else contextlib.nullcontext(),
         contextlib.closing(Loader(data, batches, device)) as loader,
     ):
@@ -239,7 +241,7 @@ def train(
                     metrics.write("checkpoint", one.step, stopped_s=one.stopped_s, wrote_s=one.wrote_s)
             if report is not None and (last or validated is not None):
                 report({name: value for name, value in result.items() if math.isfinite(value)})
-            if last or stop or leave or recut is not None:
+            if pace.corrected and (last or stop or leave or recut is not None):
                 keep_or_note(speed_key, pace.speeds[rank])
             if stop and not last:
                 raise RunStopped(f"run {run.id} was asked to stop at step {step}; go on with `vr jobs resume {run.id}`")
