@@ -5,14 +5,16 @@ import json
 import sys
 from typing import Any
 
-from tests.bench import codec, dedupe, detect, nas, prepare, quality, reader, recovery, shares
+from tests.bench import codec, dedupe, detect, memory, nas, overhead, prepare, quality, reader, recovery, shares
 from tests.bench.measurement import Benchmark, circumstances
 
 BENCHMARKS: dict[str, Benchmark] = {
     "codec": codec.BENCHMARK,
     "dedupe": dedupe.BENCHMARK,
     "detect": detect.BENCHMARK,
+    "memory": memory.BENCHMARK,
     "nas": nas.BENCHMARK,
+    "overhead": overhead.BENCHMARK,
     "prepare": prepare.BENCHMARK,
     "quality": quality.BENCHMARK,
     "reader": reader.BENCHMARK,
