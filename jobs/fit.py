@@ -15,7 +15,7 @@ from jobs.recipe import Recipe
 from jobs.retry import Failed
 from jobs.runs import RunFolder
 from vr_core.config import plain
-from vr_core.errors import UserError, VrError
+from vr_core.errors import StorageError, UserError, VrError
 
 
 def fit(run: RunFolder, recipe: Recipe, attempt: int, number: int, placement: Placement, loop: str) -> dict[str, Any]:
@@ -81,6 +81,7 @@ def words(error: BaseException, rank: int) -> dict[str, Any]:
         "message": str(error) if isinstance(error, VrError) else f"{type(error).__name__}: {error}",
         "user_error": isinstance(error, UserError),
         "final": isinstance(error, UserError | RunFailed),
+        "storage": isinstance(error, StorageError),
         "traceback": "".join(traceback.format_exception(error)),
         "time_s": time.time(),
     }
@@ -106,6 +107,9 @@ def first_cause(told: Sequence[dict[str, Any]], silent: Collection[int], step: i
     final = sorted((t for t in told if t["final"]), key=lambda t: (not t["user_error"], t["time_s"]))
     if final:
         return Failed(step, final[0]["message"], final=True, user_error=final[0]["user_error"])
+    away = [t for t in told if t.get("storage")]
+    if away:  # the others only lost their connection to it
+        return Failed(step, min(away, key=lambda t: t["time_s"])["message"], storage=True)
     if silent:
         # The others only lost their connection to it.
         ranks = ", ".join(str(rank) for rank in sorted(silent))

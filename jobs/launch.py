@@ -23,7 +23,7 @@ from jobs.errors import DamagedRun, RunFailed, Unplaceable
 from jobs.fit import carried, end_fit, first_cause, fit
 from jobs.placement import NODE_LABEL, Missing, Node, Placement
 from jobs.progress import last_step
-from jobs.pulse import Pulse
+from jobs.pulse import Pulse, answers
 from jobs.recipe import Recipe
 from jobs.retry import Failed, Stop, decide
 from jobs.runs import LIVE, WAITS, RunFolder, RunState, read_json
@@ -33,6 +33,10 @@ from vr_core.files import write_json
 
 END_WAIT_S = 10.0
 """A fit that was ended has this long to return; it is left behind after that."""
+HUNG_S = 900.0
+"""A fit whose workers are there and that takes no step for so long is ended, and counts as failed."""
+AWAY_S = 5.0
+"""Between two looks for a run's folder that is not there."""
 BEAT_S = 2.0
 """Between two writes of state.json."""
 POLL_S = 0.2
@@ -68,8 +72,13 @@ class Supervisor:
     _fits: int = 0
     _stop: threading.Event = field(default_factory=threading.Event)
     _announced: set[Path] = field(default_factory=set)
+    _names: frozenset[str] = frozenset()
+    """Machines of the fit that is running, as its workers said; none before they have."""
     _placement: Placement | None = None
     _announced_s: float = 0.0
+    _step: int = 0
+    _moved: tuple[int, float] = (0, 0.0)
+    """The last step that was seen, and since when."""
     _why: str = ""
     """Of the last time that it left its machines, or lost one."""
 
@@ -87,8 +96,10 @@ class Supervisor:
         first_step = self.run.last_step()
         self._write(state="pending", why="", attempt=self.attempt, user_error=False)
         while True:
+            self._await_folder()
             placement = self._wait_for_machines()
             outcome = Outcome("stopped") if placement is None else self._one_fit(placement)
+            self._await_folder()
             if outcome.kind == "finished":
                 return self._write(state="finished", why="", step=last_step(self.run))
             if outcome.kind == "stopped":
@@ -136,9 +147,19 @@ class Supervisor:
                 return any(machine["device"] != "cpu" for machine in machines)
         return None
 
+    def _await_folder(self) -> None:
+        """Until the run's folder is there: without it nothing can be told, and a start on it would be a mistake."""
+        said = False
+        while not _is_there(self.run.recipe_file):
+            if not said:
+                print(f"run {self.run.id}: {self.run.path} is away; waiting for it", file=sys.stderr, flush=True)
+            said = True
+            if self._stop.wait(AWAY_S):
+                return
+
     def _one_fit(self, placement: Placement) -> Outcome:
         self._fits += 1
-        self._placement = placement
+        self._placement, self._names = placement, frozenset()
         where = f" on {', '.join(placement.names)}" if placement.names else ""
         self._say(f"start {self.attempt}.{self._fits}: {len(placement.selectors)} worker(s){where}")
         self.run.leave_file.unlink(missing_ok=True)
@@ -150,18 +171,22 @@ class Supervisor:
         done: list[Any] = []
         thread = threading.Thread(target=self._call_fit, args=(placement, done), name="fit", daemon=True)
         thread.start()
+        used: set[str] = set()
         give_up_s: float | None = None
         while thread.is_alive():
             thread.join(POLL_S)
             self._beat()
-            lost = set(pulse.lost()) & set(placement.names or self._announced_names())
+            used = set(placement.names or self._names)
+            lost = [others[name] for name in pulse.lost() if name in used]
             if lost:
-                self._why = f"starts again: {', '.join(sorted(lost))} answers no more"
-                self._say(f"{self._why}; from step {self.run.last_step()}")
-                self._seats.lose([others[name] for name in lost])
                 end_fit()
                 thread.join(END_WAIT_S)
-                return Outcome("lost")
+                return self._lose(lost)
+            if self._hangs():
+                end_fit()
+                thread.join(END_WAIT_S)
+                why = f"no step for {HUNG_S / 60:g} minutes"
+                return Outcome("failed", Failed(self.run.last_step(), why))
             if self._stopping():
                 give_up_s = give_up_s or time.monotonic() + STOP_WAIT_S
                 if time.monotonic() > give_up_s:
@@ -169,14 +194,38 @@ class Supervisor:
         self._beat(now=True)
         [ended] = done
         if not isinstance(ended, BaseException):
-            return Outcome(ended["ended"])
+            if ended["ended"] != "left_out":
+                return Outcome(ended["ended"])
+            return self._leave_out(ended)
         if self._stopping():
             return Outcome("stopped")
+        # Ray may have been quicker: of a PC whose Ray has ended it hears at once.
+        lost = [node for node in others.values() if node.name in used and not answers(node.address, node.port)]
+        if lost:
+            return self._lose(lost)
         outcome = self._failure(ended)
         if self.run.leave_file.exists() and outcome.failed is not None and not outcome.failed.final:
             # The machine was gone before the loop had left it.
             return Outcome("left")
         return outcome
+
+    def _lose(self, nodes: list[Node]) -> Outcome:
+        """Go on without these."""
+        self._seats.lose(nodes)
+        self._why = f"starts again: {', '.join(sorted(node.name for node in nodes))} answers no more"
+        self._say(f"{self._why}; from step {self.run.last_step()}")
+        return Outcome("lost")
+
+    def _leave_out(self, ended: dict[str, Any]) -> Outcome:
+        """Go on without the machines of the ranks that make steps longer."""
+        file = self.run.attempt_folder(self.attempt) / f"machines-{self._fits}.json"
+        machines = read_json(file)["machines"]
+        names = {machines[rank].get("labels", {}).get(NODE_LABEL, machines[rank]["host"]) for rank in ended["ranks"]}
+        self._seats.leave_out(names)
+        cost = f"with it a step takes {ended['with_s']:.2f} s, without {ended['without_s']:.2f} s (predicted)"
+        self._why = f"{', '.join(sorted(names))} is left out: {cost}"
+        self._say(self._why)
+        return Outcome("left")
 
     def _call_fit(self, placement: Placement, done: list[Any]) -> None:
         """Thread: append rank 0's mapping, or the exception, to `done`."""
@@ -234,18 +283,20 @@ class Supervisor:
             self._announced_s = time.monotonic()
             self._say(f"start {self.attempt}.{self._fits}: all workers are there")
             origin = read_json(self.run.origin_file)
-            origin["machines"][f"{self.attempt}.{self._fits}"] = read_json(file)["machines"]
+            machines = read_json(file)["machines"]
+            origin["machines"][f"{self.attempt}.{self._fits}"] = machines
             write_json(self.run.origin_file, origin)
+            self._names = frozenset(machine.get("labels", {}).get(NODE_LABEL, machine["host"]) for machine in machines)
             changes = {"state": "running", "why": ""}
         if file in self._announced:
             changes |= self._leave_drained() or self._join()
-        self._write(step=last_step(self.run), **changes)
+        self._step = last_step(self.run)
+        self._write(step=self._step, **changes)
 
     def _leave_drained(self) -> dict[str, Any]:
         """Ask the loop to leave where a node with workers of it is drained; changes of the state."""
         self._seats.look_for_drained()
-        names = self._announced_names()
-        taken = [node for node in self._seats.drained if node.name in names]
+        taken = [node for node in self._seats.drained if node.name in self._names]
         return self._ask_to_leave("; ".join(node.why for node in taken)) if taken else {}
 
     def _join(self) -> dict[str, Any]:
@@ -255,6 +306,13 @@ class Supervisor:
         joining = self._seats.joining(self._placement, self._announced_s, self._on_gpus())
         return self._ask_to_leave(f"{', '.join(joining)} joins") if joining else {}
 
+    def _hangs(self) -> bool:
+        """Whether all workers are there and nothing comes of it: a collective that waits for one that is stuck."""
+        step, now_s = self._step, time.monotonic()
+        if not self._names or step != self._moved[0]:
+            self._moved = (step, now_s)
+        return now_s - self._moved[1] > HUNG_S
+
     def _ask_to_leave(self, why: str) -> dict[str, Any]:
         if self.run.leave_file.exists():
             return {}
@@ -262,13 +320,6 @@ class Supervisor:
         self._say(why)
         self.run.leave_file.touch()
         return {"why": f"leaves: {why}"}
-
-    def _announced_names(self) -> set[str]:
-        """Machines of the fit that is running, as its workers said; none before they have."""
-        file = self.run.attempt_folder(self.attempt) / f"machines-{self._fits}.json"
-        if file not in self._announced:
-            return set()
-        return {machine.get("labels", {}).get(NODE_LABEL) for machine in read_json(file)["machines"]}
 
     def _say(self, line: str) -> None:
         """Into the job's log and the run's events."""
@@ -335,6 +386,13 @@ def raise_for(run: RunFolder, state: RunState) -> None:
     if state.state == "failed":
         text = f"run {run.id} failed at step {state.step} of {state.steps}: {state.why}"
         raise UserError(text) if state.user_error else RunFailed(f"{text}; details in {run.attempts}")
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

@@ -15,6 +15,9 @@ from jobs.runs import LIVE, RunFolder, list_runs, read_json, resolve_run
 from jobs.submit import job_states
 from vr_core.config import plain
 
+EVENTS = 20
+"""The newest that are shown."""
+
 
 @dataclass(frozen=True)
 class RunRow:
@@ -86,6 +89,7 @@ def details(run: RunFolder, head: Head | None) -> dict[str, Any]:
         "updated": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.updated_s)),
         "checkpoints": checkpoints,
         **pointers,
+        "events": run.events()[-EVENTS:],
         "origin": read_json(run.origin_file),
         "recipe": plain(run.recipe()),
     }

@@ -45,6 +45,7 @@ class CheckpointSpec(Spec):
 
 
 SyncName = Literal["plain", "bf16"]
+"""plain: gradients as they are; bf16: half the bytes, rounded."""
 
 
 class WorkersSpec(Spec):
@@ -74,6 +75,8 @@ class NodesSpec(Spec):
     """What every machine must carry, in Ray's notation: `x`, `!x`, `in(x,y)`, `!in(x,y)`."""
     exclude: tuple[str, ...] = ()
     """Names of machines that are left alone."""
+    leave_out: bool = True
+    """Go on without a machine that makes steps longer, such as a slow card behind a slow link."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "NodesSpec":
@@ -150,8 +153,8 @@ class Recipe(Spec):
     workers: WorkersSpec = WorkersSpec()
     nodes: NodesSpec | None = None
     """Where set, the run has a worker for each GPU of each such machine (or one for each, without GPUs)."""
-    sync: SyncName = "plain"
-    """How gradients travel; bf16 sends half the bytes and rounds them."""
+    sync: SyncName | Literal["auto"] = "plain"
+    """How gradients travel. auto: chosen at the run's first start from measured speeds and links, and kept."""
     tune: TuneSpec | None = None
     log: LogSpec = LogSpec()
     cache: RecipeCacheSpec | None = None

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 ATTEMPTS_WITHOUT_PROGRESS = 3
 """Failures in a row without a new checkpoint after which a run is given up."""
 
+ATTEMPTS_WITHOUT_STORAGE = 20
+"""The same where each time a disk or a share failed: with the pauses that is a quarter of an hour."""
+
 FIRST_DELAY_S = 2.0
 LONGEST_DELAY_S = 60.0
 
@@ -21,6 +24,8 @@ class Failed:
     """Trying again would end the same way."""
     user_error: bool = False
     """Final, and the user can mend it."""
+    storage: bool = False
+    """A disk or a share failed: it may come back by itself."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,10 @@ def decide(history: Sequence[Failed], first_step: int) -> Retry | Stop:
         if after > before:
             break
         idle += 1
-    if idle >= ATTEMPTS_WITHOUT_PROGRESS:
+    allowed = ATTEMPTS_WITHOUT_PROGRESS
+    if all(failed.storage for failed in history[len(history) - idle :]):
+        allowed = ATTEMPTS_WITHOUT_STORAGE
+    if idle >= allowed:
         return Stop(f"{idle} attempts without a new checkpoint after step {last.step}; the last one: {last.why}")
     return Retry(delay_s(idle))
 

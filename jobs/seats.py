@@ -27,6 +27,7 @@ class Seats:
         self._shared = shared
         self._lost: dict[str, str] = {}
         self._since_s: dict[str, float] = {}
+        self._left_out: frozenset[str] = frozenset()
 
     def look_for_drained(self) -> None:
         """Read which nodes hold no workers now."""
@@ -60,10 +61,14 @@ class Seats:
         """These answer no more, whatever Ray takes them for; a PC that is back has another id."""
         self._lost |= {node.id: node.name for node in nodes}
 
+    def leave_out(self, names: Collection[str]) -> None:
+        """These cost the run more than they bring, for the rest of this attempt."""
+        self._left_out |= set(names)
+
     def place(self, on_gpus: bool | None) -> Placement | Missing:
         """Where the run's workers could be now; `on_gpus` as for `place_run`."""
         live = self.look()
-        here = [node for node in live if node.id not in self._lost]
+        here = [node for node in live if node.id not in self._lost and node.name not in self._left_out]
         found = place_run(self._recipe, here, self.drained, on_gpus)
         # Ray still places on a node that it takes for alive, unless it is kept from it.
         ghosts = {self._lost[node.id] for node in live if node.id in self._lost} - {node.name for node in here}

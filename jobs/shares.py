@@ -10,16 +10,23 @@ with every step.
 
 import heapq
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
 
 WINDOW_STEPS = 8
 """Steps of which the median counts: a browser that opens is no slow machine."""
 DEAD_BAND = 0.03
 """Shares stay unless a step is predicted to be shorter by this part, by each of two windows in a row: they would follow
 every noise otherwise."""
+WORTH = 0.1
+"""A worker without which a step is shorter by this part is left out: less is within the error of the prediction."""
+INEXACT = 0.05
+"""What a way that rounds has to save of a step to be taken by itself."""
 AT_ONCE = 0.2
 """So much is no noise: one window is enough."""
+
+AnySync = TypeVar("AnySync", bound=str)
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,80 @@ def even_pieces(items: int, most: int) -> list[int]:
     """
     count = -(-items // most)
     return [items // count + (piece < items % count) for piece in range(count)]
+
+
+def ring_s(sent_bytes: int, links_bytes_per_s: Sequence[float]) -> float:
+    """Seconds of a ring all-reduce of so many bytes, at the slowest link: 2 (n - 1) / n of them pass every link."""
+    count = len(links_bytes_per_s)
+    return 0.0 if count < 2 else 2 * (count - 1) / count * sent_bytes / min(links_bytes_per_s)
+
+
+def step_s(speeds: Sequence[Speed], items: int, exchange_s: float) -> float:
+    """Predicted seconds of a step whose items are cut as well as can be.
+
+    The exchange hides behind the backward pass of the last micro-batch, which is taken for two thirds of its time
+    (`reference/performance.md` 2.2: twice the forward pass); what is left of it adds to the step.
+    """
+    shares = cut_shares(speeds, items)
+    hidden_s = min(
+        2 / 3 * speed.takes_s(even_pieces(share, speed.micro_batch)[-1])
+        for speed, share in zip(speeds, shares, strict=True)
+    )
+    return longest_s(speeds, shares) + max(0.0, exchange_s - hidden_s)
+
+
+def choose_sync(predicted_s: Mapping[AnySync, float]) -> AnySync:
+    """The way of exchanging gradients by which a step is shortest.
+
+    Args:
+        predicted_s: way → seconds of a step, the most exact way first; a later one has to be shorter by `INEXACT`.
+    """
+    chosen, *others = predicted_s
+    for other in others:
+        if predicted_s[other] < (1 - INEXACT) * predicted_s[chosen]:
+            chosen = other
+    return chosen
+
+
+class Kept(NamedTuple):
+    """Which workers a step is worth having."""
+
+    workers: tuple[int, ...]
+    step_s: float
+    """Predicted with them."""
+    all_s: float
+    """Predicted with all."""
+
+
+def worth_keeping(
+    speeds: Sequence[Speed], items: int, sent_bytes: int, links_bytes_per_s: Sequence[float], least: int
+) -> Kept:
+    """The workers without which a step would take longer.
+
+    A slow card behind a slow link can cost more than it brings: the exchange of all waits for that link. Workers are
+    left out one at a time, each time the one whose absence helps most, as long as a step is shorter by `WORTH` without.
+
+    Args:
+        speeds: of the workers.
+        items: of a step.
+        sent_bytes: of the gradients.
+        links_bytes_per_s: of each worker to the others.
+        least: so many workers stay at least.
+    """
+
+    def predicted_s(workers: Sequence[int]) -> float:
+        exchange_s = ring_s(sent_bytes, [links_bytes_per_s[worker] for worker in workers])
+        return step_s([speeds[worker] for worker in workers], items, exchange_s)
+
+    kept = tuple(range(len(speeds)))
+    all_s = now_s = predicted_s(kept)
+    while len(kept) > max(1, least):
+        fewer = [tuple(other for other in kept if other != worker) for worker in kept]
+        best = min(fewer, key=predicted_s)
+        if predicted_s(best) > (1 - WORTH) * now_s:
+            break
+        kept, now_s = best, predicted_s(best)
+    return Kept(kept, now_s, all_s)
 
 
 class Pace:

@@ -29,7 +29,7 @@ from dataprep.staging import BackgroundStaging
 from jobs.background import BackgroundCheckpoints
 from jobs.checkpoint import Checkpoint, best_loss, mend_pointers, read_checkpoint, read_newest
 from jobs.errors import RunFailed, RunLeft, RunStopped
-from jobs.exchange import BusyClock, exchanging
+from jobs.exchange import BusyClock, Company, exchanging
 from jobs.gradient import add_gradients, autocast, has_bf16, loss_function, weights_dtype
 from jobs.metrics_log import MetricsLog
 from jobs.recipe import Recipe
@@ -69,6 +69,7 @@ def train(
     Raises:
         RunStopped: the run's stop file appeared; a checkpoint was written first.
         RunLeft: the run's leave file appeared; a checkpoint was written first.
+        WorkersLeftOut: steps would be shorter without some of the workers; a checkpoint was written of what was done.
         RunFailed: more non-finite steps in a row than the recipe allows.
         ConfigError, ManifestError, WeightsError: recipe, data set and start do not fit together.
         StorageError: a checkpoint could not be written, or the disk or the share with them failed.
@@ -109,10 +110,13 @@ def train(
     speed = speed_here(recipe, speed_key, model, losses_of, data, order, device, world)
     size = speed.micro_batch
     # What is read ahead is cut already: each step is one batch at least.
-    pace = Pace(
-        speeds_of_all(speed, world, device), items, step, TAKEN_AHEAD + 1, measured=recipe.workers.shares == "measured"
+    speeds = speeds_of_all(speed, world, device)
+    company = Company(
+        recipe, trained, speeds, rank, world, device, checkpoint.training.get("sync") if checkpoint else None
     )
-    parallel = exchanging(model, recipe.sync, clock) if world > 1 else model
+    company.require_worth(speeds)
+    pace = Pace(speeds, items, step, TAKEN_AHEAD + 1, measured=recipe.workers.shares == "measured")
+    parallel = exchanging(model, company.sync, clock) if world > 1 else model
 
     def micro_batches(step: int) -> list[tuple[Item, ...]]:
         mine = iter(steps.items_of(step, rank, pace.shares(step)))
@@ -143,6 +147,7 @@ def train(
             training = {
                 "model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step,
                 "skipped_in_a_row": skipped_in_a_row, "position": step * items, "data": data.manifest.digest(),
+                "sync": company.chosen,
             }  # fmt: skip
             checkpoints.save(weights, training, meta, step * items, validation_loss, best)
 
@@ -158,6 +163,9 @@ def train(
         contextlib.closing(staging) if staging else contextlib.nullcontext(),
         contextlib.closing(Loader(data, batches, device)) as loader,
     ):
+        if metrics and company.choice:
+            _note(company.choice)
+            metrics.write("sync", step, **company.predicted_s)
         saved_s = polled_s = time.monotonic()
         clock.begin()
         while step < recipe.steps:
@@ -217,6 +225,8 @@ def train(
                 if recut is not None:
                     metrics.write("shares", step, shares=list(recut), item_s=[s.item_s for s in pace.speeds])
 
+            left_out = company.slower_with(pace.speeds) if recut is not None else None
+            leave = leave or left_out is not None
             last, validated, improved = step == recipe.steps, None, False
             if held_out and (last or step % recipe.validation.every_steps == 0):
                 validated = validate()
@@ -226,11 +236,11 @@ def train(
                 if metrics:
                     metrics.write("validation", step, loss=validated)
                 clock.begin()  # no part of a step
-            due = recipe.checkpoint.every_steps is not None and step % recipe.checkpoint.every_steps == 0
-            due = due or time.monotonic() - saved_s > recipe.checkpoint.every_s
+            # By the clock only where the one before is written: a slow share makes checkpoints rarer, not steps.
+            due = time.monotonic() - saved_s > recipe.checkpoint.every_s and not (checkpoints and checkpoints.busy)
+            due = due or (recipe.checkpoint.every_steps is not None and step % recipe.checkpoint.every_steps == 0)
             # Within a streak of skipped steps retention would let the last good checkpoint go.
-            due = due and not skipped_in_a_row and not (checkpoints and checkpoints.busy)
-            if last or improved or stop or leave or due:
+            if last or improved or stop or leave or (due and not skipped_in_a_row):
                 save(validated if validated is not None and math.isfinite(validated) else None, improved)
                 saved_s = time.monotonic()
                 clock.begin()
@@ -245,6 +255,8 @@ def train(
                 keep_or_note(speed_key, pace.speeds[rank])
             if stop and not last:
                 raise RunStopped(f"run {run.id} was asked to stop at step {step}; go on with `vr jobs resume {run.id}`")
+            if left_out is not None and not last:
+                raise left_out
             if leave and not last:
                 raise RunLeft(f"run {run.id} left its machines at step {step}")
     return result

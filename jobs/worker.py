@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from jobs.errors import RunLeft, RunStopped
+from jobs.errors import RunLeft, RunStopped, WorkersLeftOut
 from jobs.fit import words
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
@@ -44,8 +44,9 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     """Train as one rank; the returned mapping of rank 0 reaches the supervisor.
 
     Returns:
-        `{"ended": "stopped"}` where the user asked the run to stop, `{"ended": "left"}` where one of its machines is
-        taken back, else `{"ended": "finished"}` and what the loop returned.
+        `{"ended": "stopped"}` where the user asked the run to stop, `{"ended": "left"}` where it has left its machines,
+        `{"ended": "left_out", ...}` where steps are shorter without some `ranks`, else `{"ended": "finished"}` and what
+        the loop returned.
     """
     import ray.train
     import ray.train.torch
@@ -77,6 +78,10 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
         return {"ended": "stopped"}
     except RunLeft:
         return {"ended": "left"}
+    except WorkersLeftOut as left_out:
+        return {
+            "ended": "left_out", "ranks": left_out.ranks, "with_s": left_out.with_s, "without_s": left_out.without_s,
+        }  # fmt: skip
     except BaseException as error:
         # Without the folder, Ray alone carries the error (jobs.launch).
         with contextlib.suppress(OSError):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -122,7 +123,11 @@ def show(name: RunName, out: Out = RUNS, as_json: Json = False) -> None:
     if note:
         print(note, file=sys.stderr)
     for key, value in found.items():
-        if key != "recipe":
+        if key == "events":
+            for event in value:
+                at = time.strftime("%m-%d %H:%M:%S", time.localtime(event["time_s"]))
+                print(f"event: {at} step {event['step']}: {event['said']}")
+        elif key != "recipe":
             print(f"{key}: {value if isinstance(value, str) else json.dumps(value)}")
     print("recipe:\n" + "".join(f"  {text}\n" for text in to_yaml(run.recipe()).splitlines()), end="")
     return None

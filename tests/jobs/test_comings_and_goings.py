@@ -50,7 +50,7 @@ def run(lan) -> Run:
     data = share_data(lan, StftSpec(n_fft=64, hop=32))
     for host in lan.hosts.values():
         host.rate(LINK_MBIT)
-    return submit(lan, lan["attic"], recipe(data, out=f"{SHARED}/runs", nodes=plain(NodesSpec(min=2))))
+    return submit(lan, lan["attic"], recipe(data, out=f"{SHARED}/runs", nodes=plain(NodesSpec(min=2, leave_out=False))))
 
 
 def test_it_starts_on_all_that_are_there(run):

@@ -2,6 +2,7 @@ import json
 import platform
 import subprocess
 import sys
+import threading
 
 import pytest
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
@@ -10,10 +11,11 @@ from cluster.drain import Drained, change_drained, put
 from jobs.errors import RunFailed
 from jobs.fit import carried, first_cause
 from jobs.launch import Superseded, Supervisor, raise_for
-from jobs.placement import Placement
+from jobs.placement import Node, Placement
 from jobs.recipe import Recipe
 from jobs.retry import Failed
 from jobs.runs import RunFolder, RunState, create_run
+from vr_core.config import validate
 from vr_core.errors import UserError
 
 
@@ -142,6 +144,59 @@ def test_a_machine_that_is_gone_before_the_loop_could_leave_it_counts_as_no_fail
     supervisor = Supervisor(run, run.recipe(), run.begin_attempt(), "", False, lambda state: None)
     run.leave_file.touch()  # of an earlier fit
     assert supervisor._one_fit(Placement(False, {}, [])).kind == kind
+
+
+def test_a_machine_that_makes_steps_longer_is_left_out_and_said(run, monkeypatch):
+    def fit(*arguments):
+        machines = [{"rank": rank, "host": name, "labels": {"vr/node": name}} for rank, name in enumerate("ab")]
+        (run.attempt_folder(1) / "machines-1.json").write_text(json.dumps({"machines": machines}))
+        return {"ended": "left_out", "ranks": [1], "with_s": 0.93, "without_s": 0.41}
+
+    monkeypatch.setattr("jobs.launch.fit", fit)
+    supervisor = Supervisor(run, run.recipe(), run.begin_attempt(), "", False, lambda state: None)
+    assert supervisor._one_fit(Placement(False, {}, [])).kind == "left"
+    said = "b is left out: with it a step takes 0.93 s, without 0.41 s (predicted)"
+    assert run.events()[-1]["said"] == said
+    nodes = [Node(name, {"vr/node": name}, 4, 0, name) for name in "ab"]
+    monkeypatch.setattr("jobs.seats.live_nodes", lambda _: nodes)
+    monkeypatch.setattr("ray.nodes", list)
+    supervisor._seats._recipe = validate(Recipe, {"name": "x", "steps": 1, "nodes": {}}, "test")
+    assert supervisor._seats.place(None).names == ("a",)
+
+
+def test_a_fit_that_takes_no_step_is_ended(run, monkeypatch):
+    ended = threading.Event()
+
+    def fit(*arguments):
+        folder = run.attempt_folder(1)
+        (folder / "machines-1.json").write_text(json.dumps({"machines": [{"rank": 0, "host": "attic"}]}))
+        assert ended.wait(60)
+        raise RuntimeError("the controller died")
+
+    monkeypatch.setattr("jobs.launch.fit", fit)
+    monkeypatch.setattr("jobs.launch.end_fit", ended.set)
+    monkeypatch.setattr("jobs.launch.HUNG_S", 0.3)
+    supervisor = Supervisor(run, run.recipe(), run.begin_attempt(), "", False, lambda state: None)
+    outcome = supervisor._one_fit(Placement(False, {}, []))
+    assert (outcome.kind, outcome.failed.final) == ("failed", False)
+    assert outcome.failed.why == "no step for 0.005 minutes"
+
+
+def test_a_folder_that_is_away_is_waited_for_and_costs_no_attempt(run, monkeypatch, capsys):
+    monkeypatch.setattr("jobs.launch.AWAY_S", 0.05)
+    supervisor = Supervisor(run, run.recipe(), run.begin_attempt(), "", False, lambda state: None)
+    away = run.path.rename(run.path.with_name("away"))
+    back = threading.Timer(0.3, lambda: away.rename(run.path))
+    back.start()
+    supervisor._await_folder()
+    back.join()
+    assert run.recipe_file.is_file()
+    assert capsys.readouterr().err.count("is away; waiting for it") == 1
+
+
+def test_a_disk_that_failed_is_the_cause_and_not_the_lost_connections():
+    words = [told(0, "Connection reset by peer", 1.0), {**told(1, "share: cannot be read", 2.0), "storage": True}]
+    assert first_cause(words, {2}, 5, "") == Failed(5, "share: cannot be read", storage=True)
 
 
 @pytest.mark.parametrize(("user_error", "kind"), [(True, UserError), (False, RunFailed)])

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS, LONGEST_DELAY_S, Failed, Retry, Stop, decide
+from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS, ATTEMPTS_WITHOUT_STORAGE, LONGEST_DELAY_S, Failed, Retry, Stop, decide
 
 
 def fail(*steps: int) -> list[Failed]:
@@ -43,3 +43,12 @@ def test_never_more_attempts_than_the_limit_in_a_row_and_never_a_longer_pause(fi
         if isinstance(verdict, Stop):
             return
         assert 0 < verdict.delay_s <= LONGEST_DELAY_S
+
+
+def test_storage_that_is_away_is_given_a_quarter_of_an_hour():
+    away = [Failed(5, "the share failed", storage=True)] * (ATTEMPTS_WITHOUT_STORAGE - 1)
+    assert decide(away, 5) == Retry(LONGEST_DELAY_S)
+    assert isinstance(decide([*away, away[0]], 5), Stop)
+    assert isinstance(decide([*away, Failed(5, "diverged")], 5), Stop), "that is another thing"
+    waits_s = sum(decide(away[: n + 1], 5).delay_s for n in range(len(away)))
+    assert 10 * 60 < waits_s < 25 * 60

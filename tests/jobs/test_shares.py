@@ -14,10 +14,14 @@ from jobs.shares import (
     WINDOW_STEPS,
     Pace,
     Speed,
+    choose_sync,
     cut_shares,
     equal_shares,
     even_pieces,
     longest_s,
+    ring_s,
+    step_s,
+    worth_keeping,
 )
 
 AHEAD = TAKEN_AHEAD + 1
@@ -149,3 +153,54 @@ def test_every_rank_finds_the_same():
         assert first.observe(step, busy) == second.observe(step, list(busy))
     assert statistics.fmean(first.shares(120)) == 12
     assert first.shares(120) == second.shares(120)
+
+
+GBE = 0.94 * 125e6
+CARD = Speed(0, 0.446 / 16, 4)
+"""`reference/performance.md`: 16 items of 1,024 frames take 0.446 s on a 3090 Ti."""
+GRADIENTS_BYTES = 492_000_000
+
+
+def test_the_exchange_of_123_million_parameters_takes_what_the_reference_says():
+    assert ring_s(GRADIENTS_BYTES, [GBE, GBE]) == pytest.approx(4.19, abs=0.01)
+    assert ring_s(GRADIENTS_BYTES, [GBE] * 4) == pytest.approx(6.28, abs=0.01)
+    assert ring_s(GRADIENTS_BYTES, [10 * GBE, 10 * GBE, GBE]) == pytest.approx(5.58, abs=0.01), "the slowest link"
+    assert ring_s(GRADIENTS_BYTES, [GBE]) == 0
+
+
+def test_two_pcs_are_kept_where_they_are_quicker_than_one():
+    """Break-even of two such cards at 1 GbE is 308,000 tokens, some 300 items; at 10 GbE 31 (section 2.2)."""
+    for items, link, kept in ((64, GBE, 1), (400, GBE, 2), (16, 10 * GBE, 1), (64, 10 * GBE, 2)):
+        found = worth_keeping([CARD, CARD], items, GRADIENTS_BYTES, [link, link], 1)
+        assert len(found.workers) == kept, (items, link)
+        assert found.step_s <= found.all_s
+
+
+def test_only_the_one_behind_the_slow_link_is_left_out():
+    found = worth_keeping([CARD, CARD, CARD.slower(2)], 256, GRADIENTS_BYTES, [10 * GBE, 10 * GBE, GBE / 10], 1)
+    assert found.workers == (0, 1)
+    assert found.all_s > 3 * found.step_s
+    assert worth_keeping([CARD, CARD.slower(2)], 256, GRADIENTS_BYTES, [GBE, GBE], 2).workers == (0, 1), "the least"
+
+
+def test_a_card_that_is_slow_alone_is_kept():
+    """Without an exchange nobody costs anything but the grain of whole items."""
+    speeds = [CARD, CARD.slower(20)]
+    assert worth_keeping(speeds, 64, 0, [GBE, GBE], 1).workers == (0, 1)
+    assert worth_keeping([CARD, CARD.slower(200)], 64, 0, [GBE, GBE], 1).workers == (0,)
+
+
+@given(st.lists(SPEED, min_size=1, max_size=5), st.integers(5, 40), st.floats(0, 1e9), st.integers(1, 5))
+def test_leaving_out_never_makes_a_step_longer(speeds, items, sent, least):
+    links = [1e8 * (i + 1) for i in range(len(speeds))]
+    kept = worth_keeping(speeds, items, sent, links, least)
+    assert kept.step_s <= kept.all_s == step_s(speeds, items, ring_s(sent, links))
+    assert len(kept.workers) >= min(least, len(speeds))
+
+
+@pytest.mark.parametrize(
+    ("plain_s", "bf16_s", "chosen"),
+    [(1.0, 0.5, "bf16"), (1.0, 0.96, "plain"), (1.0, 0.94, "bf16"), (0.5, 0.5, "plain")],
+)
+def test_rounding_has_to_save_something(plain_s, bf16_s, chosen):
+    assert choose_sync({"plain": plain_s, "bf16": bf16_s}) == chosen

@@ -88,3 +88,13 @@ def test_the_command_prints_and_draws(run, tmp_path, ending):
 def test_a_picture_of_no_known_kind_is_refused(run, tmp_path):
     done = CliRunner().invoke(app, ["trace", str(run.path), "-o", str(tmp_path / "steps.doc")])
     assert "expected a file that ends in .png" in str(done.exception)
+
+
+def test_show_tells_what_happened_to_the_run(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    write(run, [])
+    shown = CliRunner().invoke(app, ["jobs", "show", str(run.path)])
+    assert shown.exit_code == 0, shown.output
+    events = [line for line in shown.stdout.splitlines() if line.startswith("event: ")]
+    assert len(events) == 3, "the line that was cut short is left out"
+    assert events[-1].endswith("step 9: attic is fine")

@@ -308,6 +308,21 @@ def test_ranks_with_other_disks_share_a_step_out_once(tiny_data: Path, tmp_path:
     assert own > 0.7 * sum(map(len, reads)), "half of them, if nobody looked"
 
 
+def test_auto_chooses_how_gradients_travel_once_and_keeps_to_it(tiny_data: Path, tmp_path: Path) -> None:
+    changes = {"steps": 6, "sync": "auto", "nodes.min": 2, "checkpoint.every_steps": 3}
+    run = new_run(tmp_path / "run", recipe_of(tiny_data, **changes))
+    finish(start(run, 2, tmp_path / "a"))
+    [choice] = [m for m in read_metrics(run.metrics_file) if m["kind"] == "sync"]
+    assert choice["plain"] > 0 < choice["bf16"]
+    checkpoint = read_newest(run)[0]
+    assert checkpoint.training["sync"] in ("plain", "bf16")
+    again = new_run(tmp_path / "again", recipe_of(tiny_data, **{**changes, "steps": 9}))
+    shutil.copytree(run.checkpoints, again.checkpoints)
+    finish(start(again, 2, tmp_path / "b"))
+    assert [m for m in read_metrics(again.metrics_file) if m["kind"] == "sync"] == [], "nothing is left to choose"
+    assert read_newest(again)[0].training["sync"] == checkpoint.training["sync"]
+
+
 def test_a_pc_that_cannot_read_all_of_the_data_says_how_much(tiny_data: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(tiny_data, data)
