@@ -159,7 +159,7 @@ class Supervisor:
 
     def _one_fit(self, placement: Placement) -> Outcome:
         self._fits += 1
-        self._placement, self._names = placement, frozenset()
+        self._placement, self._names, self._moved = placement, frozenset(), (-1, 0.0)
         where = f" on {', '.join(placement.names)}" if placement.names else ""
         self._say(f"start {self.attempt}.{self._fits}: {len(placement.selectors)} worker(s){where}")
         self.run.leave_file.unlink(missing_ok=True)
@@ -220,7 +220,7 @@ class Supervisor:
         """Go on without the machines of the ranks that make steps longer."""
         file = self.run.attempt_folder(self.attempt) / f"machines-{self._fits}.json"
         machines = read_json(file)["machines"]
-        names = {machines[rank].get("labels", {}).get(NODE_LABEL, machines[rank]["host"]) for rank in ended["ranks"]}
+        names = {_name(machines[rank]) for rank in ended["ranks"]}
         self._seats.leave_out(names)
         cost = f"with it a step takes {ended['with_s']:.2f} s, without {ended['without_s']:.2f} s (predicted)"
         self._why = f"{', '.join(sorted(names))} is left out: {cost}"
@@ -286,7 +286,7 @@ class Supervisor:
             machines = read_json(file)["machines"]
             origin["machines"][f"{self.attempt}.{self._fits}"] = machines
             write_json(self.run.origin_file, origin)
-            self._names = frozenset(machine.get("labels", {}).get(NODE_LABEL, machine["host"]) for machine in machines)
+            self._names = frozenset(map(_name, machines))
             changes = {"state": "running", "why": ""}
         if file in self._announced:
             changes |= self._leave_drained() or self._join()
@@ -386,6 +386,11 @@ def raise_for(run: RunFolder, state: RunState) -> None:
     if state.state == "failed":
         text = f"run {run.id} failed at step {state.step} of {state.steps}: {state.why}"
         raise UserError(text) if state.user_error else RunFailed(f"{text}; details in {run.attempts}")
+
+
+def _name(machine: dict[str, Any]) -> str:
+    """Of a machine as its worker announced it."""
+    return str(machine.get("labels", {}).get(NODE_LABEL) or machine.get("host", "?"))
 
 
 def _is_there(file: Path) -> bool:
