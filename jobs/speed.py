@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import nn
 
 from cluster.head import state_folder, this_member
-from dataprep.batches import CodedBatch, read_batch
+from dataprep.batches import AHEAD, CodedBatch, read_batch
 from dataprep.dataset import Dataset
 from dataprep.order import Order
 from jobs.gradient import Losses
@@ -44,6 +44,10 @@ class SpeedRow(Spec):
     fixed_s: Annotated[float, Field(ge=0)]
     item_s: Annotated[float, Field(gt=0)]
     micro_batch: Annotated[int, Field(ge=1)]
+    tight: bool = False
+    """More would not fit this PC's memory."""
+    begun: bool = False
+    """A start has not come to its first step yet: where it died, it was too much after all."""
 
 
 def key_of(recipe: Recipe, bins: int, device: torch.device, bf16: bool) -> dict[str, Any]:
@@ -62,23 +66,33 @@ def key_of(recipe: Recipe, bins: int, device: torch.device, bf16: bool) -> dict[
     }
 
 
-def kept_speed(key: dict[str, Any]) -> Speed | None:
+def kept_row(key: dict[str, Any]) -> SpeedRow | None:
     """The measurement of that key on this PC; None where there is none, or it is damaged."""
     try:
-        row = validate(SpeedRow, json.loads(_file(key).read_text(encoding="utf-8"))["speed"], str(_file(key)))
+        return validate(SpeedRow, json.loads(_file(key).read_text(encoding="utf-8"))["speed"], str(_file(key)))
     except (OSError, ValueError, KeyError, TypeError, ConfigError):
         return None
-    return Speed(row.fixed_s, row.item_s, row.micro_batch)
 
 
-def keep_speed(key: dict[str, Any], speed: Speed) -> None:
-    """Keep a measurement for the next start.
+def kept_speed(key: dict[str, Any]) -> Speed | None:
+    """As `kept_row`, as a speed."""
+    row = kept_row(key)
+    return None if row is None else Speed(row.fixed_s, row.item_s, row.micro_batch)
+
+
+def keep_speed(key: dict[str, Any], speed: Speed, *, tight: bool | None = None, begun: bool = False) -> None:
+    """Keep a measurement for the next start; `tight` stays as it was where it is not given.
 
     Raises:
         OSError: this PC's state folder cannot be written.
     """
     _file(key).parent.mkdir(exist_ok=True)
-    row = SpeedRow(fixed_s=speed.fixed_s, item_s=speed.item_s, micro_batch=speed.micro_batch)
+    if tight is None:
+        before = kept_row(key)
+        tight = before is not None and before.tight
+    row = SpeedRow(
+        fixed_s=speed.fixed_s, item_s=speed.item_s, micro_batch=speed.micro_batch, tight=tight, begun=begun
+    )  # fmt: skip
     write_json(_file(key), {"key": key, "speed": plain(row)})
 
 
@@ -126,8 +140,14 @@ def speed_here(
 
     Alone a worker need not know how fast it is, only what fits its memory; the steps will tell the rest.
     """
-    kept = kept_speed(key)
-    if kept is not None:
+    row, kept = kept_row(key), kept_speed(key)
+    if row is not None and kept is not None:
+        if not row.tight:
+            return kept
+        if row.begun:
+            kept = replace(kept, micro_batch=max(1, int(SMALLER * kept.micro_batch)))
+            print(f"{platform.node()}: computes {kept.micro_batch} items at once from now on", file=sys.stderr)
+        keep_or_note(key, kept, tight=True, begun=True)
         return kept
     first = order.items(0, recipe.batch.micro_batch)
 
@@ -146,11 +166,14 @@ def speed_here(
             found.append(peak_bytes())
         # What a run holds besides: two moments, the average, and a copy of all for the checkpoint.
         more = 7 * sum(p.numel() * p.element_size() for p in model.parameters())
-        return found[0] + more, found[1] + more
+        return found[0] + more + held_bytes, found[1] + more + 2 * held_bytes
 
+    one = read(1)
+    columns = [column for stem in one.stems.values() for column in stem.columns.values()]
+    held_bytes = (AHEAD + 2) * sum(column.nbytes for column in columns)
     trial = {
         "recipe": plain(recipe), "bins": key["bins"], "device": str(device), "bf16": key["precision"][1],
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads(), "held_bytes": held_bytes,
     }  # fmt: skip
     most = min(recipe.batch.micro_batch, recipe.batch.items)
     if device.type == "cuda":
@@ -163,8 +186,8 @@ def speed_here(
         print(f"{platform.node()}: {said}", file=sys.stderr, flush=True)
     speed = measure_speed(compute, size, device) if world > 1 else Speed(0, 1, size)
     model.zero_grad(set_to_none=True)
-    if world > 1:
-        keep_or_note(key, speed)
+    if world > 1 or said:
+        keep_or_note(key, speed, tight=bool(said), begun=bool(said))
     return speed
 
 
@@ -189,10 +212,17 @@ def less_after_out_of_memory(key: dict[str, Any], speed: Callable[[], Speed]) ->
         raise
 
 
-def keep_or_note(key: dict[str, Any], speed: Speed) -> None:
+def note_first_step(key: dict[str, Any]) -> None:
+    """The kept size has been enough for a step."""
+    row, speed = kept_row(key), kept_speed(key)
+    if row is not None and speed is not None and row.begun:
+        keep_or_note(key, speed)
+
+
+def keep_or_note(key: dict[str, Any], speed: Speed, *, tight: bool | None = None, begun: bool = False) -> None:
     """Keep a measurement where that can be; it is made again otherwise."""
     try:
-        keep_speed(key, speed)
+        keep_speed(key, speed, tight=tight, begun=begun)
     except OSError as error:
         print(f"the speed of this device is measured again at the next start: {error}", file=sys.stderr, flush=True)
 

@@ -6,7 +6,6 @@ That is why a killed and resumed run ends where an undisturbed one ends.
 """
 
 import contextlib
-import ctypes
 import fnmatch
 import itertools
 import math
@@ -31,11 +30,12 @@ from jobs.checkpoint import Checkpoint, best_loss, mend_pointers, read_checkpoin
 from jobs.errors import RunFailed, RunLeft, RunStopped
 from jobs.exchange import BusyClock, Company, exchanging
 from jobs.gradient import add_gradients, autocast, has_bf16, loss_function, weights_dtype
+from jobs.memory_trial import keep_freed_memory
 from jobs.metrics_log import MetricsLog
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
 from jobs.shares import Pace
-from jobs.speed import keep_or_note, key_of, less_after_out_of_memory, speed_here, speeds_of_all
+from jobs.speed import keep_or_note, key_of, less_after_out_of_memory, note_first_step, speed_here, speeds_of_all
 from jobs.storage import open_data
 from vr_core.errors import ConfigError, StorageError, UserError
 from vr_core.models import build
@@ -74,7 +74,7 @@ def train(
         ConfigError, ManifestError, WeightsError: recipe, data set and start do not fit together.
         StorageError: a checkpoint could not be written, or the disk or the share with them failed.
     """
-    _tune_cpu(device)
+    keep_freed_memory(device)
     run = RunFolder(run_path)
     checkpoint = newest_checkpoint(run, rank, world, device)
     # The order of items is a function of the data set: a run goes on with the version that it began with.
@@ -151,7 +151,7 @@ def train(
             }  # fmt: skip
             checkpoints.save(weights, training, meta, step * items, validation_loss, best)
 
-    best, result = best_loss(run), {"step": float(step)}
+    best, result, first_step = best_loss(run), {"step": float(step)}, step
     metrics = MetricsLog(run, step, recipe.log.tensorboard) if rank == 0 else None
     checkpoints = BackgroundCheckpoints(run, recipe.checkpoint.keep, _note) if rank == 0 else None
     batches = (piece for k in itertools.count(step) for piece in micro_batches(k))
@@ -213,6 +213,8 @@ def train(
                     raise RunFailed(f"run {run.id}: {skipped_in_a_row} steps in a row without a finite loss; {where}")
             optimiser.zero_grad(set_to_none=True)
 
+            if step == first_step + 1:
+                note_first_step(speed_key)
             took_s = time.monotonic() - began_s
             result |= {"step": float(step), "loss": loss}
             if metrics:
@@ -367,16 +369,3 @@ def _require(path: Path | None) -> Path:
     if path is None:
         raise ConfigError("the recipe names no data set; add data=FOLDER")
     return path
-
-
-def _tune_cpu(device: torch.device) -> None:
-    """Keep freed memory in the process.
-
-    glibc returns blocks over 32 MiB at once, and the page faults of a step then cost as much as its arithmetic
-    (measured: 2.0 s against 0.55 s for 16 × 256 frames of the plain stack on 2 cores).
-    """
-    if device.type == "cpu" and sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            libc = ctypes.CDLL("libc.so.6")
-            libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD

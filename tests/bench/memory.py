@@ -25,11 +25,12 @@ SMALL_BYTES = 1600 * 2**20
 
 _TRY = """
 import json, sys
+from pathlib import Path
 from jobs.memory import lives
 from jobs.recipe import Recipe
 from vr_core.config import load, plain
-recipe = plain(load(Recipe, sys.argv[1]))
-request = {"recipe": recipe, "bins": 256, "device": "cpu", "bf16": False, "threads": 1}
+recipe = plain(load(Recipe, Path(sys.argv[1])))
+request = {"recipe": recipe, "bins": 256, "device": "cpu", "bf16": False, "threads": 1, "held_bytes": 0}
 print(json.dumps({items: lives(request, int(items)) for items in sys.argv[2:]}))
 """
 

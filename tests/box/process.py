@@ -48,8 +48,12 @@ def boot(name: str, binds: Sequence[tuple[str, str]], keep: Sequence[str]) -> No
     for folder in ("/run", "/dev/shm"):
         _mount("-t", "tmpfs", "tmpfs", folder)
     Path("/run/sshd").mkdir(mode=0o755)
-    # That of the machine shows the machine's network cards.
+    # That of the machine shows the machine's network cards. A process looks for its own limits below it.
+    limits = Path("/run/cgroup")
+    limits.mkdir()
+    _mount("--rbind", "/sys/fs/cgroup", str(limits))
     _mount("-t", "sysfs", "sysfs", "/sys")
+    _mount("--rbind", str(limits), "/sys/fs/cgroup")
     # Connections of ended processes keep a network namespace alive while they say goodbye to nobody.
     Path("/proc/sys/net/ipv4/tcp_orphan_retries").write_text("1")
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})

@@ -100,7 +100,7 @@ TRIAL = {
 
 def request(tmp_path):
     recipe = plain(recipe_of(tmp_path, **TRIAL))
-    return {"recipe": recipe, "bins": 256, "device": "cpu", "bf16": False, "threads": 1}
+    return {"recipe": recipe, "bins": 256, "device": "cpu", "bf16": False, "threads": 1, "held_bytes": 1000}
 
 
 WORKER = """

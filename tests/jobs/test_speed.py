@@ -8,7 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.shares import Speed
-from jobs.speed import _file, keep_speed, kept_speed, key_of, line, measure_speed
+from jobs.speed import (
+    SpeedRow,
+    _file,
+    keep_or_note,
+    keep_speed,
+    kept_row,
+    kept_speed,
+    key_of,
+    line,
+    measure_speed,
+    note_first_step,
+    speed_here,
+)
 from tests.jobs.test_train import recipe_of
 
 CPU = torch.device("cpu")
@@ -66,3 +78,23 @@ def test_a_damaged_measurement_is_made_again(tmp_path, monkeypatch, text):
     keep_speed(key, Speed(0.1, 0.25, 2))
     _file(key).write_text(text)
     assert kept_speed(key) is None
+
+
+def test_a_start_that_died_before_its_first_step_is_followed_by_a_smaller_one(tmp_path, monkeypatch):
+    """Only where more would not have fitted: a start dies of many things."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    recipe = recipe_of(tmp_path)
+    key = key_of(recipe, 32, CPU, False)
+
+    def start():
+        return speed_here(recipe, key, None, None, None, None, CPU, 2).micro_batch
+
+    keep_speed(key, Speed(0, 1, 20), tight=False, begun=True)
+    assert [start(), start()] == [20, 20]
+    keep_speed(key, Speed(0, 1, 20), tight=True, begun=True)
+    assert [start(), start()] == [15, 11]
+    note_first_step(key)
+    assert [start(), start()] == [11, 8]
+    note_first_step(key)
+    keep_or_note(key, Speed(0, 2, 8))
+    assert kept_row(key) == SpeedRow(fixed_s=0, item_s=2, micro_batch=8, tight=True, begun=False)
