@@ -36,6 +36,7 @@ class Bar:
 class Timeline:
     """A step of all workers, the median of some in a row with the same shares."""
 
+    run: str
     first_step: int
     last_step: int
     bars: tuple[Bar, ...]
@@ -59,6 +60,7 @@ class Timeline:
     def plain(self) -> dict[str, Any]:
         """As JSON-ready values."""
         return {
+            "run": self.run,
             "first_step": self.first_step,
             "last_step": self.last_step,
             "step_s": self.step_s,
@@ -88,10 +90,10 @@ def timelines(run: RunFolder) -> list[Timeline]:
     early = [step for step in steps if step["shares"] == steps[0]["shares"]][:STEPS]
     late = [step for step in steps if step["shares"] == steps[-1]["shares"]][-STEPS:]
     parts = [early, late] if early[0]["shares"] != late[0]["shares"] else [late]
-    return [_timeline(part, names) for part in parts]
+    return [_timeline(run.id, part, names) for part in parts]
 
 
-def draw(lines: Sequence[Timeline], title: str, path: Path) -> None:
+def draw(lines: Sequence[Timeline], path: Path) -> None:
     """The timelines below each other on one scale of time, as a picture of the format that `path` ends in.
 
     Raises:
@@ -120,13 +122,12 @@ def draw(lines: Sequence[Timeline], title: str, path: Path) -> None:
         axes.invert_yaxis()
         axes.set_xlim(0, longest_s * 1.02)
         axes.set_title(
-            f"steps {line.first_step} to {line.last_step}: {line.step_s:.3f} s, {line.items_per_s:.1f} items/s, "
-            f"{100 * line.reached:.0f} % of what the machines do while they compute",
+            f"{line.run}, steps {line.first_step} to {line.last_step}: {line.step_s:.3f} s, "
+            f"{line.items_per_s:.1f} items/s, {100 * line.reached:.0f} % of what the machines do while they compute",
             fontsize=9, loc="left",
         )  # fmt: skip
         axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("seconds of one step  (green: computes, grey: waits for the others, orange: exchange)", fontsize=9)
-    figure.suptitle(title, fontsize=10)
     try:
         with whole_file(path) as draft:
             figure.savefig(draft, dpi=110, format=path.suffix.removeprefix(".") or "png")
@@ -134,10 +135,11 @@ def draw(lines: Sequence[Timeline], title: str, path: Path) -> None:
         raise StorageError(f"{path}: cannot be written ({error.strerror}); give another -o FILE") from error
 
 
-def _timeline(steps: Sequence[dict[str, Any]], names: Sequence[str]) -> Timeline:
+def _timeline(run: str, steps: Sequence[dict[str, Any]], names: Sequence[str]) -> Timeline:
     busy_s = [statistics.median(column) for column in zip(*(step["busy_s"] for step in steps), strict=True)]
     machines = [*names, *(f"worker {rank}" for rank in range(len(names), len(busy_s)))]
     return Timeline(
+        run,
         steps[0]["step"],
         steps[-1]["step"],
         tuple(Bar(*of) for of in zip(machines[: len(busy_s)], steps[0]["shares"], busy_s, strict=True)),

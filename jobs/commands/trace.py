@@ -9,14 +9,16 @@ import typer
 
 
 def trace(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="The run's name or folder.")],
+    names: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names or folders of runs.")],
     picture: Annotated[
         Path | None, typer.Option("-o", "--picture", help="Draw it into this file (.png, .svg or .pdf).")
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of run folders.")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")] = False,
 ) -> None:
-    """Show what each machine did in the steps of a run's newest start: under its first shares, and under the last.
+    """Show what each machine did in a run's steps: under its newest start's first shares, and under the last.
+
+    Of several runs, each one's newest steps, below each other.
 
     Example: vr trace home-pretrain-1a2b3c4d-1 -o steps.png
     """
@@ -26,12 +28,11 @@ def trace(
 
     if picture is not None and picture.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"{picture}: expected a file that ends in .png, .svg or .pdf")
-    run = find_run(name, out)
-    lines = timelines(run)
+    lines = [line for name in names for line in timelines(find_run(name, out))[-1 if len(names) > 1 else 0 :]]
     if picture is not None:
-        draw(lines, f"{run.id}", picture)
+        draw(lines, picture)
     if as_json:
-        print(json.dumps({"run": run.id, "timelines": [line.plain() for line in lines]}))
+        print(json.dumps({"timelines": [line.plain() for line in lines]}))
         return
     from rich.console import Console
     from rich.table import Table
@@ -42,7 +43,8 @@ def trace(
         for bar in line.bars:
             table.add_row(bar.machine, str(bar.items), f"{bar.busy_s:.3f}", f"{line.step_s - bar.busy_s:.3f}")
         console.print(
-            f"steps {line.first_step} to {line.last_step}: {line.step_s:.3f} s a step, of which {line.exchange_s:.3f} s"
+            f"{line.run}, steps {line.first_step} to {line.last_step}: {line.step_s:.3f} s a step, of which"
+            f" {line.exchange_s:.3f} s"
             f" exchange; {line.items_per_s:.1f} items/s, {100 * line.reached:.0f} % of what the machines do while they"
             " compute",
             soft_wrap=True,

@@ -83,6 +83,8 @@ def test_the_command_prints_and_draws(run, tmp_path, ending):
     assert drawn.startswith(b"\x89PNG" if ending == "png" else b"<?xml")
     assert len(drawn) > 5000
     assert "11" in CliRunner().invoke(app, ["trace", str(run.path)]).stdout
+    both = CliRunner().invoke(app, ["trace", str(run.path), str(run.path), "--json"]).stdout
+    assert [line["last_step"] for line in json.loads(both)["timelines"]] == [39, 39], "the newest steps of each"
 
 
 def test_a_picture_of_no_known_kind_is_refused(run, tmp_path):
