@@ -23,7 +23,7 @@ from vr_core.specs import StftSpec
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-STEPS = 300
+STEPS = 240
 CHECKPOINT_STEPS = 20
 LINK_MBIT = 8
 """Slow, so that the gradients of a small model make steps long enough for all that happens meanwhile."""
