@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.commands import cluster, data, evaluate, jobs, quickstart, separate, trace, tune
+from jobs.commands import cluster, data, evaluate, jobs, plan, quickstart, separate, trace, tune
 from vr_core.errors import VrError
 
 INTERRUPTED = 130
@@ -48,6 +48,7 @@ app.command()(jobs.submit)
 app.command()(jobs.train)
 app.command()(tune.tune)
 app.command()(tune.trials)
+app.command()(plan.plan)
 app.command()(trace.trace)
 app.command("eval")(evaluate.evaluate)
 app.command()(separate.separate)

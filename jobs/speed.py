@@ -80,6 +80,20 @@ def kept_speed(key: dict[str, Any]) -> Speed | None:
     return None if row is None else Speed(row.fixed_s, row.item_s, row.micro_batch)
 
 
+def kept_speeds(recipe: Recipe, bins: int) -> dict[str, Speed]:
+    """Device → speed of the measurements kept on this PC that are of this model, objective and batch."""
+    wanted = key_of(recipe, bins, torch.device("cpu"), False)
+    same = ("model", "objective", "freeze", "bins", "crop_frames", "micro_batch")
+    found = {}
+    for file in sorted((state_folder() / "speeds").glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ConfigError):
+            told = json.loads(file.read_text(encoding="utf-8"))
+            if all(told["key"][part] == wanted[part] for part in same):
+                row = validate(SpeedRow, told["speed"], str(file))
+                found[str(told["key"]["device"])] = Speed(row.fixed_s, row.item_s, row.micro_batch)
+    return found
+
+
 def keep_speed(key: dict[str, Any], speed: Speed, *, tight: bool | None = None, begun: bool = False) -> None:
     """Keep a measurement for the next start; `tight` stays as it was where it is not given.
 

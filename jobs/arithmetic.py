@@ -1,0 +1,45 @@
+"""What a recipe's model is in numbers, without computing anything: parameters, arithmetic and bytes of an item."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from dataprep.codecs import CHANNELS
+from dataprep.manifest import read_manifest
+from jobs.recipe import Recipe
+from vr_core.models import build
+from vr_core.optim import parameter_groups
+from vr_core.specs import MaskedFramesSpec, StftSpec
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Of one recipe."""
+
+    bins: int
+    parameters: int
+    """Trained ones."""
+    item_flop: float
+    """Forward and backward: three times the forward pass's products and sums."""
+    item_bytes: int
+    """As stored: `magnitude8` of the mixture, or two stems of `polar8`."""
+
+
+def arithmetic_of(recipe: Recipe) -> Arithmetic:
+    """Counted on tensors without memory; the bins are the data set's where the recipe names one."""
+    data = recipe.data.expanduser() if recipe.data is not None else None
+    stft = read_manifest(data).stft if data is not None else StftSpec()
+    with torch.device("meta"):
+        model = build(recipe.model, stft.bins)
+        magnitudes = torch.empty(1, CHANNELS, stft.bins, recipe.batch.crop_frames)
+        with FlopCounterMode(display=False) as counter:
+            model(magnitudes, None)
+    parameter_groups(model, recipe.optim)  # takes frozen ones out
+    stored = 1 if isinstance(recipe.objective, MaskedFramesSpec) else 4
+    return Arithmetic(
+        bins=stft.bins,
+        parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        item_flop=3.0 * counter.get_total_flops(),
+        item_bytes=stored * magnitudes.numel(),
+    )

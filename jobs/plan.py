@@ -1,0 +1,182 @@
+"""What a recipe will cost on the PCs of an inventory, before anything runs: pure predictions, and what they rest on.
+
+Speeds are those that earlier runs have kept on this PC where the device and the recipe are the same; else they are
+assumed from the model's arithmetic and a card's rate, and that is said. How steps are cut and what an exchange costs is
+what the run itself goes by (`jobs.shares`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.inventory import Inventory, NodeSpec
+from jobs.recipe import NodesSpec, Recipe, SyncName
+from jobs.shares import Speed, choose_sync, cut_shares, ring_s, step_s, worth_keeping
+
+OF_THE_LINE = 0.94
+"""Part of a link's rate that TCP carries, at 1,500 bytes a frame."""
+LINKS_GBIT = (1.0, 2.5, 10.0)
+UTILISATION = 0.4
+"""Of a card's rate that training is assumed to reach (`reference/performance.md`)."""
+TFLOPS = {
+    "RTX 3080": 59.5, "RTX 3080 Ti": 68.0, "RTX 3090": 71.0, "RTX 3090 Ti": 80.0, "RTX 4080": 97.5, "RTX 4090": 165.0,
+}  # fmt: skip
+"""Dense bfloat16 with float32 sums, as the makers state it: unmeasured, and said so wherever it is used."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One worker's device."""
+
+    name: str
+    device: str
+    speed: Speed
+    basis: str
+    """`measured here`, or what was assumed."""
+    power_w: float | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A run on some machines over one kind of link."""
+
+    link_gbit: float
+    sync: SyncName
+    machines: tuple[str, ...]
+    shares: tuple[int, ...]
+    left_out: tuple[str, ...]
+    step_s: float
+    all_step_s: float
+    """With all machines."""
+    exchange_s: float
+    sent_bytes: int
+    """That pass each machine's link in a step, in each direction."""
+    hours: float
+    kwh: float | None
+    """Where the power of every card that takes part is known."""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-ready values."""
+        return {**self.__dict__, "steps_per_s": 1 / self.step_s}
+
+
+def machines_of(
+    inventory: Inventory, recipe: Recipe, item_flop: float, measured: Mapping[str, Speed]
+) -> tuple[list[Machine], list[str]]:
+    """The devices that the recipe would compute on, and a line for each PC of which nothing is known.
+
+    Args:
+        inventory: the PCs.
+        recipe: whose `nodes` and `workers.device` choose among them.
+        item_flop: arithmetic of an item, forward and backward.
+        measured: device → its speed at this recipe, as runs have kept it here.
+    """
+    found, unknown = [], []
+    for node in inventory.nodes:
+        if not _is_wanted(recipe.nodes, node):
+            continue
+        if recipe.workers.device == "cpu" or not node.gpus:
+            if recipe.workers.device == "cuda":
+                continue
+            unknown.append(f"{node.name}: no speed of a CPU is assumed; run the recipe there for some steps")
+            continue
+        for number, gpu in enumerate(node.gpus):
+            name = node.name if len(node.gpus) == 1 else f"{node.name}/{number}"
+            model = gpu.model.removeprefix("NVIDIA ").removeprefix("GeForce ")
+            known = next((s for device, s in measured.items() if device.removeprefix("NVIDIA ").endswith(model)), None)
+            if known is not None:
+                found.append(Machine(name, model, known, "measured here", gpu.power_cap_w))
+            elif model in TFLOPS:
+                item_s = item_flop / (UTILISATION * TFLOPS[model] * 1e12)
+                basis = f"assumed: {UTILISATION:.0%} of {TFLOPS[model]:g} TFLOPS"
+                found.append(Machine(name, model, Speed(0, item_s, recipe.batch.micro_batch), basis, gpu.power_cap_w))
+            else:
+                unknown.append(f"{name}: no rate of a {gpu.model} is known; run the recipe there for some steps")
+    return found, unknown
+
+
+def predict(machines: Sequence[Machine], recipe: Recipe, parameters: int, link_gbit: float) -> Prediction:
+    """The recipe on these machines, each behind such a link.
+
+    Args:
+        machines: at least one.
+        recipe: its batch, steps, `sync` and `nodes`.
+        parameters: trained ones of the model.
+        link_gbit: rate of every machine's link.
+    """
+    speeds = [machine.speed for machine in machines]
+    link_bytes_per_s = OF_THE_LINE * link_gbit * 1e9 / 8
+    links = [link_bytes_per_s] * len(machines)
+    items = recipe.batch.items
+    width: dict[SyncName, int] = {"plain": 4, "bf16": 2}
+    ways: tuple[SyncName, ...] = ("plain", "bf16") if recipe.sync == "auto" else (recipe.sync,)
+    least = recipe.nodes.min if recipe.nodes is not None and recipe.nodes.leave_out else len(machines)
+    kept = {way: worth_keeping(speeds, items, parameters * width[way], links, least) for way in ways}
+    sync = choose_sync({way: kept[way].step_s for way in ways})
+    workers = kept[sync].workers
+    taken = [machines[worker] for worker in workers]
+    passing = 2 * (len(taken) - 1) / len(taken) * parameters * width[sync]
+    hours = kept[sync].step_s * recipe.steps / 3600
+    power_w = [machine.power_w for machine in taken]
+    return Prediction(
+        link_gbit=link_gbit,
+        sync=sync,
+        machines=tuple(machine.name for machine in taken),
+        shares=cut_shares([machine.speed for machine in taken], items),
+        left_out=tuple(machine.name for number, machine in enumerate(machines) if number not in workers),
+        step_s=kept[sync].step_s,
+        all_step_s=kept[sync].all_s,
+        exchange_s=ring_s(parameters * width[sync], links[: len(taken)]),
+        sent_bytes=round(passing),
+        hours=hours,
+        kwh=None if None in power_w else sum(w for w in power_w if w is not None) * hours / 1000,
+    )
+
+
+def enough_items(machines: Sequence[Machine], recipe: Recipe, parameters: int, link_gbit: float) -> int | None:
+    """The least power of two of `batch.items` at which all of these machines are worth having; None below 2^20."""
+    for power in range(1, 21):
+        items = 1 << power
+        if items < len(machines):
+            continue
+        larger = recipe.model_copy(update={"batch": recipe.batch.model_copy(update={"items": items})})
+        if not predict(machines, larger, parameters, link_gbit).left_out:
+            return items
+    return None
+
+
+def bottleneck(prediction: Prediction, machines: Sequence[Machine], recipe: Recipe) -> tuple[str, float]:
+    """What would shorten a step most if it were twice as fast, and the step's seconds then.
+
+    Args:
+        prediction: of the run.
+        machines: all of them.
+        recipe: of the run.
+    """
+    taken = [machine for machine in machines if machine.name in prediction.machines]
+
+    def with_s(speeds: Sequence[Speed], exchange_s: float) -> float:
+        return step_s(speeds, recipe.batch.items, exchange_s)
+
+    speeds = [machine.speed for machine in taken]
+    better = {"the network": with_s(speeds, prediction.exchange_s / 2)}
+    for number, machine in enumerate(taken):
+        quicker = [*speeds[:number], machine.speed.slower(0.5), *speeds[number + 1 :]]
+        better[machine.name] = with_s(quicker, prediction.exchange_s)
+    what = min(better, key=better.__getitem__)
+    return what, better[what]
+
+
+def _is_wanted(spec: NodesSpec | None, node: NodeSpec) -> bool:
+    if spec is None:
+        return True
+    from cluster.inventory import node_labels
+    from jobs.placement import matches
+
+    least = min((gpu.memory_gib for gpu in node.gpus or ()), default=float("inf"))
+    labels = node_labels(node.name, node.gpus or (), node.labels)
+    return (
+        node.name not in spec.exclude
+        and matches(spec.labels, labels)
+        and (spec.memory_gib is None or least >= spec.memory_gib)
+    )

@@ -1,0 +1,125 @@
+"""`vr plan`: its predictions are the reference's figures, what is assumed is said, what was measured is used."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cluster.inventory import Inventory
+from jobs.arithmetic import arithmetic_of
+from jobs.cli import app
+from jobs.plan import Machine, bottleneck, enough_items, machines_of, predict
+from jobs.recipe import Recipe
+from jobs.shares import Speed
+from jobs.speed import keep_speed, kept_speeds, key_of
+from tests.jobs.test_train import recipe_of
+from vr_core.config import load, validate
+from vr_core.models import build
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "cluster" / "example.yaml"
+PARAMETERS = 123_000_000
+TI_3090 = Machine("attic", "RTX 3090 Ti", Speed(0, 0.446 / 16, 4), "measured here", 450)
+TI_3080 = Machine("study", "RTX 3080 Ti", Speed(0, 0.446 / 16 / 0.86, 4), "measured here", 300)
+
+
+def recipe(items=16, **more):
+    return validate(Recipe, {"name": "demo", "steps": 3600, "batch": {"items": items}, "nodes": {}, **more}, "demo")
+
+
+def test_two_cards_at_each_link_are_what_the_reference_says():
+    """`reference/performance.md` 2.1 and 2.2: 4.19, 1.67 and 0.42 s of exchange, and who is worth it."""
+    found = [predict([TI_3090, TI_3080], recipe(1024), PARAMETERS, link) for link in (1, 2.5, 10)]
+    assert [one.exchange_s for one in found] == pytest.approx([4.19, 1.67, 0.42], abs=0.01)
+    assert all(one.machines == ("attic", "study") for one in found)
+    assert found[0].sent_bytes == 4 * PARAMETERS
+    alone = predict([TI_3090, TI_3080], recipe(32), PARAMETERS, 1)
+    assert (alone.machines, alone.left_out, alone.sent_bytes) == (("attic",), ("study",), 0)
+    assert alone.step_s == pytest.approx(2 * 0.446)
+    assert alone.hours == pytest.approx(2 * 0.446)
+    assert alone.kwh == pytest.approx(0.45 * 2 * 0.446)
+    assert alone.all_step_s > 4
+
+
+def test_shares_are_those_of_a_run():
+    one = predict([TI_3090, TI_3080], recipe(1024), PARAMETERS, 10)
+    assert sum(one.shares) == 1024
+    assert one.shares[0] / one.shares[1] == pytest.approx(1 / 0.86, rel=0.01)
+
+
+def test_the_bottleneck_is_what_helps_most():
+    everyone = recipe(64, nodes={"leave_out": False})
+    slow = predict([TI_3090, TI_3080], everyone, PARAMETERS, 1)
+    assert bottleneck(slow, [TI_3090, TI_3080], everyone)[0] == "the network"
+    quick = predict([TI_3090, TI_3080], recipe(512), 1000, 10)
+    what, then_s = bottleneck(quick, [TI_3090, TI_3080], recipe(512))
+    assert what == "attic"
+    assert then_s == pytest.approx(quick.step_s * 1.86 / 2.86, rel=0.01)
+
+
+def test_from_how_many_items_on_all_are_worth_having():
+    enough = enough_items([TI_3090, TI_3080], recipe(16), PARAMETERS, 1)
+    assert predict([TI_3090, TI_3080], recipe(enough), PARAMETERS, 1).left_out == ()
+    assert predict([TI_3090, TI_3080], recipe(enough // 2), PARAMETERS, 1).left_out != ()
+
+
+def test_auto_takes_the_quicker_way_and_plain_where_it_hardly_matters():
+    auto = recipe(256, sync="auto")
+    assert predict([TI_3090, TI_3080], auto, PARAMETERS, 1).sync == "bf16"
+    assert predict([TI_3090, TI_3080], auto, 1000, 10).sync == "plain"
+
+
+def test_arithmetic_is_that_of_the_model():
+    """Of a product of matrices 2 n m k; of the reference model 0.87 GFLOP a token, forward and backward."""
+    home = load(Recipe, ROOT / "jobs" / "recipes" / "home-pretrain.yaml")
+    found = arithmetic_of(home)
+    assert found.parameters == sum(p.numel() for p in build(home.model, 1024).parameters())
+    a_token = found.item_flop / home.batch.crop_frames / found.parameters
+    assert a_token == pytest.approx(6, rel=0.2), "six a parameter, and attention"
+    frozen = arithmetic_of(home.model_copy(update={"optim": home.optim.model_copy(update={"freeze": ("blocks.*",)})}))
+    assert 0 < frozen.parameters < found.parameters / 10
+
+
+def test_what_was_measured_is_used_and_what_is_assumed_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    spec = recipe_of(tmp_path, nodes={})
+    key = key_of(spec, 32, torch.device("cpu"), True) | {"device": "NVIDIA GeForce RTX 3090 Ti"}
+    keep_speed(key, Speed(0.1, 0.2, 2))
+    assert kept_speeds(spec, 32) == {"NVIDIA GeForce RTX 3090 Ti": Speed(0.1, 0.2, 2)}
+    assert kept_speeds(spec, 64) == {}
+    inventory = load(Inventory, EXAMPLE)
+    machines, unknown = machines_of(inventory, spec, 1e12, kept_speeds(spec, 32))
+    assert [(m.name, m.basis) for m in machines] == [
+        ("attic", "measured here"), ("study", "assumed: 40% of 68 TFLOPS"),
+    ]  # fmt: skip
+    assert machines[1].speed.item_s == pytest.approx(1 / 27.2)
+    assert unknown == []
+
+
+def test_a_card_of_which_nothing_is_known_is_named_and_not_counted():
+    node = {"name": "old", "address": "10.0.0.9", "role": "head", "gpus": [{"model": "Voodoo 2", "memory_gib": 12}]}
+    bare = {"name": "bare", "address": "10.0.0.8", "gpus": []}
+    inventory = validate(Inventory, {"nodes": [node, bare]}, "test")
+    machines, unknown = machines_of(inventory, recipe(), 1e12, {})
+    assert machines == []
+    assert "Voodoo 2" in unknown[0]
+    assert unknown[1].startswith("bare: no speed of a CPU")
+    machines, unknown = machines_of(inventory, recipe(nodes={"exclude": ["old", "bare"]}), 1e12, {})
+    assert unknown == []
+
+
+def test_the_command_says_all_of_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    asked = ["plan", "home-pretrain", "-i", str(EXAMPLE)]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    for words in ("141 M parameters", "assumed: 40% of 80 TFLOPS", "left out", "2.5 Gbit/s", "worth having from"):
+        assert words in done.stdout
+    told = json.loads(CliRunner().invoke(app, [*asked, "--link", "10", "batch.items=512", "--json"]).stdout)
+    assert told["prediction"]["link_gbit"] == 10
+    assert told["prediction"]["machines"] == ["attic", "study"]
+    assert [one["link_gbit"] for one in told["other_links"]] == [1, 2.5]
+    assert told["all_are_worth_having_from_items"] == 512
+    assert "needs the PCs" in str(CliRunner().invoke(app, ["plan", "home-pretrain"]).exception)
