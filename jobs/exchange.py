@@ -30,9 +30,9 @@ def links_bytes_per_s(rank: int, world: int, device: torch.device) -> list[float
     8 MiB each way: a tenth of a second at 1 GbE, and enough for a connection to get up to its speed.
     """
     measured = torch.zeros(world, dtype=torch.float64, device=device)
-    sample = torch.zeros(_SAMPLE_BYTES, dtype=torch.uint8, device=device)
     for other in range(1, world):
-        for _ in range(2):  # the first one opens the connection
+        for size in (1, _SAMPLE_BYTES):  # the first one opens the connection
+            sample = torch.zeros(size, dtype=torch.uint8, device=device)
             dist.barrier()
             began_s = time.monotonic()
             if rank == other:

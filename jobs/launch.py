@@ -72,6 +72,8 @@ class Supervisor:
     _fits: int = 0
     _stop: threading.Event = field(default_factory=threading.Event)
     _announced: set[Path] = field(default_factory=set)
+    _known: RunState | None = None
+    """As last written, or as it would have been."""
     _names: frozenset[str] = frozenset()
     """Machines of the fit that is running, as its workers said; none before they have."""
     _placement: Placement | None = None
@@ -241,7 +243,8 @@ class Supervisor:
             self._write(state="pending", why=f"{WAITS}other runs hold the machines it needs")
             return Outcome("waiting")
         folder = self.run.attempt_folder(self.attempt)
-        (folder / f"error-{self._fits}.txt").write_text(str(error), encoding="utf-8")
+        with contextlib.suppress(OSError):  # a full disk is what it may be about
+            (folder / f"error-{self._fits}.txt").write_text(str(error), encoding="utf-8")
         told = [read_json(file) for file in folder.glob(f"error-{self._fits}-rank-*.json")]
         failures = getattr(error, "worker_failures", {})
         told += carried(failures, told)
@@ -279,7 +282,6 @@ class Supervisor:
         changes: dict[str, Any] = {}
         file = self.run.attempt_folder(self.attempt) / f"machines-{self._fits}.json"
         if file not in self._announced and file.exists():
-            self._announced.add(file)
             self._announced_s = time.monotonic()
             self._say(f"start {self.attempt}.{self._fits}: all workers are there")
             origin = read_json(self.run.origin_file)
@@ -287,6 +289,7 @@ class Supervisor:
             origin["machines"][f"{self.attempt}.{self._fits}"] = machines
             write_json(self.run.origin_file, origin)
             self._names = frozenset(map(_name, machines))
+            self._announced.add(file)
             changes = {"state": "running", "why": ""}
         if file in self._announced:
             changes |= self._leave_drained() or self._join()
@@ -329,9 +332,24 @@ class Supervisor:
             file.write(json.dumps(event) + "\n")
 
     def _write(self, **changes: Any) -> RunState:
-        state = self.run.write_state(**changes)
-        self.watch(state)
-        return state
+        """Write the run's state; where the disk is full or away, only an end waits until it can be told."""
+        ends = changes.get("state") in ("finished", "failed", "stopped")
+        said = False
+        while True:
+            try:
+                self._known = self.run.write_state(**changes)
+            except OSError as error:
+                if not said:
+                    print(f"run {self.run.id}: state not written: {error}", file=sys.stderr, flush=True)
+                said = True
+                if ends:
+                    time.sleep(AWAY_S)
+                    continue
+                if self._known is None:
+                    raise
+                self._known = self._known.model_copy(update=changes)
+            self.watch(self._known)
+            return self._known
 
 
 def launch(

@@ -184,7 +184,9 @@ def train(
                 clock.complete()
             stop, leave = False, False
             if rank == 0 and time.monotonic() - polled_s > _WISH_POLL_S:
-                stop, leave, polled_s = run.stop_file.exists(), run.leave_file.exists(), time.monotonic()
+                polled_s = time.monotonic()
+                with contextlib.suppress(OSError):  # the share is away: nobody can have wished for anything
+                    stop, leave = run.stop_file.exists(), run.leave_file.exists()
             # With the loss, so that all ranks leave after the same step.
             wishes = torch.tensor([stop, leave, places], dtype=torch.float64, device=device)
             busy = torch.zeros(world, dtype=torch.float64, device=device)

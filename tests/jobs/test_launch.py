@@ -194,6 +194,28 @@ def test_a_folder_that_is_away_is_waited_for_and_costs_no_attempt(run, monkeypat
     assert capsys.readouterr().err.count("is away; waiting for it") == 1
 
 
+@pytest.mark.parametrize("state", ["pending", "finished"])
+def test_a_full_disk_ends_no_supervisor_and_an_end_is_told_in_the_end(run, monkeypatch, capsys, state):
+    monkeypatch.setattr("jobs.launch.AWAY_S", 0.01)
+    shown, full = [], [3]
+    supervisor = Supervisor(run, run.recipe(), run.begin_attempt(), "", False, shown.append)
+    supervisor._write(state="running", step=5)
+    honest = RunFolder.write_state
+
+    def write_state(self, **changes):
+        full[0] -= 1
+        if full[0] >= 0:
+            raise OSError(28, "No space left on device")
+        return honest(self, **changes)
+
+    monkeypatch.setattr(RunFolder, "write_state", write_state)
+    told = supervisor._write(state=state, why="because")
+    assert (told.state, told.step, told.why) == (state, 5, "because")
+    assert shown[-1] == told
+    assert run.state().state == ("finished" if state == "finished" else "running")
+    assert capsys.readouterr().err.count("state not written") == 1
+
+
 def test_a_disk_that_failed_is_the_cause_and_not_the_lost_connections():
     words = [told(0, "Connection reset by peer", 1.0), {**told(1, "share: cannot be read", 2.0), "storage": True}]
     assert first_cause(words, {2}, 5, "") == Failed(5, "share: cannot be read", storage=True)

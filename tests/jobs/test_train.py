@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ from jobs.metrics_log import read_metrics
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
 from jobs.train import train
+from tests.lan import require
 from vr_core.config import override, plain, validate
 from vr_core.errors import ConfigError, StorageError, WeightsError
 from vr_core.specs import StftSpec
@@ -321,6 +323,32 @@ def test_auto_chooses_how_gradients_travel_once_and_keeps_to_it(tiny_data: Path,
     finish(start(again, 2, tmp_path / "b"))
     assert [m for m in read_metrics(again.metrics_file) if m["kind"] == "sync"] == [], "nothing is left to choose"
     assert read_newest(again)[0].training["sync"] == checkpoint.training["sync"]
+
+
+def test_a_disk_that_is_full_for_a_while_costs_nothing(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A real one: the run's folder is a file system of 16 MiB that something else fills, and leaves again."""
+    require()
+    (disk := tmp_path / "disk").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)], check=True)
+    try:
+        run = new_run(disk / "run", recipe_of(tiny_data, **{"steps": 60, "checkpoint.keep": 1}))
+        with contextlib.suppress(OSError), (disk / "other").open("wb") as other:
+            while True:
+                other.write(bytes(4096))
+        leaving = threading.Timer(2.0, (disk / "other").unlink)
+        leaving.start()
+        here(run)
+        leaving.join()
+        checkpoint, problems = read_newest(run)
+        assert (checkpoint.row.step, problems) == (60, [])
+        assert [m["step"] for m in read_metrics(run.metrics_file) if m["kind"] == "step"] == list(range(1, 61))
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)  # what was read from it is still mapped
+    said = capsys.readouterr().err
+    assert "training goes on" in said
+    assert "the storage is back" in said
 
 
 def test_a_pc_that_cannot_read_all_of_the_data_says_how_much(tiny_data: Path, tmp_path: Path) -> None:
