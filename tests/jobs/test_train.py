@@ -326,10 +326,12 @@ def test_auto_chooses_how_gradients_travel_once_and_keeps_to_it(tiny_data: Path,
 
 
 def test_a_disk_that_is_full_for_a_while_costs_nothing(
-    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A real one: the run's folder is a file system of 16 MiB that something else fills, and leaves again."""
+    """A real one: the run's folder is a file system of 16 MiB that something else fills, and leaves when it is told."""
     require()
+    said: list[str] = []
+    monkeypatch.setattr("jobs.train._note", said.append)
     (disk := tmp_path / "disk").mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)], check=True)
     try:
@@ -337,7 +339,12 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(
         with contextlib.suppress(OSError), (disk / "other").open("wb") as other:
             while True:
                 other.write(bytes(4096))
-        leaving = threading.Timer(2.0, (disk / "other").unlink)
+
+        def leave() -> None:
+            until(lambda: said)
+            (disk / "other").unlink()
+
+        leaving = threading.Thread(target=leave)
         leaving.start()
         here(run)
         leaving.join()
@@ -346,9 +353,8 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(
         assert [m["step"] for m in read_metrics(run.metrics_file) if m["kind"] == "step"] == list(range(1, 61))
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)  # what was read from it is still mapped
-    said = capsys.readouterr().err
-    assert "training goes on" in said
-    assert "the storage is back" in said
+    assert "training goes on" in said[0]
+    assert said[1:] == ["the storage is back, the checkpoint is written"]
 
 
 def test_a_pc_that_cannot_read_all_of_the_data_says_how_much(tiny_data: Path, tmp_path: Path) -> None:
