@@ -37,6 +37,8 @@ HUNG_S = 900.0
 """A fit whose workers are there and that takes no step for so long is ended, and counts as failed."""
 AWAY_S = 5.0
 """Between two looks for a run's folder that is not there."""
+TELL_FOR_S = 900.0
+"""So long an end that cannot be written is tried again."""
 BEAT_S = 2.0
 """Between two writes of state.json."""
 POLL_S = 0.2
@@ -74,6 +76,7 @@ class Supervisor:
     _announced: set[Path] = field(default_factory=set)
     _known: RunState | None = None
     """As last written, or as it would have been."""
+    _unwritten: dict[str, Any] = field(default_factory=dict)
     _names: frozenset[str] = frozenset()
     """Machines of the fit that is running, as its workers said; none before they have."""
     _placement: Placement | None = None
@@ -282,14 +285,14 @@ class Supervisor:
         changes: dict[str, Any] = {}
         file = self.run.attempt_folder(self.attempt) / f"machines-{self._fits}.json"
         if file not in self._announced and file.exists():
-            self._announced_s = time.monotonic()
-            self._say(f"start {self.attempt}.{self._fits}: all workers are there")
             origin = read_json(self.run.origin_file)
             machines = read_json(file)["machines"]
             origin["machines"][f"{self.attempt}.{self._fits}"] = machines
             write_json(self.run.origin_file, origin)
             self._names = frozenset(map(_name, machines))
             self._announced.add(file)
+            self._announced_s = time.monotonic()
+            self._say(f"start {self.attempt}.{self._fits}: all workers are there")
             changes = {"state": "running", "why": ""}
         if file in self._announced:
             changes |= self._leave_drained() or self._join()
@@ -334,19 +337,21 @@ class Supervisor:
     def _write(self, **changes: Any) -> RunState:
         """Write the run's state; where the disk is full or away, only an end waits until it can be told."""
         ends = changes.get("state") in ("finished", "failed", "stopped")
-        said = False
+        said, until_s = False, time.monotonic() + TELL_FOR_S
         while True:
             try:
-                self._known = self.run.write_state(**changes)
-            except OSError as error:
+                self._known = self.run.write_state(**{**self._unwritten, **changes})
+                self._unwritten = {}
+            except (OSError, DamagedRun) as error:  # a file on a share that is away looks damaged
                 if not said:
                     print(f"run {self.run.id}: state not written: {error}", file=sys.stderr, flush=True)
                 said = True
+                if self._known is None or (ends and time.monotonic() > until_s):
+                    raise
                 if ends:
                     time.sleep(AWAY_S)
                     continue
-                if self._known is None:
-                    raise
+                self._unwritten |= changes
                 self._known = self._known.model_copy(update=changes)
             self.watch(self._known)
             return self._known

@@ -213,6 +213,9 @@ def test_a_full_disk_ends_no_supervisor_and_an_end_is_told_in_the_end(run, monke
     assert (told.state, told.step, told.why) == (state, 5, "because")
     assert shown[-1] == told
     assert run.state().state == ("finished" if state == "finished" else "running")
+    full[0] = 0
+    supervisor._write(step=6)
+    assert (run.state().state, run.state().why, run.state().step) == (state, "because", 6), "told later"
     assert capsys.readouterr().err.count("state not written") == 1
 
 
