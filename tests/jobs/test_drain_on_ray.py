@@ -37,7 +37,7 @@ SLOWER = """
 _set_rates = set_rates
 
 
-def set_rates(*arguments: Any) -> None:
+def set_rates(*arguments: object) -> None:
     # A step takes long enough for a PC to be taken back meanwhile, and leaves a line.
     time.sleep(0.25)
     with open({computed!r}, "a") as file:
