@@ -22,8 +22,10 @@ from dataprep.tracks import Role
 
 READERS = 3
 AHEAD = 2
-TAKEN_AHEAD = AHEAD + 2
-"""Most batches that a `Loader` has taken from its source beyond the one in use: read, being read, and in hand."""
+BUFFERS = AHEAD + 2
+"""Batches in memory: those read ahead, one in use, one being filled."""
+TAKEN_AHEAD = BUFFERS
+"""Most batches that a `Loader` has taken from its source beyond the one in use: all other buffers', and one in hand."""
 _PART_BYTES = 4 * 2**20
 _EXCHANGED_FRAMES = 64
 
@@ -101,7 +103,7 @@ class Loader:
         """Seconds that the caller has waited for data so far."""
         self._device = torch.device(device)
         self._free: queue.Queue[_Buffer | None] = queue.Queue()
-        for _ in range(AHEAD + 2):  # one in use, one being filled
+        for _ in range(BUFFERS):
             self._free.put(_Buffer(data, pinned=self._device.type == "cuda"))
         self._started: queue.Queue[_Filling | BaseException | None] = queue.Queue()
         self._in_use: _Buffer | None = None

@@ -11,8 +11,8 @@ from torch.distributed import GradBucket  # type: ignore[attr-defined]  # torch 
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 from jobs.errors import WorkersLeftOut
-from jobs.recipe import Recipe, SyncName
-from jobs.shares import Speed, choose_sync, ring_s, step_s, worth_keeping
+from jobs.recipe import AUTO_SYNC, Recipe, SyncName
+from jobs.shares import Speed, choose_sync, ring_s, sent_bytes, step_s, worth_keeping
 
 HOOKS: dict[SyncName, Any] = {
     "plain": default_hooks.allreduce_hook,
@@ -79,15 +79,14 @@ class Company:
         may_choose = world > 1 and recipe.sync == "auto" and chosen is None
         self._links = links_bytes_per_s(rank, world, device) if self._may_leave_out or may_choose else []
         self._items = recipe.batch.items
-        self._bytes = {
-            "plain": sum(p.numel() * p.element_size() for p in trained),
-            "bf16": sum(p.numel() * 2 for p in trained),
-        }
+        parameters = sum(p.numel() for p in trained)
+        self._bytes = {way: sent_bytes(way, parameters, trained[0].element_size()) for way in HOOKS}
         self.predicted_s: dict[SyncName, float] = {}
         """Way → seconds of a step, where there was something to choose."""
         if may_choose:
-            ways: tuple[SyncName, ...] = ("plain", "bf16")
-            self.predicted_s = {way: step_s(speeds, self._items, ring_s(self._bytes[way], self._links)) for way in ways}
+            self.predicted_s = {
+                way: step_s(speeds, self._items, ring_s(self._bytes[way], self._links)) for way in AUTO_SYNC
+            }
             chosen = choose_sync(self.predicted_s)
         self.chosen = chosen
         """By measurement, now or at an earlier start; a worker alone has nothing to choose."""

@@ -7,7 +7,6 @@ Ray Train's own retries are off: they do not cover a failed start of the process
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -25,6 +24,7 @@ from jobs.placement import NODE_LABEL, Missing, Node, Placement
 from jobs.progress import last_step
 from jobs.pulse import Pulse, answers
 from jobs.recipe import Recipe
+from jobs.record import Record
 from jobs.retry import Failed, Stop, decide
 from jobs.runs import LIVE, WAITS, RunFolder, RunState, read_json
 from jobs.seats import Seats
@@ -35,10 +35,6 @@ END_WAIT_S = 10.0
 """A fit that was ended has this long to return; it is left behind after that."""
 HUNG_S = 900.0
 """A fit whose workers are there and that takes no step for so long is ended, and counts as failed."""
-AWAY_S = 5.0
-"""Between two looks for a run's folder that is not there."""
-TELL_FOR_S = 900.0
-"""So long an end that cannot be written is tried again."""
 BEAT_S = 2.0
 """Between two writes of state.json."""
 POLL_S = 0.2
@@ -74,9 +70,6 @@ class Supervisor:
     _fits: int = 0
     _stop: threading.Event = field(default_factory=threading.Event)
     _announced: set[Path] = field(default_factory=set)
-    _known: RunState | None = None
-    """As last written, or as it would have been."""
-    _unwritten: dict[str, Any] = field(default_factory=dict)
     _names: frozenset[str] = frozenset()
     """Machines of the fit that is running, as its workers said; none before they have."""
     _placement: Placement | None = None
@@ -89,6 +82,7 @@ class Supervisor:
 
     def __post_init__(self) -> None:
         self._seats = Seats(self.recipe, self.can_wait)
+        self._record = Record(self.run, self.attempt, self.watch)
 
     def supervise(self) -> RunState:
         """Run fits until the run is finished, stopped or given up.
@@ -99,26 +93,28 @@ class Supervisor:
         """
         history: list[Failed] = []
         first_step = self.run.last_step()
-        self._write(state="pending", why="", attempt=self.attempt, user_error=False)
+        self._record.write(state="pending", why="", attempt=self.attempt, user_error=False)
         while True:
-            self._await_folder()
+            self._record.await_folder(self._stop)
             placement = self._wait_for_machines()
             outcome = Outcome("stopped") if placement is None else self._one_fit(placement)
-            self._await_folder()
+            self._record.await_folder(self._stop)
             if outcome.kind == "finished":
-                return self._write(state="finished", why="", step=last_step(self.run))
+                return self._record.write(state="finished", why="", step=last_step(self.run))
             if outcome.kind == "stopped":
-                return self._write(state="stopped", why="stopped by the user", step=self.run.last_step())
+                return self._record.write(state="stopped", why="stopped by the user", step=self.run.last_step())
             if outcome.kind in ("left", "lost"):
-                self._write(state="pending", why=self._why, step=self.run.last_step())
+                self._record.write(state="pending", why=self._why, step=self.run.last_step())
             if outcome.failed is None:
                 continue
             history.append(outcome.failed)
             verdict = decide(history, first_step)
             if isinstance(verdict, Stop):
-                return self._write(state="failed", why=verdict.why, user_error=verdict.user_error)
-            self._say(f"{outcome.failed.why}; starting again from step {outcome.failed.step} in {verdict.delay_s:g} s")
-            self._write(state="pending", why=f"starts again after: {outcome.failed.why}")
+                return self._record.write(state="failed", why=verdict.why, user_error=verdict.user_error)
+            self._record.say(
+                f"{outcome.failed.why}; starting again from step {outcome.failed.step} in {verdict.delay_s:g} s"
+            )
+            self._record.write(state="pending", why=f"starts again after: {outcome.failed.why}")
             self._pause(verdict.delay_s)
 
     def request_stop(self) -> None:
@@ -141,7 +137,7 @@ class Supervisor:
                 )
             if isinstance(found, Missing) and found.why != said:
                 said = found.why
-                self._write(state="pending", why=f"{WAITS}{said}")
+                self._record.write(state="pending", why=f"{WAITS}{said}")
             self._pause(BEAT_S)
         return None
 
@@ -152,21 +148,11 @@ class Supervisor:
                 return any(machine["device"] != "cpu" for machine in machines)
         return None
 
-    def _await_folder(self) -> None:
-        """Until the run's folder is there: without it nothing can be told, and a start on it would be a mistake."""
-        said = False
-        while not _is_there(self.run.recipe_file):
-            if not said:
-                print(f"run {self.run.id}: {self.run.path} is away; waiting for it", file=sys.stderr, flush=True)
-            said = True
-            if self._stop.wait(AWAY_S):
-                return
-
     def _one_fit(self, placement: Placement) -> Outcome:
         self._fits += 1
         self._placement, self._names, self._moved = placement, frozenset(), (-1, 0.0)
         where = f" on {', '.join(placement.names)}" if placement.names else ""
-        self._say(f"start {self.attempt}.{self._fits}: {len(placement.selectors)} worker(s){where}")
+        self._record.say(f"start {self.attempt}.{self._fits}: {len(placement.selectors)} worker(s){where}")
         self.run.leave_file.unlink(missing_ok=True)
         others = self._seats.others()
         with Pulse(others) as pulse:
@@ -190,6 +176,7 @@ class Supervisor:
             if self._hangs():
                 end_fit()
                 thread.join(END_WAIT_S)
+                self._record.await_folder(self._stop)
                 why = f"no step for {HUNG_S / 60:g} minutes"
                 return Outcome("failed", Failed(self.run.last_step(), why))
             if self._stopping():
@@ -218,7 +205,7 @@ class Supervisor:
         """Go on without these."""
         self._seats.lose(nodes)
         self._why = f"starts again: {', '.join(sorted(node.name for node in nodes))} answers no more"
-        self._say(f"{self._why}; from step {self.run.last_step()}")
+        self._record.say(self._why)
         return Outcome("lost")
 
     def _leave_out(self, ended: dict[str, Any]) -> Outcome:
@@ -229,7 +216,7 @@ class Supervisor:
         self._seats.leave_out(names)
         cost = f"with it a step takes {ended['with_s']:.2f} s, without {ended['without_s']:.2f} s (predicted)"
         self._why = f"{', '.join(sorted(names))} is left out: {cost}"
-        self._say(self._why)
+        self._record.say(self._why)
         return Outcome("left")
 
     def _call_fit(self, placement: Placement, done: list[Any]) -> None:
@@ -243,7 +230,7 @@ class Supervisor:
         """What went wrong, from the ranks' own words where they could still speak."""
         cause = getattr(error, "controller_failure", None)
         if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
-            self._write(state="pending", why=f"{WAITS}other runs hold the machines it needs")
+            self._record.write(state="pending", why=f"{WAITS}other runs hold the machines it needs")
             return Outcome("waiting")
         folder = self.run.attempt_folder(self.attempt)
         with contextlib.suppress(OSError):  # a full disk is what it may be about
@@ -292,12 +279,12 @@ class Supervisor:
             self._names = frozenset(map(_name, machines))
             self._announced.add(file)
             self._announced_s = time.monotonic()
-            self._say(f"start {self.attempt}.{self._fits}: all workers are there")
+            self._record.say(f"start {self.attempt}.{self._fits}: all workers are there")
             changes = {"state": "running", "why": ""}
         if file in self._announced:
             changes |= self._leave_drained() or self._join()
         self._step = last_step(self.run)
-        self._write(step=self._step, **changes)
+        self._record.write(step=self._step, **changes)
 
     def _leave_drained(self) -> dict[str, Any]:
         """Ask the loop to leave where a node with workers of it is drained; changes of the state."""
@@ -307,9 +294,7 @@ class Supervisor:
 
     def _join(self) -> dict[str, Any]:
         """Ask the loop to leave where it can go on with more PCs; changes of the state."""
-        if self._placement is None:
-            return {}
-        joining = self._seats.joining(self._placement, self._announced_s, self._on_gpus())
+        joining = self._seats.joining(self._placement, self._announced_s) if self._placement else []
         return self._ask_to_leave(f"{', '.join(joining)} joins") if joining else {}
 
     def _hangs(self) -> bool:
@@ -323,38 +308,9 @@ class Supervisor:
         if self.run.leave_file.exists():
             return {}
         self._why = f"starts again: {why}"
-        self._say(why)
+        self._record.say(why)
         self.run.leave_file.touch()
         return {"why": f"leaves: {why}"}
-
-    def _say(self, line: str) -> None:
-        """Into the job's log and the run's events."""
-        print(f"run {self.run.id}: {line}", file=sys.stderr, flush=True)
-        event = {"time_s": round(time.time(), 3), "attempt": self.attempt, "step": last_step(self.run), "said": line}
-        with contextlib.suppress(OSError), self.run.events_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
-
-    def _write(self, **changes: Any) -> RunState:
-        """Write the run's state; where the disk is full or away, only an end waits until it can be told."""
-        ends = changes.get("state") in ("finished", "failed", "stopped")
-        said, until_s = False, time.monotonic() + TELL_FOR_S
-        while True:
-            try:
-                self._known = self.run.write_state(**{**self._unwritten, **changes})
-                self._unwritten = {}
-            except (OSError, DamagedRun) as error:  # a file on a share that is away looks damaged
-                if not said:
-                    print(f"run {self.run.id}: state not written: {error}", file=sys.stderr, flush=True)
-                said = True
-                if self._known is None or (ends and time.monotonic() > until_s):
-                    raise
-                if ends:
-                    time.sleep(AWAY_S)
-                    continue
-                self._unwritten |= changes
-                self._known = self._known.model_copy(update=changes)
-            self.watch(self._known)
-            return self._known
 
 
 def launch(
@@ -414,13 +370,6 @@ def raise_for(run: RunFolder, state: RunState) -> None:
 def _name(machine: dict[str, Any]) -> str:
     """Of a machine as its worker announced it."""
     return str(machine.get("labels", {}).get(NODE_LABEL) or machine.get("host", "?"))
-
-
-def _is_there(file: Path) -> bool:
-    try:
-        return file.is_file()
-    except OSError:
-        return False
 
 
 @contextlib.contextmanager

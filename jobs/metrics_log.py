@@ -39,9 +39,10 @@ class MetricsLog:
         self._flushed_s = time.monotonic()
 
     def write(self, kind: str, step: int, **values: float | list[float]) -> None:
-        """One line; `kind` is `step`, `validation` or `shares`. A number that is not finite is null: JSON has no NaN.
+        """One line; a number that is not finite is null: JSON has no NaN.
 
-        Lists have a number for each worker, and stay out of TensorBoard.
+        `kind` is `step`, `validation`, or what is told now and then: `shares`, `sync`, `checkpoint`. Lists have a
+        number for each worker, and stay out of TensorBoard.
         """
         finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
         line = {"kind": kind, "step": step, **finite, "time_s": round(time.time(), 3)}

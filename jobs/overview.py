@@ -11,6 +11,7 @@ from jobs.driver import is_driven
 from jobs.errors import DamagedRun
 from jobs.ledger import Ledger
 from jobs.progress import last_record
+from jobs.record import read_events
 from jobs.runs import LIVE, RunFolder, list_runs, read_json, resolve_run
 from jobs.submit import job_states
 from vr_core.config import plain
@@ -89,7 +90,7 @@ def details(run: RunFolder, head: Head | None) -> dict[str, Any]:
         "updated": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.updated_s)),
         "checkpoints": checkpoints,
         **pointers,
-        "events": run.events()[-EVENTS:],
+        "events": read_events(run)[-EVENTS:],
         "origin": read_json(run.origin_file),
         "recipe": plain(run.recipe()),
     }

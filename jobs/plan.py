@@ -9,9 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.inventory import Inventory, NodeSpec
-from jobs.recipe import NodesSpec, Recipe, SyncName
-from jobs.shares import Speed, choose_sync, cut_shares, ring_s, step_s, worth_keeping
+from cluster.inventory import Inventory
+from jobs.machines import offer
+from jobs.placement import Missing, place_run
+from jobs.recipe import AUTO_SYNC, Recipe, SyncName
+from jobs.shares import Speed, choose_sync, cut_shares, ring_s, sent_bytes, step_s, worth_keeping
+from vr_core.errors import UserError
 
 OF_THE_LINE = 0.94
 """Part of a link's rate that TCP carries, at 1,500 bytes a frame."""
@@ -63,27 +66,34 @@ class Prediction:
 def machines_of(
     inventory: Inventory, recipe: Recipe, item_flop: float, measured: Mapping[str, Speed]
 ) -> tuple[list[Machine], list[str]]:
-    """The devices that the recipe would compute on, and a line for each PC of which nothing is known.
+    """The devices that the recipe would compute on, and a line for each of which nothing is known.
+
+    Who takes part is what the run's own placement says of these PCs (`jobs.placement`); a recipe with a fixed number of
+    workers is taken to get the fastest.
 
     Args:
         inventory: the PCs.
-        recipe: whose `nodes` and `workers.device` choose among them.
+        recipe: whose `nodes` and `workers` choose among them.
         item_flop: arithmetic of an item, forward and backward.
         measured: device → its speed at this recipe, as runs have kept it here.
+
+    Raises:
+        UserError: these PCs cannot hold the run.
     """
+    placed = place_run(recipe, [offer(spec) for spec in inventory.nodes])
+    if isinstance(placed, Missing):
+        raise UserError(f"these PCs cannot hold the run: {placed.why}")
     found, unknown = [], []
     for node in inventory.nodes:
-        if not _is_wanted(recipe.nodes, node):
+        if placed.names and node.name not in placed.names:
             continue
-        if recipe.workers.device == "cpu" or not node.gpus:
-            if recipe.workers.device == "cuda":
-                continue
-            unknown.append(f"{node.name}: no speed of a CPU is assumed; run the recipe there for some steps")
+        if not placed.use_gpu or not node.gpus:
+            unknown.append(f"{node.name}: no speed of it is known; run the recipe there for some steps")
             continue
         for number, gpu in enumerate(node.gpus):
             name = node.name if len(node.gpus) == 1 else f"{node.name}/{number}"
             model = gpu.model.removeprefix("NVIDIA ").removeprefix("GeForce ")
-            known = next((s for device, s in measured.items() if device.removeprefix("NVIDIA ").endswith(model)), None)
+            known = next((s for device, s in measured.items() if device.endswith(f" {model}")), None)
             if known is not None:
                 found.append(Machine(name, model, known, "measured here", gpu.power_cap_w))
             elif model in TFLOPS:
@@ -92,6 +102,8 @@ def machines_of(
                 found.append(Machine(name, model, Speed(0, item_s, recipe.batch.micro_batch), basis, gpu.power_cap_w))
             else:
                 unknown.append(f"{name}: no rate of a {gpu.model} is known; run the recipe there for some steps")
+    if recipe.nodes is None:
+        found = sorted(found, key=lambda machine: machine.speed.item_s)[: recipe.workers.count]
     return found, unknown
 
 
@@ -108,14 +120,13 @@ def predict(machines: Sequence[Machine], recipe: Recipe, parameters: int, link_g
     link_bytes_per_s = OF_THE_LINE * link_gbit * 1e9 / 8
     links = [link_bytes_per_s] * len(machines)
     items = recipe.batch.items
-    width: dict[SyncName, int] = {"plain": 4, "bf16": 2}
-    ways: tuple[SyncName, ...] = ("plain", "bf16") if recipe.sync == "auto" else (recipe.sync,)
+    ways = AUTO_SYNC if recipe.sync == "auto" else (recipe.sync,)
     least = recipe.nodes.min if recipe.nodes is not None and recipe.nodes.leave_out else len(machines)
-    kept = {way: worth_keeping(speeds, items, parameters * width[way], links, least) for way in ways}
+    kept = {way: worth_keeping(speeds, items, sent_bytes(way, parameters), links, least) for way in ways}
     sync = choose_sync({way: kept[way].step_s for way in ways})
     workers = kept[sync].workers
     taken = [machines[worker] for worker in workers]
-    passing = 2 * (len(taken) - 1) / len(taken) * parameters * width[sync]
+    exchange_s = ring_s(sent_bytes(sync, parameters), links[: len(taken)])
     hours = kept[sync].step_s * recipe.steps / 3600
     power_w = [machine.power_w for machine in taken]
     return Prediction(
@@ -126,8 +137,8 @@ def predict(machines: Sequence[Machine], recipe: Recipe, parameters: int, link_g
         left_out=tuple(machine.name for number, machine in enumerate(machines) if number not in workers),
         step_s=kept[sync].step_s,
         all_step_s=kept[sync].all_s,
-        exchange_s=ring_s(parameters * width[sync], links[: len(taken)]),
-        sent_bytes=round(passing),
+        exchange_s=exchange_s,
+        sent_bytes=round(exchange_s * link_bytes_per_s),
         hours=hours,
         kwh=None if None in power_w else sum(w for w in power_w if w is not None) * hours / 1000,
     )
@@ -165,18 +176,3 @@ def bottleneck(prediction: Prediction, machines: Sequence[Machine], recipe: Reci
         better[machine.name] = with_s(quicker, prediction.exchange_s)
     what = min(better, key=better.__getitem__)
     return what, better[what]
-
-
-def _is_wanted(spec: NodesSpec | None, node: NodeSpec) -> bool:
-    if spec is None:
-        return True
-    from cluster.inventory import node_labels
-    from jobs.placement import matches
-
-    least = min((gpu.memory_gib for gpu in node.gpus or ()), default=float("inf"))
-    labels = node_labels(node.name, node.gpus or (), node.labels)
-    return (
-        node.name not in spec.exclude
-        and matches(spec.labels, labels)
-        and (spec.memory_gib is None or least >= spec.memory_gib)
-    )

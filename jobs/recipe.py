@@ -46,6 +46,8 @@ class CheckpointSpec(Spec):
 
 SyncName = Literal["plain", "bf16"]
 """plain: gradients as they are; bf16: half the bytes, rounded."""
+AUTO_SYNC: tuple[SyncName, ...] = ("plain", "bf16")
+"""What `sync: auto` chooses from, the most exact first."""
 
 
 class WorkersSpec(Spec):

@@ -122,15 +122,6 @@ class RunFolder:
         """Folder of what belongs to one attempt."""
         return self.attempts / str(attempt)
 
-    def events(self) -> list[dict[str, Any]]:
-        """What happened to the run, oldest first: `time_s`, `attempt`, `step`, `said`; a line cut short is left out."""
-        found = []
-        with contextlib.suppress(FileNotFoundError):
-            for line in self.events_file.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError):
-                    found.append(json.loads(line))
-        return found
-
     def last_step(self) -> int:
         """Step of the newest complete checkpoint; 0 without one."""
         last = self.pointer("last")

@@ -26,6 +26,7 @@ class Seats:
         self._recipe = recipe
         self._shared = shared
         self._lost: dict[str, str] = {}
+        self._live: list[Node] = []
         self._since_s: dict[str, float] = {}
         self._left_out: frozenset[str] = frozenset()
 
@@ -43,10 +44,10 @@ class Seats:
         import ray
 
         self.look_for_drained()
-        live = live_nodes(ray.nodes())  # type: ignore[no-untyped-call]
+        self._live = live_nodes(ray.nodes())  # type: ignore[no-untyped-call]
         now_s = time.monotonic()
-        self._since_s = {node.id: self._since_s.get(node.id, now_s) for node in live}
-        return live
+        self._since_s = {node.id: self._since_s.get(node.id, now_s) for node in self._live}
+        return self._live
 
     def others(self) -> list[Node]:
         """The nodes besides the driver's own that a run may be on; none on a private Ray."""
@@ -76,14 +77,14 @@ class Seats:
             return replace(found, selectors=[avoiding(label, ghosts) for label in found.selectors])
         return found
 
-    def joining(self, now: Placement, running_since_s: float, on_gpus: bool | None) -> list[str]:
+    def joining(self, now: Placement, running_since_s: float) -> list[str]:
         """PCs with which the run, which has these seats since then, would have more workers; [] for it to stay."""
         now_s = time.monotonic()
         if self._recipe.nodes is None or now_s - running_since_s < REST_S:
             return []
-        found = self.place(on_gpus)
+        found = self.place(now.use_gpu)
         if isinstance(found, Missing) or len(found.selectors) <= len(now.selectors):
             return []
         new = set(found.names) - set(now.names)
-        steady = {node.name for node in self.look() if now_s - self._since_s[node.id] >= JOIN_AFTER_S}
+        steady = {node.name for node in self._live if now_s - self._since_s[node.id] >= JOIN_AFTER_S}
         return sorted(new) if new <= steady else []

@@ -12,7 +12,9 @@ import heapq
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
+
+from jobs.recipe import SyncName
 
 WINDOW_STEPS = 8
 """Steps of which the median counts: a browser that opens is no slow machine."""
@@ -25,8 +27,6 @@ INEXACT = 0.05
 """What a way that rounds has to save of a step to be taken by itself."""
 AT_ONCE = 0.2
 """So much is no noise: one window is enough."""
-
-AnySync = TypeVar("AnySync", bound=str)
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,15 @@ def even_pieces(items: int, most: int) -> list[int]:
     return [items // count + (piece < items % count) for piece in range(count)]
 
 
-def ring_s(sent_bytes: int, links_bytes_per_s: Sequence[float]) -> float:
+def sent_bytes(sync: SyncName, parameters: int, element_bytes: int = 4) -> int:
+    """Of the gradients of so many trained parameters."""
+    return parameters * (2 if sync == "bf16" else element_bytes)
+
+
+def ring_s(gradient_bytes: float, links_bytes_per_s: Sequence[float]) -> float:
     """Seconds of a ring all-reduce of so many bytes, at the slowest link: 2 (n - 1) / n of them pass every link."""
     count = len(links_bytes_per_s)
-    return 0.0 if count < 2 else 2 * (count - 1) / count * sent_bytes / min(links_bytes_per_s)
+    return 0.0 if count < 2 else 2 * (count - 1) / count * gradient_bytes / min(links_bytes_per_s)
 
 
 def step_s(speeds: Sequence[Speed], items: int, exchange_s: float) -> float:
@@ -109,7 +114,7 @@ def step_s(speeds: Sequence[Speed], items: int, exchange_s: float) -> float:
     return longest_s(speeds, shares) + max(0.0, exchange_s - hidden_s)
 
 
-def choose_sync(predicted_s: Mapping[AnySync, float]) -> AnySync:
+def choose_sync(predicted_s: Mapping[SyncName, float]) -> SyncName:
     """The way of exchanging gradients by which a step is shortest.
 
     Args:
@@ -133,7 +138,7 @@ class Kept(NamedTuple):
 
 
 def worth_keeping(
-    speeds: Sequence[Speed], items: int, sent_bytes: int, links_bytes_per_s: Sequence[float], least: int
+    speeds: Sequence[Speed], items: int, gradient_bytes: float, links_bytes_per_s: Sequence[float], least: int
 ) -> Kept:
     """The workers without which a step would take longer.
 
@@ -143,13 +148,13 @@ def worth_keeping(
     Args:
         speeds: of the workers.
         items: of a step.
-        sent_bytes: of the gradients.
+        gradient_bytes: that a worker has to send (`sent_bytes`).
         links_bytes_per_s: of each worker to the others.
         least: so many workers stay at least.
     """
 
     def predicted_s(workers: Sequence[int]) -> float:
-        exchange_s = ring_s(sent_bytes, [links_bytes_per_s[worker] for worker in workers])
+        exchange_s = ring_s(gradient_bytes, [links_bytes_per_s[worker] for worker in workers])
         return step_s([speeds[worker] for worker in workers], items, exchange_s)
 
     kept = tuple(range(len(speeds)))
@@ -188,8 +193,6 @@ class Pace:
         self._measured = measured
         shares = cut_shares(speeds, items) if measured else equal_shares(len(speeds), items)
         self._plan = [(first_step, shares)]
-        self.corrected = False
-        """Whether `speeds` come from what steps took."""
         self._window: list[Sequence[float]] = []
         self._doubted: tuple[Speed, ...] | None = None
         """What the window before found, where it would have changed the shares."""
@@ -221,7 +224,7 @@ class Pace:
         if len(self._window) < WINDOW_STEPS:
             return None
         took_s = [statistics.median(column) for column in zip(*self._window, strict=True)]
-        self._window, self.corrected = [], True
+        self._window = []
         self.speeds = tuple(
             speed.slower(took / speed.takes_s(share))
             for speed, took, share in zip(self.speeds, took_s, shares, strict=True)

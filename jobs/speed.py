@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import nn
 
 from cluster.head import state_folder, this_member
-from dataprep.batches import AHEAD, CodedBatch, read_batch
+from dataprep.batches import BUFFERS, CodedBatch, read_batch
 from dataprep.dataset import Dataset
 from dataprep.order import Order
 from jobs.gradient import Losses
@@ -48,6 +48,11 @@ class SpeedRow(Spec):
     """More would not fit this PC's memory."""
     begun: bool = False
     """A start has not come to its first step yet: where it died, it was too much after all."""
+
+    @property
+    def speed(self) -> Speed:
+        """Without what is remembered of its finding."""
+        return Speed(self.fixed_s, self.item_s, self.micro_batch)
 
 
 def key_of(recipe: Recipe, bins: int, device: torch.device, bf16: bool) -> dict[str, Any]:
@@ -74,12 +79,6 @@ def kept_row(key: dict[str, Any]) -> SpeedRow | None:
         return None
 
 
-def kept_speed(key: dict[str, Any]) -> Speed | None:
-    """As `kept_row`, as a speed."""
-    row = kept_row(key)
-    return None if row is None else Speed(row.fixed_s, row.item_s, row.micro_batch)
-
-
 def kept_speeds(recipe: Recipe, bins: int) -> dict[str, Speed]:
     """Device → speed of the measurements kept on this PC that are of this model, objective and batch."""
     wanted = key_of(recipe, bins, torch.device("cpu"), False)
@@ -89,8 +88,7 @@ def kept_speeds(recipe: Recipe, bins: int) -> dict[str, Speed]:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ConfigError):
             told = json.loads(file.read_text(encoding="utf-8"))
             if all(told["key"][part] == wanted[part] for part in same):
-                row = validate(SpeedRow, told["speed"], str(file))
-                found[str(told["key"]["device"])] = Speed(row.fixed_s, row.item_s, row.micro_batch)
+                found[str(told["key"]["device"])] = validate(SpeedRow, told["speed"], str(file)).speed
     return found
 
 
@@ -148,29 +146,48 @@ def speed_here(
     data: Dataset,
     order: Order,
     device: torch.device,
-    world: int,
 ) -> Speed:
-    """This device's speed at this recipe: as kept on this PC, else measured with the model as it is, which stays so.
-
-    Alone a worker need not know how fast it is, only what fits its memory; the steps will tell the rest.
-    """
-    row, kept = kept_row(key), kept_speed(key)
-    if row is not None and kept is not None:
-        if not row.tight:
-            return kept
-        if row.begun:
-            kept = replace(kept, micro_batch=max(1, int(SMALLER * kept.micro_batch)))
-            print(f"{platform.node()}: computes {kept.micro_batch} items at once from now on", file=sys.stderr)
-        keep_or_note(key, kept, tight=True, begun=True)
-        return kept
-    first = order.items(0, recipe.batch.micro_batch)
-
-    @functools.cache
-    def read(count: int) -> CodedBatch:
-        return read_batch(data, first[:count])
+    """This device's speed at this recipe: as kept on this PC, else measured with the model as it is, which stays so."""
+    kept = kept_row(key)
+    if kept is not None:
+        return _begun_again(key, kept)
+    items = order.items(0, min(recipe.batch.micro_batch, recipe.batch.items))
+    read = functools.cache(lambda count: read_batch(data, items[:count]))
 
     def compute(count: int) -> None:
         losses_of(model, read(count), recipe.seed, training=True).sum().backward()  # type: ignore[no-untyped-call]
+
+    size = _size_here(recipe, key, model, compute, read(1), device)
+    speed = measure_speed(compute, size, device)
+    model.zero_grad(set_to_none=True)
+    tight = size < len(items)
+    keep_or_note(key, speed, tight=tight, begun=tight)
+    return speed
+
+
+def _begun_again(key: dict[str, Any], kept: SpeedRow) -> Speed:
+    """The kept speed; of fewer items at once where it was tight and the start before died of it."""
+    if not kept.tight:
+        return kept.speed
+    speed = kept.speed
+    if kept.begun:
+        speed = replace(speed, micro_batch=max(1, int(SMALLER * speed.micro_batch)))
+        print(f"{platform.node()}: computes {speed.micro_batch} items at once from now on", file=sys.stderr)
+    keep_or_note(key, speed, tight=True, begun=True)
+    return speed
+
+
+def _size_here(
+    recipe: Recipe,
+    key: dict[str, Any],
+    model: nn.Module,
+    compute: Callable[[int], None],
+    one: CodedBatch,
+    device: torch.device,
+) -> int:
+    """How many of the items this worker can compute at once in the memory that it may use; `one` is an item as read."""
+    columns = [column for stem in one.stems.values() for column in stem.columns.values()]
+    held_bytes = BUFFERS * sum(column.nbytes for column in columns)
 
     def peaks() -> tuple[int, int]:
         forget_peak()
@@ -182,9 +199,6 @@ def speed_here(
         more = 7 * sum(p.numel() * p.element_size() for p in model.parameters())
         return found[0] + more + held_bytes, found[1] + more + 2 * held_bytes
 
-    one = read(1)
-    columns = [column for stem in one.stems.values() for column in stem.columns.values()]
-    held_bytes = (AHEAD + 2) * sum(column.nbytes for column in columns)
     trial = {
         "recipe": plain(recipe), "bins": key["bins"], "device": str(device), "bf16": key["precision"][1],
         "threads": torch.get_num_threads(), "held_bytes": held_bytes,
@@ -198,11 +212,7 @@ def speed_here(
         size, said = fitting(most, peaks, budget, lambda items: lives(trial, items))
     if said:
         print(f"{platform.node()}: {said}", file=sys.stderr, flush=True)
-    speed = measure_speed(compute, size, device) if world > 1 else Speed(0, 1, size)
-    model.zero_grad(set_to_none=True)
-    if world > 1 or said:
-        keep_or_note(key, speed, tight=bool(said), begun=bool(said))
-    return speed
+    return size
 
 
 def speeds_of_all(speed: Speed, world: int, device: torch.device) -> list[Speed]:
@@ -228,9 +238,9 @@ def less_after_out_of_memory(key: dict[str, Any], speed: Callable[[], Speed]) ->
 
 def note_first_step(key: dict[str, Any]) -> None:
     """The kept size has been enough for a step."""
-    row, speed = kept_row(key), kept_speed(key)
-    if row is not None and speed is not None and row.begun:
-        keep_or_note(key, speed)
+    kept = kept_row(key)
+    if kept is not None and kept.begun:
+        keep_or_note(key, kept.speed)
 
 
 def keep_or_note(key: dict[str, Any], speed: Speed, *, tight: bool | None = None, begun: bool = False) -> None:

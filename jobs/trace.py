@@ -13,6 +13,7 @@ from typing import Any
 
 from jobs.errors import NoSteps
 from jobs.metrics_log import read_metrics
+from jobs.record import read_events
 from jobs.runs import RunFolder, read_json
 from vr_core.errors import StorageError
 from vr_core.files import whole_file
@@ -154,7 +155,7 @@ def _starts(run: RunFolder) -> list[tuple[float, list[str]]]:
     except (OSError, ValueError, KeyError):
         return []
     found = []
-    for event in run.events():
+    for event in read_events(run):
         started = _STARTED.fullmatch(event["said"])
         if started is not None and started[1] in machines:
             found.append((float(event["time_s"]), [_name(machine) for machine in machines[started[1]]]))

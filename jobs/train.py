@@ -30,7 +30,7 @@ from jobs.checkpoint import Checkpoint, best_loss, mend_pointers, read_checkpoin
 from jobs.errors import RunFailed, RunLeft, RunStopped
 from jobs.exchange import BusyClock, Company, exchanging
 from jobs.gradient import add_gradients, autocast, has_bf16, loss_function, weights_dtype
-from jobs.memory_trial import keep_freed_memory
+from jobs.memory import keep_freed_memory
 from jobs.metrics_log import MetricsLog
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
@@ -74,7 +74,8 @@ def train(
         ConfigError, ManifestError, WeightsError: recipe, data set and start do not fit together.
         StorageError: a checkpoint could not be written, or the disk or the share with them failed.
     """
-    keep_freed_memory(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     run = RunFolder(run_path)
     checkpoint = newest_checkpoint(run, rank, world, device)
     # The order of items is a function of the data set: a run goes on with the version that it began with.
@@ -107,7 +108,7 @@ def train(
     steps = StepCut(order, data.manifest, who_has_what(data, needed, world, device))
     losses_of = loss_function(recipe, device, cast)
     speed_key = key_of(recipe, stft.bins, device, bool(bf16))
-    speed = speed_here(recipe, speed_key, model, losses_of, data, order, device, world)
+    speed = speed_here(recipe, speed_key, model, losses_of, data, order, device)
     size = speed.micro_batch
     # What is read ahead is cut already: each step is one batch at least.
     speeds = speeds_of_all(speed, world, device)
@@ -255,7 +256,7 @@ def train(
                     metrics.write("checkpoint", one.step, stopped_s=one.stopped_s, wrote_s=one.wrote_s)
             if report is not None and (last or validated is not None):
                 report({name: value for name, value in result.items() if math.isfinite(value)})
-            if pace.corrected and (last or stop or leave or recut is not None):
+            if last or stop or leave or recut is not None:
                 keep_or_note(speed_key, pace.speeds[rank])
             if stop and not last:
                 raise RunStopped(f"run {run.id} was asked to stop at step {step}; go on with `vr jobs resume {run.id}`")

@@ -9,11 +9,9 @@ import typer
 
 def plan(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with vr.")],
+    inventory: Annotated[Path, typer.Option("-i", "--inventory", help="YAML file that describes the PCs.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Replace keys of the recipe.")
-    ] = None,
-    inventory: Annotated[
-        Path | None, typer.Option("-i", "--inventory", help="YAML file that describes the PCs.")
     ] = None,
     link_gbit: Annotated[float, typer.Option("--link", min=0.001, help="Rate of the PCs' links, in Gbit/s.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")] = False,
@@ -24,15 +22,13 @@ def plan(
     """
     from cluster.inventory import Inventory
     from jobs.arithmetic import arithmetic_of
-    from jobs.plan import LINKS_GBIT, bottleneck, enough_items, machines_of, predict
+    from jobs.plan import LINKS_GBIT, OF_THE_LINE, bottleneck, enough_items, machines_of, predict
     from jobs.recipe import Recipe
     from jobs.shipped import recipe_file
     from jobs.speed import kept_speeds
     from vr_core.config import load
     from vr_core.errors import UserError
 
-    if inventory is None:
-        raise UserError("vr plan needs the PCs: -i INVENTORY (cluster/example.yaml shows one)")
     spec = load(Recipe, recipe_file(recipe), overrides or [])
     model = arithmetic_of(spec)
     machines, unknown = machines_of(load(Inventory, inventory), spec, model.item_flop, kept_speeds(spec, model.bins))
@@ -86,8 +82,8 @@ def plan(
     console.print(f"what would help most, twice as fast: {what} ({then_s:.3f} s a step)", soft_wrap=True)
     console.print(
         f"reading: {spec.batch.items * model.item_bytes / now.step_s / 1e6:.1f} MB/s of data over all machines. "
-        f"Assumed: links of {link_gbit:g} Gbit/s (--link), of which 94 % are carried; an exchange in a ring, hidden "
-        "behind the last backward pass",
+        f"Assumed: links of {link_gbit:g} Gbit/s (--link), of which {OF_THE_LINE:.0%} are carried; an exchange in a "
+        "ring, hidden behind the last backward pass",
         soft_wrap=True,
     )
     return None

@@ -13,6 +13,7 @@ from jobs.fit import carried, first_cause
 from jobs.launch import Superseded, Supervisor, raise_for
 from jobs.placement import Node, Placement
 from jobs.recipe import Recipe
+from jobs.record import read_events
 from jobs.retry import Failed
 from jobs.runs import RunFolder, RunState, create_run
 from vr_core.config import validate
@@ -156,7 +157,7 @@ def test_a_machine_that_makes_steps_longer_is_left_out_and_said(run, monkeypatch
     supervisor = Supervisor(run, run.recipe(), run.begin_attempt(), "", False, lambda state: None)
     assert supervisor._one_fit(Placement(False, {}, [])).kind == "left"
     said = "b is left out: with it a step takes 0.93 s, without 0.41 s (predicted)"
-    assert run.events()[-1]["said"] == said
+    assert read_events(run)[-1]["said"] == said
     nodes = [Node(name, {"vr/node": name}, 4, 0, name) for name in "ab"]
     monkeypatch.setattr("jobs.seats.live_nodes", lambda _: nodes)
     monkeypatch.setattr("ray.nodes", list)
@@ -183,12 +184,12 @@ def test_a_fit_that_takes_no_step_is_ended(run, monkeypatch):
 
 
 def test_a_folder_that_is_away_is_waited_for_and_costs_no_attempt(run, monkeypatch, capsys):
-    monkeypatch.setattr("jobs.launch.AWAY_S", 0.05)
+    monkeypatch.setattr("jobs.record.AWAY_S", 0.05)
     supervisor = Supervisor(run, run.recipe(), run.begin_attempt(), "", False, lambda state: None)
     away = run.path.rename(run.path.with_name("away"))
     back = threading.Timer(0.3, lambda: away.rename(run.path))
     back.start()
-    supervisor._await_folder()
+    supervisor._record.await_folder(threading.Event())
     back.join()
     assert run.recipe_file.is_file()
     assert capsys.readouterr().err.count("is away; waiting for it") == 1
@@ -196,10 +197,10 @@ def test_a_folder_that_is_away_is_waited_for_and_costs_no_attempt(run, monkeypat
 
 @pytest.mark.parametrize("state", ["pending", "finished"])
 def test_a_full_disk_ends_no_supervisor_and_an_end_is_told_in_the_end(run, monkeypatch, capsys, state):
-    monkeypatch.setattr("jobs.launch.AWAY_S", 0.01)
+    monkeypatch.setattr("jobs.record.AWAY_S", 0.01)
     shown, full = [], [3]
     supervisor = Supervisor(run, run.recipe(), run.begin_attempt(), "", False, shown.append)
-    supervisor._write(state="running", step=5)
+    supervisor._record.write(state="running", step=5)
     honest = RunFolder.write_state
 
     def write_state(self, **changes):
@@ -209,12 +210,12 @@ def test_a_full_disk_ends_no_supervisor_and_an_end_is_told_in_the_end(run, monke
         return honest(self, **changes)
 
     monkeypatch.setattr(RunFolder, "write_state", write_state)
-    told = supervisor._write(state=state, why="because")
+    told = supervisor._record.write(state=state, why="because")
     assert (told.state, told.step, told.why) == (state, 5, "because")
     assert shown[-1] == told
     assert run.state().state == ("finished" if state == "finished" else "running")
     full[0] = 0
-    supervisor._write(step=6)
+    supervisor._record.write(step=6)
     assert (run.state().state, run.state().why, run.state().step) == (state, "because", 6), "told later"
     assert capsys.readouterr().err.count("state not written") == 1
 

@@ -16,6 +16,7 @@ from jobs.shares import Speed
 from jobs.speed import keep_speed, kept_speeds, key_of
 from tests.jobs.test_train import recipe_of
 from vr_core.config import load, validate
+from vr_core.errors import UserError
 from vr_core.models import build
 
 ROOT = Path(__file__).parents[2]
@@ -105,9 +106,19 @@ def test_a_card_of_which_nothing_is_known_is_named_and_not_counted():
     machines, unknown = machines_of(inventory, recipe(), 1e12, {})
     assert machines == []
     assert "Voodoo 2" in unknown[0]
-    assert unknown[1].startswith("bare: no speed of a CPU")
-    machines, unknown = machines_of(inventory, recipe(nodes={"exclude": ["old", "bare"]}), 1e12, {})
-    assert unknown == []
+    assert len(unknown) == 1, "without a GPU it would not take part"
+    machines, unknown = machines_of(inventory, recipe(nodes={"exclude": ["old"]}), 1e12, {})
+    assert unknown == ["bare: no speed of it is known; run the recipe there for some steps"]
+    with pytest.raises(UserError, match="cannot hold the run: 0 of 1 machines"):
+        machines_of(inventory, recipe(nodes={"exclude": ["old", "bare"]}), 1e12, {})
+
+
+def test_who_takes_part_is_who_a_run_would_take():
+    inventory = load(Inventory, EXAMPLE)
+    assert [m.name for m in machines_of(inventory, recipe(nodes={"max": 1}), 1e12, {})[0]] == ["attic"]
+    assert [m.name for m in machines_of(inventory, recipe(nodes={"memory_gib": 20}), 1e12, {})[0]] == ["attic"]
+    fixed = validate(Recipe, {"name": "demo", "steps": 9, "workers": {"count": 1}}, "demo")
+    assert [m.name for m in machines_of(inventory, fixed, 1e12, {})[0]] == ["attic"], "one worker is one machine"
 
 
 def test_the_command_says_all_of_it(monkeypatch, tmp_path):
@@ -122,4 +133,4 @@ def test_the_command_says_all_of_it(monkeypatch, tmp_path):
     assert told["prediction"]["machines"] == ["attic", "study"]
     assert [one["link_gbit"] for one in told["other_links"]] == [1, 2.5]
     assert told["all_are_worth_having_from_items"] == 512
-    assert "needs the PCs" in str(CliRunner().invoke(app, ["plan", "home-pretrain"]).exception)
+    assert CliRunner().invoke(app, ["plan", "home-pretrain"]).exit_code == 2

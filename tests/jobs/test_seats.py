@@ -143,11 +143,11 @@ def test_a_pc_joins_when_it_is_steady_and_the_run_has_rested(world):
     now = seats.place(None)
     world.now_s += REST_S
     world.nodes = [BIG, SMALL]
-    assert seats.joining(now, 1000.0, None) == [], "it has just come"
+    assert seats.joining(now, 1000.0) == [], "it has just come"
     world.now_s += JOIN_AFTER_S
-    assert seats.joining(now, world.now_s - 1, None) == [], "the run has just begun"
-    assert seats.joining(now, 1000.0, None) == ["small"]
-    assert Seats(validate(Recipe, {"name": "demo", "steps": 9}, "demo"), True).joining(now, 0.0, None) == []
+    assert seats.joining(now, world.now_s - 1) == [], "the run has just begun"
+    assert seats.joining(now, 1000.0) == ["small"]
+    assert Seats(validate(Recipe, {"name": "demo", "steps": 9}, "demo"), True).joining(now, 0.0) == []
 
 
 def test_a_lost_pc_is_left_alone_until_it_has_another_id(world):

@@ -2,7 +2,6 @@
 
 import itertools
 import random
-import statistics
 
 import pytest
 from hypothesis import given
@@ -142,17 +141,6 @@ def test_what_is_validated_is_split_whole(count):
     split = pace.split(count)
     assert sum(split) == count
     assert min(split) >= 0
-
-
-def test_every_rank_finds_the_same():
-    """Same numbers, same shares: two of them, one that was told of each step late."""
-    first, second = (Pace([Speed(0.1, 1, 4), Speed(0, 2, 4)], 24, 0, AHEAD) for _ in range(2))
-    machines = Machines(1, 0.3, noise=0.3)
-    for step in range(120):
-        busy = machines.busy_s(first.shares(step))
-        assert first.observe(step, busy) == second.observe(step, list(busy))
-    assert statistics.fmean(first.shares(120)) == 12
-    assert first.shares(120) == second.shares(120)
 
 
 GBE = 0.94 * 125e6

@@ -14,7 +14,6 @@ from jobs.speed import (
     keep_or_note,
     keep_speed,
     kept_row,
-    kept_speed,
     key_of,
     line,
     measure_speed,
@@ -61,14 +60,14 @@ def test_a_speed_is_kept_for_its_key_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     recipe = recipe_of(tmp_path)
     key = key_of(recipe, 32, CPU, False)
-    assert kept_speed(key) is None
+    assert kept_row(key) is None
     keep_speed(key, Speed(0.1, 0.25, 2))
-    assert kept_speed(key) == Speed(0.1, 0.25, 2)
+    assert kept_row(key).speed == Speed(0.1, 0.25, 2)
     for change in ({"model.width": 32}, {"batch.crop_frames": 17}, {"objective.name": "masked_frames"}):
         other = recipe_of(tmp_path, **change)
-        assert kept_speed(key_of(other, 32, CPU, False)) is None, change
+        assert kept_row(key_of(other, 32, CPU, False)) is None, change
     same = recipe_of(tmp_path, steps=99, seed=5)
-    assert kept_speed(key_of(same, 32, CPU, False)) == Speed(0.1, 0.25, 2)
+    assert kept_row(key_of(same, 32, CPU, False)).speed == Speed(0.1, 0.25, 2)
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"speed": 3}', '{"speed": {"fixed_s": 0, "item_s": 0, "micro_batch": 1}}'])
@@ -77,7 +76,7 @@ def test_a_damaged_measurement_is_made_again(tmp_path, monkeypatch, text):
     key = key_of(recipe_of(tmp_path), 32, CPU, False)
     keep_speed(key, Speed(0.1, 0.25, 2))
     _file(key).write_text(text)
-    assert kept_speed(key) is None
+    assert kept_row(key) is None
 
 
 def test_a_start_that_died_before_its_first_step_is_followed_by_a_smaller_one(tmp_path, monkeypatch):
@@ -87,7 +86,7 @@ def test_a_start_that_died_before_its_first_step_is_followed_by_a_smaller_one(tm
     key = key_of(recipe, 32, CPU, False)
 
     def start():
-        return speed_here(recipe, key, None, None, None, None, CPU, 2).micro_batch
+        return speed_here(recipe, key, None, None, None, None, CPU).micro_batch
 
     keep_speed(key, Speed(0, 1, 20), tight=False, begun=True)
     assert [start(), start()] == [20, 20]

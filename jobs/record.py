@@ -1,0 +1,88 @@
+"""What the supervisor of a run tells: state.json and events.jsonl, on storage that may be full or away for a while."""
+
+import contextlib
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from jobs.errors import DamagedRun
+from jobs.progress import last_step
+from jobs.runs import RunFolder, RunState
+
+AWAY_S = 5.0
+"""Between two looks for a run's folder that is not there, and two tries to write an end."""
+TELL_FOR_S = 900.0
+"""So long an end that cannot be written is tried again."""
+
+
+class Record:
+    """Of one attempt."""
+
+    def __init__(self, run: RunFolder, attempt: int, watch: Callable[[RunState], None]) -> None:
+        """Nothing is written yet; `watch` is called with every state."""
+        self._run, self._attempt, self._watch = run, attempt, watch
+        self._known: RunState | None = None
+        self._unwritten: dict[str, Any] = {}
+
+    def say(self, line: str) -> None:
+        """Into the job's log and the run's events."""
+        print(f"run {self._run.id}: {line}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # the log has it
+            event = {"time_s": round(time.time(), 3), "attempt": self._attempt, "step": last_step(self._run)}
+            with self._run.events_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({**event, "said": line}) + "\n")
+
+    def write(self, **changes: Any) -> RunState:
+        """Write the run's state; where that cannot be done now, it is told later, and only an end waits until it is.
+
+        Raises:
+            OSError, DamagedRun: the first state of the attempt cannot be written, or an end for a quarter of an hour.
+        """
+        ends = changes.get("state") in ("finished", "failed", "stopped")
+        said, until_s = False, time.monotonic() + TELL_FOR_S
+        while True:
+            try:
+                self._known = self._run.write_state(**{**self._unwritten, **changes})
+                self._unwritten = {}
+            except (OSError, DamagedRun) as error:  # a file on a share that is away looks damaged
+                if not said:
+                    print(f"run {self._run.id}: state not written: {error}", file=sys.stderr, flush=True)
+                said = True
+                if self._known is None or (ends and time.monotonic() > until_s):
+                    raise
+                if ends:
+                    time.sleep(AWAY_S)
+                    continue
+                self._unwritten |= changes
+                self._known = self._known.model_copy(update=changes)
+            self._watch(self._known)
+            return self._known
+
+    def await_folder(self, stop: threading.Event) -> None:
+        """Until the run's folder is there: without it nothing can be told, and a start on it would be a mistake."""
+        said = False
+        while not self._is_there():
+            if not said:
+                print(f"run {self._run.id}: {self._run.path} is away; waiting for it", file=sys.stderr, flush=True)
+            said = True
+            if stop.wait(AWAY_S):
+                return
+
+    def _is_there(self) -> bool:
+        try:
+            return self._run.recipe_file.is_file()
+        except OSError:
+            return False
+
+
+def read_events(run: RunFolder) -> list[dict[str, Any]]:
+    """What happened to the run, oldest first: `time_s`, `attempt`, `step`, `said`; a line cut short is left out."""
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in run.events_file.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+    return found
