@@ -1,5 +1,6 @@
 """What a recipe's model is in numbers, without computing anything: parameters, arithmetic and bytes of an item."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -18,12 +19,17 @@ class Arithmetic:
     """Of one recipe."""
 
     bins: int
-    parameters: int
-    """Trained ones."""
+    shapes: tuple[tuple[int, ...], ...]
+    """Of the trained parameters."""
     item_flop: float
     """Forward and backward: three times the forward pass's products and sums."""
     item_bytes: int
     """As stored: `magnitude8` of the mixture, or two stems of `polar8`."""
+
+    @property
+    def parameters(self) -> int:
+        """Trained ones."""
+        return sum(math.prod(shape) for shape in self.shapes)
 
 
 def arithmetic_of(recipe: Recipe) -> Arithmetic:
@@ -39,7 +45,7 @@ def arithmetic_of(recipe: Recipe) -> Arithmetic:
     stored = 1 if isinstance(recipe.objective, MaskedFramesSpec) else 4
     return Arithmetic(
         bins=stft.bins,
-        parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        shapes=tuple(tuple(p.shape) for p in model.parameters() if p.requires_grad),
         item_flop=3.0 * counter.get_total_flops(),
         item_bytes=stored * magnitudes.numel(),
     )

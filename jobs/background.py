@@ -1,9 +1,10 @@
 """Checkpoints written while training goes on: it stops for a copy in memory, and for no disk or network.
 
 What fails for its storage's sake (a share that is away, a full disk) is tried again every few seconds, and said; the
-checkpoints before stay. Rank 0 alone has a writer.
+checkpoints before stay. Rank 0 writes; the others do where they have something of their own.
 """
 
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from jobs.checkpoint import write_checkpoint
+from jobs.checkpoint import write_checkpoint, write_part
 from jobs.runs import RunFolder
 from vr_core.errors import StorageError
 from vr_core.weights import WeightsMeta
@@ -39,11 +40,12 @@ class BackgroundCheckpoints:
         run: RunFolder,
         keep: int,
         note: Callable[[str], None],
+        start: str = "",
         retry_every_s: float = RETRY_EVERY_S,
         retry_for_s: float = RETRY_FOR_S,
     ) -> None:
-        """Of `run`, whose `keep` newest stay; `note` is given what the user is told."""
-        self._run, self._keep, self._note = run, keep, note
+        """Of `run`, whose `keep` newest stay; `note` is given what the user is told; `start` as `write_checkpoint`."""
+        self._run, self._keep, self._note, self._start = run, keep, note, start
         self._retry_every_s, self._retry_for_s = retry_every_s, retry_for_s
         self._thread: threading.Thread | None = None
         self._give_up = threading.Event()
@@ -63,6 +65,7 @@ class BackgroundCheckpoints:
         position: int,
         validation_loss: float | None,
         best: bool,
+        parts: int = 0,
     ) -> None:
         """Copy all of it and return; arguments as `write_checkpoint`. Waits where the one before is not done.
 
@@ -71,14 +74,22 @@ class BackgroundCheckpoints:
         """
         began_s = time.monotonic()
         self.wait()
-        held_weights, held_training = _copied(weights), _copied(training)
+        held = _copied(weights), _copied(training)
         stopped_s = time.monotonic() - began_s
 
         def write() -> None:
-            write_checkpoint(self._run, held_weights, held_training, meta, position, validation_loss, best, self._keep)
+            write_checkpoint(self._run, *held, meta, position, validation_loss, best, self._keep, self._start, parts)
             wrote_s = time.monotonic() - began_s - stopped_s
             self._written = [*self._written, Written(meta.step, stopped_s, wrote_s)]
 
+        self._go_on_with(write)
+
+    def save_part(self, step: int, rank: int, own: dict[str, Any]) -> None:
+        """As `save`, for what the worker of a rank has of its own."""
+        self.wait()
+        self._go_on_with(functools.partial(write_part, self._run, step, self._start, rank, _copied(own)))
+
+    def _go_on_with(self, write: Callable[[], None]) -> None:
         self._thread = threading.Thread(target=self._try, args=(write,), name="checkpoint", daemon=True)
         self._thread.start()
 

@@ -2,14 +2,18 @@
 
 checkpoints/step-00000200/weights.safetensors   what one uses: the moving average where it is on
                           training.pt           everything else; loaded with weights_only=True
+                          worker-1.pt ...       what the other workers have of their own, where `sync` gives them such
                           checkpoint.json       step, position, hashes
 checkpoints/last, checkpoints/best              text files naming a step folder
 """
 
+import contextlib
+import errno
 import hashlib
 import os
 import pickle
 import shutil
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +29,10 @@ from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError, StorageError, UserError, VrError
 from vr_core.files import storage_failure, whole_file, write_json
 from vr_core.weights import WeightsMeta, load_weights, save_weights
+
+PARTS_S = 900.0
+"""For so long rank 0 waits for what the others write."""
+_POLL_S = 0.1
 
 
 class CheckpointRow(Spec):
@@ -46,6 +54,7 @@ class Checkpoint:
     row: CheckpointRow
     weights: dict[str, Tensor]
     training: dict[str, Any]
+    folder: Path
 
 
 def write_checkpoint(
@@ -57,6 +66,8 @@ def write_checkpoint(
     validation_loss: float | None,
     best: bool,
     keep: int,
+    start: str = "",
+    parts: int = 0,
 ) -> Path:
     """Write one checkpoint, point `last` (and `best`) at it and remove what retention lets go.
 
@@ -69,26 +80,29 @@ def write_checkpoint(
         validation_loss: of these weights, where it is known.
         best: point `best` here too.
         keep: newest ones kept; the best stays besides.
+        start: of the run, a name that no other start has: what is left of those is removed.
+        parts: other workers of this start that write one (`write_part`).
 
     Raises:
-        StorageError: it could not be written; earlier checkpoints are untouched.
+        StorageError: it could not be written, or a part has not come; earlier checkpoints are untouched.
     """
     folder = run.checkpoints / f"step-{meta.step:08d}"
-    draft = run.checkpoints / f".{folder.name}.{os.getpid()}"
+    draft = _draft(run, meta.step, start)
+    hashes: dict[str, str] = {}
     try:
-        for left in run.checkpoints.glob(".step-*"):  # of a process that was killed while it wrote
-            shutil.rmtree(left, ignore_errors=True)
-        draft.mkdir(parents=True)
+        for left in run.checkpoints.glob(".step-*"):  # of processes that were killed while they wrote
+            if left.suffix != draft.suffix:
+                shutil.rmtree(left, ignore_errors=True)
+        draft.mkdir(parents=True, exist_ok=True)
         save_weights(draft / "weights.safetensors", weights, meta)
-        with (draft / "training.pt").open("wb") as file:
-            torch.save(training, file)
-            file.flush()
-            os.fsync(file.fileno())
+        _save(draft / "training.pt", training)
+        for rank in range(1, parts + 1):
+            hashes[f"worker-{rank}.pt"] = _await_part(draft, rank)
         row = CheckpointRow(
             step=meta.step,
             position=position,
             validation_loss=validation_loss,
-            sha256={name: _sha256(draft / name) for name in ("weights.safetensors", "training.pt")},
+            sha256=hashes | {name: _sha256(draft / name) for name in ("weights.safetensors", "training.pt")},
         )
         write_json(draft / "checkpoint.json", plain(row))
         if folder.exists():  # the same step again, after a resume from an earlier one
@@ -98,7 +112,11 @@ def write_checkpoint(
         if best:
             write_pointer(run.checkpoints / "best", folder.name)
     except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
-        shutil.rmtree(draft, ignore_errors=True)
+        for name in ("weights.safetensors", "training.pt"):
+            with contextlib.suppress(OSError):
+                (draft / name).unlink(missing_ok=True)
+        if not parts:  # those would not be written again
+            shutil.rmtree(draft, ignore_errors=True)
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         raise StorageError(
             f"checkpoint {folder}: cannot be written ({reason}); free some space, then `vr jobs resume {run.id}`"
@@ -108,6 +126,33 @@ def write_checkpoint(
     for old in superseded(names, _named(run.checkpoints / "best"), keep):
         shutil.rmtree(run.checkpoints / old, ignore_errors=True)
     return folder
+
+
+def write_part(run: RunFolder, step: int, start: str, rank: int, own: dict[str, Any]) -> None:
+    """Write what a worker has of its own beside the checkpoint that rank 0 is about to write.
+
+    Raises:
+        StorageError: it could not be written.
+    """
+    draft = _draft(run, step, start)
+    try:
+        draft.mkdir(parents=True, exist_ok=True)
+        _save(draft / f"worker-{rank}.pt", own)
+        with whole_file(draft / f"worker-{rank}.sha256") as told:
+            told.write_text(_sha256(draft / f"worker-{rank}.pt"), encoding="utf-8")
+    except (OSError, RuntimeError) as error:
+        raise StorageError(f"checkpoint of step {step}: a worker's part cannot be written ({error})") from error
+
+
+def read_part(folder: Path, rank: int) -> dict[str, Any]:
+    """What the worker of that rank had of its own; a step folder that `read_checkpoint` has found whole.
+
+    Raises:
+        NotACheckpoint: it is damaged, or there is none.
+        StorageError: the disk or the share failed.
+    """
+    verify_checkpoint(folder, (f"worker-{rank}.pt",))
+    return _load(folder / f"worker-{rank}.pt")
 
 
 def superseded(names: list[str], best: str | None, keep: int) -> list[str]:
@@ -139,20 +184,13 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         NotACheckpoint, ConfigError, WeightsError: a file is missing, damaged or not ours.
         StorageError: the disk or the share failed.
     """
-    row = verify_checkpoint(folder, ("weights.safetensors", "training.pt"))
+    row = verify_checkpoint(folder)
     weights, _ = load_weights(folder / "weights.safetensors")
-    try:
-        training = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise _unreadable(folder, error) from None
-    except (pickle.UnpicklingError, RuntimeError) as error:  # code in it, or no archive of torch's
-        reason = str(error).splitlines()[0]
-        raise NotACheckpoint(f"{folder / 'training.pt'}: not ours ({reason}); use an earlier checkpoint") from None
-    return Checkpoint(row, weights, training)
+    return Checkpoint(row, weights, _load(folder / "training.pt"), folder)
 
 
-def verify_checkpoint(folder: Path, names: Collection[str]) -> CheckpointRow:
-    """The row of a step folder, whose files `names` are as they were written.
+def verify_checkpoint(folder: Path, names: Collection[str] | None = None) -> CheckpointRow:
+    """The row of a step folder, whose files (`names`, or all) are as they were written.
 
     Raises:
         NotACheckpoint, ConfigError: a file is missing or differs from its hash.
@@ -160,7 +198,7 @@ def verify_checkpoint(folder: Path, names: Collection[str]) -> CheckpointRow:
     """
     try:
         row = validate(CheckpointRow, read_json(folder / "checkpoint.json"), str(folder / "checkpoint.json"))
-        for name in names:
+        for name in names if names is not None else {"weights.safetensors", "training.pt", *row.sha256}:
             if _sha256(folder / name) != row.sha256.get(name):
                 raise NotACheckpoint(f"{folder / name}: damaged or cut short; use an earlier checkpoint")
     except (OSError, ValueError) as error:
@@ -229,6 +267,38 @@ def best_loss(run: RunFolder) -> float:
 
 def _named(pointer: Path) -> str | None:
     return pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
+
+
+def _draft(run: RunFolder, step: int, start: str) -> Path:
+    return run.checkpoints / f".step-{step:08d}.{start or os.getpid()}"
+
+
+def _save(file: Path, value: dict[str, Any]) -> None:
+    with file.open("wb") as target:
+        torch.save(value, target)
+        target.flush()
+        os.fsync(target.fileno())
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise _unreadable(file.parent, error) from None
+    except (pickle.UnpicklingError, RuntimeError) as error:  # code in it, or no archive of torch's
+        reason = str(error).splitlines()[0]
+        raise NotACheckpoint(f"{file}: not ours ({reason}); use an earlier checkpoint") from None
+    return value
+
+
+def _await_part(draft: Path, rank: int) -> str:
+    """The hash of a worker's part, once it is there."""
+    told, until_s = draft / f"worker-{rank}.sha256", time.monotonic() + PARTS_S
+    while not told.exists():
+        if time.monotonic() > until_s:
+            raise OSError(errno.ETIMEDOUT, f"the part of worker {rank} has not come")
+        time.sleep(_POLL_S)
+    return told.read_text(encoding="utf-8")
 
 
 def _unreadable(folder: Path, error: Exception) -> VrError:

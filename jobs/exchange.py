@@ -1,7 +1,10 @@
-"""How the workers' gradients become one: torch's own hooks, and the moment at which a worker's own are complete."""
+"""How the workers' gradients become one: torch's own hooks, and the moment at which a worker's own are complete.
+
+`diloco` sends no gradients: `jobs.local_steps`.
+"""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,17 +12,25 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed import GradBucket  # type: ignore[attr-defined]  # torch asks for this very annotation
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
 from jobs.errors import WorkersLeftOut
-from jobs.recipe import AUTO_SYNC, Recipe, SyncName
-from jobs.shares import Speed, choose_sync, ring_s, sent_bytes, step_s, worth_keeping
+from jobs.recipe import Recipe, SyncName
+from jobs.shares import (
+    Exchange,
+    Speed,
+    behind_steps,
+    choose_sync,
+    cut_shares,
+    exchange_of,
+    longest_s,
+    ring_s,
+    step_s,
+    worth_keeping,
+)
 
-HOOKS: dict[SyncName, Any] = {
-    "plain": default_hooks.allreduce_hook,
-    # Half the bytes: what is sent is rounded, what is added up is rounded again, the weights stay float32.
-    "bf16": default_hooks.bf16_compress_hook,
-}
-
+_EPSILON = 1e-8
+"""Added to columns that are made orthogonal: a parameter's gradient may be all zeros."""
 
 _SAMPLE_BYTES = 8 * 2**20
 
@@ -60,7 +71,7 @@ class Company:
         rank: int,
         world: int,
         device: torch.device,
-        chosen: SyncName | None,
+        kept: dict[str, Any] | None,
     ) -> None:
         """Measure the links, where an answer depends on them.
 
@@ -71,26 +82,43 @@ class Company:
             rank: of this process.
             world: workers.
             device: of this process.
-            chosen: what an earlier start of the run has chosen.
+            kept: `kept` of the run's start before.
         """
         self._least = recipe.nodes.min if recipe.nodes is not None else world
         measured = world > 1 and recipe.workers.shares == "measured"
         self._may_leave_out = measured and recipe.nodes is not None and recipe.nodes.leave_out
-        may_choose = world > 1 and recipe.sync == "auto" and chosen is None
-        self._links = links_bytes_per_s(rank, world, device) if self._may_leave_out or may_choose else []
+        chosen: SyncName | None = kept["sync"] if kept else None
+        behind: int | None = kept["behind_steps"] if kept else recipe.diloco.behind_steps
+        ways = recipe.sync_choices if chosen is None else (chosen,)
+        may_choose = world > 1 and len(ways) > 1
+        how_far = world > 1 and behind is None and "diloco" in ways
+        self._links = links_bytes_per_s(rank, world, device) if self._may_leave_out or may_choose or how_far else []
         self._items = recipe.batch.items
-        parameters = sum(p.numel() for p in trained)
-        self._bytes = {way: sent_bytes(way, parameters, trained[0].element_size()) for way in HOOKS}
+        self._exchanges: dict[SyncName, Exchange] = {}
+        for way in ways:
+            measure = way == "powersgd" and bool(self._links)
+            added_s = compressing_s(trained, recipe.powersgd.rank, world, device) if measure else 0.0
+            shapes = [p.shape for p in trained]
+            self._exchanges[way] = exchange_of(way, recipe, shapes, trained[0].element_size(), added_s)
         self.predicted_s: dict[SyncName, float] = {}
         """Way → seconds of a step, where there was something to choose."""
         if may_choose:
-            self.predicted_s = {
-                way: step_s(speeds, self._items, ring_s(self._bytes[way], self._links)) for way in AUTO_SYNC
-            }
+            self.predicted_s = {way: step_s(speeds, self._items, self._exchanges[way], self._links) for way in ways}
             chosen = choose_sync(self.predicted_s)
-        self.chosen = chosen
-        """By measurement, now or at an earlier start; a worker alone has nothing to choose."""
-        self.sync: SyncName = chosen or ("plain" if recipe.sync == "auto" else recipe.sync)
+        if chosen is None and len(ways) == 1:
+            chosen = ways[0]
+        if chosen == "diloco" and how_far:
+            computing_s = longest_s(speeds, cut_shares(speeds, self._items))
+            behind = behind_steps(
+                ring_s(self._exchanges["diloco"].sent_bytes, self._links), computing_s, recipe.diloco.every_steps
+            )
+        self.sync: SyncName = chosen or ways[0]
+        """A worker alone has nothing to choose, and takes the most exact."""
+        self.behind_steps = behind or 0
+        """With `diloco`: steps that go on while weights travel."""
+        settled = chosen is not None and (chosen != "diloco" or behind is not None)
+        self.kept = {"sync": chosen, "behind_steps": behind} if settled else None
+        """What the run's later starts go by: chosen once, from what was measured then."""
 
     @property
     def choice(self) -> str:
@@ -102,7 +130,7 @@ class Company:
         """Which workers, at these speeds, make a step longer than it would be without them; the same on every rank."""
         if not self._may_leave_out:
             return None
-        kept = worth_keeping(speeds, self._items, self._bytes[self.sync], self._links, self._least)
+        kept = worth_keeping(speeds, self._items, self._exchanges[self.sync], self._links, self._least)
         ranks = [rank for rank in range(len(speeds)) if rank not in kept.workers]
         return WorkersLeftOut(ranks, kept.all_s, kept.step_s) if ranks else None
 
@@ -153,19 +181,103 @@ class BusyClock:
         return event
 
 
-def exchanging(model: nn.Module, sync: SyncName, clock: BusyClock) -> nn.Module:
+class Compression:
+    """torch's PowerSGD, with a state that a checkpoint can hold; one for each worker."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        start = recipe.powersgd.start_step
+        self.state = PowerSGDState(
+            process_group=None,
+            matrix_approximation_rank=recipe.powersgd.rank,
+            start_powerSGD_iter=max(2, recipe.optim.warmup_steps) if start is None else start,
+            orthogonalization_epsilon=_EPSILON,
+            random_seed=recipe.seed,
+        )
+
+    def common(self) -> dict[str, Any]:
+        """What is the same for all workers: tensors and numbers."""
+        return {"steps": self.state.iter, "p": dict(self.state.p_memory_dict), "q": dict(self.state.q_memory_dict)}
+
+    def own(self) -> dict[int, torch.Tensor]:
+        """What the compression of this worker's gradients has left out so far: bucket → tensor."""
+        return dict(self.state.error_dict)
+
+    def restore(self, common: dict[str, Any], own: dict[int, torch.Tensor] | None, device: torch.device) -> None:
+        """Go on from `common` and `own`; without the latter nothing has been left out so far."""
+        self.state.iter = int(common["steps"])
+        self.state.p_memory_dict = {bucket: p.to(device) for bucket, p in common["p"].items()}
+        self.state.q_memory_dict = {bucket: q.to(device) for bucket, q in common["q"].items()}
+        self.state.error_dict = {bucket: error.to(device) for bucket, error in (own or {}).items()}
+
+
+def exchanging(
+    model: nn.Module,
+    sync: SyncName,
+    clock: BusyClock,
+    compression: Compression | None = None,
+    rehearse: Callable[[nn.Module], None] | None = None,
+) -> nn.Module:
     """`model` such that the backward pass of a step's last micro-batch also adds gradients up over the workers.
 
     Buckets travel while the backward pass goes on; `clock` is told when the last of a step's is ready to travel.
+
+    Args:
+        model: on its device.
+        sync: any but `diloco`.
+        clock: of this worker.
+        compression: of `powersgd`.
+        rehearse: with `powersgd`, a backward pass over the model that it is given, whose gradients are thrown away.
+            torch cuts buckets anew after the first one, and what PowerSGD keeps belongs to buckets: with that behind
+            it, a resumed run has the same from its first step on.
     """
     parallel = nn.parallel.DistributedDataParallel(model)
-    send = HOOKS[sync]
+    rehearsing = rehearse is not None
+
+    def send(bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
+        if compression is not None:
+            return powerSGD_hook(compression.state, bucket)
+        if sync == "bf16":  # what is sent is rounded, what is added up is rounded again, the weights stay float32
+            return default_hooks.bf16_compress_hook(None, bucket)  # type: ignore[arg-type]
+        return default_hooks.allreduce_hook(None, bucket)  # type: ignore[arg-type]  # None: all workers
 
     def hook(_: None, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
+        if rehearsing:
+            nothing_sent: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+            nothing_sent.set_result(bucket.buffer())
+            return nothing_sent
         if bucket.is_last():
             clock.complete()
-        sent: torch.futures.Future[torch.Tensor] = send(None, bucket)
-        return sent
+        return send(bucket)
 
     parallel.register_comm_hook(None, hook)
+    if rehearse is not None:
+        rehearse(parallel)
+        parallel.zero_grad(set_to_none=True)
+        rehearsing = False
     return parallel
+
+
+def compressing_s(trained: Sequence[nn.Parameter], rank: int, world: int, device: torch.device) -> float:
+    """Seconds that PowerSGD computes for the gradients of a step, on the slowest worker; measured on noise."""
+    matrices = [torch.randn(p.shape, device=device, dtype=p.dtype).view(p.shape[0], -1) for p in trained if p.ndim]
+    matrices = [m for m in matrices if 2 * min(*m.shape, rank) * sum(m.shape) < m.numel()]
+    took_s = 0.0
+    for _ in range(2):  # the first time loads libraries
+        _finish(device)
+        began_s = time.monotonic()
+        for matrix in matrices:
+            before = matrix.clone()
+            right = torch.linalg.qr(before.T[:, :rank])[0]
+            left = torch.linalg.qr(before @ right)[0]
+            matrix.copy_(left @ (before.T @ left).T)
+            before -= matrix
+        _finish(device)
+        took_s = time.monotonic() - began_s
+    slowest = torch.tensor(took_s, dtype=torch.float64, device=device)
+    dist.all_reduce(slowest, dist.ReduceOp.MAX)
+    return float(slowest)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -12,8 +12,8 @@ from typing import Any
 from cluster.inventory import Inventory
 from jobs.machines import offer
 from jobs.placement import Missing, place_run
-from jobs.recipe import AUTO_SYNC, Recipe, SyncName
-from jobs.shares import Speed, choose_sync, cut_shares, ring_s, sent_bytes, step_s, worth_keeping
+from jobs.recipe import Recipe, SyncName
+from jobs.shares import Speed, choose_sync, cut_shares, exchange_of, ring_s, step_s, worth_keeping
 from vr_core.errors import UserError
 
 OF_THE_LINE = 0.94
@@ -25,6 +25,9 @@ TFLOPS = {
     "RTX 3080": 59.5, "RTX 3080 Ti": 68.0, "RTX 3090": 71.0, "RTX 3090 Ti": 80.0, "RTX 4080": 97.5, "RTX 4090": 165.0,
 }  # fmt: skip
 """Dense bfloat16 with float32 sums, as the makers state it: unmeasured, and said so wherever it is used."""
+
+
+Shapes = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ class Prediction:
     """With all machines."""
     exchange_s: float
     sent_bytes: int
-    """That pass each machine's link in a step, in each direction."""
+    """That pass each machine's link in a step, in each direction; the part of a step, where a round has several."""
+    ways_s: dict[SyncName, float]
+    """Seconds of a step by each way that the recipe allows, without those whom that way would leave out."""
     hours: float
     kwh: float | None
     """Where the power of every card that takes part is known."""
@@ -107,26 +112,25 @@ def machines_of(
     return found, unknown
 
 
-def predict(machines: Sequence[Machine], recipe: Recipe, parameters: int, link_gbit: float) -> Prediction:
+def predict(machines: Sequence[Machine], recipe: Recipe, shapes: Shapes, link_gbit: float) -> Prediction:
     """The recipe on these machines, each behind such a link.
 
     Args:
         machines: at least one.
         recipe: its batch, steps, `sync` and `nodes`.
-        parameters: trained ones of the model.
+        shapes: of the model's trained parameters.
         link_gbit: rate of every machine's link.
     """
     speeds = [machine.speed for machine in machines]
-    link_bytes_per_s = OF_THE_LINE * link_gbit * 1e9 / 8
-    links = [link_bytes_per_s] * len(machines)
+    links = _links(link_gbit, len(machines))
     items = recipe.batch.items
-    ways = AUTO_SYNC if recipe.sync == "auto" else (recipe.sync,)
+    ways = {way: exchange_of(way, recipe, shapes) for way in recipe.sync_choices}
     least = recipe.nodes.min if recipe.nodes is not None and recipe.nodes.leave_out else len(machines)
-    kept = {way: worth_keeping(speeds, items, sent_bytes(way, parameters), links, least) for way in ways}
+    kept = {way: worth_keeping(speeds, items, exchange, links, least) for way, exchange in ways.items()}
     sync = choose_sync({way: kept[way].step_s for way in ways})
     workers = kept[sync].workers
     taken = [machines[worker] for worker in workers]
-    exchange_s = ring_s(sent_bytes(sync, parameters), links[: len(taken)])
+    exchange_s = ring_s(ways[sync].sent_bytes, links[: len(taken)])
     hours = kept[sync].step_s * recipe.steps / 3600
     power_w = [machine.power_w for machine in taken]
     return Prediction(
@@ -138,41 +142,51 @@ def predict(machines: Sequence[Machine], recipe: Recipe, parameters: int, link_g
         step_s=kept[sync].step_s,
         all_step_s=kept[sync].all_s,
         exchange_s=exchange_s,
-        sent_bytes=round(exchange_s * link_bytes_per_s),
+        sent_bytes=round(exchange_s * links[0] / ways[sync].every_steps),
+        ways_s={way: found.step_s for way, found in kept.items()},
         hours=hours,
         kwh=None if None in power_w else sum(w for w in power_w if w is not None) * hours / 1000,
     )
 
 
-def enough_items(machines: Sequence[Machine], recipe: Recipe, parameters: int, link_gbit: float) -> int | None:
+def enough_items(machines: Sequence[Machine], recipe: Recipe, shapes: Shapes, link_gbit: float) -> int | None:
     """The least power of two of `batch.items` at which all of these machines are worth having; None below 2^20."""
     for power in range(1, 21):
         items = 1 << power
         if items < len(machines):
             continue
         larger = recipe.model_copy(update={"batch": recipe.batch.model_copy(update={"items": items})})
-        if not predict(machines, larger, parameters, link_gbit).left_out:
+        if not predict(machines, larger, shapes, link_gbit).left_out:
             return items
     return None
 
 
-def bottleneck(prediction: Prediction, machines: Sequence[Machine], recipe: Recipe) -> tuple[str, float]:
+def bottleneck(
+    prediction: Prediction, machines: Sequence[Machine], recipe: Recipe, shapes: Shapes
+) -> tuple[str, float]:
     """What would shorten a step most if it were twice as fast, and the step's seconds then.
 
     Args:
         prediction: of the run.
         machines: all of them.
         recipe: of the run.
+        shapes: of the model's trained parameters.
     """
+    exchange = exchange_of(prediction.sync, recipe, shapes)
     taken = [machine for machine in machines if machine.name in prediction.machines]
 
-    def with_s(speeds: Sequence[Speed], exchange_s: float) -> float:
-        return step_s(speeds, recipe.batch.items, exchange_s)
+    def with_s(speeds: Sequence[Speed], link_gbit: float) -> float:
+        return step_s(speeds, recipe.batch.items, exchange, _links(link_gbit, len(speeds)))
 
     speeds = [machine.speed for machine in taken]
-    better = {"the network": with_s(speeds, prediction.exchange_s / 2)}
+    better = {"the network": with_s(speeds, 2 * prediction.link_gbit)}
     for number, machine in enumerate(taken):
         quicker = [*speeds[:number], machine.speed.slower(0.5), *speeds[number + 1 :]]
-        better[machine.name] = with_s(quicker, prediction.exchange_s)
+        better[machine.name] = with_s(quicker, prediction.link_gbit)
     what = min(better, key=better.__getitem__)
     return what, better[what]
+
+
+def _links(link_gbit: float, count: int) -> list[float]:
+    """Bytes a second of each."""
+    return [OF_THE_LINE * link_gbit * 1e9 / 8] * count

@@ -44,10 +44,47 @@ class CheckpointSpec(Spec):
     """Newest ones kept; the best one stays besides."""
 
 
-SyncName = Literal["plain", "bf16"]
-"""plain: gradients as they are; bf16: half the bytes, rounded."""
+SyncName = Literal["plain", "bf16", "powersgd", "diloco"]
+"""plain: gradients as they are; bf16: half the bytes, rounded; powersgd: their largest parts; diloco: weights, now and
+then (DESIGN section 7)."""
+SYNC_NAMES: tuple[SyncName, ...] = ("plain", "bf16", "powersgd", "diloco")
+"""The most exact first."""
 AUTO_SYNC: tuple[SyncName, ...] = ("plain", "bf16")
-"""What `sync: auto` chooses from, the most exact first."""
+"""What `sync: auto` chooses from: what keeps the recipe's step."""
+
+
+class AutoSyncSpec(Spec):
+    """Choose by measurement among ways of which some change what is computed: only where the recipe lists them."""
+
+    auto: Annotated[tuple[SyncName, ...], Field(min_length=1)]
+
+
+class PowerSgdSpec(Spec):
+    """Gradients as products of thin matrices; what that leaves out is added to the next step's (Vogels et al. 2019)."""
+
+    rank: Count = 4
+    """Columns of those matrices: more bytes, less left out."""
+    start_step: Annotated[int, Field(ge=2)] | None = None
+    """Gradients travel as they are until then; without it, while the learning rate warms up."""
+
+
+class DilocoSpec(Spec):
+    """Every worker takes optimiser steps of its own; an outer one adds up what came of them (Douillard et al. 2023)."""
+
+    every_steps: Count = 16
+    """Steps between two outer ones; a validation and the run's end come with one besides."""
+    behind_steps: Annotated[int, Field(ge=0)] | None = None
+    """Steps that go on while the weights travel; without it, as many as that takes by links measured at the start."""
+    lr: Positive = 0.7
+    """Of the outer optimiser."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Nesterov's, of the outer optimiser."""
+
+    @model_validator(mode="after")
+    def _within_a_round(self) -> "DilocoSpec":
+        if self.behind_steps is not None and self.behind_steps > self.every_steps:
+            raise ValueError(f"behind_steps {self.behind_steps} is more than every_steps {self.every_steps}")
+        return self
 
 
 class WorkersSpec(Spec):
@@ -155,8 +192,10 @@ class Recipe(Spec):
     workers: WorkersSpec = WorkersSpec()
     nodes: NodesSpec | None = None
     """Where set, the run has a worker for each GPU of each such machine (or one for each, without GPUs)."""
-    sync: SyncName | Literal["auto"] = "plain"
+    sync: SyncName | Literal["auto"] | AutoSyncSpec = "plain"
     """How gradients travel. auto: chosen at the run's first start from measured speeds and links, and kept."""
+    powersgd: PowerSgdSpec = PowerSgdSpec()
+    diloco: DilocoSpec = DilocoSpec()
     tune: TuneSpec | None = None
     log: LogSpec = LogSpec()
     cache: RecipeCacheSpec | None = None
@@ -173,6 +212,13 @@ class Recipe(Spec):
         if len(self.workers.labels) not in (0, 1, self.workers.count):
             raise ValueError(f"workers.labels must hold one entry, or one for each of {self.workers.count} workers")
         return self
+
+    @property
+    def sync_choices(self) -> tuple[SyncName, ...]:
+        """The ways that the run may take, the most exact first."""
+        if isinstance(self.sync, AutoSyncSpec):
+            return tuple(name for name in SYNC_NAMES if name in self.sync.auto)
+        return AUTO_SYNC if self.sync == "auto" else (self.sync,)
 
     def digest(self) -> str:
         """8 hex digits of the resolved recipe without paths and logging: the middle of a run's id."""

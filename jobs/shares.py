@@ -9,12 +9,13 @@ with every step.
 """
 
 import heapq
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from jobs.recipe import SyncName
+from jobs.recipe import Recipe, SyncName
 
 WINDOW_STEPS = 8
 """Steps of which the median counts: a browser that opens is no slow machine."""
@@ -89,9 +90,45 @@ def even_pieces(items: int, most: int) -> list[int]:
     return [items // count + (piece < items % count) for piece in range(count)]
 
 
-def sent_bytes(sync: SyncName, parameters: int, element_bytes: int = 4) -> int:
-    """Of the gradients of so many trained parameters."""
-    return parameters * (2 if sync == "bf16" else element_bytes)
+class Exchange(NamedTuple):
+    """What one way of becoming one costs besides computing."""
+
+    sent_bytes: int
+    """That each worker has to send, as `ring_s` takes them."""
+    every_steps: int = 1
+    """Steps of which only one comes with an exchange."""
+    behind_steps: int = 0
+    """Steps that go on meanwhile."""
+    added_s: float = 0.0
+    """What is computed for it."""
+
+
+def exchange_of(
+    sync: SyncName, recipe: Recipe, shapes: Sequence[Sequence[int]], element_bytes: int = 4, added_s: float = 0.0
+) -> Exchange:
+    """What a way costs.
+
+    Args:
+        sync: the way.
+        recipe: how it is set.
+        shapes: of the trained parameters.
+        element_bytes: of a gradient's element.
+        added_s: what PowerSGD computes (`jobs.exchange.compressing_s`).
+    """
+    parameters = sum(math.prod(shape) for shape in shapes)
+    if sync == "powersgd":
+        return Exchange(element_bytes * sum(_compressed(s, recipe.powersgd.rank) for s in shapes), added_s=added_s)
+    if sync == "diloco":
+        every, behind = recipe.diloco.every_steps, recipe.diloco.behind_steps
+        return Exchange(2 * parameters, every, every if behind is None else behind)
+    return Exchange(parameters * (2 if sync == "bf16" else element_bytes))
+
+
+def _compressed(shape: Sequence[int], rank: int) -> int:
+    """Elements that PowerSGD sends of a gradient; torch leaves as it is what would not become half as many."""
+    rows, columns = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
+    thin = min(rows, columns, rank) * (rows + columns)
+    return thin if 2 * thin < rows * columns else rows * columns
 
 
 def ring_s(gradient_bytes: float, links_bytes_per_s: Sequence[float]) -> float:
@@ -100,18 +137,27 @@ def ring_s(gradient_bytes: float, links_bytes_per_s: Sequence[float]) -> float:
     return 0.0 if count < 2 else 2 * (count - 1) / count * gradient_bytes / min(links_bytes_per_s)
 
 
-def step_s(speeds: Sequence[Speed], items: int, exchange_s: float) -> float:
+def step_s(speeds: Sequence[Speed], items: int, exchange: Exchange, links_bytes_per_s: Sequence[float]) -> float:
     """Predicted seconds of a step whose items are cut as well as can be.
 
-    The exchange hides behind the backward pass of the last micro-batch, which is taken for two thirds of its time
-    (`reference/performance.md` 2.2: twice the forward pass); what is left of it adds to the step.
+    An exchange with every step hides behind the backward pass of the last micro-batch, which is taken for two thirds
+    of its time (`reference/performance.md` 2.2: twice the forward pass); what is left of it adds to the step. One that
+    is behind hides behind whole steps, and what is left of it is shared by all steps of the round.
     """
     shares = cut_shares(speeds, items)
+    exchange_s, computing_s = ring_s(exchange.sent_bytes, links_bytes_per_s), longest_s(speeds, shares)
+    if exchange.every_steps > 1 or exchange.behind_steps:
+        return computing_s + max(0.0, exchange_s - exchange.behind_steps * computing_s) / exchange.every_steps
     hidden_s = min(
         2 / 3 * speed.takes_s(even_pieces(share, speed.micro_batch)[-1])
         for speed, share in zip(speeds, shares, strict=True)
     )
-    return longest_s(speeds, shares) + max(0.0, exchange_s - hidden_s)
+    return computing_s + max(0.0, exchange_s - hidden_s) + (exchange.added_s if len(speeds) > 1 else 0.0)
+
+
+def behind_steps(exchange_s: float, computing_s: float, every_steps: int) -> int:
+    """Steps that go on while weights travel: a tenth more than that takes, since nobody waits for what comes early."""
+    return min(every_steps, math.ceil(1.1 * exchange_s / computing_s))
 
 
 def choose_sync(predicted_s: Mapping[SyncName, float]) -> SyncName:
@@ -138,7 +184,7 @@ class Kept(NamedTuple):
 
 
 def worth_keeping(
-    speeds: Sequence[Speed], items: int, gradient_bytes: float, links_bytes_per_s: Sequence[float], least: int
+    speeds: Sequence[Speed], items: int, exchange: Exchange, links_bytes_per_s: Sequence[float], least: int
 ) -> Kept:
     """The workers without which a step would take longer.
 
@@ -148,14 +194,14 @@ def worth_keeping(
     Args:
         speeds: of the workers.
         items: of a step.
-        gradient_bytes: that a worker has to send (`sent_bytes`).
+        exchange: how their gradients become one.
         links_bytes_per_s: of each worker to the others.
         least: so many workers stay at least.
     """
 
     def predicted_s(workers: Sequence[int]) -> float:
-        exchange_s = ring_s(gradient_bytes, [links_bytes_per_s[worker] for worker in workers])
-        return step_s([speeds[worker] for worker in workers], items, exchange_s)
+        links = [links_bytes_per_s[worker] for worker in workers]
+        return step_s([speeds[worker] for worker in workers], items, exchange, links)
 
     kept = tuple(range(len(speeds)))
     all_s = now_s = predicted_s(kept)

@@ -3,6 +3,9 @@
 Read `train` top to bottom. A step covers exactly `batch.items` items of the endless order, whoever computes them; the
 position is one integer, `step × batch.items`; and nothing in a step depends on the clock or on a global generator.
 That is why a killed and resumed run ends where an undisturbed one ends.
+
+Workers tell each other what happened with every step; with `sync: diloco` at the end of every round of steps
+(`jobs.local_steps`), and what a step is worth knowing for (metrics, shares, validation, checkpoints) waits until then.
 """
 
 import contextlib
@@ -14,22 +17,24 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dataprep.batches import TAKEN_AHEAD, Loader
+from dataprep.batches import TAKEN_AHEAD, Loader, read_batch
 from dataprep.dataset import Dataset
 from dataprep.locality import StepCut, shard_names
 from dataprep.order import Item, Order, cut, fixed_items, shards_read
 from dataprep.staging import BackgroundStaging
 from jobs.background import BackgroundCheckpoints
-from jobs.checkpoint import Checkpoint, best_loss, mend_pointers, read_checkpoint, read_newest
+from jobs.checkpoint import Checkpoint, best_loss, mend_pointers, read_checkpoint, read_newest, read_part
 from jobs.errors import RunFailed, RunLeft, RunStopped
-from jobs.exchange import BusyClock, Company, exchanging
+from jobs.exchange import BusyClock, Company, Compression, exchanging
 from jobs.gradient import add_gradients, autocast, has_bf16, loss_function, weights_dtype
+from jobs.local_steps import LocalSteps
 from jobs.memory import keep_freed_memory
 from jobs.metrics_log import MetricsLog
 from jobs.recipe import Recipe
@@ -96,7 +101,6 @@ def train(
     if checkpoint is not None:
         step, skipped_in_a_row = restore(checkpoint, model, optimiser, average)
     trained = [p for p in model.parameters() if p.requires_grad]
-    shadow = deepcopy(model).eval() if average else model
     clock = BusyClock(device)
     bf16 = torch.tensor(int(has_bf16(device)), device=device)
     if world > 1:  # what one card cannot do none does: every item is computed alike, whoever gets it
@@ -116,8 +120,24 @@ def train(
         recipe, trained, speeds, rank, world, device, checkpoint.training.get("sync") if checkpoint else None
     )
     company.require_worth(speeds)
-    pace = Pace(speeds, items, step, TAKEN_AHEAD + 1, measured=recipe.workers.shares == "measured")
-    parallel = exchanging(model, company.sync, clock) if world > 1 else model
+    local = compression = None
+    if company.sync == "diloco":
+        local = LocalSteps(recipe, model, company.behind_steps, rank, world)
+    elif company.sync == "powersgd" and world > 1:
+        compression = Compression(recipe)
+    if checkpoint is not None:
+        restore_own(checkpoint, rank, world, optimiser, model, local, compression)
+    agreed = local.agreed if local else model
+    shadow = deepcopy(agreed).eval() if average else agreed
+    round_steps = recipe.diloco.every_steps if local else 1
+    pace = Pace(speeds, items, step, TAKEN_AHEAD + round_steps, measured=recipe.workers.shares == "measured")
+
+    def rehearse(over: nn.Module) -> None:
+        losses_of(over, read_batch(data, order.items(0, 1)), recipe.seed, training=True).sum().backward()  # type: ignore[no-untyped-call]
+
+    parallel = model
+    if world > 1 and local is None:
+        parallel = exchanging(model, company.sync, clock, compression, rehearse if compression else None)
 
     def micro_batches(step: int) -> list[tuple[Item, ...]]:
         mine = iter(steps.items_of(step, rank, pace.shares(step)))
@@ -138,23 +158,41 @@ def train(
                 total += losses_of(shadow, batch, _VALIDATION_SEED, training=False).double().sum()
         return float(_sum_over_ranks(total, world)) / len(held_out)
 
+    def settle() -> None:
+        """The outer step of a round."""
+        if local is not None:
+            steps = local.settle()
+            if average is not None:
+                average.update(local.agreed, step, steps)
+
     def save(validation_loss: float | None, best: bool) -> None:
+        own: dict[str, Any] = {}
+        if local is not None:
+            own = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
+        elif compression is not None:
+            own = {"left_out": compression.own()}
+        if checkpoints and rank and own:
+            checkpoints.save_part(step, rank, own)
         if checkpoints and metrics:
             metrics.flush()
-            weights = average.weights if average else model.state_dict()
+            weights = average.weights if average else agreed.state_dict()
             meta = WeightsMeta(
                 model=recipe.model, stft=stft, crop_frames=recipe.batch.crop_frames, step=step, run=run.id
             )
             training = {
                 "model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step,
                 "skipped_in_a_row": skipped_in_a_row, "position": step * items, "data": data.manifest.digest(),
-                "sync": company.chosen,
+                "sync": company.kept, "world": world, "own": own.get("left_out"),
+                "diloco": local.state() if local else None, "powersgd": compression.common() if compression else None,
             }  # fmt: skip
-            checkpoints.save(weights, training, meta, step * items, validation_loss, best)
+            parts = world - 1 if own else 0
+            checkpoints.save(weights, training, meta, step * items, validation_loss, best, parts)
 
     best, result, first_step = best_loss(run), {"step": float(step)}, step
     metrics = MetricsLog(run, step, recipe.log.tensorboard) if rank == 0 else None
-    checkpoints = BackgroundCheckpoints(run, recipe.checkpoint.keep, _note) if rank == 0 else None
+    writes = rank == 0 or local is not None or compression is not None
+    start = _name_of_start(world, device)
+    checkpoints = BackgroundCheckpoints(run, recipe.checkpoint.keep, _note, start) if writes else None
     batches = (piece for k in itertools.count(step) for piece in micro_batches(k))
     staging = BackgroundStaging(data, _note) if recipe.cache and recipe.cache.stage and data.has_cache else None
     with (
@@ -168,44 +206,47 @@ def train(
             _note(company.choice)
             metrics.write("sync", step, **company.predicted_s)
         saved_s = polled_s = time.monotonic()
+        told: list[Tensor] = []  # of the steps since all workers last told each other: one, or a round of them
+        seen: list[dict[str, Any]] = []
         clock.begin()
         while step < recipe.steps:
             began_s, waited_s = time.monotonic(), loader.waited_s
             loss_sum, places = torch.zeros((), dtype=torch.float64, device=device), 0
             pieces = len(pace.pieces(step, rank))
+            of_items, over = (pace.shares(step)[rank], 1) if local else (items, world)
             for piece in range(pieces):
                 batch = next(loader)
                 losses = add_gradients(
-                    parallel, losses_of, batch, seed=recipe.seed, items=items, world=world, last=piece == pieces - 1
+                    parallel, losses_of, batch, seed=recipe.seed, items=of_items, world=over, last=piece == pieces - 1
                 )
                 loss_sum += losses.sum()
                 places += sum(item.index - step * items for item in batch.items)
 
-            if world == 1:
+            if parallel is model:
                 clock.complete()
-            stop, leave = False, False
-            if rank == 0 and time.monotonic() - polled_s > _WISH_POLL_S:
-                polled_s = time.monotonic()
-                with contextlib.suppress(OSError):  # the share is away: nobody can have wished for anything
-                    stop, leave = run.stop_file.exists(), run.leave_file.exists()
+            stop, leave, due = False, False, False
+            if metrics and checkpoints:
+                # By the clock only where the one before is written: a slow share makes checkpoints rarer, not steps.
+                due = time.monotonic() - saved_s > recipe.checkpoint.every_s and not checkpoints.busy
+                if time.monotonic() - polled_s > _WISH_POLL_S:
+                    polled_s = time.monotonic()
+                    with contextlib.suppress(OSError):  # the share is away: nobody can have wished for anything
+                        stop, leave = run.stop_file.exists(), run.leave_file.exists()
             # With the loss, so that all ranks leave after the same step.
-            wishes = torch.tensor([stop, leave, places], dtype=torch.float64, device=device)
+            wishes = torch.tensor([stop, leave, due, places], dtype=torch.float64, device=device)
             busy = torch.zeros(world, dtype=torch.float64, device=device)
             busy[rank] = clock.busy_s()
-            told = _sum_over_ranks(torch.cat([(loss_sum / items)[None], wishes, busy]), world).tolist()
+            mine = torch.cat([(loss_sum / items)[None], wishes, busy])
+            told.append(mine if local else _sum_over_ranks(mine, world))
             clock.begin()
-            loss, stop, leave, busy_s = told[0], bool(told[1]), bool(told[2]), told[4:]
-            if told[3] != items * (items - 1) / 2:  # each rank works out by itself which items are its own
-                raise RunFailed(f"run {run.id}: step {step} was not shared out once; has every PC the same versions?")
-            recut = pace.observe(step, busy_s)
-            norm = global_norm(trained)
+            loss, norm = told[-1][0].item(), global_norm(trained)
             step += 1
             rate = learning_rate_factor(step, recipe.steps, recipe.optim)
             if math.isfinite(loss) and math.isfinite(norm.item()):
                 torch.nn.utils.clip_grads_with_norm_(trained, recipe.optim.clip_norm, norm)
                 set_rates(optimiser, recipe.optim.lr, rate)
                 optimiser.step()
-                if average is not None:
+                if average is not None and local is None:
                     average.update(model, step)
                 skipped_in_a_row = 0
             else:
@@ -218,21 +259,47 @@ def train(
 
             if step == first_step + 1:
                 note_first_step(speed_key)
+            ends, last = local is None or local.ends_round(step), step == recipe.steps
+            if local is not None and local.overdue(step):
+                settle()
+            if local is not None and ends:  # before the deltas, which take long
+                told = list(_sum_over_ranks(torch.stack(told), world))
+                round_shares = [pace.shares(k) for k in range(step - len(told), step)]
+                local.begin(step, len(told), [sum(of_worker) for of_worker in zip(*round_shares, strict=True)])
+                if last or step % recipe.validation.every_steps == 0:
+                    settle()
             took_s = time.monotonic() - began_s
+            seen.append({
+                "step": step, "lr": recipe.optim.lr * rate, "grad_norm": norm.item(), "items_per_s": items / took_s,
+                "data_wait": (loader.waited_s - waited_s) / took_s, "skipped": skipped_in_a_row,
+                "step_s": round(took_s, 6), "shares": list(pace.shares(step - 1)),
+            })  # fmt: skip
+            if not ends:
+                continue
+
+            recut, before = None, step - len(seen)
+            stop, leave, due = False, False, False
+            for one, values in zip(seen, torch.stack(told).tolist(), strict=True):
+                loss, wished, busy_s = values[0], values[1:4], values[5:]
+                if values[4] != items * (items - 1) / 2:  # each rank works out by itself which items are its own
+                    raise RunFailed(
+                        f"run {run.id}: step {one['step']} was not shared out once; has every PC the same versions?"
+                    )
+                stop, leave, due = (bool(a) or b for a, b in zip(wished, (stop, leave, due), strict=True))
+                newest = pace.observe(one["step"] - 1, busy_s)
+                recut = newest or recut
+                if metrics:
+                    metrics.write("step", **one, loss=loss, busy_s=[round(s, 6) for s in busy_s])
+                    if newest is not None:
+                        metrics.write(
+                            "shares", one["step"], shares=list(newest), item_s=[s.item_s for s in pace.speeds]
+                        )  # fmt: skip
+            told, seen = [], []
             result |= {"step": float(step), "loss": loss}
-            if metrics:
-                metrics.write(
-                    "step", step, loss=loss, lr=recipe.optim.lr * rate, grad_norm=norm.item(),
-                    items_per_s=items / took_s, data_wait=(loader.waited_s - waited_s) / took_s,
-                    skipped=skipped_in_a_row, busy_s=[round(s, 6) for s in busy_s], step_s=round(took_s, 6),
-                    shares=list(pace.shares(step - 1)),
-                )  # fmt: skip
-                if recut is not None:
-                    metrics.write("shares", step, shares=list(recut), item_s=[s.item_s for s in pace.speeds])
 
             left_out = company.slower_with(pace.speeds) if recut is not None else None
             leave = leave or left_out is not None
-            last, validated, improved = step == recipe.steps, None, False
+            validated, improved = None, False
             if held_out and (last or step % recipe.validation.every_steps == 0):
                 validated = validate()
                 # In this order a NaN neither improves nor stays: every comparison with it is false.
@@ -241,19 +308,19 @@ def train(
                 if metrics:
                     metrics.write("validation", step, loss=validated)
                 clock.begin()  # no part of a step
-            # By the clock only where the one before is written: a slow share makes checkpoints rarer, not steps.
-            due = time.monotonic() - saved_s > recipe.checkpoint.every_s and not (checkpoints and checkpoints.busy)
-            due = due or (recipe.checkpoint.every_steps is not None and step % recipe.checkpoint.every_steps == 0)
-            # Within a streak of skipped steps retention would let the last good checkpoint go.
-            if last or improved or stop or leave or (due and not skipped_in_a_row):
+            every = recipe.checkpoint.every_steps
+            due = due or (every is not None and step // every > before // every)
+            # Within a streak of skipped steps retention would let the last good checkpoint go; a worker that skips
+            # its own is no such streak.
+            if last or improved or stop or leave or (due and (local is not None or not skipped_in_a_row)):
                 save(validated if validated is not None and math.isfinite(validated) else None, improved)
                 saved_s = time.monotonic()
                 clock.begin()
+            if checkpoints and (last or stop or leave):
+                checkpoints.wait()
             if checkpoints and metrics:
-                if last or stop or leave:
-                    checkpoints.wait()
-                for one in checkpoints.written():
-                    metrics.write("checkpoint", one.step, stopped_s=one.stopped_s, wrote_s=one.wrote_s)
+                for done in checkpoints.written():
+                    metrics.write("checkpoint", done.step, stopped_s=done.stopped_s, wrote_s=done.wrote_s)
             if report is not None and (last or validated is not None):
                 report({name: value for name, value in result.items() if math.isfinite(value)})
             if last or stop or leave or recut is not None:
@@ -351,6 +418,43 @@ def restore(
     return int(training["step"]), int(training["skipped_in_a_row"])
 
 
+def restore_own(
+    checkpoint: Checkpoint,
+    rank: int,
+    world: int,
+    optimiser: torch.optim.Optimizer,
+    model: nn.Module,
+    local: LocalSteps | None,
+    compression: Compression | None,
+) -> None:
+    """Put back what a way of `sync` keeps for each worker: exactly, where their number is what it was.
+
+    With another number PowerSGD goes on as if nothing had been left out. DiLoCo takes the outer step that was due from
+    the weights of all who were there, and workers that were not begin with the first one's optimiser.
+
+    Raises:
+        NotACheckpoint: a worker's part is damaged.
+        StorageError: the disk or the share failed.
+    """
+    training = checkpoint.training
+    workers = int(training.get("world", 1))
+    if compression is not None and training.get("powersgd"):
+        own = training["own"]
+        if rank and world == workers:
+            own = read_part(checkpoint.folder, rank)["left_out"]
+        device = next(model.parameters()).device
+        compression.restore(training["powersgd"], own if world == workers else None, device)
+    if local is not None and training.get("diloco"):
+        if 0 < rank < workers:
+            part = read_part(checkpoint.folder, rank)
+            load_state(model, part["model"], origin=f"checkpoint of step {checkpoint.row.step}")
+            optimiser.load_state_dict(part["optimiser"])
+        others: list[dict[str, Tensor]] = []
+        if world != workers:
+            others = [training["model"], *(read_part(checkpoint.folder, other)["model"] for other in range(1, workers))]
+        local.restore(training["diloco"], checkpoint.row.step, others)
+
+
 def nonfinite_report(loss: float, step: int, items: int, order: Order) -> str:
     """Where a non-finite step happened: the loss or the gradient, the step and the songs in it."""
     songs = sorted({read.song for item in order.items((step - 1) * items, items) for read in item.reads})
@@ -362,6 +466,14 @@ def _sum_over_ranks(value: Tensor, world: int) -> Tensor:
     if world > 1:
         dist.all_reduce(value)
     return value
+
+
+def _name_of_start(world: int, device: torch.device) -> str:
+    """A name that no other start of a run has, the same on every rank."""
+    name = torch.tensor(time.time_ns(), device=device)
+    if world > 1:
+        dist.broadcast(name, src=0)
+    return f"{int(name):x}"
 
 
 def _note(line: str) -> None:

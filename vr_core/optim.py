@@ -89,9 +89,9 @@ class WeightAverage:
         self.weights: dict[str, Tensor] = {k: v.detach().clone() for k, v in model.state_dict().items()}
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Take the weights after optimiser step `step` in."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+    def update(self, model: nn.Module, step: int, steps: int = 1) -> None:
+        """Take the weights after optimiser step `step` in, the first look at them for `steps` steps."""
+        decay = min(self.decay, (1 + step) / (10 + step)) ** steps
         current: Iterable[Tensor] = model.state_dict().values()
         torch._foreach_lerp_(list(self.weights.values()), [w.detach() for w in current], 1.0 - decay)
 

@@ -34,10 +34,10 @@ def plan(
     machines, unknown = machines_of(load(Inventory, inventory), spec, model.item_flop, kept_speeds(spec, model.bins))
     if not machines:
         raise UserError(f"{inventory}: no machine for this recipe ({'; '.join(unknown) or 'none is wanted'})")
-    now = predict(machines, spec, model.parameters, link_gbit)
-    others = [predict(machines, spec, model.parameters, link) for link in LINKS_GBIT if link != link_gbit]
-    what, then_s = bottleneck(now, machines, spec)
-    enough = enough_items(machines, spec, model.parameters, link_gbit) if now.left_out else spec.batch.items
+    now = predict(machines, spec, model.shapes, link_gbit)
+    others = [predict(machines, spec, model.shapes, link) for link in LINKS_GBIT if link != link_gbit]
+    what, then_s = bottleneck(now, machines, spec, model.shapes)
+    enough = enough_items(machines, spec, model.shapes, link_gbit) if now.left_out else spec.batch.items
     if as_json:
         value = {
             "recipe": spec.name, "parameters": model.parameters, "item_flop": model.item_flop,
@@ -72,6 +72,9 @@ def plan(
             "" if one.kwh is None else f"{one.kwh:.1f}",
         )  # fmt: skip
     console.print(links)
+    if len(now.ways_s) > 1:
+        told = ", ".join(f"{way} {seconds:.3f} s" for way, seconds in now.ways_s.items())
+        console.print(f"a step by each way that the recipe allows, at {link_gbit:g} Gbit/s: {told}", soft_wrap=True)
     if now.left_out:
         console.print(
             f"{', '.join(now.left_out)} left out: with all a step takes {now.all_step_s:.2f} s, "
@@ -83,7 +86,7 @@ def plan(
     console.print(
         f"reading: {spec.batch.items * model.item_bytes / now.step_s / 1e6:.1f} MB/s of data over all machines. "
         f"Assumed: links of {link_gbit:g} Gbit/s (--link), of which {OF_THE_LINE:.0%} are carried; an exchange in a "
-        "ring, hidden behind the last backward pass",
+        "ring, hidden behind the last backward pass (diloco: behind the next steps); PowerSGD computes nothing",
         soft_wrap=True,
     )
     return None

@@ -1,5 +1,7 @@
 """A small real data set: invented songs, prepared with a short STFT so that a model of a few thousand weights fits."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,14 @@ from dataprep.splits import parse_split
 from dataprep.synth import write_songs
 from dataprep.tracks import find_tracks
 from vr_core.specs import StftSpec
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_fork_server() -> Iterator[None]:
+    """The process that ranks are forked from ends with the tests."""
+    yield
+    if "tests.jobs.ranks" in sys.modules:
+        sys.modules["tests.jobs.ranks"].end_fork_server()
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from vr_core.models import build
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "cluster" / "example.yaml"
 PARAMETERS = 123_000_000
+SHAPES = [(PARAMETERS,)]
 TI_3090 = Machine("attic", "RTX 3090 Ti", Speed(0, 0.446 / 16, 4), "measured here", 450)
 TI_3080 = Machine("study", "RTX 3080 Ti", Speed(0, 0.446 / 16 / 0.86, 4), "measured here", 300)
 
@@ -32,11 +33,11 @@ def recipe(items=16, **more):
 
 def test_two_cards_at_each_link_are_what_the_reference_says():
     """`reference/performance.md` 2.1 and 2.2: 4.19, 1.67 and 0.42 s of exchange, and who is worth it."""
-    found = [predict([TI_3090, TI_3080], recipe(1024), PARAMETERS, link) for link in (1, 2.5, 10)]
+    found = [predict([TI_3090, TI_3080], recipe(1024), SHAPES, link) for link in (1, 2.5, 10)]
     assert [one.exchange_s for one in found] == pytest.approx([4.19, 1.67, 0.42], abs=0.01)
     assert all(one.machines == ("attic", "study") for one in found)
     assert found[0].sent_bytes == 4 * PARAMETERS
-    alone = predict([TI_3090, TI_3080], recipe(32), PARAMETERS, 1)
+    alone = predict([TI_3090, TI_3080], recipe(32), SHAPES, 1)
     assert (alone.machines, alone.left_out, alone.sent_bytes) == (("attic",), ("study",), 0)
     assert alone.step_s == pytest.approx(2 * 0.446)
     assert alone.hours == pytest.approx(2 * 0.446)
@@ -45,31 +46,42 @@ def test_two_cards_at_each_link_are_what_the_reference_says():
 
 
 def test_shares_are_those_of_a_run():
-    one = predict([TI_3090, TI_3080], recipe(1024), PARAMETERS, 10)
+    one = predict([TI_3090, TI_3080], recipe(1024), SHAPES, 10)
     assert sum(one.shares) == 1024
     assert one.shares[0] / one.shares[1] == pytest.approx(1 / 0.86, rel=0.01)
 
 
 def test_the_bottleneck_is_what_helps_most():
     everyone = recipe(64, nodes={"leave_out": False})
-    slow = predict([TI_3090, TI_3080], everyone, PARAMETERS, 1)
-    assert bottleneck(slow, [TI_3090, TI_3080], everyone)[0] == "the network"
-    quick = predict([TI_3090, TI_3080], recipe(512), 1000, 10)
-    what, then_s = bottleneck(quick, [TI_3090, TI_3080], recipe(512))
+    slow = predict([TI_3090, TI_3080], everyone, SHAPES, 1)
+    assert bottleneck(slow, [TI_3090, TI_3080], everyone, SHAPES)[0] == "the network"
+    quick = predict([TI_3090, TI_3080], recipe(512), [(1000,)], 10)
+    what, then_s = bottleneck(quick, [TI_3090, TI_3080], recipe(512), [(1000,)])
     assert what == "attic"
     assert then_s == pytest.approx(quick.step_s * 1.86 / 2.86, rel=0.01)
 
 
 def test_from_how_many_items_on_all_are_worth_having():
-    enough = enough_items([TI_3090, TI_3080], recipe(16), PARAMETERS, 1)
-    assert predict([TI_3090, TI_3080], recipe(enough), PARAMETERS, 1).left_out == ()
-    assert predict([TI_3090, TI_3080], recipe(enough // 2), PARAMETERS, 1).left_out != ()
+    enough = enough_items([TI_3090, TI_3080], recipe(16), SHAPES, 1)
+    assert predict([TI_3090, TI_3080], recipe(enough), SHAPES, 1).left_out == ()
+    assert predict([TI_3090, TI_3080], recipe(enough // 2), SHAPES, 1).left_out != ()
 
 
 def test_auto_takes_the_quicker_way_and_plain_where_it_hardly_matters():
     auto = recipe(256, sync="auto")
-    assert predict([TI_3090, TI_3080], auto, PARAMETERS, 1).sync == "bf16"
-    assert predict([TI_3090, TI_3080], auto, 1000, 10).sync == "plain"
+    assert predict([TI_3090, TI_3080], auto, SHAPES, 1).sync == "bf16"
+    assert predict([TI_3090, TI_3080], auto, [(1000,)], 10).sync == "plain"
+
+
+def test_diloco_makes_two_cards_at_1_gbit_worth_having_where_no_exchange_of_gradients_does():
+    listed = recipe(32, sync={"auto": ["diloco", "bf16", "plain"]})
+    one = predict([TI_3090, TI_3080], listed, SHAPES, 1)
+    assert (one.sync, one.machines) == ("diloco", ("attic", "study"))
+    computing_s = 2 * 0.446 / 1.86
+    assert one.step_s == pytest.approx(computing_s, rel=0.06), "what travels does so behind whole steps"
+    assert list(one.ways_s) == ["plain", "bf16", "diloco"], "the most exact first, whatever the recipe's order"
+    assert one.ways_s["bf16"] > 1.5 * one.step_s
+    assert one.sent_bytes == pytest.approx(2 * PARAMETERS / 16)
 
 
 def test_arithmetic_is_that_of_the_model():

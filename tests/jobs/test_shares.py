@@ -8,20 +8,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataprep.batches import TAKEN_AHEAD
+from jobs.recipe import Recipe
 from jobs.shares import (
     DEAD_BAND,
     WINDOW_STEPS,
+    Exchange,
     Pace,
     Speed,
+    behind_steps,
     choose_sync,
     cut_shares,
     equal_shares,
     even_pieces,
+    exchange_of,
     longest_s,
     ring_s,
     step_s,
     worth_keeping,
 )
+from vr_core.config import validate
 
 AHEAD = TAKEN_AHEAD + 1
 SPEED = st.builds(Speed, st.floats(0, 2), st.floats(0.01, 3), st.integers(1, 5))
@@ -159,30 +164,33 @@ def test_the_exchange_of_123_million_parameters_takes_what_the_reference_says():
 def test_two_pcs_are_kept_where_they_are_quicker_than_one():
     """Break-even of two such cards at 1 GbE is 308,000 tokens, some 300 items; at 10 GbE 31 (section 2.2)."""
     for items, link, kept in ((64, GBE, 1), (400, GBE, 2), (16, 10 * GBE, 1), (64, 10 * GBE, 2)):
-        found = worth_keeping([CARD, CARD], items, GRADIENTS_BYTES, [link, link], 1)
+        found = worth_keeping([CARD, CARD], items, Exchange(GRADIENTS_BYTES), [link, link], 1)
         assert len(found.workers) == kept, (items, link)
         assert found.step_s <= found.all_s
 
 
 def test_only_the_one_behind_the_slow_link_is_left_out():
-    found = worth_keeping([CARD, CARD, CARD.slower(2)], 256, GRADIENTS_BYTES, [10 * GBE, 10 * GBE, GBE / 10], 1)
+    found = worth_keeping(
+        [CARD, CARD, CARD.slower(2)], 256, Exchange(GRADIENTS_BYTES), [10 * GBE, 10 * GBE, GBE / 10], 1
+    )
     assert found.workers == (0, 1)
     assert found.all_s > 3 * found.step_s
-    assert worth_keeping([CARD, CARD.slower(2)], 256, GRADIENTS_BYTES, [GBE, GBE], 2).workers == (0, 1), "the least"
+    least = worth_keeping([CARD, CARD.slower(2)], 256, Exchange(GRADIENTS_BYTES), [GBE, GBE], 2)
+    assert least.workers == (0, 1)
 
 
 def test_a_card_that_is_slow_alone_is_kept():
     """Without an exchange nobody costs anything but the grain of whole items."""
     speeds = [CARD, CARD.slower(20)]
-    assert worth_keeping(speeds, 64, 0, [GBE, GBE], 1).workers == (0, 1)
-    assert worth_keeping([CARD, CARD.slower(200)], 64, 0, [GBE, GBE], 1).workers == (0,)
+    assert worth_keeping(speeds, 64, Exchange(0), [GBE, GBE], 1).workers == (0, 1)
+    assert worth_keeping([CARD, CARD.slower(200)], 64, Exchange(0), [GBE, GBE], 1).workers == (0,)
 
 
-@given(st.lists(SPEED, min_size=1, max_size=5), st.integers(5, 40), st.floats(0, 1e9), st.integers(1, 5))
+@given(st.lists(SPEED, min_size=1, max_size=5), st.integers(5, 40), st.integers(0, 10**9), st.integers(1, 5))
 def test_leaving_out_never_makes_a_step_longer(speeds, items, sent, least):
     links = [1e8 * (i + 1) for i in range(len(speeds))]
-    kept = worth_keeping(speeds, items, sent, links, least)
-    assert kept.step_s <= kept.all_s == step_s(speeds, items, ring_s(sent, links))
+    kept = worth_keeping(speeds, items, Exchange(sent), links, least)
+    assert kept.step_s <= kept.all_s == step_s(speeds, items, Exchange(sent), links)
     assert len(kept.workers) >= min(least, len(speeds))
 
 
@@ -192,3 +200,23 @@ def test_leaving_out_never_makes_a_step_longer(speeds, items, sent, least):
 )
 def test_rounding_has_to_save_something(plain_s, bf16_s, chosen):
     assert choose_sync({"plain": plain_s, "bf16": bf16_s}) == chosen
+
+
+def test_what_diloco_sends_hides_behind_whole_steps():
+    """4.2 s of exchange beside 0.45 s of computing, of which five steps go on meanwhile: 2.1 s in bfloat16."""
+    sent = GRADIENTS_BYTES // 2
+    hidden = step_s([CARD, CARD], 32, Exchange(sent, every_steps=16, behind_steps=5), [GBE, GBE])
+    assert hidden == pytest.approx(0.446)
+    waited = step_s([CARD, CARD], 32, Exchange(sent, every_steps=16, behind_steps=0), [GBE, GBE])
+    assert waited == pytest.approx(0.446 + 2.09 / 16, rel=0.01)
+    assert behind_steps(2.09, 0.446, 16) == 6
+    assert behind_steps(2.09, 0.446, 4) == 4, "no more than there are"
+    assert behind_steps(0, 0.446, 16) == 0
+
+
+def test_powersgd_sends_thin_matrices_of_large_ones():
+    """`reference/performance.md` 2.1: torch's rule, (n + m) r 2 < n m; vectors as they are."""
+    recipe = validate(Recipe, {"name": "demo", "steps": 1, "powersgd": {"rank": 4}}, "demo")
+    shapes = [(896, 3584), (896,), (8, 8), (16, 4, 100)]
+    assert exchange_of("powersgd", recipe, shapes).sent_bytes == 4 * ((896 + 3584) * 4 + 896 + 64 + (16 + 400) * 4)
+    assert exchange_of("diloco", recipe, shapes).sent_bytes == exchange_of("bf16", recipe, shapes).sent_bytes

@@ -5,9 +5,7 @@ import json
 import math
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -32,6 +30,7 @@ from jobs.metrics_log import read_metrics
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
 from jobs.train import train
+from tests.jobs import ranks
 from tests.lan import require
 from vr_core.config import override, plain, validate
 from vr_core.draws import Draws
@@ -51,37 +50,6 @@ TINY: dict[str, Any] = {
     "checkpoint": {"every_steps": 3, "every_s": 1e6, "keep": 9},
     "log": {"tensorboard": False},
 }  # fmt: skip
-
-WORKER = """
-import json, os, sys
-from datetime import timedelta
-from pathlib import Path
-import torch
-import torch.distributed as dist
-from jobs.recipe import Recipe
-from jobs.train import train
-from vr_core.config import load
-
-torch.set_num_threads(1)
-run, rank, world = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-if sys.argv[5:] == ["own disks"]:
-    import dataprep.roots
-    dataprep.roots._is_local = lambda folder: folder.name == f"disk{rank}"
-    from dataprep.dataset import Dataset
-    read = Dataset.read
-    def noted(self, song, role, start, frames, out):
-        with open(run / f"reads-{rank}", "a") as file:
-            file.write(self._path(self.song(song).stems[role].shard).parent.name + "\\n")
-        read(self, song, role, start, frames, out)
-    Dataset.read = noted
-if world > 1:
-    dist.init_process_group(
-        "gloo", init_method=f"file://{sys.argv[4]}", rank=rank, world_size=world, timeout=timedelta(seconds=60)
-    )
-train(load(Recipe, run / "recipe.yaml"), run, rank=rank, world=world, device=torch.device("cpu"), report=None)
-if world > 1:
-    dist.destroy_process_group()
-"""
 
 
 def recipe_of(data: Path, **changes: Any) -> Recipe:
@@ -110,18 +78,15 @@ def here(run: RunFolder, **options: Any) -> dict[str, float]:
     return train(run.recipe(), run.path, rank=0, world=1, device=torch.device("cpu"), report=options.get("report"))
 
 
-def start(run: RunFolder, world: int, meeting: Path, *more: str) -> list[subprocess.Popen[bytes]]:
-    return [
-        subprocess.Popen([sys.executable, "-c", WORKER, str(run.path), str(rank), str(world), str(meeting), *more])
-        for rank in range(world)
-    ]
+def start(run: RunFolder, world: int, meeting: Path, *, own_disks: bool = False) -> list[ranks.Rank]:
+    return ranks.start(run.path, world, meeting, own_disks)
 
 
-def finish(workers: list[subprocess.Popen[bytes]]) -> None:
-    assert [worker.wait(timeout=120) for worker in workers] == [0] * len(workers)
+def finish(workers: list[ranks.Rank]) -> None:
+    assert [worker.wait() for worker in workers] == [0] * len(workers)
 
 
-def kill_after_checkpoint(run: RunFolder, workers: list[subprocess.Popen[bytes]], step: int) -> None:
+def kill_after_checkpoint(run: RunFolder, workers: list[ranks.Rank], step: int) -> None:
     """SIGKILL once a checkpoint of `step` is there: somewhere within the steps after it."""
     deadline = time.monotonic() + 120
     while not (run.checkpoints / f"step-{step:08d}").exists():
@@ -129,8 +94,7 @@ def kill_after_checkpoint(run: RunFolder, workers: list[subprocess.Popen[bytes]]
         assert all(worker.poll() is None for worker in workers), "ended before it could be killed"
         os.sched_yield()
     for worker in workers:
-        worker.send_signal(signal.SIGKILL)
-        worker.wait()
+        worker.kill()
 
 
 def last_weights(run: RunFolder) -> dict[str, torch.Tensor]:
@@ -302,7 +266,7 @@ def test_ranks_with_other_disks_share_a_step_out_once(tiny_data: Path, tmp_path:
     changes = {"steps": 6, "objective.remix": 0}
     straight, run = (new_run(tmp_path / name, recipe_of(data, **changes)) for name in ("straight", "run"))
     here(straight)
-    finish(start(run, 2, tmp_path / "meet", "own disks"))
+    finish(start(run, 2, tmp_path / "meet", own_disks=True))
     for value in ("loss", "grad_norm"):
         one, two = [[m[value] for m in read_metrics(r.metrics_file) if value in m] for r in (straight, run)]
         assert one == pytest.approx(two, rel=1e-3), value
@@ -318,7 +282,7 @@ def test_auto_chooses_how_gradients_travel_once_and_keeps_to_it(tiny_data: Path,
     [choice] = [m for m in read_metrics(run.metrics_file) if m["kind"] == "sync"]
     assert choice["plain"] > 0 < choice["bf16"]
     checkpoint = read_newest(run)[0]
-    assert checkpoint.training["sync"] in ("plain", "bf16")
+    assert checkpoint.training["sync"]["sync"] in ("plain", "bf16")
     again = new_run(tmp_path / "again", recipe_of(tiny_data, **{**changes, "steps": 9}))
     shutil.copytree(run.checkpoints, again.checkpoints)
     finish(start(again, 2, tmp_path / "b"))

@@ -1,0 +1,195 @@
+"""`sync: diloco` and `powersgd` in the training loop: as the papers say it, and exact when a run is resumed."""
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dataprep.batches import read_batch
+from dataprep.dataset import Dataset
+from dataprep.order import Order
+from jobs.checkpoint import read_newest
+from jobs.gradient import autocast, loss_function
+from jobs.local_steps import TRAVELS
+from jobs.metrics_log import read_metrics
+from jobs.recipe import Recipe
+from jobs.runs import RunFolder
+from tests.jobs.test_train import distance, finish, kill_after_checkpoint, last_weights, new_run, recipe_of, start
+from vr_core.models import build
+from vr_core.optim import adamw, learning_rate_factor, set_rates
+
+CPU = torch.device("cpu")
+STEPS, EVERY, VALIDATION, BEHIND = 22, 4, 6, 2
+CHANGES: dict[str, Any] = {
+    "steps": STEPS, "sync": "diloco", "diloco": {"every_steps": EVERY, "behind_steps": BEHIND}, "workers.count": 2,
+    "workers.shares": "equal", "validation.every_steps": VALIDATION,
+}  # fmt: skip
+
+
+def by_hand(recipe: Recipe, workers: dict[int, int]) -> torch.nn.Module:
+    """Algorithm 1 of the paper in one process, worker after worker; `workers`: from which step on there are how many.
+
+    Every worker's delta is rounded to bfloat16 and so is their sum; the outer step of a round comes `behind_steps`
+    later, and at once where there is a validation.
+    """
+    data = Dataset.open(recipe.data)
+    order = Order.of(data.manifest, recipe.objective, recipe.seed, recipe.batch.crop_frames)
+    losses_of = loss_function(recipe, CPU, autocast(recipe, CPU, False))
+    lr, momentum, items = recipe.diloco.lr, recipe.diloco.momentum, recipe.batch.items
+
+    def worker(like: Any) -> Any:
+        torch.manual_seed(recipe.seed)
+        model = build(recipe.model, data.manifest.stft.bins).double()
+        optimiser = adamw(model, recipe.optim)
+        if like is not None:
+            model.load_state_dict(like[0].state_dict())
+            optimiser.load_state_dict(copy.deepcopy(like[1].state_dict()))  # it takes tensors, not copies
+        return model, optimiser
+
+    models = [worker(None) for _ in range(workers[0])]
+    agreed, _ = worker(None)
+    velocity = [torch.zeros_like(p) for p in agreed.parameters()]
+    travelling: Any = None
+
+    def settle() -> None:
+        nonlocal travelling
+        _, summed, then = travelling
+        for number, (p, v, delta) in enumerate(zip(agreed.parameters(), velocity, summed, strict=True)):
+            v.mul_(momentum).add_(delta)
+            p.data -= lr * (delta + momentum * v)
+            for (model, _), was in zip(models, then, strict=True):
+                own = list(model.parameters())[number]
+                own.data += p.data - was[number]
+        travelling = None
+
+    ended = 0
+    for step in range(1, STEPS + 1):
+        if step - 1 in workers and step > 1:
+            if travelling:
+                settle()
+            count = workers[step - 1]
+            models = [worker(models[rank if rank < len(models) else 0]) for rank in range(count)]
+            for model, _ in models:
+                model.load_state_dict(agreed.state_dict())
+        mine = list(order.items((step - 1) * items, items))
+        for rank, (model, optimiser) in enumerate(models):
+            share = items // len(models) + (rank < items % len(models))
+            batch, mine = read_batch(data, mine[:share]), mine[share:]
+            optimiser.zero_grad()
+            losses_of(model, batch, recipe.seed, training=True).mean().backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optim.clip_norm)
+            set_rates(optimiser, recipe.optim.lr, learning_rate_factor(step, STEPS, recipe.optim))
+            optimiser.step()
+        ends = step % EVERY == 0 or step % VALIDATION == 0 or step == STEPS
+        if travelling and (ends or step == travelling[0] + BEHIND):
+            settle()
+        if ends:
+            shares = [items // len(models) + (rank < items % len(models)) for rank in range(len(models))]
+            then = [[p.detach().clone() for p in model.parameters()] for model, _ in models]
+            summed = []
+            for number, p in enumerate(agreed.parameters()):
+                parts = [
+                    ((p.detach() - was[number]) * (share / items)).to(TRAVELS)
+                    for was, share in zip(then, shares, strict=True)
+                ]
+                total = parts[0]
+                for part in parts[1:]:
+                    total = total + part
+                summed.append(total.double())
+            travelling, ended = (step, summed, then), step
+            if step % VALIDATION == 0 or step == STEPS:
+                settle()
+    assert ended == STEPS
+    return agreed
+
+
+def float64(tiny_data: Path, **more: Any) -> Recipe:
+    """Without the average of weights: what is compared is what is trained."""
+    return recipe_of(tiny_data, **{**CHANGES, "precision": "float64", "optim.ema_decay": 0, **more})
+
+
+def off(run: RunFolder, wanted: torch.nn.Module) -> float:
+    state = wanted.state_dict()
+    return distance({name: read_newest(run)[0].weights[name].double() for name in state}, state)
+
+
+def test_it_is_the_paper_s_algorithm_for_workers_with_other_shares(tiny_data: Path, tmp_path: Path) -> None:
+    """Rounds of 4 and 2 steps, three items on one worker and two on the other, two steps behind."""
+    recipe = float64(tiny_data)
+    run = new_run(tmp_path / "run", recipe)
+    finish(start(run, 2, tmp_path / "meet"))
+    assert off(run, by_hand(recipe, {0: 2})) < 1e-7  # weights are stored in float32
+    steps = [m for m in read_metrics(run.metrics_file) if m["kind"] == "step"]
+    assert [m["step"] for m in steps] == list(range(1, STEPS + 1))
+    assert all(m["shares"] == [3, 2] and min(m["busy_s"]) > 0 for m in steps)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_workers_come_and_go_with_the_outer_step_of_all_who_were_there(
+    tiny_data: Path, tmp_path: Path, before: int, after: int
+) -> None:
+    """From the checkpoint of step 16, whose deltas have not arrived."""
+    run = new_run(tmp_path / "run", float64(tiny_data, **{"checkpoint.every_steps": 16}))
+    kill_after_checkpoint(run, start(run, before, tmp_path / "a"), 16)
+    for folder in run.checkpoints.glob("step-000000*"):
+        if folder.name != "step-00000016":
+            shutil.rmtree(folder)
+    checkpoint = read_newest(run)[0]
+    assert checkpoint.training["diloco"]["travelling"]
+    finish(start(run, after, tmp_path / "b"))
+    assert off(run, by_hand(run.recipe(), {0: before, 16: after})) < 1e-7
+
+
+@pytest.mark.parametrize(
+    "sync",
+    [{}, {"sync": "powersgd", "powersgd": {"rank": 2, "start_step": 4}, "model.width": 32}],
+    ids=["diloco", "powersgd"],
+)
+def test_killed_and_resumed_by_as_many_workers_ends_bit_for_bit_where_the_undisturbed_run_ends(
+    tiny_data: Path, tmp_path: Path, sync: dict[str, Any]
+) -> None:
+    recipe = recipe_of(tiny_data, **{**CHANGES, **sync, "checkpoint.every_steps": 8})
+    whole, broken = (new_run(tmp_path / name, recipe) for name in ("whole", "broken"))
+    finish(start(whole, 2, tmp_path / "a"))
+    kill_after_checkpoint(broken, start(broken, 2, tmp_path / "b"), 8)
+    assert read_newest(broken)[0].row.step < STEPS, "killed too late to show anything"
+    finish(start(broken, 2, tmp_path / "c"))
+    expected, found = last_weights(whole), last_weights(broken)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+    def curve(run: RunFolder) -> list[tuple[str, int, float]]:
+        return [(m["kind"], m["step"], m["loss"]) for m in read_metrics(run.metrics_file) if "loss" in m]
+
+    assert curve(broken) == curve(whole)
+
+
+def test_a_worker_alone_trains_by_rounds_too(tiny_data: Path, tmp_path: Path) -> None:
+    recipe = float64(tiny_data, **{"workers.count": 1})
+    run = new_run(tmp_path / "run", recipe)
+    finish(start(run, 1, tmp_path / "meet"))
+    assert off(run, by_hand(recipe, {0: 1})) < 1e-7
+
+
+def test_powersgd_adds_what_it_left_out_to_the_next_gradient(tiny_data: Path, tmp_path: Path) -> None:
+    """A rank-2 gradient is not the gradient; with feedback and twelve steps the losses stay near those of all of it."""
+    runs = {}
+    for name, changes in (
+        ("plain", {"sync": "plain"}),
+        ("thin", {"sync": "powersgd", "powersgd": {"rank": 2, "start_step": 2}}),
+    ):
+        run = runs[name] = new_run(
+            tmp_path / name, recipe_of(tiny_data, **{**CHANGES, **changes, "model.width": 32, "model.feedforward": 64})
+        )
+        finish(start(run, 2, tmp_path / f"{name}-meet"))
+    losses = {
+        name: [m["loss"] for m in read_metrics(run.metrics_file) if m["kind"] == "step"] for name, run in runs.items()
+    }
+    assert losses["thin"][:3] == pytest.approx(losses["plain"][:3], rel=1e-6), "the first two travel as they are"
+    assert losses["thin"][3:] != pytest.approx(losses["plain"][3:], rel=1e-6)
+    assert losses["thin"] == pytest.approx(losses["plain"], rel=0.05)
+    kept = read_newest(runs["thin"])[0].training
+    assert kept["powersgd"]["steps"] == STEPS
+    assert any(left.norm() > 0 for left in kept["own"].values())
