@@ -21,6 +21,8 @@ from typing import Any
 
 import psutil
 
+from jobs.recipe import Recipe
+
 MARGIN = 0.9
 """Of the budget that may be used: allocators round up, and other processes breathe."""
 CERTAIN = 0.5
@@ -30,6 +32,15 @@ SMALLER = 0.75
 TRIAL_S = 300.0
 _CGROUPS = Path("/sys/fs/cgroup")
 _UNLIMITED_BYTES = 1 << 60
+
+
+def models_kept(recipe: Recipe) -> float:
+    """How many times the model's size the recipe's ways of exchanging keep on a worker's device.
+
+    PowerSGD: what it left out, and gradients before it. DiLoCo: the agreed weights, their momentum, the worker's own
+    of when its delta was taken, and that delta, of half the size.
+    """
+    return {"powersgd": 2.0, "diloco": 3.5}.get(recipe.sync_choices[-1], 0.0)
 
 
 def predicted_bytes(first_bytes: int, second_bytes: int, items: int) -> int:

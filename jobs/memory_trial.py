@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from jobs.gradient import autocast, weights_dtype
-from jobs.memory import OUT_OF_MEMORY, keep_freed_memory
+from jobs.memory import OUT_OF_MEMORY, keep_freed_memory, models_kept
 from jobs.recipe import Recipe
 from vr_core.config import validate
 from vr_core.draws import Draws
@@ -34,6 +34,8 @@ def take_step(recipe: Recipe, bins: int, device: torch.device, bf16: bool, items
     mixture, instrumental = torch.rand((2, items, 2, bins, recipe.batch.crop_frames), device=device, dtype=dtype)
     magnitudes = Magnitudes(mixture, instrumental)
     draws = Draws.of_items(0, range(items), device)
+    bytes_kept = models_kept(recipe) * sum(p.numel() * p.element_size() for p in model.parameters())
+    kept = torch.ones(int(bytes_kept), dtype=torch.uint8, device=device)
     for _ in range(2):  # the second one has the first's moments
         with autocast(recipe, device, bf16)():
             losses = item_losses(recipe.objective, model, magnitudes, draws, training=True)
@@ -42,6 +44,7 @@ def take_step(recipe: Recipe, bins: int, device: torch.device, bf16: bool, items
         optimiser.zero_grad(set_to_none=True)
         if average is not None:
             average.update(model, 1)
+    del kept
 
 
 def main() -> int:

@@ -27,7 +27,7 @@ from dataprep.batches import BUFFERS, CodedBatch, read_batch
 from dataprep.dataset import Dataset
 from dataprep.order import Order
 from jobs.gradient import Losses
-from jobs.memory import SMALLER, budget_bytes, fitting, fitting_on_gpu, forget_peak, lives, peak_bytes
+from jobs.memory import SMALLER, budget_bytes, fitting, fitting_on_gpu, forget_peak, lives, models_kept, peak_bytes
 from jobs.recipe import Recipe
 from jobs.shares import Speed
 from vr_core.config import Spec, digest, plain, validate
@@ -68,6 +68,7 @@ def key_of(recipe: Recipe, bins: int, device: torch.device, bf16: bool) -> dict[
         "crop_frames": recipe.batch.crop_frames,
         "micro_batch": recipe.batch.micro_batch,
         "precision": [recipe.precision, bf16],
+        "models_kept": models_kept(recipe),
     }
 
 
@@ -196,7 +197,8 @@ def _size_here(
             compute(count)
             found.append(peak_bytes())
         # What a run holds besides: two moments, the average, and a copy of all for the checkpoint.
-        more = 7 * sum(p.numel() * p.element_size() for p in model.parameters())
+        model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+        more = int((7 + models_kept(recipe)) * model_bytes)
         return found[0] + more + held_bytes, found[1] + more + 2 * held_bytes
 
     trial = {

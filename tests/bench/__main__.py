@@ -5,7 +5,7 @@ import json
 import sys
 from typing import Any
 
-from tests.bench import codec, dedupe, detect, memory, nas, overhead, prepare, quality, reader, recovery, shares
+from tests.bench import codec, dedupe, detect, memory, nas, overhead, prepare, quality, reader, recovery, shares, sync
 from tests.bench.measurement import Benchmark, circumstances
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "reader": reader.BENCHMARK,
     "recovery": recovery.BENCHMARK,
     "shares": shares.BENCHMARK,
+    "sync": sync.BENCHMARK,
 }
 
 

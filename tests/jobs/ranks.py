@@ -22,7 +22,7 @@ class Rank:
         """Its exit code; None while it lives."""
         return self._process.exitcode
 
-    def wait(self, timeout: float = 120) -> int:
+    def wait(self, timeout: float | None = 120) -> int:
         """Its exit code, once it has ended."""
         self._process.join(timeout)
         assert self._process.exitcode is not None, f"still there after {timeout} s"
