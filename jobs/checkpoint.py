@@ -93,7 +93,7 @@ def write_checkpoint(
         for left in run.checkpoints.glob(".step-*"):  # of processes that were killed while they wrote
             if left.suffix != draft.suffix:
                 shutil.rmtree(left, ignore_errors=True)
-        draft.mkdir(parents=True, exist_ok=True)
+        _make(draft, run)
         save_weights(draft / "weights.safetensors", weights, meta)
         _save(draft / "training.pt", training)
         for rank in range(1, parts + 1):
@@ -136,7 +136,7 @@ def write_part(run: RunFolder, step: int, start: str, rank: int, own: dict[str, 
     """
     draft = _draft(run, step, start)
     try:
-        draft.mkdir(parents=True, exist_ok=True)
+        _make(draft, run)
         _save(draft / f"worker-{rank}.pt", own)
         with whole_file(draft / f"worker-{rank}.sha256") as told:
             told.write_text(_sha256(draft / f"worker-{rank}.pt"), encoding="utf-8")
@@ -271,6 +271,12 @@ def _named(pointer: Path) -> str | None:
 
 def _draft(run: RunFolder, step: int, start: str) -> Path:
     return run.checkpoints / f".step-{step:08d}.{start or os.getpid()}"
+
+
+def _make(draft: Path, run: RunFolder) -> None:
+    """Make the draft's folder; never the run's own, which is there unless the share with it is away."""
+    run.checkpoints.mkdir(exist_ok=True)
+    draft.mkdir(exist_ok=True)
 
 
 def _save(file: Path, value: dict[str, Any]) -> None:

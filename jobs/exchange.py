@@ -230,7 +230,12 @@ def exchanging(
             torch cuts buckets anew after the first one, and what PowerSGD keeps belongs to buckets: with that behind
             it, a resumed run has the same from its first step on.
     """
-    parallel = nn.parallel.DistributedDataParallel(model)
+    # PowerSGD has three exchanges for each bucket, the later ones begun by whoever has the earlier: of several buckets
+    # they would come in another order on each worker (and did, over a slow link: gloo ended the process).
+    one_bucket_mb = 1 + sum(p.numel() * p.element_size() for p in model.parameters()) // 2**20
+    parallel = nn.parallel.DistributedDataParallel(
+        model, bucket_cap_mb=one_bucket_mb if compression is not None else None
+    )
     rehearsing = rehearse is not None
 
     def send(bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:

@@ -8,20 +8,17 @@ elasticity under the same cut.
 The full form also kills a worker, drains a PC, lets one join, and kills the driver.
 """
 
-import json
-import os
-import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jobs.recipe import NodesSpec, Recipe
 from tests.bench.measurement import Benchmark
-from tests.box.runs import PATIENCE_S, Run, join, share_data, start_cluster, submit
+from tests.box.events import EVENTS, Scene
+from tests.box.runs import PATIENCE_S, join, share_data, start_cluster, submit
 from tests.lan import SHARED, Lan, await_true
 from vr_core.config import plain, validate
 from vr_core.specs import StftSpec
@@ -46,37 +43,6 @@ def recipe_of(data: Path) -> Recipe:
         },
         "bench",
     )  # fmt: skip
-
-
-class Watched:
-    """One run, and what it did around an event."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-
-    def around(self, act: Callable[[], None], noticed: str, workers: int) -> dict[str, float]:
-        """Seconds from `act` to each thing that follows it, and the steps that were computed again."""
-        before = self.run.await_steps(5, time.time())[-1]["step"]
-        acted_s = time.time()
-        act()
-        told = self.run.await_event(noticed, acted_s)
-        there = self.run.await_event("all workers are there", acted_s)
-
-        def stepped() -> dict[str, Any] | None:
-            steps = (s for s in self.run.lines("step") if s["time_s"] > there["time_s"])
-            return next((step for step in steps if len(step["busy_s"]) == workers), None)
-
-        first = await_true(stepped, "the next step", PATIENCE_S)
-        print(f"{noticed}: {first['time_s'] - acted_s:.1f} s", file=sys.stderr, flush=True)
-        still_s = first["time_s"] - max(s["time_s"] for s in self.run.lines("step") if s["step"] < first["step"])
-        return {
-            "noticed_s": told["time_s"] - acted_s,
-            "group_s": there["time_s"] - told["time_s"],
-            "first_step_s": first["time_s"] - there["time_s"],
-            "in_all_s": first["time_s"] - acted_s,
-            "stood_still_s": still_s,
-            "steps_again": max(0, max(before, told["step"]) + 1 - first["step"]),
-        }
 
 
 def floor_s(lan: Lan, workers: int) -> float:
@@ -107,21 +73,6 @@ def plain_elastic_s(lan: Lan) -> float:
     return float(first_s) - cut_s
 
 
-def come_back(lan: Lan, name: str) -> None:
-    """The cable is in again, and the PC joins: Ray keeps a node dead that it once called dead."""
-    lan[name].mend()
-    lan[name].vr("cluster", "down", "--yes")
-    join(lan["attic"], lan[name])
-
-
-def kill_driver(run: Run) -> None:
-    """SIGKILL for the supervisor of the run's newest attempt."""
-    attempt = max(int(folder.name) for folder in (run.folder / "attempts").iterdir())
-    inner = json.loads((run.folder / "attempts" / str(attempt) / "driver.json").read_text())["pid"]
-    [pid] = [pid for pid in run.lan["attic"].pids() if run.inner_pid(pid) == inner]
-    os.kill(pid, signal.SIGKILL)
-
-
 def measure(quick: bool) -> dict[str, Any]:
     """One cut, or all that may happen; the ratio is of the slowest cut."""
     found: dict[str, Any] = {}
@@ -132,26 +83,21 @@ def measure(quick: bool) -> dict[str, Any]:
         floor = floor_s(lan, 2)
         run = submit(lan, head, recipe_of(data))
         run.await_started("1.1")
-        watched = Watched(run)
+        scene = Scene(lan, run)
         run.await_steps(2 * CHECKPOINT_STEPS)
-        cuts = [watched.around(lan["den"].cut, "answers no more", 2)]
+        cuts = [EVENTS["cable pulled"](scene)]
         while not quick and len(cuts) < CUTS:
-            joined = watched.around(lambda: come_back(lan, "den"), "den joins", 3)
-            found["pc_joins"] = joined
-            cuts.append(watched.around(lan["den"].cut, "answers no more", 2))
+            found["pc_joins"] = EVENTS["PC back"](scene)
+            cuts.append(EVENTS["cable pulled"](scene))
         if not quick:
-            watched.around(lambda: come_back(lan, "den"), "den joins", 3)
-            started = next(reversed(json.loads((run.folder / "origin.json").read_text())["machines"]))
-            pids = run.worker_pids(started)
-            found["worker_killed"] = watched.around(lambda: os.kill(pids["den"], signal.SIGKILL), "died", 3)
-            found["pc_drained"] = watched.around(
-                lambda: (head.vr("cluster", "drain", "den", "--for", "2h", "--yes"), None)[1], "is drained", 2
-            )
-            found["driver_killed"] = watched.around(lambda: kill_driver(run), "start 2.1: 2", 2)
+            EVENTS["PC back"](scene)
+            for event in ("worker killed", "PC drained", "driver killed", "storage away", "checkpoint damaged"):
+                found[event] = EVENTS[event](scene)
         writes = run.lines("checkpoint")
         head.vr("jobs", "stop", run.name, "--out", f"{SHARED}/runs")
         if not quick:
-            head.vr("cluster", "undrain", "den")
+            for name in scene.drained:
+                head.vr("cluster", "undrain", name)
             lan["den"].vr("cluster", "down", "--yes")
             join(head, lan["den"])
             found["plain_ray_train_elastic_s"] = plain_elastic_s(lan)

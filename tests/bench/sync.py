@@ -34,7 +34,7 @@ CORES = 0.65
 """Of each worker: this machine's two also carry three Rays."""
 ITEMS = 16
 EXCHANGE_OF_A_STEP = 4.2 / 0.45
-STEPS = {"plain": 10, "bf16": 16, "powersgd": 60, "diloco": 96, "auto": 96}
+STEPS = {"plain": 10, "bf16": 12, "powersgd": 40, "diloco": 64, "auto": 64}
 """Of each run; the first ones are not counted."""
 WARM = 4
 DILOCO_WARM = 32

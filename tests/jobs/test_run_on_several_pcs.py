@@ -4,9 +4,7 @@ Brought up over ssh with one PC off, one more by code; examined; a run across th
 the head's Ray killed; all of it watched in a browser on another PC; and ended.
 """
 
-import contextlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,9 +12,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import psutil
 import pytest
 
+from tests.box.events import kill_ray
 from tests.box.runs import PATIENCE_S, submit
 from tests.jobs.dashboard import keep_artefact
 from tests.jobs.test_train import recipe_of
@@ -126,16 +124,6 @@ def test_another_pc_sees_every_node_and_the_job_on_the_dashboard(lan, run):
     for page in pages:
         picture = lan.shared / Path(page["picture"]).name
         keep_artefact(picture.rename(picture.with_name(f"several-pcs-{picture.name}")))
-
-
-def kill_ray(host):
-    """All of Ray on `host`, as when it runs out of memory; what keeps it running stays."""
-    [supervisor] = [pid for pid in host.pids() if b"cluster.supervise" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    killed = [pid for pid in host.pids() if os.getsid(pid) == supervisor != pid]
-    for pid in killed:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            psutil.Process(pid).kill()
-    return len(killed)
 
 
 def raylets(host):

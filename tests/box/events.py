@@ -1,0 +1,263 @@
+"""What happens to a run's PCs at home, each as one function, and what is then seen of it.
+
+`EVENTS` is the table: the soak and the test take them by name, the benchmark `recovery` measures some.
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.box.runs import PATIENCE_S, Run, join, pace
+from tests.lan import SHARED, Host, Lan, await_true
+
+Figures = dict[str, float]
+STORAGE_AWAY_S = 8.0
+STALL_S = 4.0
+
+
+@dataclass
+class Scene:
+    """A run on some hosts, of which the first is the head."""
+
+    lan: Lan
+    run: Run
+    rng: random.Random = field(default_factory=lambda: random.Random(0))
+    """Chooses whom it happens to."""
+    cut: list[str] = field(default_factory=list)
+    """Hosts without a cable."""
+    drained: list[str] = field(default_factory=list)
+
+    @property
+    def head(self) -> Host:
+        """The PC with Ray's head and the keeper."""
+        return self.lan[self.lan.names[0]]
+
+    @property
+    def newest(self) -> str:
+        """The last start whose workers were all there, such as 1.2."""
+        machines = json.loads((self.run.folder / "origin.json").read_text())["machines"]
+        return str(list(machines)[-1])
+
+    @property
+    def attempt(self) -> int:
+        """The newest."""
+        return max(int(folder.name) for folder in (self.run.folder / "attempts").iterdir())
+
+    def workers(self) -> list[str]:
+        """Hosts of the newest start."""
+        return sorted(self.run.machines(self.newest))
+
+    def someone(self, *, not_the_head: bool = False) -> str:
+        """One of the workers' hosts."""
+        return self.rng.choice([name for name in self.workers() if not (not_the_head and name == self.head.name)])
+
+    def around(self, act: Callable[[], None], told: str, workers: int | None = None) -> Figures:
+        """Seconds from `act` to each thing that follows it, and the steps that were computed again.
+
+        Args:
+            act: makes it happen.
+            told: words of the event that the user reads.
+            workers: of the start that follows; as many as before without it.
+        """
+        before = self.run.await_steps(1, time.time())[-1]
+        count = workers or len(before["busy_s"])
+        acted_s = time.time()
+        act()
+        noticed = self.run.await_event(told, acted_s)
+        there = self.run.await_event("all workers are there", acted_s)
+
+        def stepped() -> dict[str, Any] | None:
+            steps = (s for s in self.run.lines("step") if s["time_s"] > there["time_s"])
+            return next((step for step in steps if len(step["busy_s"]) == count), None)
+
+        first = await_true(stepped, f"the next step of {count}", PATIENCE_S)
+        print(f"{told}: {first['time_s'] - acted_s:.1f} s", file=sys.stderr, flush=True)
+        still_s = first["time_s"] - max(s["time_s"] for s in self.run.lines("step") if s["step"] < first["step"])
+        return {
+            "noticed_s": noticed["time_s"] - acted_s,
+            "group_s": there["time_s"] - noticed["time_s"],
+            "first_step_s": first["time_s"] - there["time_s"],
+            "in_all_s": first["time_s"] - acted_s,
+            "stood_still_s": still_s,
+            "steps_again": max(0, max(before["step"], noticed["step"]) + 1 - first["step"]),
+        }
+
+
+def worker_killed(scene: Scene) -> Figures:
+    """A worker's process ends: goes on by itself on the same PCs."""
+    pid = scene.run.worker_pids(scene.newest)[scene.someone()]
+    return scene.around(lambda: os.kill(pid, signal.SIGKILL), "died")
+
+
+def cable_pulled(scene: Scene) -> Figures:
+    """A PC falls silent: noticed, goes on with the rest."""
+    name = scene.someone(not_the_head=True)
+    scene.cut.append(name)
+    return scene.around(scene.lan[name].cut, f"{name} answers no more", len(scene.workers()) - 1)
+
+
+def pc_back(scene: Scene) -> Figures:
+    """Its cable is in again: it joins, with a checkpoint first."""
+    name = scene.cut.pop()
+    return scene.around(lambda: come_back(scene.lan, name), f"{name} joins", len(scene.workers()) + 1)
+
+
+def pc_drained(scene: Scene) -> Figures:
+    """`vr cluster drain`: leaves it with a checkpoint, no step is computed twice."""
+    name = scene.someone(not_the_head=True)
+    scene.drained.append(name)
+
+    def drain() -> None:
+        scene.head.vr("cluster", "drain", name, "--for", "2h", "--yes")
+
+    return scene.around(drain, f"{name} is drained", len(scene.workers()) - 1)
+
+
+def pc_undrained(scene: Scene) -> Figures:
+    """`vr cluster undrain`: joins again."""
+    name = scene.drained.pop()
+
+    def undrain() -> None:
+        scene.head.vr("cluster", "undrain", name)
+
+    return scene.around(undrain, f"{name} joins", len(scene.workers()) + 1)
+
+
+def driver_killed(scene: Scene) -> Figures:
+    """The supervisor's process ends: the keeper submits the run anew."""
+    return scene.around(lambda: kill_driver(scene.run), f"start {scene.attempt + 1}.1: ")
+
+
+def heads_ray_killed(scene: Scene) -> Figures:
+    """All of Ray on the head ends: it is started again, and the run submitted anew."""
+    return scene.around(lambda: kill_ray(scene.head), f"start {scene.attempt + 1}.1: ")
+
+
+def storage_away(scene: Scene) -> Figures:
+    """No PC sees the shared folder for a while, and then all do: nothing is lost."""
+    before = scene.run.await_steps(1, time.time())[-1]
+    away_s = time.time()
+    for host in scene.lan.hosts.values():
+        host.run(["mount", "-t", "tmpfs", "tmpfs", SHARED])
+    time.sleep(STORAGE_AWAY_S)  # the event itself
+    for host in scene.lan.hosts.values():
+        host.run(["umount", "--lazy", SHARED])
+    back_s = time.time()
+    first = scene.run.await_steps(1, back_s)[0]
+    steps = [line["step"] for line in scene.run.lines("step") if line["time_s"] > away_s]
+    return {
+        "away_s": back_s - away_s,
+        "first_step_s": first["time_s"] - back_s,
+        "steps_again": max(0, before["step"] + 1 - min(steps)),
+    }
+
+
+def checkpoint_damaged(scene: Scene) -> Figures:
+    """The newest checkpoint is cut short, and a worker dies: goes on from the one before."""
+
+    def damage_and_kill() -> None:
+        # What a stopped process has written is what the next start finds.
+        pids = list(scene.run.worker_pids(scene.newest).values())
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        newest = sorted((scene.run.folder / "checkpoints").glob("step-*"))[-1]
+        with (newest / "training.pt").open("r+b") as file:
+            file.truncate(100)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+
+    return scene.around(damage_and_kill, "died")
+
+
+def worker_slower(scene: Scene) -> Figures:
+    """One worker has a twentieth of a core from now on: it gets fewer items."""
+    name = scene.someone()
+    pids = scene.run.worker_pids(scene.newest)
+    began_s = time.time()
+    before = scene.run.await_steps(1, began_s)[-1]["shares"]
+    pace(scene.lan, {name: 0.05}, pids)
+
+    def recut() -> dict[str, Any] | None:
+        return next((s for s in scene.run.lines("step") if s["time_s"] > began_s and s["shares"] != before), None)
+
+    after = await_true(recut, "other shares", PATIENCE_S)
+    scene.lan[name].cpu(1.0, [pids[name]])
+    # In which place this host's share stands is in the start's list of machines.
+    place = list(scene.run.machines(scene.newest)).index(name)
+    return {
+        "recut_s": after["time_s"] - began_s,
+        "share_before": float(before[place]),
+        "share_after": float(after["shares"][place]),
+    }
+
+
+def worker_stalls(scene: Scene) -> Figures:
+    """One worker does nothing for some seconds: all wait, and go on."""
+    pid = scene.run.worker_pids(scene.newest)[scene.someone()]
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(STALL_S)  # the event itself
+    os.kill(pid, signal.SIGCONT)
+    went_on_s = time.time()
+    return {"first_step_s": scene.run.await_steps(1, went_on_s)[0]["time_s"] - went_on_s}
+
+
+EVENTS: dict[str, Callable[[Scene], Figures]] = {
+    "worker killed": worker_killed,
+    "cable pulled": cable_pulled,
+    "PC back": pc_back,
+    "PC drained": pc_drained,
+    "PC undrained": pc_undrained,
+    "driver killed": driver_killed,
+    "head's Ray killed": heads_ray_killed,
+    "storage away": storage_away,
+    "checkpoint damaged": checkpoint_damaged,
+    "worker slower": worker_slower,
+    "worker stalls": worker_stalls,
+}
+
+
+def possible(scene: Scene) -> list[str]:
+    """Events that can happen now, in the table's order."""
+    impossible = set()
+    if not scene.cut:
+        impossible.add("PC back")
+    if not scene.drained:
+        impossible.add("PC undrained")
+    if len(scene.workers()) < 3:
+        impossible |= {"cable pulled", "PC drained"}
+    return [name for name in EVENTS if name not in impossible]
+
+
+def come_back(lan: Lan, name: str) -> None:
+    """The cable is in again, and the PC joins: Ray keeps a node dead that it once called dead."""
+    lan[name].mend()
+    lan[name].vr("cluster", "down", "--yes")
+    join(lan[lan.names[0]], lan[name])
+
+
+def kill_driver(run: Run) -> None:
+    """SIGKILL for the supervisor of the run's newest attempt."""
+    attempt = max(int(folder.name) for folder in (run.folder / "attempts").iterdir())
+    inner = json.loads((run.folder / "attempts" / str(attempt) / "driver.json").read_text())["pid"]
+    [pid] = [pid for pid in run.lan[run.lan.names[0]].pids() if run.inner_pid(pid) == inner]
+    os.kill(pid, signal.SIGKILL)
+
+
+def kill_ray(host: Host) -> int:
+    """All of Ray on `host`, as when it runs out of memory; what keeps it running stays. How many processes."""
+    [supervisor] = [pid for pid in host.pids() if b"cluster.supervise" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    killed = [pid for pid in host.pids() if os.getsid(pid) == supervisor != pid]
+    for pid in killed:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).kill()
+    return len(killed)
