@@ -42,6 +42,9 @@ class CheckpointSpec(Spec):
     every_steps: Count | None = None
     keep: Count = 2
     """Newest ones kept; the best one stays besides."""
+    own_disk_every_s: Positive | None = None
+    """Where set, every PC copies the state to its own disk so often: for a share that is slow. Not with `powersgd` and
+    `diloco`."""
 
 
 SyncName = Literal["plain", "bf16", "powersgd", "diloco"]

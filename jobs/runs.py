@@ -265,7 +265,7 @@ def _create_run(recipe: Recipe, again: bool, reserved: Collection[str]) -> RunFo
     try:
         draft.mkdir()
         (draft / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
-        write_json(draft / "origin.json", read_origin())
+        write_json(draft / "origin.json", {**read_origin(), "born": uuid.uuid4().hex[:12]})
         state = RunState(state="pending", steps=recipe.steps, updated_s=time.time())
         write_json(draft / "state.json", plain(state))
         while True:

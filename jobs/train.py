@@ -37,6 +37,7 @@ from jobs.gradient import add_gradients, autocast, has_bf16, loss_function, weig
 from jobs.local_steps import LocalSteps
 from jobs.memory import keep_freed_memory
 from jobs.metrics_log import MetricsLog
+from jobs.own_disk import OwnDisk, copies_of, newest_of_all
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
 from jobs.shares import Pace
@@ -82,7 +83,8 @@ def train(
     if device.type == "cpu":
         keep_freed_memory()
     run = RunFolder(run_path)
-    checkpoint = newest_checkpoint(run, rank, world, device)
+    copies = copies_of(run) if recipe.checkpoint.own_disk_every_s is not None else None
+    checkpoint = newest_checkpoint(run, rank, world, device, copies)
     # The order of items is a function of the data set: a run goes on with the version that it began with.
     version = checkpoint.training["data"] if checkpoint else None
     data = open_data(_require(recipe.data), recipe.cache, version)
@@ -165,7 +167,7 @@ def train(
             if average is not None:
                 average.update(local.agreed, step, steps)
 
-    def save(validation_loss: float | None, best: bool) -> None:
+    def save(validation_loss: float | None, best: bool, *, to_share: bool = True) -> None:
         own: dict[str, Any] = {}
         if local is not None:
             own = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
@@ -173,8 +175,12 @@ def train(
             own = {"left_out": compression.own()}
         if checkpoints and rank and own:
             checkpoints.save_part(step, rank, own)
-        if checkpoints and metrics:
+        if metrics:
             metrics.flush()
+        writer: BackgroundCheckpoints | None = own_disk
+        if to_share:
+            writer = checkpoints if rank == 0 else None
+        if writer:
             weights = average.weights if average else agreed.state_dict()
             meta = WeightsMeta(
                 model=recipe.model, stft=stft, crop_frames=recipe.batch.crop_frames, step=step, run=run.id
@@ -186,18 +192,25 @@ def train(
                 "diloco": local.state() if local else None, "powersgd": compression.common() if compression else None,
             }  # fmt: skip
             parts = world - 1 if own else 0
-            checkpoints.save(weights, training, meta, step * items, validation_loss, best, parts)
+            writer.save(weights, training, meta, step * items, validation_loss, best, parts)
 
     best, result, first_step = best_loss(run), {"step": float(step)}, step
     metrics = MetricsLog(run, step, recipe.log.tensorboard) if rank == 0 else None
     writes = rank == 0 or local is not None or compression is not None
     start = _name_of_start(world, device)
     checkpoints = BackgroundCheckpoints(run, recipe.checkpoint.keep, _note, start) if writes else None
+    own_disk = None
+    if copies is not None and local is None and compression is None:
+        own_disk = OwnDisk(copies, rank, start, _note)
+    if rank == 0:
+        with contextlib.suppress(OSError):  # the first checkpoint will say so
+            run.checkpoints.mkdir(exist_ok=True)
     batches = (piece for k in itertools.count(step) for piece in micro_batches(k))
     staging = BackgroundStaging(data, _note) if recipe.cache and recipe.cache.stage and data.has_cache else None
     with (
         metrics or contextlib.nullcontext(),
         checkpoints or contextlib.nullcontext(),
+        own_disk or contextlib.nullcontext(),
         less_after_out_of_memory(speed_key, lambda: pace.speeds[rank]),
         contextlib.closing(staging) if staging else contextlib.nullcontext(),
         contextlib.closing(Loader(data, batches, device)) as loader,
@@ -205,7 +218,8 @@ def train(
         if metrics and company.choice:
             _note(company.choice)
             metrics.write("sync", step, **company.predicted_s)
-        saved_s = polled_s = time.monotonic()
+        saved_s = copied_s = polled_s = time.monotonic()
+        own_disk_s = recipe.checkpoint.own_disk_every_s or math.inf
         told: list[Tensor] = []  # of the steps since all workers last told each other: one, or a round of them
         seen: list[dict[str, Any]] = []
         clock.begin()
@@ -224,16 +238,17 @@ def train(
 
             if parallel is model:
                 clock.complete()
-            stop, leave, due = False, False, False
+            stop, leave, due, due_here = False, False, False, False
             if metrics and checkpoints:
                 # By the clock only where the one before is written: a slow share makes checkpoints rarer, not steps.
                 due = time.monotonic() - saved_s > recipe.checkpoint.every_s and not checkpoints.busy
+                due_here = own_disk is not None and time.monotonic() - copied_s > own_disk_s and not own_disk.busy
                 if time.monotonic() - polled_s > _WISH_POLL_S:
                     polled_s = time.monotonic()
                     with contextlib.suppress(OSError):  # the share is away: nobody can have wished for anything
                         stop, leave = run.stop_file.exists(), run.leave_file.exists()
             # With the loss, so that all ranks leave after the same step.
-            wishes = torch.tensor([stop, leave, due, places], dtype=torch.float64, device=device)
+            wishes = torch.tensor([stop, leave, due, due_here, places], dtype=torch.float64, device=device)
             busy = torch.zeros(world, dtype=torch.float64, device=device)
             busy[rank] = clock.busy_s()
             mine = torch.cat([(loss_sum / items)[None], wishes, busy])
@@ -278,14 +293,16 @@ def train(
                 continue
 
             recut, before = None, step - len(seen)
-            stop, leave, due = False, False, False
+            stop, leave, due, due_here = False, False, False, False
             for one, values in zip(seen, torch.stack(told).tolist(), strict=True):
-                loss, wished, busy_s = values[0], values[1:4], values[5:]
-                if values[4] != items * (items - 1) / 2:  # each rank works out by itself which items are its own
+                loss, wished, busy_s = values[0], values[1:5], values[6:]
+                if values[5] != items * (items - 1) / 2:  # each rank works out by itself which items are its own
                     raise RunFailed(
                         f"run {run.id}: step {one['step']} was not shared out once; has every PC the same versions?"
                     )
-                stop, leave, due = (bool(a) or b for a, b in zip(wished, (stop, leave, due), strict=True))
+                stop, leave, due, due_here = (
+                    bool(a) or b for a, b in zip(wished, (stop, leave, due, due_here), strict=True)
+                )
                 newest = pace.observe(one["step"] - 1, busy_s)
                 recut = newest or recut
                 if metrics:
@@ -314,8 +331,14 @@ def train(
             # its own is no such streak.
             if last or improved or stop or leave or (due and (local is not None or not skipped_in_a_row)):
                 save(validated if validated is not None and math.isfinite(validated) else None, improved)
-                saved_s = time.monotonic()
+                saved_s = copied_s = time.monotonic()
                 clock.begin()
+            elif due_here and not skipped_in_a_row:
+                save(None, False, to_share=False)
+                copied_s = time.monotonic()
+                clock.begin()
+            if own_disk is not None and (last or stop):
+                own_disk.forget()
             if checkpoints and (last or stop or leave):
                 checkpoints.wait()
             if checkpoints and metrics:
@@ -350,11 +373,14 @@ def who_has_what(data: Dataset, needed: frozenset[str], world: int, device: torc
     return torch.stack(told).cpu().numpy().astype(bool)
 
 
-def newest_checkpoint(run: RunFolder, rank: int, world: int, device: torch.device) -> Checkpoint | None:
+def newest_checkpoint(
+    run: RunFolder, rank: int, world: int, device: torch.device, copies: Path | None = None
+) -> Checkpoint | None:
     """Where the run goes on; None at its start.
 
-    Rank 0 chooses and the others take the same step: a rank whose view of the shared folder lags would otherwise go on
-    from another step, and nothing would say so.
+    What all have on their own disks (`copies`) is taken where it is newer; of a run whose checkpoints somebody has
+    removed, to start from nothing, it is not. Else rank 0 chooses and the others take the same step: a rank whose view
+    of the shared folder lags would otherwise go on from another step, and nothing would say so.
 
     Raises:
         RunFailed: there are checkpoints and none is usable; to start again over them is not ours to decide.
@@ -370,15 +396,20 @@ def newest_checkpoint(run: RunFolder, rank: int, world: int, device: torch.devic
     if rank == 0 and checkpoint is not None:
         for line in mend_pointers(run, checkpoint):
             _note(line)
+    chosen = torch.tensor([checkpoint.row.step if checkpoint else 0, run.checkpoints.is_dir()], device=device)
     if world > 1:
-        chosen = torch.tensor(checkpoint.row.step if checkpoint else 0, device=device)
         dist.broadcast(chosen, src=0)
-        if rank and chosen.item():
-            folder = run.checkpoints / f"step-{int(chosen.item()):08d}"
-            try:
-                checkpoint = read_checkpoint(folder)
-            except UserError as error:  # rank 0 has found it whole: this is another view of the same folder
-                raise StorageError(f"{folder} is not what rank 0 sees: {error}") from None
+    shared_step, begun = int(chosen[0]), bool(chosen[1])
+    if copies is not None and begun:
+        copy = newest_of_all(copies, shared_step, world, device)
+        if copy is not None:
+            return copy
+    if rank and shared_step:
+        folder = run.checkpoints / f"step-{shared_step:08d}"
+        try:
+            checkpoint = read_checkpoint(folder)
+        except UserError as error:  # rank 0 has found it whole: this is another view of the same folder
+            raise StorageError(f"{folder} is not what rank 0 sees: {error}") from None
     return checkpoint
 
 

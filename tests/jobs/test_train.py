@@ -24,9 +24,10 @@ from dataprep.manifest import read_manifest
 from dataprep.prepare import PrepareSettings, prepare
 from dataprep.staging import BackgroundStaging
 from dataprep.tracks import find_tracks
-from jobs.checkpoint import read_checkpoint, read_newest
+from jobs.checkpoint import read_checkpoint, read_newest, step_folders
 from jobs.errors import RunFailed, RunLeft, RunStopped
 from jobs.metrics_log import read_metrics
+from jobs.own_disk import copies_of, newest_of_all
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
 from jobs.train import train
@@ -142,6 +143,50 @@ def test_two_workers_end_where_one_does_and_resume(tiny_data: Path, tmp_path: Pa
     for value in ("loss", "grad_norm"):  # Adam and clipping hide a wrong scale of the gradient from the losses
         first = [[m[value] for m in read_metrics(r.metrics_file) if value in m and m["step"] <= 5] for r in (one, two)]
         assert first[0] == pytest.approx(first[1], rel=1e-3), value
+
+
+def test_copies_on_own_disks_are_newer_than_the_share_and_gone_at_the_end(tiny_data: Path, tmp_path: Path) -> None:
+    """Killed after step 20 of a run of whose state the share has nothing yet: goes on from there."""
+    changes = {
+        "steps": 40,
+        "workers.shares": "equal",
+        "checkpoint.every_steps": None,
+        "checkpoint.own_disk_every_s": 1e-6,
+    }
+    recipe = recipe_of(tiny_data, **{**changes, "validation.every_steps": 100})
+    whole, broken = new_run(tmp_path / "whole", recipe), new_run(tmp_path / "broken", recipe)
+    for run in (whole, broken):
+        run.origin_file.write_text(json.dumps({"born": run.id}))
+    finish(start(whole, 2, tmp_path / "a"))
+    copies = copies_of(broken)
+    workers = start(broken, 2, tmp_path / "b")
+    both = [RunFolder(copies / f"rank-{rank}") for rank in range(2)]
+    until(lambda: all(any(int(folder.name[5:]) > 20 for folder in step_folders(one)) for one in both))
+    for worker in workers:
+        worker.kill()
+    assert read_newest(broken)[0] is None, "the share has nothing yet"
+    finish(start(broken, 2, tmp_path / "c"))
+    assert distance(last_weights(broken), last_weights(whole)) < 1e-5
+    steps = [m["step"] for m in read_metrics(broken.metrics_file) if m["kind"] == "step"]
+    assert steps == list(range(1, 41)), "none of those before the copy is taken again"
+    assert not copies.exists()
+
+
+def test_copies_count_only_where_every_worker_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = tmp_path
+    for rank, step in ((0, 7), (0, 9), (3, 11)):
+        (copies / f"rank-{rank}" / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
+    monkeypatch.setattr("jobs.own_disk.read_checkpoint", lambda folder: folder.name)
+    assert newest_of_all(copies, 8, 1, torch.device("cpu")) == "step-00000011"
+    assert newest_of_all(copies, 11, 1, torch.device("cpu")) is None, "the share is as new"
+
+    def gathered(of_all: list[torch.Tensor], told: torch.Tensor) -> None:
+        assert told.tolist() == [9, 11]
+        of_all[0].copy_(told)
+        of_all[1].copy_(torch.tensor([7, 9]))
+
+    monkeypatch.setattr("torch.distributed.all_gather", gathered)
+    assert newest_of_all(copies, 8, 2, torch.device("cpu")) == "step-00000009"
 
 
 def test_a_run_learns_reports_and_leaves_what_later_commands_read(tiny_data: Path, tmp_path: Path) -> None:
