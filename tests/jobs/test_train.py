@@ -153,7 +153,7 @@ def test_copies_on_own_disks_are_newer_than_the_share_and_gone_at_the_end(tiny_d
         "checkpoint.every_steps": None,
         "checkpoint.own_disk_every_s": 1e-6,
     }
-    recipe = recipe_of(tiny_data, **{**changes, "validation.every_steps": 100})
+    recipe = recipe_of(tiny_data, **{**changes, "steps": 40, "validation.every_steps": 100})
     whole, broken = new_run(tmp_path / "whole", recipe), new_run(tmp_path / "broken", recipe)
     for run in (whole, broken):
         run.origin_file.write_text(json.dumps({"born": run.id}))
