@@ -78,11 +78,11 @@ def weights_off(run: Run, folder: Path) -> float:
     return distance(last_weights(RunFolder(run.folder)), last_weights(undisturbed))
 
 
-def next_steps_off(run: Run, folder: Path) -> dict[int, float]:
-    """Checkpoint's step → how far the next step's loss and gradient norm are from one process's, relative."""
+def next_steps_off(run: Run, folder: Path, every: int = 1) -> dict[int, float]:
+    """Step of every so many-th checkpoint → how far the next step's loss and gradient norm are from one process's."""
     told = {line["step"]: line for line in run.lines("step")}
     found = {}
-    for saved in step_folders(RunFolder(run.folder)):
+    for saved in step_folders(RunFolder(run.folder))[::every]:
         step = int(saved.name.removeprefix("step-"))
         # A damaged one is passed over by whoever reads it, and so it was by the run.
         if step + 1 not in told or not jobs.train.read_newest(_only(saved, folder / "check"))[0]:
