@@ -119,7 +119,7 @@ def train(
     # What is read ahead is cut already: each step is one batch at least.
     speeds = speeds_of_all(speed, world, device)
     company = Company(
-        recipe, trained, speeds, rank, world, device, checkpoint.training.get("sync") if checkpoint else None
+        recipe, trained, speeds, rank, world, device, checkpoint.training.get("exchange") if checkpoint else None
     )
     company.require_worth(speeds)
     local = compression = None
@@ -188,7 +188,7 @@ def train(
             training = {
                 "model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step,
                 "skipped_in_a_row": skipped_in_a_row, "position": step * items, "data": data.manifest.digest(),
-                "sync": company.kept, "world": world, "own": own.get("left_out"),
+                "exchange": company.kept, "world": world, "own": own.get("left_out"),
                 "diloco": local.state() if local else None, "powersgd": compression.common() if compression else None,
             }  # fmt: skip
             parts = world - 1 if own else 0

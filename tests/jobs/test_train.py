@@ -327,12 +327,12 @@ def test_auto_chooses_how_gradients_travel_once_and_keeps_to_it(tiny_data: Path,
     [choice] = [m for m in read_metrics(run.metrics_file) if m["kind"] == "sync"]
     assert choice["plain"] > 0 < choice["bf16"]
     checkpoint = read_newest(run)[0]
-    assert checkpoint.training["sync"]["sync"] in ("plain", "bf16")
+    assert checkpoint.training["exchange"]["sync"] in ("plain", "bf16")
     again = new_run(tmp_path / "again", recipe_of(tiny_data, **{**changes, "steps": 9}))
     shutil.copytree(run.checkpoints, again.checkpoints)
     finish(start(again, 2, tmp_path / "b"))
     assert [m for m in read_metrics(again.metrics_file) if m["kind"] == "sync"] == [], "nothing is left to choose"
-    assert read_newest(again)[0].training["sync"] == checkpoint.training["sync"]
+    assert read_newest(again)[0].training["exchange"] == checkpoint.training["exchange"]
 
 
 def test_a_disk_that_is_full_for_a_while_costs_nothing(
