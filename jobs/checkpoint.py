@@ -141,7 +141,10 @@ def write_part(run: RunFolder, step: int, start: str, rank: int, own: dict[str, 
         with whole_file(draft / f"worker-{rank}.sha256") as told:
             told.write_text(_sha256(draft / f"worker-{rank}.pt"), encoding="utf-8")
     except (OSError, RuntimeError) as error:
-        raise StorageError(f"checkpoint of step {step}: a worker's part cannot be written ({error})") from error
+        raise StorageError(
+            f"checkpoint of step {step}: a worker's part cannot be written ({error}); free some space, "
+            f"then `vr jobs resume {run.id}`"
+        ) from error
 
 
 def read_part(folder: Path, rank: int) -> dict[str, Any]:
@@ -177,14 +180,14 @@ def read_newest(run: RunFolder) -> tuple[Checkpoint | None, list[str]]:
     return None, problems
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
-    """The checkpoint in a step folder.
+def read_checkpoint(folder: Path, verified: Collection[str] | None = None) -> Checkpoint:
+    """The checkpoint in a step folder, of which the files `verified` (or all) are as they were written.
 
     Raises:
         NotACheckpoint, ConfigError, WeightsError: a file is missing, damaged or not ours.
         StorageError: the disk or the share failed.
     """
-    row = verify_checkpoint(folder)
+    row = verify_checkpoint(folder, verified)
     weights, _ = load_weights(folder / "weights.safetensors")
     return Checkpoint(row, weights, _load(folder / "training.pt"), folder)
 

@@ -28,6 +28,7 @@ from jobs.shares import (
     step_s,
     worth_keeping,
 )
+from jobs.speed import await_device
 
 _EPSILON = 1e-8
 """Added to columns that are made orthogonal: a parameter's gradient may be all zeros."""
@@ -268,7 +269,7 @@ def compressing_s(trained: Sequence[nn.Parameter], rank: int, world: int, device
     matrices = [m for m in matrices if 2 * min(*m.shape, rank) * sum(m.shape) < m.numel()]
     took_s = 0.0
     for _ in range(2):  # the first time loads libraries
-        _finish(device)
+        await_device(device)
         began_s = time.monotonic()
         for matrix in matrices:
             before = matrix.clone()
@@ -276,13 +277,8 @@ def compressing_s(trained: Sequence[nn.Parameter], rank: int, world: int, device
             left = torch.linalg.qr(before @ right)[0]
             matrix.copy_(left @ (before.T @ left).T)
             before -= matrix
-        _finish(device)
+        await_device(device)
         took_s = time.monotonic() - began_s
     slowest = torch.tensor(took_s, dtype=torch.float64, device=device)
     dist.all_reduce(slowest, dist.ReduceOp.MAX)
     return float(slowest)
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -40,12 +40,13 @@ def copies_of(run: RunFolder) -> Path | None:
     return state_folder() / "checkpoints" / f"{run.id}.{born}"
 
 
-def newest_of_all(copies: Path, shared_step: int, world: int, device: torch.device) -> Checkpoint | None:
+def newest_of_all(copies: Path | None, shared_step: int, world: int, device: torch.device) -> Checkpoint | None:
     """The newest copy that every worker has, if it is newer than `shared_step`; asks all of them.
 
     A damaged copy counts as none.
     """
-    here = [folder for rank in copies.glob("rank-*") for folder in step_folders(RunFolder(rank))]
+    ranks = copies.glob("rank-*") if copies is not None else ()
+    here = [folder for rank in ranks for folder in step_folders(RunFolder(rank))]
     # Read before anything is agreed on: what one cannot read all go without.
     read: dict[int, Checkpoint] = {}
     for folder in sorted(here, key=lambda folder: folder.name, reverse=True):
@@ -80,7 +81,7 @@ class OwnDisk(BackgroundCheckpoints):
             super().save(*arguments, **more)
         except (OSError, StorageError) as error:
             self._failed = True
-            self._say(f"no more copies of the run on {platform.node()}'s own disk: {error}")
+            self._say(f"no more copies of the run on {platform.node()}'s own disk: {error.__cause__ or error}")
 
     def forget(self) -> None:
         """Remove the copies of this run, which has ended, and those of runs that are long gone."""

@@ -258,15 +258,16 @@ def _seconds(run: Callable[[], None], device: torch.device) -> float:
     times_s: list[float] = []
     run()
     while len(times_s) < LEAST_RUNS or sum(times_s) < LEAST_S:
-        _finish(device)
+        await_device(device)
         began_s = time.perf_counter()
         run()
-        _finish(device)
+        await_device(device)
         times_s.append(time.perf_counter() - began_s)
     return statistics.median(times_s)
 
 
-def _finish(device: torch.device) -> None:
+def await_device(device: torch.device) -> None:
+    """Until what was asked of a GPU is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -84,7 +84,7 @@ def train(
         keep_freed_memory()
     run = RunFolder(run_path)
     copies = copies_of(run) if recipe.checkpoint.own_disk_every_s is not None else None
-    checkpoint = newest_checkpoint(run, rank, world, device, copies)
+    checkpoint = newest_checkpoint(run, rank, world, device, recipe.checkpoint.own_disk_every_s is not None, copies)
     # The order of items is a function of the data set: a run goes on with the version that it began with.
     version = checkpoint.training["data"] if checkpoint else None
     data = open_data(_require(recipe.data), recipe.cache, version)
@@ -374,13 +374,14 @@ def who_has_what(data: Dataset, needed: frozenset[str], world: int, device: torc
 
 
 def newest_checkpoint(
-    run: RunFolder, rank: int, world: int, device: torch.device, copies: Path | None = None
+    run: RunFolder, rank: int, world: int, device: torch.device, own_disks: bool = False, copies: Path | None = None
 ) -> Checkpoint | None:
     """Where the run goes on; None at its start.
 
-    What all have on their own disks (`copies`) is taken where it is newer; of a run whose checkpoints somebody has
-    removed, to start from nothing, it is not. Else rank 0 chooses and the others take the same step: a rank whose view
-    of the shared folder lags would otherwise go on from another step, and nothing would say so.
+    With `own_disks` what all have there (`copies`; None: this one has nothing) is taken where it is newer; of a run
+    whose checkpoints somebody has removed, to start from nothing, it is not. Else rank 0 chooses and the others take
+    the same step: a rank whose view of the shared folder lags would otherwise go on from another step, and nothing
+    would say so.
 
     Raises:
         RunFailed: there are checkpoints and none is usable; to start again over them is not ours to decide.
@@ -400,14 +401,14 @@ def newest_checkpoint(
     if world > 1:
         dist.broadcast(chosen, src=0)
     shared_step, begun = int(chosen[0]), bool(chosen[1])
-    if copies is not None and begun:
+    if own_disks and begun:  # all ask, also who has none
         copy = newest_of_all(copies, shared_step, world, device)
         if copy is not None:
             return copy
     if rank and shared_step:
         folder = run.checkpoints / f"step-{shared_step:08d}"
         try:
-            checkpoint = read_checkpoint(folder)
+            checkpoint = read_checkpoint(folder, ("weights.safetensors", "training.pt"))
         except UserError as error:  # rank 0 has found it whole: this is another view of the same folder
             raise StorageError(f"{folder} is not what rank 0 sees: {error}") from None
     return checkpoint

@@ -12,7 +12,7 @@ from typing import Any
 from jobs.recipe import NodesSpec, Recipe
 from jobs.shares import Speed, cut_shares, equal_shares, longest_s
 from tests.bench.measurement import Benchmark
-from tests.box.runs import Run, pace, share_data, start_cluster, submit
+from tests.box.runs import Run, items_per_s, pace, share_data, start_cluster, submit
 from tests.lan import SHARED, Lan
 from vr_core.config import plain, validate
 from vr_core.specs import StftSpec
@@ -47,11 +47,6 @@ def recipe_of(name: str, data: Path, nodes: NodesSpec, shares: str = "measured")
         },
         "bench",
     )  # fmt: skip
-
-
-def items_per_s(steps: list[dict[str, Any]]) -> float:
-    """Of some steps in a row."""
-    return ITEMS * len(steps) / sum(step["step_s"] for step in steps)
 
 
 def measure_case(speeds: tuple[float, ...], quick: bool) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from jobs.recipe import SYNC_NAMES, NodesSpec, Recipe
 from jobs.shares import exchange_of, ring_s
 from tests.bench.codec import MUSIC, songs
 from tests.bench.measurement import ROOT, Benchmark
-from tests.box.runs import Run, pace, share_data, start_cluster, submit
+from tests.box.runs import Run, items_per_s, pace, share_data, start_cluster, submit
 from tests.jobs import ranks
 from tests.lan import SHARED, Lan
 from vr_core.config import load, plain, to_yaml, validate
@@ -56,11 +56,6 @@ def recipe_of(name: str, data: Path, nodes: NodesSpec, sync: Any) -> Recipe:
         },
         "bench",
     )  # fmt: skip
-
-
-def items_per_s(steps: list[dict[str, Any]]) -> float:
-    """Of some steps in a row."""
-    return ITEMS * len(steps) / sum(step["step_s"] for step in steps)
 
 
 def measure_speed() -> dict[str, Any]:

@@ -145,3 +145,8 @@ def _lines(file: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def items_per_s(steps: list[dict[str, Any]]) -> float:
+    """Of some steps in a row, lines of metrics.jsonl."""
+    return sum(sum(step["shares"]) for step in steps) / sum(step["step_s"] for step in steps)

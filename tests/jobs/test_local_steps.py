@@ -17,7 +17,16 @@ from jobs.local_steps import TRAVELS
 from jobs.metrics_log import read_metrics
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
-from tests.jobs.test_train import distance, finish, kill_after_checkpoint, last_weights, new_run, recipe_of, start
+from tests.jobs.test_train import (
+    curve,
+    distance,
+    finish,
+    kill_after_checkpoint,
+    last_weights,
+    new_run,
+    recipe_of,
+    start,
+)
 from vr_core.models import build
 from vr_core.optim import adamw, learning_rate_factor, set_rates
 
@@ -159,9 +168,6 @@ def test_killed_and_resumed_by_as_many_workers_ends_bit_for_bit_where_the_undist
     finish(start(broken, 2, tmp_path / "c"))
     expected, found = last_weights(whole), last_weights(broken)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-
-    def curve(run: RunFolder) -> list[tuple[str, int, float]]:
-        return [(m["kind"], m["step"], m["loss"]) for m in read_metrics(run.metrics_file) if "loss" in m]
 
     assert curve(broken) == curve(whole)
 

@@ -105,6 +105,11 @@ def last_weights(run: RunFolder) -> dict[str, torch.Tensor]:
     return {**checkpoint.weights, **{f"raw.{k}": v for k, v in checkpoint.training["model"].items()}}
 
 
+def curve(run: RunFolder) -> list[tuple[str, int, float]]:
+    """Every loss that was told, in order."""
+    return [(m["kind"], m["step"], m["loss"]) for m in read_metrics(run.metrics_file) if "loss" in m]
+
+
 def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     """Relative distance of all weights as one vector."""
     difference = math.sqrt(sum(((a[k] - b[k]).double() ** 2).sum().item() for k in a))
@@ -124,9 +129,6 @@ def test_killed_and_resumed_ends_bit_for_bit_where_the_undisturbed_run_ends(
     finish(start(broken, 1, tmp_path / "b"))
     expected, found = last_weights(whole), last_weights(broken)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-
-    def curve(run: RunFolder) -> list[tuple[str, int, float]]:
-        return [(m["kind"], m["step"], m["loss"]) for m in read_metrics(run.metrics_file) if "loss" in m]
 
     assert curve(broken) == curve(whole)
 
