@@ -68,7 +68,8 @@ def test_status_shows_a_run_the_pc_and_who_is_missing(alone, tmp_path):
 
 
 def doctor(pc, *arguments):
-    environment = os.environ | {"XDG_STATE_HOME": str(pc.home), "COLUMNS": "200"}
+    # Its own home: the doctor also reads the token that another Ray of this machine may have left in `~/.ray`.
+    environment = os.environ | {"HOME": str(pc.home), "XDG_STATE_HOME": str(pc.home), "COLUMNS": "200"}
     argv = [sys.executable, "-m", "jobs.cli", "cluster", "doctor", *arguments]
     return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=200)
 
