@@ -86,18 +86,18 @@ class Company:
             kept: `kept` of the run's start before.
         """
         self._least = recipe.nodes.min if recipe.nodes is not None else world
-        measured = world > 1 and recipe.workers.shares == "measured"
-        self._may_leave_out = measured and recipe.nodes is not None and recipe.nodes.leave_out
+        self._measured = world > 1 and recipe.workers.shares == "measured"
+        self._may_leave_out = self._measured and recipe.nodes is not None and recipe.nodes.leave_out
         chosen: SyncName | None = kept["sync"] if kept else None
         behind: int | None = kept["behind_steps"] if kept else recipe.diloco.behind_steps
         ways = recipe.sync_choices if chosen is None else (chosen,)
         may_choose = world > 1 and len(ways) > 1
         how_far = world > 1 and behind is None and "diloco" in ways
-        self._links = links_bytes_per_s(rank, world, device) if self._may_leave_out or may_choose or how_far else []
+        self._links = links_bytes_per_s(rank, world, device) if self._measured or may_choose or how_far else []
         self._items = recipe.batch.items
         self._exchanges: dict[SyncName, Exchange] = {}
         for way in ways:
-            measure = way == "powersgd" and bool(self._links)
+            measure = way == "powersgd" and (self._may_leave_out or may_choose)
             added_s = compressing_s(trained, recipe.powersgd.rank, world, device) if measure else 0.0
             shapes = [p.shape for p in trained]
             self._exchanges[way] = exchange_of(way, recipe, shapes, trained[0].element_size(), added_s)
@@ -129,9 +129,15 @@ class Company:
 
     def slower_with(self, speeds: Sequence[Speed]) -> WorkersLeftOut | None:
         """Which workers, at these speeds, make a step longer than it would be without them; the same on every rank."""
-        if not self._may_leave_out:
-            return None
-        kept = worth_keeping(speeds, self._items, self._exchanges[self.sync], self._links, self._least)
+        return self._slower_with(speeds, self._least) if self._may_leave_out else None
+
+    def not_worth_having(self, speeds: Sequence[Speed]) -> dict[str, Any]:
+        """The same of a run that keeps all of its workers whatever they cost, as numbers for its user to know."""
+        found = self._slower_with(speeds, 1) if self._measured and not self._may_leave_out else None
+        return {"ranks": found.ranks, "with_s": found.with_s, "without_s": found.without_s} if found else {"ranks": []}
+
+    def _slower_with(self, speeds: Sequence[Speed], least: int) -> WorkersLeftOut | None:
+        kept = worth_keeping(speeds, self._items, self._exchanges[self.sync], self._links, least)
         ranks = [rank for rank in range(len(speeds)) if rank not in kept.workers]
         return WorkersLeftOut(ranks, kept.all_s, kept.step_s) if ranks else None
 

@@ -33,8 +33,6 @@ from vr_core.files import write_json
 
 END_WAIT_S = 10.0
 """A fit that was ended has this long to return; it is left behind after that."""
-HUNG_S = 900.0
-"""A fit whose workers are there and that takes no step for so long is ended, and counts as failed."""
 BEAT_S = 2.0
 """Between two writes of state.json."""
 POLL_S = 0.2
@@ -177,7 +175,7 @@ class Supervisor:
                 end_fit()
                 thread.join(END_WAIT_S)
                 self._record.await_folder(self._stop)
-                why = f"no step for {HUNG_S / 60:g} minutes"
+                why = f"no step for {self.recipe.workers.hung_after_s:g} s"
                 return Outcome("failed", Failed(self.run.last_step(), why))
             if self._stopping():
                 give_up_s = give_up_s or time.monotonic() + STOP_WAIT_S
@@ -302,7 +300,7 @@ class Supervisor:
         step, now_s = self._step, time.monotonic()
         if not self._names or step != self._moved[0]:
             self._moved = (step, now_s)
-        return now_s - self._moved[1] > HUNG_S
+        return now_s - self._moved[1] > self.recipe.workers.hung_after_s
 
     def _ask_to_leave(self, why: str) -> dict[str, Any]:
         if self.run.leave_file.exists():

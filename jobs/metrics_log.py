@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,18 +38,18 @@ class MetricsLog:
             self._board = SummaryWriter(str(run.tensorboard), purge_step=from_step + 1, flush_secs=10)
         self._flushed_s = time.monotonic()
 
-    def write(self, kind: str, step: int, **values: float | list[float]) -> None:
+    def write(self, kind: str, step: int, **values: float | Sequence[float]) -> None:
         """One line; a number that is not finite is null: JSON has no NaN.
 
-        `kind` is `step`, `validation`, or what is told now and then: `shares`, `sync`, `checkpoint`. Lists have a
-        number for each worker, and stay out of TensorBoard.
+        `kind` is `step`, `validation`, or what is told now and then: `shares`, `sync`, `not_worth`, `checkpoint`. Lists
+        are about workers, and stay out of TensorBoard.
         """
         finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
         line = {"kind": kind, "step": step, **finite, "time_s": round(time.time(), 3)}
         self._pending.append(json.dumps(line, allow_nan=False) + "\n")
         if self._board is not None:
             for name, value in values.items():
-                if isinstance(value, list):
+                if isinstance(value, Sequence):
                     continue
                 self._board.add_scalar(f"{kind}/{name}", value, step)
         if time.monotonic() - self._flushed_s > FLUSH_EVERY_S or (kind != "step" and not self._failed):

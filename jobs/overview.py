@@ -1,6 +1,7 @@
 """What `vr jobs list` and `vr jobs show` tell: run folders first, Ray's job states beside them where a head runs."""
 
 import dataclasses
+import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,20 @@ from cluster.head import Head, state_folder
 from jobs.driver import is_driven
 from jobs.errors import DamagedRun
 from jobs.ledger import Ledger
+from jobs.metrics_log import read_metrics
 from jobs.progress import last_record
+from jobs.recipe import SYNC_NAMES, SyncName
 from jobs.record import read_events
 from jobs.runs import LIVE, RunFolder, list_runs, read_json, resolve_run
+from jobs.shares import choose_sync
 from jobs.submit import job_states
+from jobs.trace import machines_of_starts
 from vr_core.config import plain
 
 EVENTS = 20
 """The newest that are shown."""
+OUTCOME_STEPS = 64
+"""Of which a step's seconds are shown: some rounds of DiLoCo."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +97,39 @@ def details(run: RunFolder, head: Head | None) -> dict[str, Any]:
         "updated": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.updated_s)),
         "checkpoints": checkpoints,
         **pointers,
+        **foretold(run),
         "events": read_events(run)[-EVENTS:],
         "origin": read_json(run.origin_file),
         "recipe": plain(run.recipe()),
     }
+
+
+def foretold(run: RunFolder) -> dict[str, Any]:
+    """What the run's workers predicted at a start, beside what came of it; empty where they had nothing to say.
+
+    Returns:
+        `sync`: `chosen`, `predicted_s` (way → seconds of a step) and `step_s`, the mean of the last steps, or None.
+        `not_worth`: the `machines` without which steps would have been shorter, `with_s` and `without_s`: what the
+        newest start of a run that keeps all of its workers predicted.
+    """
+    records = [*read_metrics(run.metrics_file)]
+    found: dict[str, Any] = {}
+    for record in records:
+        if record["kind"] == "sync":
+            predicted_s: dict[SyncName, float] = {way: record[way] for way in SYNC_NAMES if way in record}
+            found["sync"] = {"chosen": choose_sync(predicted_s), "predicted_s": predicted_s}
+        elif record["kind"] == "not_worth":
+            found["not_worth"] = record
+    if "sync" in found:
+        steps_s = [record["step_s"] for record in records if record["kind"] == "step" and "step_s" in record]
+        found["sync"]["step_s"] = statistics.fmean(steps_s[-OUTCOME_STEPS:]) if steps_s else None
+    told = found.pop("not_worth", {"ranks": []})
+    if told["ranks"]:
+        starts = machines_of_starts(run)
+        names = starts[-1][1] if starts else []
+        machines = [names[rank] if rank < len(names) else f"worker {rank}" for rank in told["ranks"]]
+        found["not_worth"] = {"machines": machines, "with_s": told["with_s"], "without_s": told["without_s"]}
+    return found
 
 
 def _row(run: RunFolder, submission: str | None, jobs: dict[str, str]) -> RunRow:

@@ -1,12 +1,13 @@
 """What a recipe will cost on the PCs of an inventory, before anything runs: pure predictions, and what they rest on.
 
-Speeds are those that earlier runs have kept on this PC where the device and the recipe are the same; else they are
-assumed from the model's arithmetic and a card's rate, and that is said. How steps are cut and what an exchange costs is
+Speeds are those that earlier runs have kept on this PC, of its own device and of those that it trained with, where the
+recipe is the same; else they are assumed from the model's arithmetic and a card's rate. Links are as the doctor has
+measured them from here, else assumed. What is assumed is said. How steps are cut and what an exchange costs is
 what the run itself goes by (`jobs.shares`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.inventory import Inventory
@@ -38,15 +39,22 @@ class Machine:
     device: str
     speed: Speed
     basis: str
-    """`measured here`, or what was assumed."""
+    """`measured`, or what was assumed."""
     power_w: float | None = None
+    link_gbit: float = 1.0
+    """Rate of its link to the others, of which `OF_THE_LINE` are carried."""
+
+    def behind(self, link_gbit: float) -> "Machine":
+        """The same behind another link."""
+        return replace(self, link_gbit=link_gbit)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A run on some machines over one kind of link."""
+    """A run on some machines."""
 
     link_gbit: float
+    """The slowest of their links."""
     sync: SyncName
     machines: tuple[str, ...]
     shares: tuple[int, ...]
@@ -69,7 +77,11 @@ class Prediction:
 
 
 def machines_of(
-    inventory: Inventory, recipe: Recipe, item_flop: float, measured: Mapping[str, Speed]
+    inventory: Inventory,
+    recipe: Recipe,
+    item_flop: float,
+    measured: Mapping[str, Speed],
+    links_gbit: Mapping[str, float] | None = None,
 ) -> tuple[list[Machine], list[str]]:
     """The devices that the recipe would compute on, and a line for each of which nothing is known.
 
@@ -81,6 +93,7 @@ def machines_of(
         recipe: whose `nodes` and `workers` choose among them.
         item_flop: arithmetic of an item, forward and backward.
         measured: device → its speed at this recipe, as runs have kept it here.
+        links_gbit: node → rate of its link, where it is known; 1 for the others.
 
     Raises:
         UserError: these PCs cannot hold the run.
@@ -98,13 +111,15 @@ def machines_of(
         for number, gpu in enumerate(node.gpus):
             name = node.name if len(node.gpus) == 1 else f"{node.name}/{number}"
             model = gpu.model.removeprefix("NVIDIA ").removeprefix("GeForce ")
+            link_gbit = (links_gbit or {}).get(node.name, 1.0)
             known = next((s for device, s in measured.items() if device.endswith(f" {model}")), None)
             if known is not None:
-                found.append(Machine(name, model, known, "measured here", gpu.power_cap_w))
+                found.append(Machine(name, model, known, "measured", gpu.power_cap_w, link_gbit))
             elif model in TFLOPS:
                 item_s = item_flop / (UTILISATION * TFLOPS[model] * 1e12)
                 basis = f"assumed: {UTILISATION:.0%} of {TFLOPS[model]:g} TFLOPS"
-                found.append(Machine(name, model, Speed(0, item_s, recipe.batch.micro_batch), basis, gpu.power_cap_w))
+                speed = Speed(0, item_s, recipe.batch.micro_batch)
+                found.append(Machine(name, model, speed, basis, gpu.power_cap_w, link_gbit))
             else:
                 unknown.append(f"{name}: no rate of a {gpu.model} is known; run the recipe there for some steps")
     if recipe.nodes is None:
@@ -112,17 +127,16 @@ def machines_of(
     return found, unknown
 
 
-def predict(machines: Sequence[Machine], recipe: Recipe, shapes: Shapes, link_gbit: float) -> Prediction:
-    """The recipe on these machines, each behind such a link.
+def predict(machines: Sequence[Machine], recipe: Recipe, shapes: Shapes) -> Prediction:
+    """The recipe on these machines.
 
     Args:
         machines: at least one.
         recipe: its batch, steps, `sync` and `nodes`.
         shapes: of the model's trained parameters.
-        link_gbit: rate of every machine's link.
     """
     speeds = [machine.speed for machine in machines]
-    links = _links(link_gbit, len(machines))
+    links = _links(machines)
     items = recipe.batch.items
     ways = {way: exchange_of(way, recipe, shapes) for way in recipe.sync_choices}
     least = recipe.nodes.min if recipe.nodes is not None and recipe.nodes.leave_out else len(machines)
@@ -130,11 +144,11 @@ def predict(machines: Sequence[Machine], recipe: Recipe, shapes: Shapes, link_gb
     sync = choose_sync({way: kept[way].step_s for way in ways})
     workers = kept[sync].workers
     taken = [machines[worker] for worker in workers]
-    exchange_s = ring_s(ways[sync].sent_bytes, links[: len(taken)])
+    exchange_s = ring_s(ways[sync].sent_bytes, _links(taken))
     hours = kept[sync].step_s * recipe.steps / 3600
     power_w = [machine.power_w for machine in taken]
     return Prediction(
-        link_gbit=link_gbit,
+        link_gbit=min(machine.link_gbit for machine in machines),
         sync=sync,
         machines=tuple(machine.name for machine in taken),
         shares=cut_shares([machine.speed for machine in taken], items),
@@ -142,21 +156,21 @@ def predict(machines: Sequence[Machine], recipe: Recipe, shapes: Shapes, link_gb
         step_s=kept[sync].step_s,
         all_step_s=kept[sync].all_s,
         exchange_s=exchange_s,
-        sent_bytes=round(exchange_s * links[0] / ways[sync].every_steps),
+        sent_bytes=round(exchange_s * min(_links(taken)) / ways[sync].every_steps),
         ways_s={way: found.step_s for way, found in kept.items()},
         hours=hours,
         kwh=None if None in power_w else sum(w for w in power_w if w is not None) * hours / 1000,
     )
 
 
-def enough_items(machines: Sequence[Machine], recipe: Recipe, shapes: Shapes, link_gbit: float) -> int | None:
+def enough_items(machines: Sequence[Machine], recipe: Recipe, shapes: Shapes) -> int | None:
     """The least power of two of `batch.items` at which all of these machines are worth having; None below 2^20."""
     for power in range(1, 21):
         items = 1 << power
         if items < len(machines):
             continue
         larger = recipe.model_copy(update={"batch": recipe.batch.model_copy(update={"items": items})})
-        if not predict(machines, larger, shapes, link_gbit).left_out:
+        if not predict(machines, larger, shapes).left_out:
             return items
     return None
 
@@ -175,18 +189,17 @@ def bottleneck(
     exchange = exchange_of(prediction.sync, recipe, shapes)
     taken = [machine for machine in machines if machine.name in prediction.machines]
 
-    def with_s(speeds: Sequence[Speed], link_gbit: float) -> float:
-        return step_s(speeds, recipe.batch.items, exchange, _links(link_gbit, len(speeds)))
+    def with_s(machines: Sequence[Machine]) -> float:
+        return step_s([machine.speed for machine in machines], recipe.batch.items, exchange, _links(machines))
 
-    speeds = [machine.speed for machine in taken]
-    better = {"the network": with_s(speeds, 2 * prediction.link_gbit)}
+    better = {"the network": with_s([machine.behind(2 * machine.link_gbit) for machine in taken])}
     for number, machine in enumerate(taken):
-        quicker = [*speeds[:number], machine.speed.slower(0.5), *speeds[number + 1 :]]
-        better[machine.name] = with_s(quicker, prediction.link_gbit)
+        quicker = replace(machine, speed=machine.speed.slower(0.5))
+        better[machine.name] = with_s([*taken[:number], quicker, *taken[number + 1 :]])
     what = min(better, key=better.__getitem__)
     return what, better[what]
 
 
-def _links(link_gbit: float, count: int) -> list[float]:
+def _links(machines: Sequence[Machine]) -> list[float]:
     """Bytes a second of each."""
-    return [OF_THE_LINE * link_gbit * 1e9 / 8] * count
+    return [OF_THE_LINE * machine.link_gbit * 1e9 / 8 for machine in machines]

@@ -103,6 +103,8 @@ class WorkersSpec(Spec):
     """One for all workers, or one for each: the node labels that a worker's machine must carry."""
     shares: Literal["measured", "equal"] = "measured"
     """measured: a step's items are cut such that unequal machines are done together."""
+    hung_after_s: Positive = 900
+    """Workers that are all there and take no step for so long are ended, which counts as a failure."""
 
 
 class NodesSpec(Spec):

@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +34,8 @@ from vr_core.config import Spec, digest, plain, validate
 from vr_core.errors import ConfigError
 from vr_core.files import write_json
 
+_NAME_BYTES = 128
+"""Of a device's name, as it travels."""
 LEAST_RUNS, LEAST_S = 2, 0.3
 """Of each size, after one that does not count."""
 
@@ -48,6 +50,8 @@ class SpeedRow(Spec):
     """More would not fit this PC's memory."""
     begun: bool = False
     """A start has not come to its first step yet: where it died, it was too much after all."""
+    elsewhere: bool = False
+    """Of another PC's device, told by a run on both: good for `vr plan`. What fits this PC it does not say."""
 
     @property
     def speed(self) -> Speed:
@@ -99,14 +103,10 @@ def keep_speed(key: dict[str, Any], speed: Speed, *, tight: bool | None = None, 
     Raises:
         OSError: this PC's state folder cannot be written.
     """
-    _file(key).parent.mkdir(exist_ok=True)
     if tight is None:
         before = kept_row(key)
         tight = before is not None and before.tight
-    row = SpeedRow(
-        fixed_s=speed.fixed_s, item_s=speed.item_s, micro_batch=speed.micro_batch, tight=tight, begun=begun
-    )  # fmt: skip
-    write_json(_file(key), {"key": key, "speed": plain(row)})
+    _write_row(key, SpeedRow(**asdict(speed), tight=tight, begun=begun))
 
 
 def measure_speed(compute: Callable[[int], None], micro_batch: int, device: torch.device) -> Speed:
@@ -150,7 +150,7 @@ def speed_here(
 ) -> Speed:
     """This device's speed at this recipe: as kept on this PC, else measured with the model as it is, which stays so."""
     kept = kept_row(key)
-    if kept is not None:
+    if kept is not None and not kept.elsewhere:
         return _begun_again(key, kept)
     items = order.items(0, min(recipe.batch.micro_batch, recipe.batch.items))
     read = functools.cache(lambda count: read_batch(data, items[:count]))
@@ -227,6 +227,20 @@ def speeds_of_all(speed: Speed, world: int, device: torch.device) -> list[Speed]
     return [Speed(fixed_s, item_s, int(most)) for fixed_s, item_s, most in told.tolist()]
 
 
+def keep_others(key: dict[str, Any], speeds: Sequence[Speed], device: torch.device) -> None:
+    """Keep the speeds of the other workers' devices here as well, so that `vr plan` knows them on every PC."""
+    name = key["device"].encode()[:_NAME_BYTES]
+    mine = torch.tensor(list(name.ljust(_NAME_BYTES, b"\0")), dtype=torch.uint8, device=device)
+    names = [torch.empty_like(mine) for _ in speeds]
+    dist.all_gather(names, mine)
+    for told, speed in zip(names, speeds, strict=True):
+        other = key | {"device": bytes(told.tolist()).rstrip(b"\0").decode(errors="replace")}
+        known = kept_row(other)
+        if other != key and (known is None or known.elsewhere):
+            with contextlib.suppress(OSError):
+                _write_row(other, SpeedRow(**asdict(speed), elsewhere=True))
+
+
 @contextlib.contextmanager
 def less_after_out_of_memory(key: dict[str, Any], speed: Callable[[], Speed]) -> Iterator[None]:
     """A GPU that runs out of memory in the block computes fewer items at once at the next start."""
@@ -270,6 +284,11 @@ def await_device(device: torch.device) -> None:
     """Until what was asked of a GPU is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _write_row(key: dict[str, Any], row: SpeedRow) -> None:
+    _file(key).parent.mkdir(exist_ok=True)
+    write_json(_file(key), {"key": key, "speed": plain(row)})
 
 
 def _file(key: dict[str, Any]) -> Path:

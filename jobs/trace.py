@@ -81,7 +81,7 @@ def timelines(run: RunFolder) -> list[Timeline]:
     Raises:
         NoSteps: the run has not got so far.
     """
-    starts = _starts(run)
+    starts = machines_of_starts(run)
     began_s, names = starts[-1] if starts else (0.0, [])
     records = [r for r in read_metrics(run.metrics_file) if r["kind"] == "step" and "busy_s" in r]
     # The first steps of a start fill caches.
@@ -148,7 +148,7 @@ def _timeline(run: str, steps: Sequence[dict[str, Any]], names: Sequence[str]) -
     )
 
 
-def _starts(run: RunFolder) -> list[tuple[float, list[str]]]:
+def machines_of_starts(run: RunFolder) -> list[tuple[float, list[str]]]:
     """When all workers of each start were there, and their machines in rank order."""
     try:
         machines = read_json(run.origin_file)["machines"]

@@ -9,7 +9,6 @@ Workers tell each other what happened with every step; with `sync: diloco` at th
 """
 
 import contextlib
-import fnmatch
 import itertools
 import math
 import sys
@@ -30,23 +29,32 @@ from dataprep.locality import StepCut, shard_names
 from dataprep.order import Item, Order, cut, fixed_items, shards_read
 from dataprep.staging import BackgroundStaging
 from jobs.background import BackgroundCheckpoints
-from jobs.checkpoint import Checkpoint, best_loss, mend_pointers, read_checkpoint, read_newest, read_part
+from jobs.checkpoint import best_loss
 from jobs.errors import RunFailed, RunLeft, RunStopped
 from jobs.exchange import BusyClock, Company, Compression, exchanging
 from jobs.gradient import add_gradients, autocast, has_bf16, loss_function, weights_dtype
 from jobs.local_steps import LocalSteps
 from jobs.memory import keep_freed_memory
 from jobs.metrics_log import MetricsLog
-from jobs.own_disk import OwnDisk, copies_of, newest_of_all
+from jobs.own_disk import OwnDisk, copies_of
 from jobs.recipe import Recipe
+from jobs.resume import newest_checkpoint, restore, restore_own, start_from
 from jobs.runs import RunFolder
 from jobs.shares import Pace
-from jobs.speed import keep_or_note, key_of, less_after_out_of_memory, note_first_step, speed_here, speeds_of_all
+from jobs.speed import (
+    keep_or_note,
+    keep_others,
+    key_of,
+    less_after_out_of_memory,
+    note_first_step,
+    speed_here,
+    speeds_of_all,
+)
 from jobs.storage import open_data
-from vr_core.errors import ConfigError, StorageError, UserError
+from vr_core.errors import ConfigError
 from vr_core.models import build
 from vr_core.optim import WeightAverage, adamw, global_norm, learning_rate_factor, set_rates
-from vr_core.weights import WeightsMeta, load_state, load_weights
+from vr_core.weights import WeightsMeta
 
 Report = Callable[[dict[str, float]], None]
 
@@ -83,8 +91,9 @@ def train(
     if device.type == "cpu":
         keep_freed_memory()
     run = RunFolder(run_path)
-    copies = copies_of(run) if recipe.checkpoint.own_disk_every_s is not None else None
-    checkpoint = newest_checkpoint(run, rank, world, device, recipe.checkpoint.own_disk_every_s is not None, copies)
+    own_disks = recipe.checkpoint.own_disk_every_s is not None
+    copies = copies_of(run) if own_disks else None
+    checkpoint = newest_checkpoint(run, rank, world, device, _note, own_disks, copies)
     # The order of items is a function of the data set: a run goes on with the version that it began with.
     version = checkpoint.training["data"] if checkpoint else None
     data = open_data(_require(recipe.data), recipe.cache, version)
@@ -95,7 +104,7 @@ def train(
     torch.manual_seed(recipe.seed)  # initial weights only: nothing later draws from it
     model: nn.Module = build(recipe.model, stft.bins)
     if checkpoint is None and recipe.init is not None:
-        start_from(model, recipe, data)
+        start_from(model, recipe.init, recipe.init_reset, data)
     model.to(device, weights_dtype(recipe))
     optimiser = adamw(model, recipe.optim)
     average = WeightAverage(model, recipe.optim.ema_decay) if recipe.optim.ema_decay else None
@@ -118,6 +127,8 @@ def train(
     size = speed.micro_batch
     # What is read ahead is cut already: each step is one batch at least.
     speeds = speeds_of_all(speed, world, device)
+    if world > 1:
+        keep_others(speed_key, speeds, device)
     company = Company(
         recipe, trained, speeds, rank, world, device, checkpoint.training.get("exchange") if checkpoint else None
     )
@@ -218,6 +229,8 @@ def train(
         if metrics and company.choice:
             _note(company.choice)
             metrics.write("sync", step, **company.predicted_s)
+        if metrics and world > 1:
+            metrics.write("not_worth", step, **company.not_worth_having(speeds))
         saved_s = copied_s = polled_s = time.monotonic()
         own_disk_s = recipe.checkpoint.own_disk_every_s or math.inf
         told: list[Tensor] = []  # of the steps since all workers last told each other: one, or a round of them
@@ -371,120 +384,6 @@ def who_has_what(data: Dataset, needed: frozenset[str], world: int, device: torc
         told = [torch.empty_like(told[0]) for _ in range(world)]
         dist.all_gather(told, mine.to(torch.uint8))
     return torch.stack(told).cpu().numpy().astype(bool)
-
-
-def newest_checkpoint(
-    run: RunFolder, rank: int, world: int, device: torch.device, own_disks: bool = False, copies: Path | None = None
-) -> Checkpoint | None:
-    """Where the run goes on; None at its start.
-
-    With `own_disks` what all have there (`copies`; None: this one has nothing) is taken where it is newer; of a run
-    whose checkpoints somebody has removed, to start from nothing, it is not. Else rank 0 chooses and the others take
-    the same step: a rank whose view of the shared folder lags would otherwise go on from another step, and nothing
-    would say so.
-
-    Raises:
-        RunFailed: there are checkpoints and none is usable; to start again over them is not ours to decide.
-        StorageError: the disk or the share failed, or a rank does not see what rank 0 sees.
-    """
-    checkpoint, problems = read_newest(run) if rank == 0 else (None, [])
-    for line in problems:
-        _note(line)
-    if problems and checkpoint is None:
-        raise RunFailed(
-            f"run {run.id}: no usable checkpoint ({problems[0]}); delete {run.checkpoints} to start from nothing"
-        )
-    if rank == 0 and checkpoint is not None:
-        for line in mend_pointers(run, checkpoint):
-            _note(line)
-    chosen = torch.tensor([checkpoint.row.step if checkpoint else 0, run.checkpoints.is_dir()], device=device)
-    if world > 1:
-        dist.broadcast(chosen, src=0)
-    shared_step, begun = int(chosen[0]), bool(chosen[1])
-    if own_disks and begun:  # all ask, also who has none
-        copy = newest_of_all(copies, shared_step, world, device)
-        if copy is not None:
-            return copy
-    if rank and shared_step:
-        folder = run.checkpoints / f"step-{shared_step:08d}"
-        try:
-            checkpoint = read_checkpoint(folder, ("weights.safetensors", "training.pt"))
-        except UserError as error:  # rank 0 has found it whole: this is another view of the same folder
-            raise StorageError(f"{folder} is not what rank 0 sees: {error}") from None
-    return checkpoint
-
-
-def start_from(model: nn.Module, recipe: Recipe, data: Dataset) -> None:
-    """Take the weights of `recipe.init`, except those that `init_reset` names.
-
-    Raises:
-        WeightsError: they do not fit the model.
-        ManifestError: they were trained on other spectrograms than the data set's.
-        ConfigError: a pattern of `init_reset` names nothing.
-    """
-    init = _require(recipe.init)
-    state, meta = load_weights(init)
-    data.check(meta.stft)
-    fresh = model.state_dict()
-    for pattern in recipe.init_reset:
-        named = [name for name in fresh if fnmatch.fnmatchcase(name, pattern)]
-        if not named:
-            raise ConfigError(f"init_reset: {pattern!r} names no parameter of {recipe.model.name}")
-        state |= {name: fresh[name] for name in named}
-    load_state(model, state, origin=str(init))
-
-
-def restore(
-    checkpoint: Checkpoint,
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    average: WeightAverage | None,
-) -> tuple[int, int]:
-    """Put a checkpoint's state back; returns its step and the count of skipped steps."""
-    training = checkpoint.training
-    load_state(model, training["model"], origin=f"checkpoint of step {checkpoint.row.step}")
-    optimiser.load_state_dict(training["optimiser"])
-    if average is not None:
-        for name, value in average.weights.items():
-            value.copy_(checkpoint.weights[name])
-    return int(training["step"]), int(training["skipped_in_a_row"])
-
-
-def restore_own(
-    checkpoint: Checkpoint,
-    rank: int,
-    world: int,
-    optimiser: torch.optim.Optimizer,
-    model: nn.Module,
-    local: LocalSteps | None,
-    compression: Compression | None,
-) -> None:
-    """Put back what a way of `sync` keeps for each worker: exactly, where their number is what it was.
-
-    With another number PowerSGD goes on as if nothing had been left out. DiLoCo takes the outer step that was due from
-    the weights of all who were there, and workers that were not begin with the first one's optimiser.
-
-    Raises:
-        NotACheckpoint: a worker's part is damaged.
-        StorageError: the disk or the share failed.
-    """
-    training = checkpoint.training
-    workers = int(training.get("world", 1))
-    if compression is not None and training.get("powersgd"):
-        own = training["own"]
-        if rank and world == workers:
-            own = read_part(checkpoint.folder, rank)["left_out"]
-        device = next(model.parameters()).device
-        compression.restore(training["powersgd"], own if world == workers else None, device)
-    if local is not None and training.get("diloco"):
-        if 0 < rank < workers:
-            part = read_part(checkpoint.folder, rank)
-            load_state(model, part["model"], origin=f"checkpoint of step {checkpoint.row.step}")
-            optimiser.load_state_dict(part["optimiser"])
-        others: list[dict[str, Tensor]] = []
-        if world != workers:
-            others = [training["model"], *(read_part(checkpoint.folder, other)["model"] for other in range(1, workers))]
-        local.restore(training["diloco"], checkpoint.row.step, others)
 
 
 def nonfinite_report(loss: float, step: int, items: int, order: Order) -> str:

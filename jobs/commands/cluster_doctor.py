@@ -1,5 +1,6 @@
 """`vr cluster doctor`: measure the PCs and say what is wrong with them, and what to type."""
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,11 +30,14 @@ def doctor(
 
     from cluster.doctor import blocks, findings, head_finding, summary, table
     from cluster.inventory import Inventory
+    from cluster.links import keep_links
     from vr_core.config import load
 
     head, trouble = _local_head()
     spec = load(Inventory, inventory) if inventory else _this_machine(head)
     measured = _examine(spec, head)
+    with contextlib.suppress(OSError):  # who cannot keep it has measured all the same
+        keep_links(measured)
     found = findings(measured, [head_finding(head, trouble)] if _is_here(spec.head) else [])
     if as_json:
         typer.echo(json.dumps(_plain(found, measured)))

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -127,10 +127,29 @@ def show(name: RunName, out: Out = RUNS, as_json: Json = False) -> None:
             for event in value:
                 at = time.strftime("%m-%d %H:%M:%S", time.localtime(event["time_s"]))
                 print(f"event: {at} step {event['step']}: {event['said']}")
+        elif key == "sync":
+            print(f"sync: {_shown_choice(value)}")
+        elif key == "not_worth":
+            print(f"advice: {_shown_advice(value)}")
         elif key != "recipe":
             print(f"{key}: {value if isinstance(value, str) else json.dumps(value)}")
     print("recipe:\n" + "".join(f"  {text}\n" for text in to_yaml(run.recipe()).splitlines()), end="")
     return None
+
+
+def _shown_choice(sync: dict[str, Any]) -> str:
+    """What the run chose, what it had predicted, and what came of it."""
+    told = ", ".join(f"{way} {seconds:.3f} s" for way, seconds in sync["predicted_s"].items())
+    took = "" if sync["step_s"] is None else f"; a step takes {sync['step_s']:.3f} s"
+    return f"{sync['chosen']} (predicted for a step: {told}){took}"
+
+
+def _shown_advice(told: dict[str, Any]) -> str:
+    """What would be quicker."""
+    return (
+        f"without {', '.join(told['machines'])} a step would take {told['without_s']:.3f} s, with all "
+        f"{told['with_s']:.3f} s (predicted); a recipe with nodes: {{min: 1}} leaves such machines out"
+    )
 
 
 @app.command()

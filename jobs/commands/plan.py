@@ -13,7 +13,10 @@ def plan(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Replace keys of the recipe.")
     ] = None,
-    link_gbit: Annotated[float, typer.Option("--link", min=0.001, help="Rate of the PCs' links, in Gbit/s.")] = 1.0,
+    link_gbit: Annotated[
+        float | None,
+        typer.Option("--link", min=0.001, help="Gbit/s of all links. [default: as the doctor measured, or 1]"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")] = False,
 ) -> None:
     """Predict a run before anything runs: steps a second, hours, bytes on the wire, who takes part, what would help.
@@ -21,6 +24,7 @@ def plan(
     Example: vr plan home-pretrain -i home.yaml --link 2.5
     """
     from cluster.inventory import Inventory
+    from cluster.links import rates_mbit, read_links
     from jobs.arithmetic import arithmetic_of
     from jobs.plan import LINKS_GBIT, OF_THE_LINE, bottleneck, enough_items, machines_of, predict
     from jobs.recipe import Recipe
@@ -31,20 +35,30 @@ def plan(
 
     spec = load(Recipe, recipe_file(recipe), overrides or [])
     model = arithmetic_of(spec)
-    machines, unknown = machines_of(load(Inventory, inventory), spec, model.item_flop, kept_speeds(spec, model.bins))
+    pcs = load(Inventory, inventory)
+    links_gbit = {name: mbit / 1000 / OF_THE_LINE for name, mbit in rates_mbit(pcs, read_links()).items()}
+    if link_gbit is not None:
+        links_gbit = dict.fromkeys([node.name for node in pcs.nodes], link_gbit)
+    machines, unknown = machines_of(pcs, spec, model.item_flop, kept_speeds(spec, model.bins), links_gbit)
     if not machines:
         raise UserError(f"{inventory}: no machine for this recipe ({'; '.join(unknown) or 'none is wanted'})")
-    now = predict(machines, spec, model.shapes, link_gbit)
-    others = [predict(machines, spec, model.shapes, link) for link in LINKS_GBIT if link != link_gbit]
+    measured = [m.name for m in machines if m.name.partition("/")[0] in links_gbit] if link_gbit is None else []
+    now = predict(machines, spec, model.shapes)
+    others = [
+        predict([machine.behind(link) for machine in machines], spec, model.shapes)
+        for link in LINKS_GBIT
+        if any(machine.link_gbit != link for machine in machines)
+    ]
     what, then_s = bottleneck(now, machines, spec, model.shapes)
-    enough = enough_items(machines, spec, model.shapes, link_gbit) if now.left_out else spec.batch.items
+    enough = enough_items(machines, spec, model.shapes) if now.left_out else spec.batch.items
     if as_json:
         value = {
             "recipe": spec.name, "parameters": model.parameters, "item_flop": model.item_flop,
             "item_bytes": model.item_bytes, "prediction": now.plain(), "other_links": [one.plain() for one in others],
             "all_are_worth_having_from_items": enough,
             "bottleneck": {"what": what, "step_s_if_twice_as_fast": then_s}, "unknown": unknown,
-            "machines": [{"name": m.name, "device": m.device, "item_s": m.speed.item_s, "basis": m.basis}
+            "machines": [{"name": m.name, "device": m.device, "item_s": m.speed.item_s, "basis": m.basis,
+                          "link_gbit": m.link_gbit, "link_measured": m.name in measured}
                          for m in machines],
         }  # fmt: skip
         return print(json.dumps(value))
@@ -67,14 +81,14 @@ def plan(
     links = Table("link", "sync", "machines", "s a step", "steps/s", "hours", "MB a step", "kWh", box=None)
     for one in sorted([now, *others], key=lambda p: p.link_gbit):
         links.add_row(
-            f"{one.link_gbit:g} Gbit/s" + (" <" if one is now else ""), one.sync, ", ".join(one.machines),
+            f"{one.link_gbit:.3g} Gbit/s" + (" <" if one is now else ""), one.sync, ", ".join(one.machines),
             f"{one.step_s:.3f}", f"{1 / one.step_s:.2f}", f"{one.hours:.1f}", f"{one.sent_bytes / 1e6:.0f}",
             "" if one.kwh is None else f"{one.kwh:.1f}",
         )  # fmt: skip
     console.print(links)
     if len(now.ways_s) > 1:
         told = ", ".join(f"{way} {seconds:.3f} s" for way, seconds in now.ways_s.items())
-        console.print(f"a step by each way that the recipe allows, at {link_gbit:g} Gbit/s: {told}", soft_wrap=True)
+        console.print(f"a step by each way that the recipe allows: {told}", soft_wrap=True)
     if now.left_out:
         console.print(
             f"{', '.join(now.left_out)} left out: with all a step takes {now.all_step_s:.2f} s, "
@@ -83,9 +97,15 @@ def plan(
             soft_wrap=True,
         )
     console.print(f"what would help most, twice as fast: {what} ({then_s:.3f} s a step)", soft_wrap=True)
+    links_said = ", ".join(f"{m.name} {OF_THE_LINE * 1000 * m.link_gbit:.0f} Mbit/s" for m in machines)
+    console.print(
+        f"links, {'as vr cluster doctor measured them' if measured else 'assumed'}: {links_said} of payload"
+        + ("; measure them with vr cluster doctor" if link_gbit is None and len(measured) < len(machines) else ""),
+        soft_wrap=True,
+    )
     console.print(
         f"reading: {spec.batch.items * model.item_bytes / now.step_s / 1e6:.1f} MB/s of data over all machines. "
-        f"Assumed: links of {link_gbit:g} Gbit/s (--link), of which {OF_THE_LINE:.0%} are carried; an exchange in a "
+        "Assumed: an exchange in a "
         "ring, hidden behind the last backward pass (diloco: behind the next steps); PowerSGD computes nothing",
         soft_wrap=True,
     )

@@ -201,6 +201,12 @@ def worker_slower(scene: Scene) -> Figures:
     }
 
 
+def worker_hangs(scene: Scene) -> Figures:
+    """One worker does nothing from now on, and keeps its connections: ended with the others, as the recipe says."""
+    pid = scene.run.worker_pids(scene.newest)[scene.someone()]
+    return scene.around(lambda: os.kill(pid, signal.SIGSTOP), "no step for")
+
+
 def worker_stalls(scene: Scene) -> Figures:
     """One worker does nothing for some seconds: all wait, and go on."""
     pid = scene.run.worker_pids(scene.newest)[scene.someone()]
@@ -223,6 +229,7 @@ EVENTS: dict[str, Callable[[Scene], Figures]] = {
     "checkpoint damaged": checkpoint_damaged,
     "worker slower": worker_slower,
     "worker stalls": worker_stalls,
+    "worker hangs": worker_hangs,
 }
 
 

@@ -176,11 +176,11 @@ def test_a_fit_that_takes_no_step_is_ended(run, monkeypatch):
 
     monkeypatch.setattr("jobs.launch.fit", fit)
     monkeypatch.setattr("jobs.launch.end_fit", ended.set)
-    monkeypatch.setattr("jobs.launch.HUNG_S", 0.3)
-    supervisor = Supervisor(run, run.recipe(), run.begin_attempt(), "", False, lambda state: None)
+    recipe = validate(Recipe, {"name": "x", "steps": 1, "workers": {"hung_after_s": 0.3}}, "test")
+    supervisor = Supervisor(run, recipe, run.begin_attempt(), "", False, lambda state: None)
     outcome = supervisor._one_fit(Placement(False, {}, []))
     assert (outcome.kind, outcome.failed.final) == ("failed", False)
-    assert outcome.failed.why == "no step for 0.005 minutes"
+    assert outcome.failed.why == "no step for 0.3 s"
 
 
 def test_a_folder_that_is_away_is_waited_for_and_costs_no_attempt(run, monkeypatch, capsys):

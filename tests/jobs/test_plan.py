@@ -7,7 +7,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from cluster.examination import Examination, Patient
 from cluster.inventory import Inventory
+from cluster.links import keep_links, rates_mbit, read_links
+from cluster.probe.readings import Link
 from jobs.arithmetic import arithmetic_of
 from jobs.cli import app
 from jobs.plan import Machine, bottleneck, enough_items, machines_of, predict
@@ -15,7 +18,7 @@ from jobs.recipe import Recipe
 from jobs.shares import Speed
 from jobs.speed import keep_speed, kept_speeds, key_of
 from tests.jobs.test_train import recipe_of
-from vr_core.config import load, validate
+from vr_core.config import load, to_yaml, validate
 from vr_core.errors import UserError
 from vr_core.models import build
 
@@ -23,8 +26,12 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "cluster" / "example.yaml"
 PARAMETERS = 123_000_000
 SHAPES = [(PARAMETERS,)]
-TI_3090 = Machine("attic", "RTX 3090 Ti", Speed(0, 0.446 / 16, 4), "measured here", 450)
-TI_3080 = Machine("study", "RTX 3080 Ti", Speed(0, 0.446 / 16 / 0.86, 4), "measured here", 300)
+TI_3090 = Machine("attic", "RTX 3090 Ti", Speed(0, 0.446 / 16, 4), "measured", 450)
+TI_3080 = Machine("study", "RTX 3080 Ti", Speed(0, 0.446 / 16 / 0.86, 4), "measured", 300)
+
+
+def two(link_gbit):
+    return [TI_3090.behind(link_gbit), TI_3080.behind(link_gbit)]
 
 
 def recipe(items=16, **more):
@@ -33,11 +40,11 @@ def recipe(items=16, **more):
 
 def test_two_cards_at_each_link_are_what_the_reference_says():
     """`reference/performance.md` 2.1 and 2.2: 4.19, 1.67 and 0.42 s of exchange, and who is worth it."""
-    found = [predict([TI_3090, TI_3080], recipe(1024), SHAPES, link) for link in (1, 2.5, 10)]
+    found = [predict(two(link), recipe(1024), SHAPES) for link in (1, 2.5, 10)]
     assert [one.exchange_s for one in found] == pytest.approx([4.19, 1.67, 0.42], abs=0.01)
     assert all(one.machines == ("attic", "study") for one in found)
     assert found[0].sent_bytes == 4 * PARAMETERS
-    alone = predict([TI_3090, TI_3080], recipe(32), SHAPES, 1)
+    alone = predict(two(1), recipe(32), SHAPES)
     assert (alone.machines, alone.left_out, alone.sent_bytes) == (("attic",), ("study",), 0)
     assert alone.step_s == pytest.approx(2 * 0.446)
     assert alone.hours == pytest.approx(2 * 0.446)
@@ -46,36 +53,36 @@ def test_two_cards_at_each_link_are_what_the_reference_says():
 
 
 def test_shares_are_those_of_a_run():
-    one = predict([TI_3090, TI_3080], recipe(1024), SHAPES, 10)
+    one = predict(two(10), recipe(1024), SHAPES)
     assert sum(one.shares) == 1024
     assert one.shares[0] / one.shares[1] == pytest.approx(1 / 0.86, rel=0.01)
 
 
 def test_the_bottleneck_is_what_helps_most():
     everyone = recipe(64, nodes={"leave_out": False})
-    slow = predict([TI_3090, TI_3080], everyone, SHAPES, 1)
-    assert bottleneck(slow, [TI_3090, TI_3080], everyone, SHAPES)[0] == "the network"
-    quick = predict([TI_3090, TI_3080], recipe(512), [(1000,)], 10)
-    what, then_s = bottleneck(quick, [TI_3090, TI_3080], recipe(512), [(1000,)])
+    slow = predict(two(1), everyone, SHAPES)
+    assert bottleneck(slow, two(1), everyone, SHAPES)[0] == "the network"
+    quick = predict(two(10), recipe(512), [(1000,)])
+    what, then_s = bottleneck(quick, two(10), recipe(512), [(1000,)])
     assert what == "attic"
     assert then_s == pytest.approx(quick.step_s * 1.86 / 2.86, rel=0.01)
 
 
 def test_from_how_many_items_on_all_are_worth_having():
-    enough = enough_items([TI_3090, TI_3080], recipe(16), SHAPES, 1)
-    assert predict([TI_3090, TI_3080], recipe(enough), SHAPES, 1).left_out == ()
-    assert predict([TI_3090, TI_3080], recipe(enough // 2), SHAPES, 1).left_out != ()
+    enough = enough_items(two(1), recipe(16), SHAPES)
+    assert predict(two(1), recipe(enough), SHAPES).left_out == ()
+    assert predict(two(1), recipe(enough // 2), SHAPES).left_out != ()
 
 
 def test_auto_takes_the_quicker_way_and_plain_where_it_hardly_matters():
     auto = recipe(256, sync="auto")
-    assert predict([TI_3090, TI_3080], auto, SHAPES, 1).sync == "bf16"
-    assert predict([TI_3090, TI_3080], auto, [(1000,)], 10).sync == "plain"
+    assert predict(two(1), auto, SHAPES).sync == "bf16"
+    assert predict(two(10), auto, [(1000,)]).sync == "plain"
 
 
 def test_diloco_makes_two_cards_at_1_gbit_worth_having_where_no_exchange_of_gradients_does():
     listed = recipe(32, sync={"auto": ["diloco", "bf16", "plain"]})
-    one = predict([TI_3090, TI_3080], listed, SHAPES, 1)
+    one = predict(two(1), listed, SHAPES)
     assert (one.sync, one.machines) == ("diloco", ("attic", "study"))
     computing_s = 2 * 0.446 / 1.86
     assert one.step_s == pytest.approx(computing_s, rel=0.06), "what travels does so behind whole steps"
@@ -105,10 +112,38 @@ def test_what_was_measured_is_used_and_what_is_assumed_is_said(tmp_path, monkeyp
     inventory = load(Inventory, EXAMPLE)
     machines, unknown = machines_of(inventory, spec, 1e12, kept_speeds(spec, 32))
     assert [(m.name, m.basis) for m in machines] == [
-        ("attic", "measured here"), ("study", "assumed: 40% of 68 TFLOPS"),
+        ("attic", "measured"), ("study", "assumed: 40% of 68 TFLOPS"),
     ]  # fmt: skip
     assert machines[1].speed.item_s == pytest.approx(1 / 27.2)
     assert unknown == []
+
+
+def test_links_are_as_the_doctor_measured_them_and_else_assumed(tmp_path, monkeypatch):
+    """A card of 10 Gbit/s, one of 1 and one that was not measured; a later look replaces an earlier one."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    nodes = [{"name": n, "address": f"10.0.0.{k}", "role": "head" if k == 1 else "worker",
+              "gpus": [{"model": "RTX 3090 Ti", "memory_gib": 24}]} for k, n in enumerate("abcd", 1)]  # fmt: skip
+    inventory = validate(Inventory, {"nodes": nodes}, "test")
+    patients = tuple(Patient(node) for node in inventory.nodes)
+
+    def measure(**mbit):
+        links = {(pair[0], pair[1]): Link((), there_mbit=there, back_mbit=9400) for pair, there in mbit.items()}
+        keep_links(Examination(patients, links))
+
+    measure(ab=9400, ac=1200, bc=940)
+    measure(ac=940)
+    assert (tmp_path / "vr" / "links.json").stat().st_mode & 0o777 == 0o600
+    assert rates_mbit(inventory, read_links()) == {"a": 9400, "b": 9400, "c": 940}
+    rates = {name: mbit / 940 for name, mbit in rates_mbit(inventory, read_links()).items()}
+    machines, _ = machines_of(inventory, recipe(1024), 1e12, {}, rates)
+    assert [m.link_gbit for m in machines] == [10, 10, 1, 1]
+    assert predict(machines[:2], recipe(1024), SHAPES).exchange_s == pytest.approx(0.42, abs=0.01)
+    assert predict(machines[:3], recipe(4096), SHAPES).exchange_s == pytest.approx(4 / 3 * 4.19, abs=0.02)
+    (file := tmp_path / "home.yaml").write_text(to_yaml(inventory))
+    said = CliRunner().invoke(app, ["plan", "home-pretrain", "-i", str(file)]).stdout
+    assert "links, as vr cluster doctor measured them: a 9400 Mbit/s, b 9400 Mbit/s, c 940 Mbit/s" in said
+    (tmp_path / "vr" / "links.json").write_text("{")
+    assert read_links() == ()
 
 
 def test_a_card_of_which_nothing_is_known_is_named_and_not_counted():

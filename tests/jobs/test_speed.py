@@ -12,8 +12,10 @@ from jobs.speed import (
     SpeedRow,
     _file,
     keep_or_note,
+    keep_others,
     keep_speed,
     kept_row,
+    kept_speeds,
     key_of,
     line,
     measure_speed,
@@ -97,3 +99,25 @@ def test_a_start_that_died_before_its_first_step_is_followed_by_a_smaller_one(tm
     note_first_step(key)
     keep_or_note(key, Speed(0, 2, 8))
     assert kept_row(key) == SpeedRow(fixed_s=0, item_s=2, micro_batch=8, tight=True, begun=False)
+
+
+def test_speeds_of_other_pcs_are_kept_for_plans_and_never_taken_for_this_ones(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    recipe = recipe_of(tmp_path)
+    key = key_of(recipe, 32, CPU, False)
+
+    def all_gather(names, mine):
+        names[0].copy_(mine)
+        names[1].copy_(torch.tensor(list(b"RTX 3080 Ti".ljust(len(mine), b"\0")), dtype=torch.uint8))
+
+    monkeypatch.setattr("torch.distributed.all_gather", all_gather)
+    keep_speed(key, Speed(0.1, 0.25, 2))
+    for item_s in (0.5, 0.4):
+        keep_others(key, [Speed(0.1, 0.3, 2), Speed(0.1, item_s, 8)], CPU)
+    assert kept_speeds(recipe, 32) == {key["device"]: Speed(0.1, 0.25, 2), "RTX 3080 Ti": Speed(0.1, 0.4, 8)}
+    other = key | {"device": "RTX 3080 Ti"}
+    with pytest.raises(AttributeError):  # it measures, and there is nothing to measure with
+        speed_here(recipe, other, None, None, None, None, CPU)
+    keep_speed(other, Speed(0.1, 0.35, 4))
+    keep_others(key, [Speed(0.1, 0.3, 2), Speed(0.1, 0.5, 8)], CPU)
+    assert kept_row(other).speed == Speed(0.1, 0.35, 4), "its own measurement counts more"

@@ -26,10 +26,13 @@ from dataprep.staging import BackgroundStaging
 from dataprep.tracks import find_tracks
 from jobs.checkpoint import read_checkpoint, read_newest, step_folders
 from jobs.errors import RunFailed, RunLeft, RunStopped
+from jobs.gradient import has_bf16
 from jobs.metrics_log import read_metrics
 from jobs.own_disk import copies_of, newest_of_all
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
+from jobs.shares import Speed
+from jobs.speed import keep_speed, key_of
 from jobs.train import train
 from tests.jobs import ranks
 from tests.lan import require
@@ -335,6 +338,22 @@ def test_auto_chooses_how_gradients_travel_once_and_keeps_to_it(tiny_data: Path,
     finish(start(again, 2, tmp_path / "b"))
     assert [m for m in read_metrics(again.metrics_file) if m["kind"] == "sync"] == [], "nothing is left to choose"
     assert read_newest(again)[0].training["exchange"] == checkpoint.training["exchange"]
+
+
+@pytest.mark.parametrize(("item_s", "idle"), [(1e-9, 1), (10.0, 0)])
+def test_a_worker_that_costs_more_than_it_brings_is_told_where_the_run_keeps_it(
+    tiny_data: Path, tmp_path: Path, item_s: float, idle: int
+) -> None:
+    recipe = recipe_of(tiny_data, **{"steps": 2, "workers.count": 2, "batch.micro_batch": 5})
+    cpu = torch.device("cpu")
+    bins = Dataset.open(tiny_data).manifest.stft.bins
+    keep_speed(key_of(recipe, bins, cpu, has_bf16(cpu)), Speed(0, item_s, 5))
+    run = new_run(tmp_path / "run", recipe)
+    finish(start(run, 2, tmp_path / "meet"))
+    [told] = [m for m in read_metrics(run.metrics_file) if m["kind"] == "not_worth"]
+    assert len(told["ranks"]) == idle
+    if idle:
+        assert told["without_s"] < 0.9 * told["with_s"]
 
 
 def test_a_disk_that_is_full_for_a_while_costs_nothing(
