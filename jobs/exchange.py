@@ -33,32 +33,46 @@ from jobs.speed import await_device
 _EPSILON = 1e-8
 """Added to columns that are made orthogonal: a parameter's gradient may be all zeros."""
 
-_SAMPLE_BYTES = 8 * 2**20
+_FIRST_BYTES, _SAMPLE_BYTES = 2**17, 8 * 2**20
+_SAMPLE_S = 0.5
+"""A sample takes no longer each way, where the first one says so."""
 
 
 def links_bytes_per_s(rank: int, world: int, device: torch.device) -> list[float]:
     """What passes between each rank and rank 0 a second, there and back, one after the other; rank 0's is the best.
 
-    8 MiB each way: a tenth of a second at 1 GbE, and enough for a connection to get up to its speed.
+    8 MiB each way: a tenth of a second at 1 GbE, and enough for a connection to get up to its speed. Over a slow link
+    less, by what a first small sample says.
     """
     measured = torch.zeros(world, dtype=torch.float64, device=device)
     for other in range(1, world):
-        for size in (1, _SAMPLE_BYTES):  # the first one opens the connection
-            sample = torch.zeros(size, dtype=torch.uint8, device=device)
-            dist.barrier()
-            began_s = time.monotonic()
-            if rank == other:
-                dist.send(sample, 0)
-                dist.recv(sample, 0)
-            elif rank == 0:
-                dist.recv(sample, other)
-                dist.send(sample, other)
-                sample[:1].cpu()  # until it is there
-                measured[other] = 2 * _SAMPLE_BYTES / (time.monotonic() - began_s)
+        _there_and_back_s(1, rank, other, device)  # opens the connection
+        first_s = _there_and_back_s(_FIRST_BYTES, rank, other, device)
+        enough = 2 * _FIRST_BYTES * _SAMPLE_S / first_s if rank == 0 else 0
+        size = torch.tensor(min(_SAMPLE_BYTES, max(_FIRST_BYTES, int(enough))), device=device)
+        dist.broadcast(size, 0)
+        took_s = _there_and_back_s(int(size), rank, other, device)
+        if rank == 0:
+            measured[other] = 2 * int(size) / took_s
     dist.broadcast(measured, 0)
     measured[0] = measured[1:].max()
     found: list[float] = measured.tolist()
     return found
+
+
+def _there_and_back_s(size: int, rank: int, other: int, device: torch.device) -> float:
+    """Seconds, on rank 0, in which so many bytes come from rank `other` and go there again; all ranks call it."""
+    sample = torch.zeros(size, dtype=torch.uint8, device=device)
+    dist.barrier()
+    began_s = time.monotonic()
+    if rank == other:
+        dist.send(sample, 0)
+        dist.recv(sample, 0)
+    elif rank == 0:
+        dist.recv(sample, other)
+        dist.send(sample, other)
+        sample[:1].cpu()  # until it is there
+    return time.monotonic() - began_s
 
 
 class Company:

@@ -32,7 +32,7 @@ TABLE = {
     "cable pulled": "answers no more",
     "PC back": "joins",
     "storage away": "",
-    "worker hangs": "no step for 15 s",
+    "worker hangs": "no step for 20 s",
     "PC drained": "is drained",
     "checkpoint damaged": "starting again from step",
     "driver killed": "start 2.1: 2 worker(s)",
