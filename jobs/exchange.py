@@ -100,14 +100,17 @@ class Company:
             kept: `kept` of the run's start before.
         """
         self._least = recipe.nodes.min if recipe.nodes is not None else world
-        self._measured = world > 1 and recipe.workers.shares == "measured"
-        self._may_leave_out = self._measured and recipe.nodes is not None and recipe.nodes.leave_out
+        measured = world > 1 and recipe.workers.shares == "measured"
+        self._may_leave_out = measured and recipe.nodes is not None and recipe.nodes.leave_out
+        # Once in a run is enough to tell its user.
+        self._may_advise = measured and not self._may_leave_out and kept is None
         chosen: SyncName | None = kept["sync"] if kept else None
         behind: int | None = kept["behind_steps"] if kept else recipe.diloco.behind_steps
         ways = recipe.sync_choices if chosen is None else (chosen,)
         may_choose = world > 1 and len(ways) > 1
         how_far = world > 1 and behind is None and "diloco" in ways
-        self._links = links_bytes_per_s(rank, world, device) if self._measured or may_choose or how_far else []
+        needs = self._may_leave_out, self._may_advise, may_choose, how_far
+        self._links = links_bytes_per_s(rank, world, device) if any(needs) else []
         self._items = recipe.batch.items
         self._exchanges: dict[SyncName, Exchange] = {}
         for way in ways:
@@ -146,9 +149,13 @@ class Company:
         return self._slower_with(speeds, self._least) if self._may_leave_out else None
 
     def not_worth_having(self, speeds: Sequence[Speed]) -> dict[str, Any]:
-        """The same of a run that keeps all of its workers whatever they cost, as numbers for its user to know."""
-        found = self._slower_with(speeds, 1) if self._measured and not self._may_leave_out else None
-        return {"ranks": found.ranks, "with_s": found.with_s, "without_s": found.without_s} if found else {"ranks": []}
+        """The same of a run that keeps all of its workers whatever they cost, for its user to know, at its first start.
+
+        Returns:
+            `ranks`, `with_s` and `without_s`; empty where there is nothing to say.
+        """
+        found = self._slower_with(speeds, 1) if self._may_advise else None
+        return {"ranks": found.ranks, "with_s": found.with_s, "without_s": found.without_s} if found else {}
 
     def _slower_with(self, speeds: Sequence[Speed], least: int) -> WorkersLeftOut | None:
         kept = worth_keeping(speeds, self._items, self._exchanges[self.sync], self._links, least)

@@ -110,7 +110,7 @@ def foretold(run: RunFolder) -> dict[str, Any]:
     Returns:
         `sync`: `chosen`, `predicted_s` (way → seconds of a step) and `step_s`, the mean of the last steps, or None.
         `not_worth`: the `machines` without which steps would have been shorter, `with_s` and `without_s`: what the
-        newest start of a run that keeps all of its workers predicted.
+        first start of a run that keeps all of its workers predicted.
     """
     records = [*read_metrics(run.metrics_file)]
     found: dict[str, Any] = {}
@@ -123,10 +123,9 @@ def foretold(run: RunFolder) -> dict[str, Any]:
     if "sync" in found:
         steps_s = [record["step_s"] for record in records if record["kind"] == "step" and "step_s" in record]
         found["sync"]["step_s"] = statistics.fmean(steps_s[-OUTCOME_STEPS:]) if steps_s else None
-    told = found.pop("not_worth", {"ranks": []})
-    if told["ranks"]:
-        starts = machines_of_starts(run)
-        names = starts[-1][1] if starts else []
+    if "not_worth" in found:
+        told, starts = found["not_worth"], machines_of_starts(run)
+        names = starts[0][1] if starts else []
         machines = [names[rank] if rank < len(names) else f"worker {rank}" for rank in told["ranks"]]
         found["not_worth"] = {"machines": machines, "with_s": told["with_s"], "without_s": told["without_s"]}
     return found

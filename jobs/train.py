@@ -229,8 +229,9 @@ def train(
         if metrics and company.choice:
             _note(company.choice)
             metrics.write("sync", step, **company.predicted_s)
-        if metrics and world > 1:
-            metrics.write("not_worth", step, **company.not_worth_having(speeds))
+        idle = company.not_worth_having(speeds)
+        if metrics and idle:
+            metrics.write("not_worth", step, **idle)
         saved_s = copied_s = polled_s = time.monotonic()
         own_disk_s = recipe.checkpoint.own_disk_every_s or math.inf
         told: list[Tensor] = []  # of the steps since all workers last told each other: one, or a round of them

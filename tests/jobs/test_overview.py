@@ -64,10 +64,9 @@ def test_all_about_one_run(run):
 
 def test_predictions_are_shown_beside_what_came_of_them(run):
     lines = [
-        {"kind": "not_worth", "step": 0, "ranks": [0, 1], "with_s": 9, "without_s": 1},
         {"kind": "sync", "step": 0, "plain": 4.0, "bf16": 2.0, "time_s": 0},
         *({"kind": "step", "step": 1 + n, "loss": 1.0, "step_s": 2.0 + n % 2} for n in range(64)),
-        {"kind": "not_worth", "step": 64, "ranks": [1], "with_s": 0.93, "without_s": 0.41},
+        {"kind": "not_worth", "step": 0, "ranks": [1], "with_s": 0.93, "without_s": 0.41},
     ]
     run.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     machines = [{"labels": {"vr/node": name}, "host": name, "device": "cpu"} for name in ("attic", "den")]
@@ -80,9 +79,6 @@ def test_predictions_are_shown_beside_what_came_of_them(run):
     shown = CliRunner().invoke(app, ["show", run.id]).stdout
     assert "sync: bf16 (predicted for a step: plain 4.000 s, bf16 2.000 s); a step takes 2.500 s" in shown
     assert "advice: without den a step would take 0.410 s, with all 0.930 s (predicted)" in shown
-    with run.metrics_file.open("a") as file:
-        file.write('{"kind": "not_worth", "step": 64, "ranks": []}\n')
-    assert "not_worth" not in details(run, None)
 
 
 def test_the_commands_print_one_json_value(run):
