@@ -7,11 +7,12 @@ from cluster.errors import NoHead
 from cluster.head import Head, find_head, state_folder
 from jobs.driver import is_driven
 from jobs.errors import RunFailed
-from jobs.launch import STOP_WAIT_S, launch
+from jobs.launch import launch
 from jobs.ledger import Ledger
 from jobs.ray_session import head_ray, private_ray
 from jobs.runs import LIVE, RunFolder, RunState
 from jobs.submit import ENDED_JOB, LIVE_JOB, job_states, stop_job
+from jobs.supervisor import STOP_WAIT_S
 
 POLL_S = 0.5
 KILL_AFTER_S = STOP_WAIT_S + 20

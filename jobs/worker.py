@@ -83,7 +83,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
             "ended": "left_out", "ranks": left_out.ranks, "with_s": left_out.with_s, "without_s": left_out.without_s,
         }  # fmt: skip
     except BaseException as error:
-        # Without the folder, Ray alone carries the error (jobs.launch).
+        # Without the folder, Ray alone carries the error (jobs.supervisor).
         with contextlib.suppress(OSError):
             write_json(folder / f"error-{spec.fit}-rank-{rank}.json", words(error, rank))
         raise

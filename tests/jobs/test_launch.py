@@ -10,12 +10,13 @@ from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from cluster.drain import Drained, change_drained, put
 from jobs.errors import RunFailed
 from jobs.fit import carried, first_cause
-from jobs.launch import Superseded, Supervisor, raise_for
+from jobs.launch import raise_for
 from jobs.placement import Node, Placement
 from jobs.recipe import Recipe
 from jobs.record import read_events
 from jobs.retry import Failed
 from jobs.runs import RunFolder, RunState, create_run
+from jobs.supervisor import Superseded, Supervisor
 from vr_core.config import validate
 from vr_core.errors import UserError
 
@@ -141,7 +142,7 @@ def test_a_machine_that_is_gone_before_the_loop_could_leave_it_counts_as_no_fail
             raise error
         return error
 
-    monkeypatch.setattr("jobs.launch.fit", fit)
+    monkeypatch.setattr("jobs.supervisor.fit", fit)
     supervisor = Supervisor(run, run.recipe(), run.begin_attempt(), "", False, lambda state: None)
     run.leave_file.touch()  # of an earlier fit
     assert supervisor._one_fit(Placement(False, {}, [])).kind == kind
@@ -153,7 +154,7 @@ def test_a_machine_that_makes_steps_longer_is_left_out_and_said(run, monkeypatch
         (run.attempt_folder(1) / "machines-1.json").write_text(json.dumps({"machines": machines}))
         return {"ended": "left_out", "ranks": [1], "with_s": 0.93, "without_s": 0.41}
 
-    monkeypatch.setattr("jobs.launch.fit", fit)
+    monkeypatch.setattr("jobs.supervisor.fit", fit)
     supervisor = Supervisor(run, run.recipe(), run.begin_attempt(), "", False, lambda state: None)
     assert supervisor._one_fit(Placement(False, {}, [])).kind == "left"
     said = "b is left out: with it a step takes 0.93 s, without 0.41 s (predicted)"
@@ -174,8 +175,8 @@ def test_a_fit_that_takes_no_step_is_ended(run, monkeypatch):
         assert ended.wait(60)
         raise RuntimeError("the controller died")
 
-    monkeypatch.setattr("jobs.launch.fit", fit)
-    monkeypatch.setattr("jobs.launch.end_fit", ended.set)
+    monkeypatch.setattr("jobs.supervisor.fit", fit)
+    monkeypatch.setattr("jobs.supervisor.end_fit", ended.set)
     recipe = validate(Recipe, {"name": "x", "steps": 1, "workers": {"hung_after_s": 0.3}}, "test")
     supervisor = Supervisor(run, recipe, run.begin_attempt(), "", False, lambda state: None)
     outcome = supervisor._one_fit(Placement(False, {}, []))

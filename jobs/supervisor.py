@@ -1,0 +1,310 @@
+"""The supervisor: what goes on around Ray Train's `fit()` so that one attempt of a run comes to its end.
+
+It waits for machines, starts Ray Train, watches it, writes state.json, and after any failure asks `jobs.retry.decide`.
+Ray Train's own retries are off: they do not cover a failed start of the process group. `jobs.launch` calls it.
+"""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from jobs.errors import DamagedRun, RunFailed, Unplaceable
+from jobs.fit import carried, end_fit, first_cause, fit
+from jobs.placement import NODE_LABEL, Missing, Node, Placement
+from jobs.progress import last_step
+from jobs.pulse import Pulse, answers
+from jobs.recipe import Recipe
+from jobs.record import Record
+from jobs.retry import Failed, Stop, decide
+from jobs.runs import WAITS, RunFolder, RunState, read_json
+from jobs.seats import Seats
+from vr_core.files import write_json
+
+END_WAIT_S = 10.0
+"""A fit that was ended has this long to return; it is left behind after that."""
+BEAT_S = 2.0
+"""Between two writes of state.json."""
+POLL_S = 0.2
+STOP_WAIT_S = 25.0
+"""A stopped run has this long to write a checkpoint; then it ends with the one before."""
+
+
+@dataclass
+class Outcome:
+    """How one fit ended."""
+
+    kind: Literal["finished", "stopped", "left", "lost", "waiting", "failed"]
+    """left: a machine was taken back, or one joins; lost: one answers no more. Neither is a failure of the run."""
+    failed: Failed | None = None
+
+
+class Superseded(RunFailed):
+    """A newer attempt owns the run: this driver must not write to it any more."""
+
+
+@dataclass
+class Supervisor:
+    """One attempt of one run; `supervise` returns when the run has ended."""
+
+    run: RunFolder
+    recipe: Recipe
+    attempt: int
+    loop: str
+    can_wait: bool
+    """Machines may still join; without, a run that does not fit is refused."""
+    watch: Callable[[RunState], None]
+    _beat_due_s: float = 0.0
+    _fits: int = 0
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _announced: set[Path] = field(default_factory=set)
+    _names: frozenset[str] = frozenset()
+    """Machines of the fit that is running, as its workers said; none before they have."""
+    _placement: Placement | None = None
+    _announced_s: float = 0.0
+    _step: int = 0
+    _moved: tuple[int, float] = (0, 0.0)
+    """The last step that was seen, and since when."""
+    _why: str = ""
+    """Of the last time that it left its machines, or lost one."""
+
+    def __post_init__(self) -> None:
+        self._seats = Seats(self.recipe, self.can_wait)
+        self._record = Record(self.run, self.attempt, self.watch)
+
+    def supervise(self) -> RunState:
+        """Run fits until the run is finished, stopped or given up.
+
+        Raises:
+            Superseded: a newer attempt owns the run.
+            Unplaceable: the machine here can never hold the workers.
+        """
+        history: list[Failed] = []
+        first_step = self.run.last_step()
+        self._record.write(state="pending", why="", attempt=self.attempt, user_error=False)
+        while True:
+            self._record.await_folder(self._stop)
+            placement = self._wait_for_machines()
+            outcome = Outcome("stopped") if placement is None else self._one_fit(placement)
+            self._record.await_folder(self._stop)
+            if outcome.kind == "finished":
+                return self._record.write(state="finished", why="", step=last_step(self.run))
+            if outcome.kind == "stopped":
+                return self._record.write(state="stopped", why="stopped by the user", step=self.run.last_step())
+            if outcome.kind in ("left", "lost"):
+                self._record.write(state="pending", why=self._why, step=self.run.last_step())
+            if outcome.failed is None:
+                continue
+            history.append(outcome.failed)
+            verdict = decide(history, first_step)
+            if isinstance(verdict, Stop):
+                return self._record.write(state="failed", why=verdict.why, user_error=verdict.user_error)
+            self._record.say(
+                f"{outcome.failed.why}; starting again from step {outcome.failed.step} in {verdict.delay_s:g} s"
+            )
+            self._record.write(state="pending", why=f"starts again after: {outcome.failed.why}")
+            self._pause(verdict.delay_s)
+
+    def request_stop(self) -> None:
+        """Ask the loop to stop at its next report; called from a signal handler as well."""
+        self._stop.set()
+        with contextlib.suppress(OSError):
+            self.run.stop_file.touch()
+
+    def _wait_for_machines(self) -> Placement | None:
+        """Placement on the live nodes as soon as they can hold the run; None when stopped meanwhile."""
+        said = ""
+        while not self._stopping():
+            found = self._seats.place(self._on_gpus())
+            if isinstance(found, Placement):
+                return found
+            if not self.can_wait:
+                raise Unplaceable(
+                    f"run {self.run.id}: {found.why}; change workers.count, workers.cpus or "
+                    "workers.labels, or start a cluster with `vr cluster head`"
+                )
+            if isinstance(found, Missing) and found.why != said:
+                said = found.why
+                self._record.write(state="pending", why=f"{WAITS}{said}")
+            self._pause(BEAT_S)
+        return None
+
+    def _on_gpus(self) -> bool | None:
+        """What the run's first start computed on: a run must not change its device because a PC is off."""
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            for machines in read_json(self.run.origin_file)["machines"].values():
+                return any(machine["device"] != "cpu" for machine in machines)
+        return None
+
+    def _one_fit(self, placement: Placement) -> Outcome:
+        self._fits += 1
+        self._placement, self._names, self._moved = placement, frozenset(), (-1, 0.0)
+        where = f" on {', '.join(placement.names)}" if placement.names else ""
+        self._record.say(f"start {self.attempt}.{self._fits}: {len(placement.selectors)} worker(s){where}")
+        self.run.leave_file.unlink(missing_ok=True)
+        others = self._seats.others()
+        with Pulse(others) as pulse:
+            return self._watch_fit(placement, pulse, {node.name: node for node in others})
+
+    def _watch_fit(self, placement: Placement, pulse: Pulse, others: dict[str, Node]) -> Outcome:
+        done: list[Any] = []
+        thread = threading.Thread(target=self._call_fit, args=(placement, done), name="fit", daemon=True)
+        thread.start()
+        used: set[str] = set()
+        give_up_s: float | None = None
+        while thread.is_alive():
+            thread.join(POLL_S)
+            self._beat()
+            used = set(placement.names or self._names)
+            lost = [others[name] for name in pulse.lost() if name in used]
+            if lost:
+                end_fit()
+                thread.join(END_WAIT_S)
+                return self._lose(lost)
+            if self._hangs():
+                end_fit()
+                thread.join(END_WAIT_S)
+                self._record.await_folder(self._stop)
+                why = f"no step for {self.recipe.workers.hung_after_s:g} s"
+                return Outcome("failed", Failed(self.run.last_step(), why))
+            if self._stopping():
+                give_up_s = give_up_s or time.monotonic() + STOP_WAIT_S
+                if time.monotonic() > give_up_s:
+                    return Outcome("stopped")
+        self._beat(now=True)
+        [ended] = done
+        if not isinstance(ended, BaseException):
+            if ended["ended"] != "left_out":
+                return Outcome(ended["ended"])
+            return self._leave_out(ended)
+        if self._stopping():
+            return Outcome("stopped")
+        # Ray may have been quicker: of a PC whose Ray has ended it hears at once.
+        lost = [node for node in others.values() if node.name in used and not answers(node.address, node.port)]
+        if lost:
+            return self._lose(lost)
+        outcome = self._failure(ended)
+        if self.run.leave_file.exists() and outcome.failed is not None and not outcome.failed.final:
+            # The machine was gone before the loop had left it.
+            return Outcome("left")
+        return outcome
+
+    def _lose(self, nodes: list[Node]) -> Outcome:
+        """Go on without these."""
+        self._seats.lose(nodes)
+        self._why = f"starts again: {', '.join(sorted(node.name for node in nodes))} answers no more"
+        self._record.say(self._why)
+        return Outcome("lost")
+
+    def _leave_out(self, ended: dict[str, Any]) -> Outcome:
+        """Go on without the machines of the ranks that make steps longer."""
+        file = self.run.attempt_folder(self.attempt) / f"machines-{self._fits}.json"
+        machines = read_json(file)["machines"]
+        names = {_name(machines[rank]) for rank in ended["ranks"]}
+        self._seats.leave_out(names)
+        cost = f"with it a step takes {ended['with_s']:.2f} s, without {ended['without_s']:.2f} s (predicted)"
+        self._why = f"{', '.join(sorted(names))} is left out: {cost}"
+        self._record.say(self._why)
+        return Outcome("left")
+
+    def _call_fit(self, placement: Placement, done: list[Any]) -> None:
+        """Thread: append rank 0's mapping, or the exception, to `done`."""
+        try:
+            done.append(fit(self.run, self.recipe, self.attempt, self._fits, placement, self.loop))
+        except BaseException as error:
+            done.append(error)
+
+    def _failure(self, error: BaseException) -> Outcome:
+        """What went wrong, from the ranks' own words where they could still speak."""
+        cause = getattr(error, "controller_failure", None)
+        if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
+            self._record.write(state="pending", why=f"{WAITS}other runs hold the machines it needs")
+            return Outcome("waiting")
+        folder = self.run.attempt_folder(self.attempt)
+        with contextlib.suppress(OSError):  # a full disk is what it may be about
+            (folder / f"error-{self._fits}.txt").write_text(str(error), encoding="utf-8")
+        told = [read_json(file) for file in folder.glob(f"error-{self._fits}-rank-*.json")]
+        failures = getattr(error, "worker_failures", {})
+        told += carried(failures, told)
+        silent = set(failures) - {t["rank"] for t in told}
+        lines = [line.strip() for line in str(cause or error).splitlines() if line.strip()]
+        fallback = lines[-1] if lines else type(error).__name__
+        return Outcome("failed", first_cause(told, silent, self.run.last_step(), fallback))
+
+    def _stopping(self) -> bool:
+        if not self._stop.is_set() and self.run.stop_file.exists():
+            self._stop.set()
+        return self._stop.is_set()
+
+    def _pause(self, seconds: float) -> None:
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s and not self._stopping():
+            self._beat()
+            self._stop.wait(min(POLL_S, seconds))
+
+    def _beat(self, now: bool = False) -> None:
+        """Every BEAT_S: notice a newer attempt, note who the workers are, and say that this driver lives."""
+        if not now and time.monotonic() < self._beat_due_s:
+            return
+        self._beat_due_s = time.monotonic() + BEAT_S
+        try:
+            self._tell()
+        except (OSError, DamagedRun) as error:
+            # The shared folder may be away for a moment; what the run needs from it fails by itself.
+            print(f"run {self.run.id}: state not written: {error}", file=sys.stderr, flush=True)
+
+    def _tell(self) -> None:
+        newest = self.run.newest_attempt()
+        if newest > self.attempt:
+            raise Superseded(f"run {self.run.id}: attempt {newest} has taken over from attempt {self.attempt}")
+        changes: dict[str, Any] = {}
+        file = self.run.attempt_folder(self.attempt) / f"machines-{self._fits}.json"
+        if file not in self._announced and file.exists():
+            origin = read_json(self.run.origin_file)
+            machines = read_json(file)["machines"]
+            origin["machines"][f"{self.attempt}.{self._fits}"] = machines
+            write_json(self.run.origin_file, origin)
+            self._names = frozenset(map(_name, machines))
+            self._announced.add(file)
+            self._announced_s = time.monotonic()
+            self._record.say(f"start {self.attempt}.{self._fits}: all workers are there")
+            changes = {"state": "running", "why": ""}
+        if file in self._announced:
+            changes |= self._leave_drained() or self._join()
+        self._step = last_step(self.run)
+        self._record.write(step=self._step, **changes)
+
+    def _leave_drained(self) -> dict[str, Any]:
+        """Ask the loop to leave where a node with workers of it is drained; changes of the state."""
+        self._seats.look_for_drained()
+        taken = [node for node in self._seats.drained if node.name in self._names]
+        return self._ask_to_leave("; ".join(node.why for node in taken)) if taken else {}
+
+    def _join(self) -> dict[str, Any]:
+        """Ask the loop to leave where it can go on with more PCs; changes of the state."""
+        joining = self._seats.joining(self._placement, self._announced_s) if self._placement else []
+        return self._ask_to_leave(f"{', '.join(joining)} joins") if joining else {}
+
+    def _hangs(self) -> bool:
+        """Whether all workers are there and nothing comes of it: a collective that waits for one that is stuck."""
+        step, now_s = self._step, time.monotonic()
+        if not self._names or step != self._moved[0]:
+            self._moved = (step, now_s)
+        return now_s - self._moved[1] > self.recipe.workers.hung_after_s
+
+    def _ask_to_leave(self, why: str) -> dict[str, Any]:
+        if self.run.leave_file.exists():
+            return {}
+        self._why = f"starts again: {why}"
+        self._record.say(why)
+        self.run.leave_file.touch()
+        return {"why": f"leaves: {why}"}
+
+
+def _name(machine: dict[str, Any]) -> str:
+    """Of a machine as its worker announced it."""
+    return str(machine.get("labels", {}).get(NODE_LABEL) or machine.get("host", "?"))
