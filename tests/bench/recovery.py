@@ -5,7 +5,7 @@ noticed, until all workers are there again, and until the first step has been ta
 checkpoint. Beside it, what Ray Train takes to start a group of two that does nothing, and, in the full form, its own
 elasticity under the same cut.
 
-The full form also kills a worker, drains a PC, lets one join, and kills the driver.
+The full form also does what else `tests.box.events` can do to a run.
 """
 
 import statistics
@@ -27,6 +27,12 @@ PROMISED_S = 30.0
 CHECKPOINT_STEPS = 20
 CUTS = 3
 """In the full form."""
+OTHERS = (
+    "worker killed", "worker hangs", "PC drained", "PC undrained", "driver killed", "head's Ray killed", "storage away",
+    "checkpoint damaged",
+)  # fmt: skip
+HUNG_AFTER_S = 20
+"""A quarter of an hour at home."""
 
 
 def recipe_of(data: Path) -> Recipe:
@@ -39,7 +45,8 @@ def recipe_of(data: Path) -> Recipe:
             "batch": {"items": 24, "micro_batch": 4, "crop_frames": 64},
             "validation": {"every_steps": 1_000_000},
             "checkpoint": {"every_steps": CHECKPOINT_STEPS, "keep": 2},
-            "workers": {"device": "cpu"}, "nodes": plain(NodesSpec(min=1)), "log": {"tensorboard": False},
+            "workers": {"device": "cpu", "hung_after_s": HUNG_AFTER_S},
+            "nodes": plain(NodesSpec(min=1)), "log": {"tensorboard": False},
         },
         "bench",
     )  # fmt: skip
@@ -91,13 +98,11 @@ def measure(quick: bool) -> dict[str, Any]:
             cuts.append(EVENTS["cable pulled"](scene))
         if not quick:
             EVENTS["PC back"](scene)
-            for event in ("worker killed", "PC drained", "driver killed", "storage away", "checkpoint damaged"):
+            for event in OTHERS:
                 found[event] = EVENTS[event](scene)
         writes = run.lines("checkpoint")
         head.vr("jobs", "stop", run.name, "--out", f"{SHARED}/runs")
         if not quick:
-            for name in scene.drained:
-                head.vr("cluster", "undrain", name)
             lan["den"].vr("cluster", "down", "--yes")
             join(head, lan["den"])
             found["plain_ray_train_elastic_s"] = plain_elastic_s(lan)
