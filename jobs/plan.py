@@ -13,7 +13,7 @@ from typing import Any
 from cluster.inventory import Inventory
 from jobs.machines import offer
 from jobs.placement import Missing, place_run
-from jobs.recipe import Recipe, SyncName
+from jobs.recipe import SYNC_NAMES, AutoSyncSpec, Recipe, SyncName
 from jobs.shares import Speed, choose_sync, cut_shares, exchange_of, ring_s, step_s, worth_keeping
 from vr_core.errors import UserError
 
@@ -43,10 +43,18 @@ class Machine:
     power_w: float | None = None
     link_gbit: float = 1.0
     """Rate of its link to the others, of which `OF_THE_LINE` are carried."""
+    link_known: bool = False
 
     def behind(self, link_gbit: float) -> "Machine":
         """The same behind another link."""
-        return replace(self, link_gbit=link_gbit)
+        return replace(self, link_gbit=link_gbit, link_known=True)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-ready values."""
+        return {
+            "name": self.name, "device": self.device, "item_s": self.speed.item_s, "basis": self.basis,
+            "link_gbit": self.link_gbit, "link_known": self.link_known,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,62 @@ class Prediction:
     def plain(self) -> dict[str, Any]:
         """As JSON-ready values."""
         return {**self.__dict__, "steps_per_s": 1 / self.step_s}
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """All that `vr plan` says of a recipe on some machines."""
+
+    machines: tuple[Machine, ...]
+    now: Prediction
+    other_links: tuple[Prediction, ...]
+    """With all machines behind links of `LINKS_GBIT`."""
+    other_ways_s: dict[SyncName, float]
+    """Seconds of a step by each way that the recipe does not allow."""
+    enough_items: int | None
+    """The least `batch.items` at which all machines are worth having."""
+    bottleneck: str
+    without_bottleneck_s: float
+    """Seconds of a step if that were twice as fast."""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-ready values."""
+        return {
+            "machines": [machine.plain() for machine in self.machines],
+            "prediction": self.now.plain(),
+            "other_links": [one.plain() for one in self.other_links],
+            "other_ways_s": self.other_ways_s,
+            "all_are_worth_having_from_items": self.enough_items,
+            "bottleneck": {"what": self.bottleneck, "step_s_if_twice_as_fast": self.without_bottleneck_s},
+        }
+
+
+def outlook(machines: Sequence[Machine], recipe: Recipe, shapes: Shapes) -> Outlook:
+    """What is to be expected of `recipe` on these machines, and what would change it.
+
+    Args:
+        machines: at least one.
+        recipe: of the run.
+        shapes: of the model's trained parameters.
+    """
+    now = predict(machines, recipe, shapes)
+    others = [
+        predict([machine.behind(link) for machine in machines], recipe, shapes)
+        for link in LINKS_GBIT
+        if any(machine.link_gbit != link for machine in machines)
+    ]
+    all_ways = recipe.model_copy(update={"sync": AutoSyncSpec(auto=SYNC_NAMES)})
+    ways_s = predict(machines, all_ways, shapes).ways_s
+    what, then_s = bottleneck(now, machines, recipe, shapes)
+    return Outlook(
+        machines=tuple(machines),
+        now=now,
+        other_links=tuple(others),
+        other_ways_s={way: seconds for way, seconds in ways_s.items() if way not in now.ways_s},
+        enough_items=enough_items(machines, recipe, shapes) if now.left_out else recipe.batch.items,
+        bottleneck=what,
+        without_bottleneck_s=then_s,
+    )
 
 
 def machines_of(
@@ -111,17 +175,19 @@ def machines_of(
         for number, gpu in enumerate(node.gpus):
             name = node.name if len(node.gpus) == 1 else f"{node.name}/{number}"
             model = gpu.model.removeprefix("NVIDIA ").removeprefix("GeForce ")
-            link_gbit = (links_gbit or {}).get(node.name, 1.0)
             known = next((s for device, s in measured.items() if device.endswith(f" {model}")), None)
             if known is not None:
-                found.append(Machine(name, model, known, "measured", gpu.power_cap_w, link_gbit))
+                found.append(Machine(name, model, known, "measured", gpu.power_cap_w))
             elif model in TFLOPS:
                 item_s = item_flop / (UTILISATION * TFLOPS[model] * 1e12)
                 basis = f"assumed: {UTILISATION:.0%} of {TFLOPS[model]:g} TFLOPS"
                 speed = Speed(0, item_s, recipe.batch.micro_batch)
-                found.append(Machine(name, model, speed, basis, gpu.power_cap_w, link_gbit))
+                found.append(Machine(name, model, speed, basis, gpu.power_cap_w))
             else:
                 unknown.append(f"{name}: no rate of a {gpu.model} is known; run the recipe there for some steps")
+    rates = links_gbit or {}
+    of_node = [(machine, machine.name.partition("/")[0]) for machine in found]
+    found = [machine.behind(rates[node]) if node in rates else machine for machine, node in of_node]
     if recipe.nodes is None:
         found = sorted(found, key=lambda machine: machine.speed.item_s)[: recipe.workers.count]
     return found, unknown

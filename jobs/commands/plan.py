@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from jobs.plan import Outlook
 
 
 def plan(
@@ -26,7 +29,7 @@ def plan(
     from cluster.inventory import Inventory
     from cluster.links import rates_mbit, read_links
     from jobs.arithmetic import arithmetic_of
-    from jobs.plan import LINKS_GBIT, OF_THE_LINE, bottleneck, enough_items, machines_of, predict
+    from jobs.plan import OF_THE_LINE, machines_of, outlook
     from jobs.recipe import Recipe
     from jobs.shipped import recipe_file
     from jobs.speed import kept_speeds
@@ -42,71 +45,68 @@ def plan(
     machines, unknown = machines_of(pcs, spec, model.item_flop, kept_speeds(spec, model.bins), links_gbit)
     if not machines:
         raise UserError(f"{inventory}: no machine for this recipe ({'; '.join(unknown) or 'none is wanted'})")
-    measured = [m.name for m in machines if m.name.partition("/")[0] in links_gbit] if link_gbit is None else []
-    now = predict(machines, spec, model.shapes)
-    others = [
-        predict([machine.behind(link) for machine in machines], spec, model.shapes)
-        for link in LINKS_GBIT
-        if any(machine.link_gbit != link for machine in machines)
-    ]
-    what, then_s = bottleneck(now, machines, spec, model.shapes)
-    enough = enough_items(machines, spec, model.shapes) if now.left_out else spec.batch.items
+    found = outlook(machines, spec, model.shapes)
+    about = {
+        "recipe": spec.name, "parameters": model.parameters, "item_flop": model.item_flop,
+        "item_bytes": model.item_bytes, "steps": spec.steps, "items": spec.batch.items, "unknown": unknown,
+    }  # fmt: skip
     if as_json:
-        value = {
-            "recipe": spec.name, "parameters": model.parameters, "item_flop": model.item_flop,
-            "item_bytes": model.item_bytes, "prediction": now.plain(), "other_links": [one.plain() for one in others],
-            "all_are_worth_having_from_items": enough,
-            "bottleneck": {"what": what, "step_s_if_twice_as_fast": then_s}, "unknown": unknown,
-            "machines": [{"name": m.name, "device": m.device, "item_s": m.speed.item_s, "basis": m.basis,
-                          "link_gbit": m.link_gbit, "link_measured": m.name in measured}
-                         for m in machines],
-        }  # fmt: skip
-        return print(json.dumps(value))
+        print(json.dumps({**about, **found.plain()}))
+    else:
+        _show(about, found, inventory)
+
+
+def _show(about: dict[str, Any], found: "Outlook", inventory: Path) -> None:
+    """Two tables, and what is to be said of them in lines that are not broken."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    console.print(
-        f"{spec.name}: {model.parameters / 1e6:.0f} M parameters, {spec.steps} steps of {spec.batch.items} items, "
-        f"{model.item_flop / 1e9:.0f} GFLOP an item (forward and backward)", soft_wrap=True,
-    )  # fmt: skip
+    from jobs.plan import OF_THE_LINE
+
+    console, now = Console(), found.now
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True, markup=False)
+
+    say(
+        f"{about['recipe']}: {about['parameters'] / 1e6:.0f} M parameters, {about['steps']} steps of "
+        f"{about['items']} items, {about['item_flop'] / 1e9:.0f} GFLOP an item (forward and backward)"
+    )
     table = Table("machine", "device", "items/s alone", "its share", "speed is", box=None)
     shares = dict(zip(now.machines, now.shares, strict=True))
-    for machine in machines:
+    for machine in found.machines:
         share = str(shares.get(machine.name, "left out"))
         table.add_row(machine.name, machine.device, f"{1 / machine.speed.item_s:.1f}", share, machine.basis)
     console.print(table)
-    for line in unknown:
-        console.print(f"not counted: {line}", soft_wrap=True)
+    for line in about["unknown"]:
+        say(f"not counted: {line}")
     links = Table("link", "sync", "machines", "s a step", "steps/s", "hours", "MB a step", "kWh", box=None)
-    for one in sorted([now, *others], key=lambda p: p.link_gbit):
+    for one in sorted([now, *found.other_links], key=lambda p: p.link_gbit):
         links.add_row(
             f"{one.link_gbit:.3g} Gbit/s" + (" <" if one is now else ""), one.sync, ", ".join(one.machines),
             f"{one.step_s:.3f}", f"{1 / one.step_s:.2f}", f"{one.hours:.1f}", f"{one.sent_bytes / 1e6:.0f}",
             "" if one.kwh is None else f"{one.kwh:.1f}",
         )  # fmt: skip
     console.print(links)
-    if len(now.ways_s) > 1:
-        told = ", ".join(f"{way} {seconds:.3f} s" for way, seconds in now.ways_s.items())
-        console.print(f"a step by each way that the recipe allows: {told}", soft_wrap=True)
+    for ways_s, allowed in ((now.ways_s, "allows"), (found.other_ways_s, "does not list (sync={auto: [...]})")):
+        if ways_s:
+            told = ", ".join(f"{way} {seconds:.3f} s" for way, seconds in ways_s.items())
+            say(f"a step by each way that the recipe {allowed}: {told}")
     if now.left_out:
-        console.print(
+        say(
             f"{', '.join(now.left_out)} left out: with all a step takes {now.all_step_s:.2f} s, "
             f"without {now.step_s:.2f} s"
-            + (f"; worth having from batch.items={enough} on, at this link" if enough else ""),
-            soft_wrap=True,
+            + (f"; worth having from batch.items={found.enough_items} on, at this link" if found.enough_items else "")
         )
-    console.print(f"what would help most, twice as fast: {what} ({then_s:.3f} s a step)", soft_wrap=True)
-    links_said = ", ".join(f"{m.name} {OF_THE_LINE * 1000 * m.link_gbit:.0f} Mbit/s" for m in machines)
-    console.print(
-        f"links, {'as vr cluster doctor measured them' if measured else 'assumed'}: {links_said} of payload"
-        + ("; measure them with vr cluster doctor" if link_gbit is None and len(measured) < len(machines) else ""),
-        soft_wrap=True,
+    say(f"what would help most, twice as fast: {found.bottleneck} ({found.without_bottleneck_s:.3f} s a step)")
+    carried = [
+        f"{m.name} {OF_THE_LINE * 1000 * m.link_gbit:.0f} Mbit/s{'' if m.link_known else ' (assumed)'}"
+        for m in found.machines
+    ]
+    known = all(machine.link_known for machine in found.machines)
+    say(f"what links carry: {', '.join(carried)}" + ("" if known else f"; vr cluster doctor {inventory} measures them"))
+    say(
+        f"reading: {about['items'] * about['item_bytes'] / now.step_s / 1e6:.1f} MB/s of data over all machines. "
+        "Assumed: an exchange in a ring, hidden behind the last backward pass (diloco: behind the next steps); "
+        "PowerSGD computes nothing"
     )
-    console.print(
-        f"reading: {spec.batch.items * model.item_bytes / now.step_s / 1e6:.1f} MB/s of data over all machines. "
-        "Assumed: an exchange in a "
-        "ring, hidden behind the last backward pass (diloco: behind the next steps); PowerSGD computes nothing",
-        soft_wrap=True,
-    )
-    return None

@@ -141,7 +141,7 @@ def test_links_are_as_the_doctor_measured_them_and_else_assumed(tmp_path, monkey
     assert predict(machines[:3], recipe(4096), SHAPES).exchange_s == pytest.approx(4 / 3 * 4.19, abs=0.02)
     (file := tmp_path / "home.yaml").write_text(to_yaml(inventory))
     said = CliRunner().invoke(app, ["plan", "home-pretrain", "-i", str(file)]).stdout
-    assert "links, as vr cluster doctor measured them: a 9400 Mbit/s, b 9400 Mbit/s, c 940 Mbit/s" in said
+    assert "what links carry: a 9400 Mbit/s, b 9400 Mbit/s, c 940 Mbit/s, d 940 Mbit/s (assumed); vr cluster" in said
     (tmp_path / "vr" / "links.json").write_text("{")
     assert read_links() == ()
 
@@ -173,7 +173,14 @@ def test_the_command_says_all_of_it(monkeypatch, tmp_path):
     asked = ["plan", "home-pretrain", "-i", str(EXAMPLE)]
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0, done.output
-    for words in ("141 M parameters", "assumed: 40% of 80 TFLOPS", "left out", "2.5 Gbit/s", "worth having from"):
+    for words in (
+        "141 M parameters",
+        "assumed: 40% of 80 TFLOPS",
+        "left out",
+        "2.5 Gbit/s",
+        "worth having from",
+        "does not list (sync={auto: [...]}): bf16",
+    ):
         assert words in done.stdout
     told = json.loads(CliRunner().invoke(app, [*asked, "--link", "10", "batch.items=512", "--json"]).stdout)
     assert told["prediction"]["link_gbit"] == 10
