@@ -54,10 +54,28 @@ class LocalSteps:
         self._then: list[Tensor] = []
         """The worker's weights at that step."""
 
+    def whole(self, step: int) -> bool:
+        """Whether the step after `step` steps is computed whole by every worker: local ones have not begun."""
+        return step < self._recipe.local_from_step
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Before local steps: what all have agreed on is what this worker has."""
+        for own, agreed in zip(self._own, self._agreed, strict=True):
+            agreed.copy_(own)
+
+    @torch.no_grad()
+    def agree(self) -> None:
+        """Before local steps: all take the first worker's weights; by as many roundings theirs may differ."""
+        for own in self._own:
+            if self._world > 1:
+                dist.broadcast(own.data, 0)
+        self.follow()
+
     def ends_round(self, step: int) -> bool:
-        """Whether an outer step is due after `step` steps."""
+        """Whether workers tell each other what happened after `step` steps, and an outer step is due."""
         recipe = self._recipe
-        return step == recipe.steps or any(
+        return step in (recipe.steps, recipe.local_from_step) or any(
             step % n == 0 for n in (recipe.diloco.every_steps, recipe.validation.every_steps)
         )
 

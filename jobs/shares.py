@@ -101,6 +101,8 @@ class Exchange(NamedTuple):
     """Steps that go on meanwhile."""
     added_s: float = 0.0
     """What is computed for it."""
+    whole: float = 0.0
+    """Part of the run's steps that every worker computes whole, before any exchange."""
 
 
 def exchange_of(
@@ -120,7 +122,8 @@ def exchange_of(
         return Exchange(element_bytes * sum(_compressed(s, recipe.powersgd.rank) for s in shapes), added_s=added_s)
     if sync == "diloco":
         every, behind = recipe.diloco.every_steps, recipe.diloco.behind_steps
-        return Exchange(2 * parameters, every, every if behind is None else behind)
+        whole = recipe.local_from_step / recipe.steps
+        return Exchange(2 * parameters, every, every if behind is None else behind, whole=whole)
     return Exchange(parameters * (2 if sync == "bf16" else element_bytes))
 
 
@@ -147,7 +150,9 @@ def step_s(speeds: Sequence[Speed], items: int, exchange: Exchange, links_bytes_
     shares = cut_shares(speeds, items)
     exchange_s, computing_s = ring_s(exchange.sent_bytes, links_bytes_per_s), longest_s(speeds, shares)
     if exchange.every_steps > 1 or exchange.behind_steps:
-        return computing_s + max(0.0, exchange_s - exchange.behind_steps * computing_s) / exchange.every_steps
+        local_s = computing_s + max(0.0, exchange_s - exchange.behind_steps * computing_s) / exchange.every_steps
+        whole_s = max(speed.takes_s(items) for speed in speeds)
+        return exchange.whole * whole_s + (1 - exchange.whole) * local_s
     hidden_s = min(
         2 / 3 * speed.takes_s(even_pieces(share, speed.micro_batch)[-1])
         for speed, share in zip(speeds, shares, strict=True)

@@ -40,7 +40,7 @@ from jobs.own_disk import OwnDisk, copies_of
 from jobs.recipe import Recipe
 from jobs.resume import newest_checkpoint, restore, restore_own, start_from
 from jobs.runs import RunFolder
-from jobs.shares import Pace
+from jobs.shares import Pace, even_pieces
 from jobs.speed import (
     keep_or_note,
     keep_others,
@@ -152,9 +152,16 @@ def train(
     if world > 1 and local is None:
         parallel = exchanging(model, company.sync, clock, compression, rehearse if compression else None)
 
+    def whole(step: int) -> bool:
+        """Whether every worker computes all items of the step after `step` steps."""
+        return local is not None and local.whole(step)
+
     def micro_batches(step: int) -> list[tuple[Item, ...]]:
-        mine = iter(steps.items_of(step, rank, pace.shares(step)))
-        return [tuple(itertools.islice(mine, count)) for count in pace.pieces(step, rank)]
+        if whole(step):
+            mine, counts = iter(order.items(step * items, items)), even_pieces(items, size)
+        else:
+            mine, counts = iter(steps.items_of(step, rank, pace.shares(step))), pace.pieces(step, rank)
+        return [tuple(itertools.islice(mine, count)) for count in counts]
 
     def validate() -> float:
         if average is not None:
@@ -172,8 +179,12 @@ def train(
         return float(_sum_over_ranks(total, world)) / len(held_out)
 
     def settle() -> None:
-        """The outer step of a round."""
-        if local is not None:
+        """The outer step of a round; before local steps, one worker's weights for all."""
+        if local is None:
+            return
+        if whole(step - 1):
+            local.agree()
+        else:
             steps = local.settle()
             if average is not None:
                 average.update(local.agreed, step, steps)
@@ -181,6 +192,8 @@ def train(
     def save(validation_loss: float | None, best: bool, *, to_share: bool = True) -> None:
         own: dict[str, Any] = {}
         if local is not None:
+            if whole(step - 1):
+                local.follow()
             own = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
         elif compression is not None:
             own = {"left_out": compression.own()}
@@ -240,8 +253,8 @@ def train(
         while step < recipe.steps:
             began_s, waited_s = time.monotonic(), loader.waited_s
             loss_sum, places = torch.zeros((), dtype=torch.float64, device=device), 0
-            pieces = len(pace.pieces(step, rank))
-            of_items, over = (pace.shares(step)[rank], 1) if local else (items, world)
+            pieces = len(even_pieces(items, size) if whole(step) else pace.pieces(step, rank))
+            of_items, over = (items if whole(step) else pace.shares(step)[rank], 1) if local else (items, world)
             for piece in range(pieces):
                 batch = next(loader)
                 losses = add_gradients(
@@ -269,13 +282,15 @@ def train(
             told.append(mine if local else _sum_over_ranks(mine, world))
             clock.begin()
             loss, norm = told[-1][0].item(), global_norm(trained)
+            if whole(step) and rank:  # all have computed the same: it counts once
+                told[-1] = told[-1] * told[-1].new_tensor([0, 1, 1, 1, 1, 0, *[1] * world])
             step += 1
             rate = learning_rate_factor(step, recipe.steps, recipe.optim)
             if math.isfinite(loss) and math.isfinite(norm.item()):
                 torch.nn.utils.clip_grads_with_norm_(trained, recipe.optim.clip_norm, norm)
                 set_rates(optimiser, recipe.optim.lr, rate)
                 optimiser.step()
-                if average is not None and local is None:
+                if average is not None and (local is None or whole(step - 1)):
                     average.update(model, step)
                 skipped_in_a_row = 0
             else:
@@ -294,14 +309,16 @@ def train(
             if local is not None and ends:  # before the deltas, which take long
                 told = list(_sum_over_ranks(torch.stack(told), world))
                 round_shares = [pace.shares(k) for k in range(step - len(told), step)]
-                local.begin(step, len(told), [sum(of_worker) for of_worker in zip(*round_shares, strict=True)])
-                if last or step % recipe.validation.every_steps == 0:
+                if not whole(step - 1):
+                    local.begin(step, len(told), [sum(of_worker) for of_worker in zip(*round_shares, strict=True)])
+                if last or step == recipe.local_from_step or step % recipe.validation.every_steps == 0:
                     settle()
             took_s = time.monotonic() - began_s
             seen.append({
                 "step": step, "lr": recipe.optim.lr * rate, "grad_norm": norm.item(), "items_per_s": items / took_s,
                 "data_wait": (loader.waited_s - waited_s) / took_s, "skipped": skipped_in_a_row,
-                "step_s": round(took_s, 6), "shares": list(pace.shares(step - 1)),
+                "step_s": round(took_s, 6),
+                "shares": [items] * world if whole(step - 1) else list(pace.shares(step - 1)),
             })  # fmt: skip
             if not ends:
                 continue
@@ -317,7 +334,7 @@ def train(
                 stop, leave, due, due_here = (
                     bool(a) or b for a, b in zip(wished, (stop, leave, due, due_here), strict=True)
                 )
-                newest = pace.observe(one["step"] - 1, busy_s)
+                newest = None if whole(one["step"] - 1) else pace.observe(one["step"] - 1, busy_s)
                 recut = newest or recut
                 if metrics:
                     metrics.write("step", **one, loss=loss, busy_s=[round(s, 6) for s in busy_s])

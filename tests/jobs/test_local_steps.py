@@ -33,8 +33,8 @@ from vr_core.optim import adamw, learning_rate_factor, set_rates
 CPU = torch.device("cpu")
 STEPS, EVERY, VALIDATION, BEHIND = 22, 4, 6, 2
 CHANGES: dict[str, Any] = {
-    "steps": STEPS, "sync": "diloco", "diloco": {"every_steps": EVERY, "behind_steps": BEHIND}, "workers.count": 2,
-    "workers.shares": "equal", "validation.every_steps": VALIDATION,
+    "steps": STEPS, "sync": "diloco", "diloco": {"every_steps": EVERY, "behind_steps": BEHIND, "start_step": 0},
+    "workers.count": 2, "workers.shares": "equal", "validation.every_steps": VALIDATION,
 }  # fmt: skip
 
 
@@ -84,14 +84,18 @@ def by_hand(recipe: Recipe, workers: dict[int, int]) -> torch.nn.Module:
             for model, _ in models:
                 model.load_state_dict(agreed.state_dict())
         mine = list(order.items((step - 1) * items, items))
+        whole = step <= recipe.local_from_step
         for rank, (model, optimiser) in enumerate(models):
-            share = items // len(models) + (rank < items % len(models))
-            batch, mine = read_batch(data, mine[:share]), mine[share:]
+            share = items if whole else items // len(models) + (rank < items % len(models))
+            batch, mine = read_batch(data, mine[:share]), mine if whole else mine[share:]
             optimiser.zero_grad()
             losses_of(model, batch, recipe.seed, training=True).mean().backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optim.clip_norm)
             set_rates(optimiser, recipe.optim.lr, learning_rate_factor(step, STEPS, recipe.optim))
             optimiser.step()
+        if whole:
+            agreed.load_state_dict(models[0][0].state_dict())
+            continue
         ends = step % EVERY == 0 or step % VALIDATION == 0 or step == STEPS
         if travelling and (ends or step == travelling[0] + BEHIND):
             settle()
@@ -125,15 +129,28 @@ def off(run: RunFolder, wanted: torch.nn.Module) -> float:
     return distance({name: read_newest(run)[0].weights[name].double() for name in state}, state)
 
 
-def test_it_is_the_paper_s_algorithm_for_workers_with_other_shares(tiny_data: Path, tmp_path: Path) -> None:
-    """Rounds of 4 and 2 steps, three items on one worker and two on the other, two steps behind."""
-    recipe = float64(tiny_data)
+@pytest.mark.parametrize("first", [0, 7])
+def test_it_is_the_paper_s_algorithm_for_workers_with_other_shares(tiny_data: Path, tmp_path: Path, first: int) -> None:
+    """Rounds of 4 and 2 steps, three items on one worker and two on the other, two steps behind; all of them, or from
+    the eighth on, before which both have all five items."""
+    recipe = float64(tiny_data, **{"diloco.start_step": first})
     run = new_run(tmp_path / "run", recipe)
     finish(start(run, 2, tmp_path / "meet"))
     assert off(run, by_hand(recipe, {0: 2})) < 1e-7  # weights are stored in float32
     steps = [m for m in read_metrics(run.metrics_file) if m["kind"] == "step"]
     assert [m["step"] for m in steps] == list(range(1, STEPS + 1))
-    assert all(m["shares"] == [3, 2] and min(m["busy_s"]) > 0 for m in steps)
+    assert [m["shares"] for m in steps] == [[5, 5]] * first + [[3, 2]] * (STEPS - first)
+    assert all(min(m["busy_s"]) > 0 for m in steps)
+
+
+def test_before_local_steps_all_is_as_one_worker_alone_would_have_it(tiny_data: Path, tmp_path: Path) -> None:
+    plain = new_run(tmp_path / "plain", recipe_of(tiny_data, **{**CHANGES, "sync": "plain", "workers.count": 1}))
+    finish(start(plain, 1, tmp_path / "a"))
+    run = new_run(tmp_path / "run", recipe_of(tiny_data, **{**CHANGES, "diloco.start_step": STEPS}))
+    finish(start(run, 2, tmp_path / "b"))
+    expected, found = last_weights(plain), last_weights(run)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert curve(run) == curve(plain)
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
@@ -154,8 +171,8 @@ def test_workers_come_and_go_with_the_outer_step_of_all_who_were_there(
 
 @pytest.mark.parametrize(
     "sync",
-    [{}, {"sync": "powersgd", "powersgd": {"rank": 2, "start_step": 4}, "model.width": 32}],
-    ids=["diloco", "powersgd"],
+    [{}, {"diloco.start_step": 11}, {"sync": "powersgd", "powersgd": {"rank": 2, "start_step": 4}, "model.width": 32}],
+    ids=["diloco", "diloco later", "powersgd"],
 )
 def test_killed_and_resumed_by_as_many_workers_ends_bit_for_bit_where_the_undisturbed_run_ends(
     tiny_data: Path, tmp_path: Path, sync: dict[str, Any]

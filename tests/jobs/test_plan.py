@@ -81,7 +81,7 @@ def test_auto_takes_the_quicker_way_and_plain_where_it_hardly_matters():
 
 
 def test_diloco_makes_two_cards_at_1_gbit_worth_having_where_no_exchange_of_gradients_does():
-    listed = recipe(32, sync={"auto": ["diloco", "bf16", "plain"]})
+    listed = recipe(32, sync={"auto": ["diloco", "bf16", "plain"]}, diloco={"start_step": 0})
     one = predict(two(1), listed, SHAPES)
     assert (one.sync, one.machines) == ("diloco", ("attic", "study"))
     computing_s = 2 * 0.446 / 1.86
@@ -89,6 +89,11 @@ def test_diloco_makes_two_cards_at_1_gbit_worth_having_where_no_exchange_of_grad
     assert list(one.ways_s) == ["plain", "bf16", "diloco"], "the most exact first, whatever the recipe's order"
     assert one.ways_s["bf16"] > 1.5 * one.step_s
     assert one.sent_bytes == pytest.approx(2 * PARAMETERS / 16)
+    half = predict(two(1), recipe(32, sync={"auto": ["diloco", "plain"]}), SHAPES)
+    assert half.sync == "diloco"
+    assert half.step_s == pytest.approx((2 * 0.446 / 0.86 + one.step_s) / 2, rel=0.01), (
+        "the slower one has all at first"
+    )
 
 
 def test_arithmetic_is_that_of_the_model():
