@@ -8,6 +8,9 @@ of an outer SGD with Nesterov momentum, and all go on from the outer optimiser's
   of them: all finish together, with the same number of steps, and schedule, position and loader are what they are.
   (Charles et al. 2025, "Communication-Efficient Language Model Training Scales Reliably", also divide the batch among
   the replicas.) So a delta counts by the items that it was computed from.
+- Local steps begin after `diloco.start_step`; until then every worker computes every step whole, and so has the same
+  weights as the others. (Lin et al. 2018, "Don't Use Large Mini-Batches, Use Local SGD", begin late as well, with
+  exchanged gradients before.)
 - Deltas travel in bfloat16, and while they do the worker goes on (Douillard et al. 2025, "Streaming DiLoCo", section
   2.3, there with a mixture of both weights): what it has moved since is put on top of the outer step's weights.
 """

@@ -23,8 +23,6 @@ from vr_core.config import plain
 
 EVENTS = 20
 """The newest that are shown."""
-OUTCOME_STEPS = 64
-"""Of which a step's seconds are shown: some rounds of DiLoCo."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def foretold(run: RunFolder) -> dict[str, Any]:
     """What the run's workers predicted at a start, beside what came of it; empty where they had nothing to say.
 
     Returns:
-        `sync`: `chosen`, `predicted_s` (way → seconds of a step) and `step_s`, the mean of the last steps, or None.
+        `sync`: `chosen`, `predicted_s` (way → seconds of a step, the mean over the run) and `step_s`, the mean so far.
         `not_worth`: the `machines` without which steps would have been shorter, `with_s` and `without_s`: what the
         first start of a run that keeps all of its workers predicted.
     """
@@ -122,7 +120,7 @@ def foretold(run: RunFolder) -> dict[str, Any]:
             found["not_worth"] = record
     if "sync" in found:
         steps_s = [record["step_s"] for record in records if record["kind"] == "step" and "step_s" in record]
-        found["sync"]["step_s"] = statistics.fmean(steps_s[-OUTCOME_STEPS:]) if steps_s else None
+        found["sync"]["step_s"] = statistics.fmean(steps_s) if steps_s else None
     if "not_worth" in found:
         told, starts = found["not_worth"], machines_of_starts(run)
         names = starts[0][1] if starts else []

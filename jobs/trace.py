@@ -42,6 +42,8 @@ class Timeline:
     last_step: int
     bars: tuple[Bar, ...]
     step_s: float
+    items: int
+    """Of the step: what the workers have together, or, before DiLoCo's local steps, what each of them has."""
 
     @property
     def exchange_s(self) -> float:
@@ -51,7 +53,7 @@ class Timeline:
     @property
     def items_per_s(self) -> float:
         """Of all workers together."""
-        return sum(bar.items for bar in self.bars) / self.step_s
+        return self.items / self.step_s
 
     @property
     def reached(self) -> float:
@@ -91,7 +93,8 @@ def timelines(run: RunFolder) -> list[Timeline]:
     early = [step for step in steps if step["shares"] == steps[0]["shares"]][:STEPS]
     late = [step for step in steps if step["shares"] == steps[-1]["shares"]][-STEPS:]
     parts = [early, late] if early[0]["shares"] != late[0]["shares"] else [late]
-    return [_timeline(run.id, part, names) for part in parts]
+    items = run.recipe().batch.items
+    return [_timeline(run.id, part, names, items) for part in parts]
 
 
 def draw(lines: Sequence[Timeline], path: Path) -> None:
@@ -136,7 +139,7 @@ def draw(lines: Sequence[Timeline], path: Path) -> None:
         raise StorageError(f"{path}: cannot be written ({error.strerror}); give another -o FILE") from error
 
 
-def _timeline(run: str, steps: Sequence[dict[str, Any]], names: Sequence[str]) -> Timeline:
+def _timeline(run: str, steps: Sequence[dict[str, Any]], names: Sequence[str], items: int) -> Timeline:
     busy_s = [statistics.median(column) for column in zip(*(step["busy_s"] for step in steps), strict=True)]
     machines = [*names, *(f"worker {rank}" for rank in range(len(names), len(busy_s)))]
     return Timeline(
@@ -145,6 +148,7 @@ def _timeline(run: str, steps: Sequence[dict[str, Any]], names: Sequence[str]) -
         steps[-1]["step"],
         tuple(Bar(*of) for of in zip(machines[: len(busy_s)], steps[0]["shares"], busy_s, strict=True)),
         statistics.median(step["step_s"] for step in steps),
+        items,
     )
 
 

@@ -77,7 +77,10 @@ def test_predictions_are_shown_beside_what_came_of_them(run):
     assert found["sync"] == {"chosen": "bf16", "predicted_s": {"plain": 4.0, "bf16": 2.0}, "step_s": 2.5}
     assert found["not_worth"] == {"machines": ["den"], "with_s": 0.93, "without_s": 0.41}
     shown = CliRunner().invoke(app, ["show", run.id]).stdout
-    assert "sync: bf16 (predicted for a step: plain 4.000 s, bf16 2.000 s); a step takes 2.500 s" in shown
+    assert (
+        "sync: bf16 (predicted for a step, as a mean over the run: plain 4.000 s, bf16 2.000 s); so far 2.500 s"
+        in shown
+    )
     assert "advice: without den a step would take 0.410 s, with all 0.930 s (predicted)" in shown
 
 
