@@ -19,6 +19,7 @@ from jobs.recipe import NodesSpec, Recipe
 from tests.bench.measurement import Benchmark
 from tests.box.events import EVENTS, Scene
 from tests.box.runs import PATIENCE_S, join, share_data, start_cluster, submit
+from tests.box.soak import HUNG_AFTER_S
 from tests.lan import SHARED, Lan, await_true
 from vr_core.config import plain, validate
 from vr_core.specs import StftSpec
@@ -31,8 +32,6 @@ OTHERS = (
     "worker killed", "worker hangs", "PC drained", "PC undrained", "driver killed", "head's Ray killed", "storage away",
     "checkpoint damaged",
 )  # fmt: skip
-HUNG_AFTER_S = 20
-"""A quarter of an hour at home."""
 
 
 def recipe_of(data: Path) -> Recipe:

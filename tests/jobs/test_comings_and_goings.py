@@ -13,6 +13,7 @@ from jobs.runs import RunFolder
 from tests.box.events import EVENTS, Scene
 from tests.box.runs import Run, start_cluster
 from tests.box.soak import (
+    HUNG_AFTER_S,
     NEXT_STEP_WITHIN,
     WEIGHTS_WITHIN,
     begin,
@@ -32,7 +33,7 @@ TABLE = {
     "cable pulled": "answers no more",
     "PC back": "joins",
     "storage away": "",
-    "worker hangs": "no step for 20 s",
+    "worker hangs": f"no step for {HUNG_AFTER_S} s",
     "PC drained": "is drained",
     "checkpoint damaged": "starting again from step",
     "driver killed": "start 2.1: 2 worker(s)",
