@@ -1,7 +1,6 @@
 """What the doctor has measured of the links between PCs, kept on the PC that it ran on: `vr plan` goes by it."""
 
 import json
-import time
 from typing import Annotated
 
 from pydantic import Field
@@ -20,8 +19,6 @@ class KeptLink(Spec):
     ends: tuple[str, str]
     mbit: Annotated[float, Field(gt=0)]
     """Of the slower direction."""
-    measured_s: float
-    """Unix time."""
 
 
 class KeptLinks(Spec):
@@ -42,7 +39,7 @@ def keep_links(examination: Examination) -> None:
         mbit = min(link.there_mbit or 0.0, link.back_mbit or 0.0)
         if mbit > 0:
             ends = address[one], address[other]
-            kept[frozenset(ends)] = KeptLink(ends=ends, mbit=mbit, measured_s=time.time())
+            kept[frozenset(ends)] = KeptLink(ends=ends, mbit=mbit)
     if kept:
         links = KeptLinks(links=tuple(kept.values()))
         write_private(state_folder() / "links.json", json.dumps(plain(links), indent=1) + "\n")

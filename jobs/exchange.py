@@ -20,6 +20,7 @@ from jobs.shares import (
     Exchange,
     Speed,
     behind_steps,
+    choice_said,
     choose_sync,
     cut_shares,
     exchange_of,
@@ -141,8 +142,7 @@ class Company:
     @property
     def choice(self) -> str:
         """What was chosen and why, in a line; empty where there was nothing to choose."""
-        told = ", ".join(f"{way} {seconds:.3f} s" for way, seconds in self.predicted_s.items())
-        return f"sync: {self.sync} (predicted for a step, as a mean over the run: {told})" if told else ""
+        return f"sync: {choice_said(self.sync, self.predicted_s)}" if self.predicted_s else ""
 
     def slower_with(self, speeds: Sequence[Speed]) -> WorkersLeftOut | None:
         """Which workers, at these speeds, make a step longer than it would be without them; the same on every rank."""

@@ -222,7 +222,7 @@ def predict(machines: Sequence[Machine], recipe: Recipe, shapes: Shapes) -> Pred
         step_s=kept[sync].step_s,
         all_step_s=kept[sync].all_s,
         exchange_s=exchange_s,
-        sent_bytes=round(exchange_s * min(_links(taken)) / ways[sync].every_steps),
+        sent_bytes=round((1 - ways[sync].whole) * exchange_s * min(_links(taken)) / ways[sync].every_steps),
         ways_s={way: found.step_s for way, found in kept.items()},
         hours=hours,
         kwh=None if None in power_w else sum(w for w in power_w if w is not None) * hours / 1000,

@@ -62,10 +62,6 @@ class AutoSyncSpec(Spec):
     auto: Annotated[tuple[SyncName, ...], Field(min_length=1)]
 
 
-LOCAL_FROM_STEP = 2000
-"""Most steps before local ones begin, where the recipe does not say."""
-
-
 class PowerSgdSpec(Spec):
     """Gradients as products of thin matrices; what that leaves out is added to the next step's (Vogels et al. 2019)."""
 
@@ -73,6 +69,10 @@ class PowerSgdSpec(Spec):
     """Columns of those matrices: more bytes, less left out."""
     start_step: Annotated[int, Field(ge=2)] | None = None
     """Gradients travel as they are until then; without it, while the learning rate warms up."""
+
+
+LOCAL_FROM_STEP = 2000
+"""Most steps before local ones begin, where the recipe does not say."""
 
 
 class DilocoSpec(Spec):

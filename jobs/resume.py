@@ -26,8 +26,8 @@ def newest_checkpoint(
     world: int,
     device: torch.device,
     note: Callable[[str], None],
-    own_disks: bool = False,
-    copies: Path | None = None,
+    own_disks: bool,
+    copies: Path | None,
 ) -> Checkpoint | None:
     """Where the run goes on; None at its start.
 

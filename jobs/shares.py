@@ -165,6 +165,12 @@ def behind_steps(exchange_s: float, computing_s: float, every_steps: int) -> int
     return min(every_steps, math.ceil(1.1 * exchange_s / computing_s))
 
 
+def choice_said(chosen: SyncName, predicted_s: Mapping[SyncName, float]) -> str:
+    """A choice and what it rests on, for its user."""
+    told = ", ".join(f"{way} {seconds:.3f} s" for way, seconds in predicted_s.items())
+    return f"{chosen} (predicted for a step, as a mean over the run: {told})"
+
+
 def choose_sync(predicted_s: Mapping[SyncName, float]) -> SyncName:
     """The way of exchanging gradients by which a step is shortest.
 
@@ -227,7 +233,14 @@ class Pace:
     """
 
     def __init__(
-        self, speeds: Sequence[Speed], items: int, first_step: int, ahead_steps: int, *, measured: bool = True
+        self,
+        speeds: Sequence[Speed],
+        items: int,
+        first_step: int,
+        ahead_steps: int,
+        *,
+        measured: bool = True,
+        whole_until: int = 0,
     ) -> None:
         """Shares from `first_step` on.
 
@@ -237,11 +250,13 @@ class Pace:
             first_step: number of steps done so far.
             ahead_steps: how many steps ahead of the last observed one shares are asked for, at most, plus one.
             measured: follow the speeds; else the shares are equal and stay.
+            whole_until: the steps before this one are not cut: every worker computes all of their items.
         """
         self.speeds = tuple(speeds)
         self._items = items
         self._ahead_steps = ahead_steps
         self._measured = measured
+        self._whole_until = whole_until
         shares = cut_shares(speeds, items) if measured else equal_shares(len(speeds), items)
         self._plan = [(first_step, shares)]
         self._window: list[Sequence[float]] = []
@@ -250,6 +265,8 @@ class Pace:
 
     def shares(self, step: int) -> tuple[int, ...]:
         """Items of each worker in the step after `step` steps."""
+        if step < self._whole_until:
+            return (self._items,) * len(self.speeds)
         return next(shares for first, shares in reversed(self._plan) if step >= first)
 
     def pieces(self, step: int, worker: int) -> list[int]:
@@ -269,7 +286,7 @@ class Pace:
             New shares where there is a decision; they hold from `ahead_steps` later on.
         """
         newest, shares = self._plan[-1]
-        if not self._measured or step < newest:
+        if not self._measured or step < max(newest, self._whole_until):
             return None
         self._window.append(busy_s)
         if len(self._window) < WINDOW_STEPS:

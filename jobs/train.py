@@ -40,7 +40,7 @@ from jobs.own_disk import OwnDisk, copies_of
 from jobs.recipe import Recipe
 from jobs.resume import newest_checkpoint, restore, restore_own, start_from
 from jobs.runs import RunFolder
-from jobs.shares import Pace, even_pieces
+from jobs.shares import Pace
 from jobs.speed import (
     keep_or_note,
     keep_others,
@@ -143,7 +143,10 @@ def train(
     agreed = local.agreed if local else model
     shadow = deepcopy(agreed).eval() if average else agreed
     round_steps = recipe.diloco.every_steps if local else 1
-    pace = Pace(speeds, items, step, TAKEN_AHEAD + round_steps, measured=recipe.workers.shares == "measured")
+    pace = Pace(
+        speeds, items, step, TAKEN_AHEAD + round_steps,
+        measured=recipe.workers.shares == "measured", whole_until=recipe.local_from_step if local else 0,
+    )  # fmt: skip
 
     def rehearse(over: nn.Module) -> None:
         losses_of(over, read_batch(data, order.items(0, 1)), recipe.seed, training=True).sum().backward()  # type: ignore[no-untyped-call]
@@ -157,11 +160,9 @@ def train(
         return local is not None and local.whole(step)
 
     def micro_batches(step: int) -> list[tuple[Item, ...]]:
-        if whole(step):
-            mine, counts = iter(order.items(step * items, items)), even_pieces(items, size)
-        else:
-            mine, counts = iter(steps.items_of(step, rank, pace.shares(step))), pace.pieces(step, rank)
-        return [tuple(itertools.islice(mine, count)) for count in counts]
+        of_step = order.items(step * items, items) if whole(step) else steps.items_of(step, rank, pace.shares(step))
+        mine = iter(of_step)
+        return [tuple(itertools.islice(mine, count)) for count in pace.pieces(step, rank)]
 
     def validate() -> float:
         if average is not None:
@@ -253,8 +254,8 @@ def train(
         while step < recipe.steps:
             began_s, waited_s = time.monotonic(), loader.waited_s
             loss_sum, places = torch.zeros((), dtype=torch.float64, device=device), 0
-            pieces = len(even_pieces(items, size) if whole(step) else pace.pieces(step, rank))
-            of_items, over = (items if whole(step) else pace.shares(step)[rank], 1) if local else (items, world)
+            pieces = len(pace.pieces(step, rank))
+            of_items, over = (pace.shares(step)[rank], 1) if local else (items, world)
             for piece in range(pieces):
                 batch = next(loader)
                 losses = add_gradients(
@@ -275,15 +276,18 @@ def train(
                     with contextlib.suppress(OSError):  # the share is away: nobody can have wished for anything
                         stop, leave = run.stop_file.exists(), run.leave_file.exists()
             # With the loss, so that all ranks leave after the same step.
+            loss = (loss_sum / items).item()
+            if whole(step) and rank:  # all have computed the same: it counts once
+                loss_sum, places = torch.zeros_like(loss_sum), 0
             wishes = torch.tensor([stop, leave, due, due_here, places], dtype=torch.float64, device=device)
             busy = torch.zeros(world, dtype=torch.float64, device=device)
             busy[rank] = clock.busy_s()
             mine = torch.cat([(loss_sum / items)[None], wishes, busy])
             told.append(mine if local else _sum_over_ranks(mine, world))
             clock.begin()
-            loss, norm = told[-1][0].item(), global_norm(trained)
-            if whole(step) and rank:  # all have computed the same: it counts once
-                told[-1] = told[-1] * told[-1].new_tensor([0, 1, 1, 1, 1, 0, *[1] * world])
+            norm = global_norm(trained)
+            if local is None:
+                loss = told[-1][0].item()
             step += 1
             rate = learning_rate_factor(step, recipe.steps, recipe.optim)
             if math.isfinite(loss) and math.isfinite(norm.item()):
@@ -308,8 +312,8 @@ def train(
                 settle()
             if local is not None and ends:  # before the deltas, which take long
                 told = list(_sum_over_ranks(torch.stack(told), world))
-                round_shares = [pace.shares(k) for k in range(step - len(told), step)]
                 if not whole(step - 1):
+                    round_shares = [pace.shares(k) for k in range(step - len(told), step)]
                     local.begin(step, len(told), [sum(of_worker) for of_worker in zip(*round_shares, strict=True)])
                 if last or step == recipe.local_from_step or step % recipe.validation.every_steps == 0:
                     settle()
@@ -317,8 +321,7 @@ def train(
             seen.append({
                 "step": step, "lr": recipe.optim.lr * rate, "grad_norm": norm.item(), "items_per_s": items / took_s,
                 "data_wait": (loader.waited_s - waited_s) / took_s, "skipped": skipped_in_a_row,
-                "step_s": round(took_s, 6),
-                "shares": [items] * world if whole(step - 1) else list(pace.shares(step - 1)),
+                "step_s": round(took_s, 6), "shares": list(pace.shares(step - 1)),
             })  # fmt: skip
             if not ends:
                 continue
@@ -334,7 +337,7 @@ def train(
                 stop, leave, due, due_here = (
                     bool(a) or b for a, b in zip(wished, (stop, leave, due, due_here), strict=True)
                 )
-                newest = None if whole(one["step"] - 1) else pace.observe(one["step"] - 1, busy_s)
+                newest = pace.observe(one["step"] - 1, busy_s)
                 recut = newest or recut
                 if metrics:
                     metrics.write("step", **one, loss=loss, busy_s=[round(s, 6) for s in busy_s])

@@ -139,9 +139,10 @@ def show(name: RunName, out: Out = RUNS, as_json: Json = False) -> None:
 
 def _shown_choice(sync: dict[str, Any]) -> str:
     """What the run chose, what it had predicted, and what came of it."""
-    told = ", ".join(f"{way} {seconds:.3f} s" for way, seconds in sync["predicted_s"].items())
+    from jobs.shares import choice_said
+
     took = "" if sync["step_s"] is None else f"; so far {sync['step_s']:.3f} s"
-    return f"{sync['chosen']} (predicted for a step, as a mean over the run: {told}){took}"
+    return choice_said(sync["chosen"], sync["predicted_s"]) + took
 
 
 def _shown_advice(told: dict[str, Any]) -> str:

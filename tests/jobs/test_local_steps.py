@@ -13,7 +13,7 @@ from dataprep.dataset import Dataset
 from dataprep.order import Order
 from jobs.checkpoint import read_newest
 from jobs.gradient import autocast, loss_function
-from jobs.local_steps import TRAVELS
+from jobs.local_steps import TRAVELS, LocalSteps
 from jobs.metrics_log import read_metrics
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
@@ -151,6 +151,18 @@ def test_before_local_steps_all_is_as_one_worker_alone_would_have_it(tiny_data: 
     expected, found = last_weights(plain), last_weights(run)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert curve(run) == curve(plain)
+
+
+def test_before_local_steps_the_first_worker_s_weights_become_all_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which differ where PCs round otherwise: here rank 0's are all 7."""
+    recipe = recipe_of(tmp_path, **CHANGES)
+    model = build(recipe.model, 33)
+    local = LocalSteps(recipe, model, 0, 1, 2)
+    monkeypatch.setattr("torch.distributed.broadcast", lambda tensor, source: tensor.fill_(7 if source == 0 else 0))
+    local.agree()
+    assert all((p == 7).all() for of in (model, local.agreed) for p in of.parameters())
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])

@@ -91,6 +91,7 @@ def test_diloco_makes_two_cards_at_1_gbit_worth_having_where_no_exchange_of_grad
     assert one.sent_bytes == pytest.approx(2 * PARAMETERS / 16)
     half = predict(two(1), recipe(32, sync={"auto": ["diloco", "plain"]}), SHAPES)
     assert half.sync == "diloco"
+    assert half.sent_bytes == pytest.approx(one.sent_bytes / 2)
     assert half.step_s == pytest.approx((2 * 0.446 / 0.86 + one.step_s) / 2, rel=0.01), "at first all on each"
 
 

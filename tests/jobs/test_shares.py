@@ -220,3 +220,14 @@ def test_powersgd_sends_thin_matrices_of_large_ones():
     shapes = [(896, 3584), (896,), (8, 8), (16, 4, 100)]
     assert exchange_of("powersgd", recipe, shapes).sent_bytes == 4 * ((896 + 3584) * 4 + 896 + 64 + (16 + 400) * 4)
     assert exchange_of("diloco", recipe, shapes).sent_bytes == exchange_of("bf16", recipe, shapes).sent_bytes
+
+
+def test_steps_that_all_compute_whole_say_nothing_about_shares():
+    """The slow worker's times of all items are no reason to cut anew: until then nothing is cut."""
+    pace = Pace([Speed(0, 1, 8), Speed(0, 1, 8)], 8, 0, 1, whole_until=2 * WINDOW_STEPS)
+    for step in range(2 * WINDOW_STEPS):
+        assert (pace.shares(step), pace.pieces(step, 1)) == ((8, 8), [8])
+        assert pace.observe(step, [8, 80]) is None
+    assert pace.shares(2 * WINDOW_STEPS) == (4, 4)
+    found = [pace.observe(step, [4, 40]) for step in range(2 * WINDOW_STEPS, 3 * WINDOW_STEPS)]
+    assert found[-1] == (7, 1)

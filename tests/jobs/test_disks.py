@@ -1,0 +1,181 @@
+"""The training loop and its disks: copies, disks of its own on each PC, full ones, data that cannot be reached."""
+
+import contextlib
+import json
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from dataprep.manifest import read_manifest
+from dataprep.prepare import PrepareSettings, prepare
+from dataprep.staging import BackgroundStaging
+from dataprep.tracks import find_tracks
+from jobs.checkpoint import read_newest, step_folders
+from jobs.metrics_log import read_metrics
+from jobs.own_disk import copies_of, newest_of_all
+from jobs.runs import RunFolder
+from tests.jobs.test_train import (
+    distance,
+    finish,
+    here,
+    last_weights,
+    new_run,
+    recipe_of,
+    staged,
+    start,
+    until,
+)
+from tests.lan import require
+from vr_core.errors import StorageError
+from vr_core.specs import StftSpec
+
+
+def test_copies_on_own_disks_are_newer_than_the_share_and_gone_at_the_end(tiny_data: Path, tmp_path: Path) -> None:
+    """Killed after step 20 of a run of whose state the share has nothing yet: goes on from there."""
+    changes = {
+        "steps": 40,
+        "workers.shares": "equal",
+        "checkpoint.every_steps": None,
+        "checkpoint.own_disk_every_s": 1e-6,
+    }
+    recipe = recipe_of(tiny_data, **{**changes, "steps": 40, "validation.every_steps": 100})
+    whole, broken = new_run(tmp_path / "whole", recipe), new_run(tmp_path / "broken", recipe)
+    for run in (whole, broken):
+        run.origin_file.write_text(json.dumps({"born": run.id}))
+    finish(start(whole, 2, tmp_path / "a"))
+    copies = copies_of(broken)
+    workers = start(broken, 2, tmp_path / "b")
+    both = [RunFolder(copies / f"rank-{rank}") for rank in range(2)]
+    until(lambda: all(any(int(folder.name[5:]) > 20 for folder in step_folders(one)) for one in both))
+    for worker in workers:
+        worker.kill()
+    assert read_newest(broken)[0] is None, "the share has nothing yet"
+    finish(start(broken, 2, tmp_path / "c"))
+    assert distance(last_weights(broken), last_weights(whole)) < 1e-5
+    steps = [m["step"] for m in read_metrics(broken.metrics_file) if m["kind"] == "step"]
+    assert steps == list(range(1, 41)), "none of those before the copy is taken again"
+    assert not copies.exists()
+
+
+def test_copies_count_only_where_every_worker_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = tmp_path
+    for rank, step in ((0, 7), (0, 9), (3, 11)):
+        (copies / f"rank-{rank}" / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
+    monkeypatch.setattr("jobs.own_disk.read_checkpoint", lambda folder: folder.name)
+    assert newest_of_all(copies, 8, 1, torch.device("cpu")) == "step-00000011"
+    assert newest_of_all(copies, 11, 1, torch.device("cpu")) is None, "the share is as new"
+
+    def gathered(of_all: list[torch.Tensor], told: torch.Tensor) -> None:
+        assert told.tolist() == [9, 11]
+        of_all[0].copy_(told)
+        of_all[1].copy_(torch.tensor([7, 9]))
+
+    monkeypatch.setattr("torch.distributed.all_gather", gathered)
+    assert newest_of_all(copies, 8, 2, torch.device("cpu")) == "step-00000009"
+
+
+def test_copies_made_while_training_change_nothing_but_where_it_reads(tiny_data: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    plain_run = new_run(tmp_path / "plain", recipe_of(data, **{"steps": 6}))
+    here(plain_run)
+    copies = {"cache.path": str(tmp_path / "cache"), "cache.quota_gb": 1, "cache.stage": True}
+    run = new_run(tmp_path / "run", recipe_of(data, **{"steps": 6}, **copies))
+    assert run.recipe().digest() == plain_run.recipe().digest()
+    here(run)
+    rows = read_manifest(data).shards.values()
+    # A run this short may end before all is copied; what there is, is whole or goes on the next time.
+    with contextlib.closing(BackgroundStaging(opened := staged(data, tmp_path / "cache"), pytest.fail)):
+        until(lambda: all((tmp_path / "cache" / f"{row.sha256}.arrow").exists() for row in rows))
+    for name in opened.manifest.shards:
+        (data / name).unlink()  # from here on there are the copies only
+    again = new_run(tmp_path / "again", run.recipe())
+    here(again)
+    wanted = read_newest(plain_run)[0].weights
+    for found in (read_newest(run)[0].weights, read_newest(again)[0].weights):
+        assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+def test_ranks_with_other_disks_share_a_step_out_once(tiny_data: Path, tmp_path: Path) -> None:
+    """Rank 1 has the songs of the second half on a disk of its own, rank 0 the others: the same run comes of it."""
+    data = tmp_path / "data"
+    settings = PrepareSettings(stft=StftSpec(n_fft=64, hop=32), workers=1, shard_bytes=1)
+    songs = prepare(find_tracks([tiny_data.parent / "songs"]).tracks, data, settings).manifest.songs
+    for number, song in enumerate(songs):
+        (disk := tmp_path / f"disk{number % 2}").mkdir(exist_ok=True)
+        for stem in song.stems.values():
+            (data / stem.shard).rename(disk / stem.shard)
+    (data / "roots.yaml").write_text(f"everywhere: [{tmp_path / 'disk0'}, {tmp_path / 'disk1'}]\n")
+    changes = {"steps": 6, "objective.remix": 0}
+    straight, run = (new_run(tmp_path / name, recipe_of(data, **changes)) for name in ("straight", "run"))
+    here(straight)
+    finish(start(run, 2, tmp_path / "meet", own_disks=True))
+    for value in ("loss", "grad_norm"):
+        one, two = [[m[value] for m in read_metrics(r.metrics_file) if value in m] for r in (straight, run)]
+        assert one == pytest.approx(two, rel=1e-3), value
+    reads = [(run.path / f"reads-{rank}").read_text().split() for rank in range(2)]
+    own = sum(disks.count(f"disk{rank}") for rank, disks in enumerate(reads))
+    assert own > 0.7 * sum(map(len, reads)), "half of them, if nobody looked"
+
+
+def test_a_disk_that_is_full_for_a_while_costs_nothing(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real one: the run's folder is a file system of 16 MiB that something else fills, and leaves when it is told."""
+    require()
+    said: list[str] = []
+    monkeypatch.setattr("jobs.train._note", said.append)
+    (disk := tmp_path / "disk").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)], check=True)
+    try:
+        run = new_run(disk / "run", recipe_of(tiny_data, **{"steps": 60, "checkpoint.keep": 1}))
+        with contextlib.suppress(OSError), (disk / "other").open("wb") as other:
+            while True:
+                other.write(bytes(4096))
+
+        def leave() -> None:
+            until(lambda: said)
+            (disk / "other").unlink()
+
+        leaving = threading.Thread(target=leave)
+        leaving.start()
+        here(run)
+        leaving.join()
+        checkpoint, problems = read_newest(run)
+        assert (checkpoint.row.step, problems) == (60, [])
+        assert [m["step"] for m in read_metrics(run.metrics_file) if m["kind"] == "step"] == list(range(1, 61))
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)  # what was read from it is still mapped
+    assert "training goes on" in said[0]
+    assert said[1:] == ["the storage is back, the checkpoint is written"]
+
+
+def test_a_pc_that_cannot_read_all_of_the_data_says_how_much(tiny_data: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    (tmp_path / "usb").mkdir()
+    (data / "roots.yaml").write_text(f"everywhere: [{tmp_path / 'usb'}]\n")
+    for shard in data.glob("vocals-*.arrow"):
+        shard.rename(tmp_path / "usb" / shard.name)
+    here(new_run(tmp_path / "run", recipe_of(data, **{"steps": 1})))
+    (tmp_path / "usb").rename(tmp_path / "unplugged")
+    with pytest.raises(StorageError, match="of the data .* not there: .*usb"):
+        here(new_run(tmp_path / "again", recipe_of(data, **{"steps": 1})))
+
+
+def test_what_cannot_be_copied_is_said_and_read_where_it_is(tiny_data: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    name = sorted(read_manifest(data).shards)[0]
+    harmed = bytearray((data / name).read_bytes())
+    harmed[-1] ^= 1
+    (data / name).write_bytes(harmed)
+    said: list[str] = []
+    with contextlib.closing(BackgroundStaging(staged(data, tmp_path / "cache"), said.append)):
+        until(lambda: said)
+    assert said[0].startswith(f"staging stopped, shards are read from {data}: ")
+    assert "not those of its manifest" in said[0]
