@@ -3,6 +3,9 @@
 Hosts whose workers have CPU quotas stand for unequal cards; the head is a host of its own without one. Alone: a run of
 one worker on each host, all at the same time, same recipe, same code. Together: one run on all of them, with measured
 shares and, for comparison, equal ones. Items a second, from the steps' own times, after warm-up.
+
+Alone is measured before and after: cores of a rented machine get slower and faster by a third within minutes. Where the
+two differ by much, the ratio says little.
 """
 
 import statistics
@@ -27,8 +30,8 @@ CASES = {
 ITEMS = 64
 MICRO_BATCH = 2
 LEAST_MICRO_BATCHES = 200
-ALONE_STEPS = 14
-"""Of 32 micro-batches each, after one that is not counted: the slowest host does 200 and more."""
+ALONE_STEPS = 8
+"""Of 32 micro-batches each, after one that is not counted: the slowest host does 200 and more, twice."""
 STEADY_STEPS, STEADY_STEPS_QUICK = 60, 40
 NAMES = ("study", "den", "loft", "cellar")
 
@@ -49,8 +52,8 @@ def recipe_of(name: str, data: Path, nodes: NodesSpec, shares: str = "measured")
     )  # fmt: skip
 
 
-def measure_case(speeds: tuple[float, ...], quick: bool) -> dict[str, Any]:
-    """One cluster: alone all at once, then together with equal and with measured shares."""
+def measure_case(speeds: tuple[float, ...], quick: bool, one_at_a_time: bool = False) -> dict[str, Any]:
+    """One cluster: alone all at once, together with measured and with equal shares, alone again."""
     names = NAMES[: len(speeds)]
     cores = {name: CORES * speed / sum(speeds) for name, speed in zip(names, speeds, strict=True)}
     with Lan("attic", *names) as lan:
@@ -66,19 +69,21 @@ def measure_case(speeds: tuple[float, ...], quick: bool) -> dict[str, Any]:
         def stop(run: Run) -> None:
             head.vr("jobs", "stop", run.name, "--out", f"{SHARED}/runs")
 
-        runs = {
-            name: submit(lan, head, recipe_of(f"alone-{name}", data, NodesSpec(labels={"vr/node": name})))
-            for name in names
-        }
-        for run in runs.values():
-            begin(run)
-        since_s = max(run.await_steps(1)[0]["time_s"] for run in runs.values())
-        slowest = runs[min(names, key=cores.__getitem__)]
-        slowest.await_steps(ALONE_STEPS, since_s)
-        counted = {name: [s for s in run.lines("step") if s["time_s"] > since_s][1:] for name, run in runs.items()}
-        alone = {name: items_per_s(steps) for name, steps in counted.items()}
-        for run in runs.values():
-            stop(run)
+        def steps_alone(when: str, at_once: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
+            runs = {
+                name: submit(lan, head, recipe_of(f"{when}-{name}", data, NodesSpec(labels={"vr/node": name})))
+                for name in at_once
+            }
+            for run in runs.values():
+                begin(run)
+            since_s = max(run.await_steps(1)[0]["time_s"] for run in runs.values())
+            runs[min(at_once, key=cores.__getitem__)].await_steps(ALONE_STEPS, since_s)
+            steps = {name: [s for s in run.lines("step") if s["time_s"] > since_s][1:] for name, run in runs.items()}
+            for run in runs.values():
+                stop(run)
+            return steps
+
+        before = steps_alone("before", names)
         together: dict[str, Any] = {}
         for shares in ("measured",) if quick else ("equal", "measured"):
             everyone = NodesSpec(min=len(names), exclude=("attic",))
@@ -88,6 +93,10 @@ def measure_case(speeds: tuple[float, ...], quick: bool) -> dict[str, Any]:
             together[shares] = run.await_steps(warm + wanted, timeout_s=600)[warm:]
             recuts = [line["shares"] for line in run.lines("shares")]
             stop(run)
+        after = steps_alone("after", names)
+        one = {name: items_per_s(steps_alone("one", (name,))[name]) for name in names} if one_at_a_time else None
+    at_once = [{name: items_per_s(steps) for name, steps in phase.items()} for phase in (before, after)]
+    alone = {name: statistics.fmean(phase[name] for phase in at_once) for name in names}
     total = sum(alone.values())
     steady = together["measured"]
     busy = [statistics.median(column) for column in zip(*(step["busy_s"] for step in steady), strict=True)]
@@ -97,8 +106,11 @@ def measure_case(speeds: tuple[float, ...], quick: bool) -> dict[str, Any]:
         "whole_items_allow": ITEMS / longest_s(model, cut_shares(model, ITEMS)) / total,
         "equal_reached": items_per_s(together["equal"]) / total if "equal" in together else None,
         "equal_in_theory": ITEMS / longest_s(model, equal_shares(len(model), ITEMS)) / total,
-        "alone_items_per_s": {name: round(rate, 2) for name, rate in alone.items()},
-        "alone_micro_batches": {n: len(steps) * -(-ITEMS // MICRO_BATCH) for n, steps in counted.items()},
+        "alone_items_per_s": [{name: round(rate, 2) for name, rate in phase.items()} for phase in at_once],
+        "alone_micro_batches": {
+            name: (len(before[name]) + len(after[name])) * -(-ITEMS // MICRO_BATCH) for name in names
+        },
+        "one_at_a_time_items_per_s": one,
         "together_items_per_s": items_per_s(steady),
         "step_s": statistics.median(step["step_s"] for step in steady),
         "busy_s": [round(seconds, 3) for seconds in busy],
@@ -110,7 +122,9 @@ def measure_case(speeds: tuple[float, ...], quick: bool) -> dict[str, Any]:
 def measure(quick: bool) -> dict[str, Any]:
     """The first case, or all."""
     cases = dict(list(CASES.items())[:1]) if quick else CASES
-    found = {name: measure_case(speeds, quick) for name, speeds in cases.items()}
+    found = {
+        name: measure_case(speeds, quick, not quick and name == next(iter(CASES))) for name, speeds in cases.items()
+    }
     first = found.pop(next(iter(found)))
     return {"ratio": first["reached"], **first, **({"other_cases": found} if found else {})}
 
