@@ -18,8 +18,19 @@ from vr_core.config import plain
 from vr_core.errors import StorageError, UserError, VrError
 
 
-def fit(run: RunFolder, recipe: Recipe, attempt: int, number: int, placement: Placement, loop: str) -> dict[str, Any]:
+def fit(
+    run: RunFolder, recipe: Recipe, attempt: int, number: int, placement: Placement, loop: str, been: Collection[str]
+) -> dict[str, Any]:
     """Start number `number` within an attempt: one `TorchTrainer.fit()`.
+
+    Args:
+        run: what is trained.
+        recipe: of it.
+        attempt: of the run.
+        number: of the start.
+        placement: of the workers.
+        loop: as of `WorkerSpec`.
+        been: PCs that have trained in the run before.
 
     Returns:
         What `jobs.worker.work` returned on rank 0.
@@ -32,7 +43,10 @@ def fit(run: RunFolder, recipe: Recipe, attempt: int, number: int, placement: Pl
 
     from jobs.worker import WorkerSpec, work
 
-    spec = WorkerSpec(run=run.path, recipe=recipe, attempt=attempt, fit=number, use_gpu=placement.use_gpu, loop=loop)
+    spec = WorkerSpec(
+        run=run.path, recipe=recipe, attempt=attempt, fit=number, been=tuple(sorted(been)),
+        use_gpu=placement.use_gpu, loop=loop,
+    )  # fmt: skip
     trainer = TorchTrainer(
         work,  # type: ignore[arg-type]  # Ray's annotation forgets that the return value is kept
         train_loop_config=plain(spec),

@@ -135,10 +135,15 @@ class Supervisor:
 
     def _on_gpus(self) -> bool | None:
         """What the run's first start computed on: a run must not change its device because a PC is off."""
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            for machines in read_json(self.run.origin_file)["machines"].values():
-                return any(machine["device"] != "cpu" for machine in machines)
+        for machines in self._starts():
+            return any(machine["device"] != "cpu" for machine in machines)
         return None
+
+    def _starts(self) -> list[list[dict[str, Any]]]:
+        """The machines of every start whose workers have all been there, of any attempt."""
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            return list(read_json(self.run.origin_file)["machines"].values())
+        return []
 
     def _one_fit(self, placement: Placement) -> Outcome:
         self._fits += 1
@@ -214,7 +219,8 @@ class Supervisor:
     def _call_fit(self, placement: Placement, done: list[Any]) -> None:
         """Thread: append rank 0's mapping, or the exception, to `done`."""
         try:
-            done.append(fit(self.run, self.recipe, self.attempt, self._fits, placement, self.loop))
+            been = {machine["host"] for machines in self._starts() for machine in machines}
+            done.append(fit(self.run, self.recipe, self.attempt, self._fits, placement, self.loop, been))
         except BaseException as error:
             done.append(error)
 

@@ -21,7 +21,7 @@ from jobs.fit import words
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
 from vr_core.config import Spec, validate
-from vr_core.errors import UserError
+from vr_core.errors import StorageError, UserError
 from vr_core.files import write_json
 
 DEFAULT_LOOP = "jobs.train:train"
@@ -35,6 +35,8 @@ class WorkerSpec(Spec):
     attempt: int
     fit: int
     """Number of this start within the attempt, from 1."""
+    been: tuple[str, ...] = ()
+    """Names of PCs whose workers have been in a start of the run before."""
     use_gpu: bool
     loop: str = DEFAULT_LOOP
     """`module:function` with the signature of `jobs.train.train`."""
@@ -60,10 +62,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(spec.recipe.workers.cpus)
     folder = run.attempt_folder(spec.attempt)
     try:
-        if not folder.is_dir():
-            raise UserError(
-                f"{platform.node()}: {run.path} is not there; put out= on storage that every PC mounts at the same path"
-            )
+        require_folders(folder, spec.recipe.data, platform.node() in spec.been)
         _announce(folder / f"machines-{spec.fit}.json", rank, world, device)
         loop = _loop(spec.loop)
         result = loop(
@@ -88,6 +87,27 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
             write_json(folder / f"error-{spec.fit}-rank-{rank}.json", words(error, rank))
         raise
     return {"ended": "finished", **result}
+
+
+def require_folders(attempt: Path, data: Path | None, been: bool) -> None:
+    """What a worker needs from shared storage before it can train.
+
+    Args:
+        attempt: the folder of the run's attempt.
+        data: the data set's, where the recipe names one.
+        been: whether this PC has trained in the run before, and so has seen both.
+
+    Raises:
+        StorageError: a folder that this PC has seen is not there: it may come back by itself.
+        UserError: this PC does not see the run's folder; without it nothing can be written about it but this.
+    """
+    if not attempt.is_dir():
+        missing = f"{platform.node()}: {attempt} is not there"
+        if been:
+            raise StorageError(f"{missing} any more: is its share mounted?")
+        raise UserError(f"{missing}; put out= on storage that every PC mounts at the same path")
+    if been and data is not None and not data.is_dir():
+        raise StorageError(f"{data} is not there any more: is its share mounted?")
 
 
 def _loop(name: str) -> Callable[..., dict[str, Any]]:

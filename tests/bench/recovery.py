@@ -30,7 +30,7 @@ CUTS = 3
 """In the full form."""
 OTHERS = (
     "worker killed", "worker hangs", "PC drained", "PC undrained", "driver killed", "head's Ray killed", "storage away",
-    "checkpoint damaged",
+    "share away on one PC", "checkpoint damaged",
 )  # fmt: skip
 
 

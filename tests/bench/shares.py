@@ -4,11 +4,18 @@ Hosts whose workers have CPU quotas stand for unequal cards; the head is a host 
 one worker on each host, all at the same time, same recipe, same code. Together: one run on all of them, with measured
 shares and, for comparison, equal ones. Items a second, from the steps' own times, after warm-up.
 
-Alone is measured before and after: cores of a rented machine get slower and faster by a third within minutes. Where the
-two differ by much, the ratio says little.
+All these runs are there at once, and take turns of some seconds in which the workers of the others are stopped: a
+machine's cores get slower and faster by a fifth within a minute, so that what is compared must be measured in turns.
 """
 
+import json
+import os
+import signal
 import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +34,17 @@ CASES = {
     "1 : 0.5": (1, 0.5),
     "1 : 0.86 : 0.6 : 0.36": (1, 0.86, 0.6, 0.36),
 }
-ITEMS = 64
+ITEMS, FEWER_ITEMS = 128, 64
 MICRO_BATCH = 2
-LEAST_MICRO_BATCHES = 200
-ALONE_STEPS = 8
-"""Of 32 micro-batches each, after one that is not counted: the slowest host does 200 and more, twice."""
-STEADY_STEPS, STEADY_STEPS_QUICK = 60, 40
+TURN_S = 20.0
+"""In which the slowest host alone takes two whole steps of 64 micro-batches."""
+TURNS, TURNS_QUICK = 6, 4
+WARM_STEPS = 32
+"""In which measured shares find what quotas have made of the speeds."""
 NAMES = ("study", "den", "loft", "cellar")
 
 
-def recipe_of(name: str, data: Path, nodes: NodesSpec, shares: str = "measured") -> Recipe:
+def recipe_of(name: str, data: Path, nodes: NodesSpec, items: int, shares: str = "measured") -> Recipe:
     """One model and batch for all runs; nothing but steps happens in them."""
     return validate(
         Recipe,
@@ -44,7 +52,7 @@ def recipe_of(name: str, data: Path, nodes: NodesSpec, shares: str = "measured")
             "name": name, "data": data, "out": f"{SHARED}/runs", "steps": 100_000,
             "model": {"name": "dense_frame_transformer", "width": 64, "blocks": 2, "heads": 2, "feedforward": 192,
                       "max_distance_frames": 64},
-            "batch": {"items": ITEMS, "micro_batch": MICRO_BATCH, "crop_frames": 64},
+            "batch": {"items": items, "micro_batch": MICRO_BATCH, "crop_frames": 64},
             "validation": {"every_steps": 100_000}, "checkpoint": {"every_s": 1e6},
             "workers": {"device": "cpu", "shares": shares}, "nodes": plain(nodes), "log": {"tensorboard": False},
         },
@@ -52,81 +60,146 @@ def recipe_of(name: str, data: Path, nodes: NodesSpec, shares: str = "measured")
     )  # fmt: skip
 
 
-def measure_case(speeds: tuple[float, ...], quick: bool, one_at_a_time: bool = False) -> dict[str, Any]:
-    """One cluster: alone all at once, together with measured and with equal shares, alone again."""
+@dataclass
+class Player:
+    """A run that takes its turns."""
+
+    run: Run
+    pids: list[int]
+    turns: list[tuple[float, float]] = field(default_factory=list)
+    """When it could run, begin and end; of those that count."""
+
+    def stop(self) -> None:
+        """Its workers do nothing from now on."""
+        for pid in self.pids:
+            os.kill(pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Its workers go on."""
+        for pid in self.pids:
+            os.kill(pid, signal.SIGCONT)
+
+    def steps(self) -> list[list[dict[str, Any]]]:
+        """Of each turn, the steps that began and ended in it."""
+        told = self.run.lines("step")
+        return [
+            [line for line in told if begin <= line["time_s"] - line["step_s"] and line["time_s"] <= end]
+            for begin, end in self.turns
+        ]
+
+    def items_per_s(self) -> list[float]:
+        """Of each turn."""
+        return [items_per_s(steps) for steps in self.steps()]
+
+
+def take_turns(players: list[list[Player]], turns: int) -> None:
+    """Each group of `players` runs for `TURN_S`, `turns` times; all are stopped before and after."""
+    for turn in range(turns):
+        # Back and forth: what gets slower or faster meanwhile is the same for all.
+        for group in players if turn % 2 == 0 else reversed(players):
+            began_s = time.time()
+            for player in group:
+                player.go_on()
+            time.sleep(TURN_S)  # the measurement itself
+            for player in group:
+                player.turns.append((began_s, time.time()))
+                player.stop()
+
+
+def fixed_part(home: Path) -> float:
+    """The part of a micro-batch's time that does not depend on its size, as a PC has measured and kept it."""
+    [file] = (home / ".local/state/vr/speeds").glob("*.json")
+    speed = json.loads(file.read_text())["speed"]
+    return float(speed["fixed_s"] / (speed["fixed_s"] + MICRO_BATCH * speed["item_s"]))
+
+
+@contextmanager
+def cluster_of(speeds: tuple[float, ...]) -> Iterator[tuple[Lan, Path, dict[str, float]]]:
+    """A head and as many hosts as `speeds`; the data set; the cores of each host's workers."""
     names = NAMES[: len(speeds)]
-    cores = {name: CORES * speed / sum(speeds) for name, speed in zip(names, speeds, strict=True)}
     with Lan("attic", *names) as lan:
-        head = lan["attic"]
         data = share_data(lan, StftSpec(n_fft=512, hop=256))
-        start_cluster(head, *(lan[name] for name in names))
+        start_cluster(lan["attic"], *(lan[name] for name in names), cpus=3)
+        yield lan, data, {name: CORES * speed / sum(speeds) for name, speed in zip(names, speeds, strict=True)}
 
-        def begin(run: Run) -> Run:
+
+def measure_case(speeds: tuple[float, ...], items: int, quick: bool) -> dict[str, Any]:
+    """One cluster: alone, all at once and one at a time, and together with measured and with equal shares."""
+    with cluster_of(speeds) as (lan, data, cores):
+
+        def begin(recipe: Recipe) -> Player:
+            run = submit(lan, lan["attic"], recipe)
             run.await_started("1.1")
-            pace(lan, cores, run.worker_pids("1.1"))
-            return run
+            pids = run.worker_pids("1.1")
+            pace(lan, cores, pids)
+            return Player(run, list(pids.values()))
 
-        def stop(run: Run) -> None:
-            head.vr("jobs", "stop", run.name, "--out", f"{SHARED}/runs")
+        def warmed(player: Player, steps: int) -> Player:
+            player.run.await_steps(steps)
+            player.stop()
+            return player
 
-        def steps_alone(when: str, at_once: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
-            runs = {
-                name: submit(lan, head, recipe_of(f"{when}-{name}", data, NodesSpec(labels={"vr/node": name})))
-                for name in at_once
-            }
-            for run in runs.values():
-                begin(run)
-            since_s = max(run.await_steps(1)[0]["time_s"] for run in runs.values())
-            runs[min(at_once, key=cores.__getitem__)].await_steps(ALONE_STEPS, since_s)
-            steps = {name: [s for s in run.lines("step") if s["time_s"] > since_s][1:] for name, run in runs.items()}
-            for run in runs.values():
-                stop(run)
-            return steps
-
-        before = steps_alone("before", names)
-        together: dict[str, Any] = {}
-        for shares in ("measured",) if quick else ("equal", "measured"):
-            everyone = NodesSpec(min=len(names), exclude=("attic",))
-            run = begin(submit(lan, head, recipe_of(f"together-{shares}", data, everyone, shares)))
-            warm = 20 if shares == "measured" else 4
-            wanted = STEADY_STEPS_QUICK if quick else STEADY_STEPS
-            together[shares] = run.await_steps(warm + wanted, timeout_s=600)[warm:]
-            recuts = [line["shares"] for line in run.lines("shares")]
-            stop(run)
-        after = steps_alone("after", names)
-        one = {name: items_per_s(steps_alone("one", (name,))[name]) for name in names} if one_at_a_time else None
-    at_once = [{name: items_per_s(steps) for name, steps in phase.items()} for phase in (before, after)]
-    alone = {name: statistics.fmean(phase[name] for phase in at_once) for name in names}
-    total = sum(alone.values())
-    steady = together["measured"]
-    busy = [statistics.median(column) for column in zip(*(step["busy_s"] for step in steady), strict=True)]
-    model = [Speed(0, 1 / rate, MICRO_BATCH) for rate in alone.values()]
+        alone = {
+            name: warmed(begin(recipe_of(f"alone-{name}", data, NodesSpec(labels={"vr/node": name}), items)), 1)
+            for name in cores
+        }
+        everyone = NodesSpec(min=len(cores), exclude=("attic",))
+        together = {
+            shares: warmed(begin(recipe_of(f"together-{shares}", data, everyone, items, shares)), steps)
+            for shares, steps in {"measured": WARM_STEPS, **({} if quick else {"equal": 1})}.items()
+        }
+        take_turns([list(alone.values()), *([one] for one in together.values())], TURNS_QUICK if quick else TURNS)
+        measured = together["measured"]
+        sums = [sum(rates) for rates in zip(*(player.items_per_s() for player in alone.values()), strict=True)]
+        reached = [one / total for one, total in zip(measured.items_per_s(), sums, strict=True)]
+        steady = [step for steps in measured.steps() for step in steps]
+        rates = {name: statistics.fmean(player.items_per_s()) for name, player in alone.items()}
+        counted = {name: sum(map(len, player.steps())) for name, player in alone.items()}
+        of_equal = together["equal"].items_per_s() if "equal" in together else []
+        one_at_a_time = {}
+        for name, player in alone.items() if not quick else ():
+            player.turns.clear()
+            take_turns([[player]], 1)
+            one_at_a_time[name] = round(player.items_per_s()[0], 2)
+        recuts = [line["shares"] for line in measured.run.lines("shares")]
+        # Of two items at once, the part that one takes as well: measured by the runs as they began.
+        fixed = statistics.median(fixed_part(lan[name].home) for name in cores)
+    model = [Speed(MICRO_BATCH * fixed / rate, (1 - fixed) / rate, MICRO_BATCH) for rate in rates.values()]
+    whole_s = longest_s(model, cut_shares(model, items))
+    total = sum(rates.values())
     return {
-        "reached": items_per_s(steady) / total,
-        "whole_items_allow": ITEMS / longest_s(model, cut_shares(model, ITEMS)) / total,
-        "equal_reached": items_per_s(together["equal"]) / total if "equal" in together else None,
-        "equal_in_theory": ITEMS / longest_s(model, equal_shares(len(model), ITEMS)) / total,
-        "alone_items_per_s": [{name: round(rate, 2) for name, rate in phase.items()} for phase in at_once],
-        "alone_micro_batches": {
-            name: (len(before[name]) + len(after[name])) * -(-ITEMS // MICRO_BATCH) for name in names
-        },
-        "one_at_a_time_items_per_s": one,
+        "reached": statistics.fmean(reached),
+        "reached_in_turn": [round(part, 3) for part in reached],
+        "standard_error": statistics.stdev(reached) / len(reached) ** 0.5,
+        "whole_items_allow": items / whole_s / total,
+        "equal_reached": statistics.fmean(of_equal) / total if of_equal else None,
+        "equal_in_theory": items / longest_s(model, equal_shares(len(model), items)) / total,
+        "fixed_part_of_a_micro_batch": round(fixed, 2),
+        "alone_items_per_s": {name: round(rate, 2) for name, rate in rates.items()},
+        "alone_micro_batches": {name: steps * -(-items // MICRO_BATCH) for name, steps in counted.items()},
+        "one_at_a_time_items_per_s": one_at_a_time,
         "together_items_per_s": items_per_s(steady),
-        "step_s": statistics.median(step["step_s"] for step in steady),
-        "busy_s": [round(seconds, 3) for seconds in busy],
+        "step_s": {
+            "as_the_sum_of_alone": round(items / total, 4),
+            "in_whole_items": round(whole_s, 4),
+            "until_the_slowest_has_computed": round(statistics.fmean(max(step["busy_s"]) for step in steady), 4),
+            "in_all": round(items / items_per_s(steady), 4),
+        },
         "waits_for_data": statistics.fmean(step["data_wait"] for step in steady),
+        "shares": [step["shares"] for step in steady][-1],
         "shares_in_turn": recuts,
     }
 
 
 def measure(quick: bool) -> dict[str, Any]:
-    """The first case, or all."""
-    cases = dict(list(CASES.items())[:1]) if quick else CASES
-    found = {
-        name: measure_case(speeds, quick, not quick and name == next(iter(CASES))) for name, speeds in cases.items()
-    }
-    first = found.pop(next(iter(found)))
-    return {"ratio": first["reached"], **first, **({"other_cases": found} if found else {})}
+    """The first case, or all, and the first with half as many items a step."""
+    name, speeds = next(iter(CASES.items()))
+    first = measure_case(speeds, ITEMS, quick)
+    others = {}
+    if not quick:
+        others = {other: measure_case(CASES[other], ITEMS, quick) for other in CASES if other != name}
+        others[f"{name}, {FEWER_ITEMS} items"] = measure_case(speeds, FEWER_ITEMS, quick)
+    return {"ratio": first["reached"], **first, **({"other_cases": others} if others else {})}
 
 
 BENCHMARK = Benchmark("items/s of one run on 1 : 0.86 : 0.36 over the sum of what the three do alone", measure)

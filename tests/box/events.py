@@ -162,6 +162,21 @@ def storage_away(scene: Scene) -> Figures:
     }
 
 
+def share_away_on_one(scene: Scene) -> Figures:
+    """A worker dies and its PC does not see the shared folder for a while: the run starts until it is mounted again."""
+    name = scene.someone(not_the_head=True)
+    pid = scene.run.worker_pids(scene.newest)[name]
+
+    def away() -> None:
+        died_s = time.time()
+        scene.lan[name].run(["mount", "-t", "tmpfs", "tmpfs", SHARED])
+        os.kill(pid, signal.SIGKILL)
+        scene.run.await_event("is not there any more", died_s)
+        scene.lan[name].run(["umount", "--lazy", SHARED])
+
+    return scene.around(away, "is not there any more")
+
+
 def checkpoint_damaged(scene: Scene) -> Figures:
     """The newest checkpoint is cut short, and a worker dies: goes on from the one before."""
 
@@ -226,6 +241,7 @@ EVENTS: dict[str, Callable[[Scene], Figures]] = {
     "driver killed": driver_killed,
     "head's Ray killed": heads_ray_killed,
     "storage away": storage_away,
+    "share away on one PC": share_away_on_one,
     "checkpoint damaged": checkpoint_damaged,
     "worker slower": worker_slower,
     "worker stalls": worker_stalls,

@@ -16,17 +16,17 @@ from vr_core.specs import StftSpec
 PATIENCE_S = 180
 
 
-def start_cluster(head: Host, *nodes: Host) -> None:
-    """A head and nodes of it, of one CPU each."""
+def start_cluster(head: Host, *nodes: Host, cpus: int = 1) -> None:
+    """A head and nodes of it, of so many CPUs each."""
     head.vr("cluster", "head", "--address", head.address, "--num-cpus", "1", "--yes")
     for node in nodes:
-        join(head, node)
+        join(head, node, cpus)
 
 
-def join(head: Host, node: Host) -> None:
+def join(head: Host, node: Host, cpus: int = 1) -> None:
     """`node`, with a copy of the head's token, joins the cluster of `head`."""
     node.run(["scp", "-q", f"{head.address}:.local/state/vr/token", "token"])
-    node.vr("cluster", "join", head.address, "--token-file", "token", "--num-cpus", "1", "--yes")
+    node.vr("cluster", "join", head.address, "--token-file", "token", "--num-cpus", str(cpus), "--yes")
 
 
 def share_data(lan: Lan, stft: StftSpec) -> Path:

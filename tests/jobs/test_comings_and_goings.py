@@ -33,6 +33,7 @@ TABLE = {
     "cable pulled": "answers no more",
     "PC back": "joins",
     "storage away": "",
+    "share away on one PC": "is not there any more",
     "worker hangs": f"no step for {HUNG_AFTER_S} s",
     "PC drained": "is drained",
     "checkpoint damaged": "starting again from step",

@@ -17,8 +17,9 @@ from jobs.record import read_events
 from jobs.retry import Failed
 from jobs.runs import RunFolder, RunState, create_run
 from jobs.supervisor import Superseded, Supervisor
+from jobs.worker import require_folders
 from vr_core.config import validate
-from vr_core.errors import UserError
+from vr_core.errors import StorageError, UserError
 
 
 @pytest.fixture
@@ -255,3 +256,31 @@ def test_a_job_that_is_ended_with_its_head_is_not_taken_for_one_that_the_user_st
     argv = [sys.executable, "-c", SIGNALLED, str(tmp_path), kind]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (code, "" if code else "asked to stop\n")
+
+
+@pytest.mark.parametrize(
+    ("gone", "been", "expected", "says"),
+    [
+        ("runs", False, UserError, "put out= on storage that every PC mounts"),
+        ("runs", True, StorageError, "is its share mounted"),
+        ("data", True, StorageError, "is its share mounted"),
+    ],
+)
+def test_a_share_that_this_pc_had_may_come_back_and_one_that_it_never_had_will_not(
+    run, tmp_path, gone, been, expected, says
+):
+    run.begin_attempt()
+    attempt, data = run.attempt_folder(1), tmp_path / "data"
+    require_folders(attempt, data, been)
+    (tmp_path / gone).rename(tmp_path / "away")
+    with pytest.raises(expected, match=says):
+        require_folders(attempt, data, been)
+
+
+def test_a_start_is_told_which_pcs_have_trained_before(run, monkeypatch):
+    told = []
+    monkeypatch.setattr("jobs.supervisor.fit", lambda *arguments: told.append(arguments[-1]) or {"ended": "finished"})
+    starts = {"1.1": [{"host": "attic"}, {"host": "den"}], "1.2": [{"host": "attic"}]}
+    run.origin_file.write_text(json.dumps({"machines": starts}))
+    Supervisor(run, run.recipe(), run.begin_attempt(), "", False, lambda state: None)._one_fit(Placement(False, {}, []))
+    assert told == [{"attic", "den"}]
