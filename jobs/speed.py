@@ -36,8 +36,8 @@ from vr_core.files import write_json
 
 _NAME_BYTES = 128
 """Of a device's name, as it travels."""
-LEAST_RUNS, LEAST_S = 2, 0.3
-"""Of each size, after one that does not count."""
+ROUNDS, ROUND_S = 3, 0.1
+"""Each size is computed in so many turns, for at least so long and at least once; before them once, not counted."""
 
 
 class SpeedRow(Spec):
@@ -112,12 +112,20 @@ def keep_speed(key: dict[str, Any], speed: Speed, *, tight: bool | None = None, 
 def measure_speed(compute: Callable[[int], None], micro_batch: int, device: torch.device) -> Speed:
     """Time `compute(items)`, forward and backward, at several sizes up to `micro_batch` and fit a line.
 
+    The sizes take turns, back and forth: a device that gets slower or faster meanwhile does so for all of them, and
+    the line through them is its own.
+
     Returns:
         A speed whose fixed part is not negative and whose items cost something.
     """
     sizes = sorted({1, max(1, micro_batch // 2), micro_batch})
-    times_s = [_seconds(lambda n=size: compute(n), device) for size in sizes]  # type: ignore[misc]
-    fixed_s, item_s = line(sizes, times_s)
+    for size in sizes:
+        compute(size)  # fills caches
+    took_s: dict[int, list[float]] = {size: [] for size in sizes}
+    for turn in range(ROUNDS):
+        for size in sizes if turn % 2 == 0 else reversed(sizes):
+            took_s[size] += _seconds(functools.partial(compute, size), device)
+    fixed_s, item_s = line(sizes, [statistics.median(took_s[size]) for size in sizes])
     return Speed(fixed_s, item_s, micro_batch)
 
 
@@ -267,17 +275,16 @@ def keep_or_note(key: dict[str, Any], speed: Speed, *, tight: bool | None = None
         print(f"the speed of this device is measured again at the next start: {error}", file=sys.stderr, flush=True)
 
 
-def _seconds(run: Callable[[], None], device: torch.device) -> float:
-    """Median of some runs, after one that fills caches."""
+def _seconds(run: Callable[[], None], device: torch.device) -> list[float]:
+    """Of each of some runs."""
     times_s: list[float] = []
-    run()
-    while len(times_s) < LEAST_RUNS or sum(times_s) < LEAST_S:
+    while sum(times_s) < ROUND_S:
         await_device(device)
         began_s = time.perf_counter()
         run()
         await_device(device)
         times_s.append(time.perf_counter() - began_s)
-    return statistics.median(times_s)
+    return times_s
 
 
 def await_device(device: torch.device) -> None:

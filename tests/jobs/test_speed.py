@@ -58,6 +58,18 @@ def test_what_is_measured_is_what_was_computed():
     assert speed.takes_s(6) >= 0.06, "a sleep is no shorter than it is asked to be"
 
 
+def test_a_device_that_gets_slower_meanwhile_keeps_its_line(monkeypatch):
+    now_s = 0.0
+
+    def compute(count):
+        nonlocal now_s
+        now_s += (0.02 + 0.005 * count) * (1 + now_s / 4)
+
+    monkeypatch.setattr("jobs.speed.time.perf_counter", lambda: now_s)
+    speed = measure_speed(compute, 8, CPU)
+    assert speed.fixed_s / speed.item_s == pytest.approx(4, rel=0.2)
+
+
 def test_a_speed_is_kept_for_its_key_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     recipe = recipe_of(tmp_path)
