@@ -82,7 +82,8 @@ class Scene:
 
         first = await_true(stepped, f"the next step of {count}", PATIENCE_S)
         print(f"{told}: {first['time_s'] - acted_s:.1f} s", file=sys.stderr, flush=True)
-        still_s = first["time_s"] - max(s["time_s"] for s in self.run.lines("step") if s["step"] < first["step"])
+        earlier_s = [s["time_s"] for s in self.run.lines("step") if s["step"] < first["step"]]
+        still_s = first["time_s"] - max(earlier_s, default=acted_s)  # none: there was no checkpoint yet
         return {
             "noticed_s": noticed["time_s"] - acted_s,
             "group_s": there["time_s"] - noticed["time_s"],
