@@ -104,8 +104,8 @@ def words(error: BaseException, rank: int) -> dict[str, Any]:
 def carried(failures: Mapping[int, BaseException], told: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Words of the ranks that could not write them, since their PC does not see the run's folder: Ray has them."""
     written = {t["rank"] for t in told}
-    errors = {rank: getattr(failure, "_base_exc", None) for rank, failure in failures.items() if rank not in written}
-    return [words(error, rank) for rank, error in errors.items() if isinstance(error, VrError)]
+    unsaid = {rank: failure for rank, failure in failures.items() if rank not in written}
+    return [words(failure, rank) for rank, failure in unsaid.items() if isinstance(failure, VrError)]
 
 
 def first_cause(told: Sequence[dict[str, Any]], silent: Collection[int], step: int, fallback: str) -> Failed:

@@ -5,7 +5,6 @@ import sys
 import threading
 
 import pytest
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
 from cluster.drain import Drained, change_drained, put
 from jobs.errors import RunFailed
@@ -64,8 +63,8 @@ def test_another_pc_is_named_and_the_words_that_it_could_not_write_are_taken_fro
     elsewhere = {**told(1, "data: not there", 1.0, True, True), "host": "cellar"}
     assert first_cause([elsewhere], set(), 5, "") == Failed(5, "cellar: data: not there", True, True)
 
-    wrapped = UserExceptionWithTraceback(UserError("cellar: /runs is not there"), "Traceback")
-    found = carried({0: wrapped, 1: wrapped, 2: RuntimeError("the actor died")}, [told(0, "written", 1.0)])
+    missing = UserError("cellar: /runs is not there")
+    found = carried({0: missing, 1: missing, 2: RuntimeError("the actor died")}, [told(0, "written", 1.0)])
     assert [(t["rank"], t["message"], t["user_error"], t["final"]) for t in found] == [
         (1, "cellar: /runs is not there", True, True)
     ]
