@@ -30,7 +30,7 @@ def fit(
         number: of the start.
         placement: of the workers.
         loop: as of `WorkerSpec`.
-        been: PCs that have trained in the run before.
+        been: host names of PCs that have trained in the run before.
 
     Returns:
         What `jobs.worker.work` returned on rank 0.

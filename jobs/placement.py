@@ -49,6 +49,11 @@ MEMORY_LABEL = "vr/gpu-memory-gib"
 """Of its smallest GPU, in whole GiB."""
 
 
+def machine_name(machine: Mapping[str, Any]) -> str:
+    """Of a PC as its worker announced it (`origin.json`): as the inventory calls it, else its host name."""
+    return str(machine.get("labels", {}).get(NODE_LABEL) or machine.get("host", "?"))
+
+
 def live_nodes(ray_nodes: Sequence[Mapping[str, Any]]) -> list[Node]:
     """`ray.nodes()` as nodes, the live ones only."""
     return [

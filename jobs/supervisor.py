@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from jobs.errors import DamagedRun, RunFailed, Unplaceable
 from jobs.fit import carried, end_fit, first_cause, fit
-from jobs.placement import NODE_LABEL, Missing, Node, Placement
+from jobs.placement import Missing, Node, Placement, machine_name
 from jobs.progress import last_step
 from jobs.pulse import Pulse, answers
 from jobs.recipe import Recipe
@@ -209,7 +209,7 @@ class Supervisor:
         """Go on without the machines of the ranks that make steps longer."""
         file = self.run.attempt_folder(self.attempt) / f"machines-{self._fits}.json"
         machines = read_json(file)["machines"]
-        names = {_name(machines[rank]) for rank in ended["ranks"]}
+        names = {machine_name(machines[rank]) for rank in ended["ranks"]}
         self._seats.leave_out(names)
         cost = f"with it a step takes {ended['with_s']:.2f} s, without {ended['without_s']:.2f} s (predicted)"
         self._why = f"{', '.join(sorted(names))} is left out: {cost}"
@@ -274,7 +274,7 @@ class Supervisor:
             machines = read_json(file)["machines"]
             origin["machines"][f"{self.attempt}.{self._fits}"] = machines
             write_json(self.run.origin_file, origin)
-            self._names = frozenset(map(_name, machines))
+            self._names = frozenset(map(machine_name, machines))
             self._announced.add(file)
             self._announced_s = time.monotonic()
             self._record.say(f"start {self.attempt}.{self._fits}: all workers are there")
@@ -309,8 +309,3 @@ class Supervisor:
         self._record.say(why)
         self.run.leave_file.touch()
         return {"why": f"leaves: {why}"}
-
-
-def _name(machine: dict[str, Any]) -> str:
-    """Of a machine as its worker announced it."""
-    return str(machine.get("labels", {}).get(NODE_LABEL) or machine.get("host", "?"))

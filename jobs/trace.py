@@ -13,6 +13,7 @@ from typing import Any
 
 from jobs.errors import NoSteps
 from jobs.metrics_log import read_metrics
+from jobs.placement import machine_name
 from jobs.record import read_events
 from jobs.runs import RunFolder, read_json
 from vr_core.errors import StorageError
@@ -162,10 +163,10 @@ def machines_of_starts(run: RunFolder) -> list[tuple[float, list[str]]]:
     for event in read_events(run):
         started = _STARTED.fullmatch(event["said"])
         if started is not None and started[1] in machines:
-            found.append((float(event["time_s"]), [_name(machine) for machine in machines[started[1]]]))
+            found.append((float(event["time_s"]), [_told(machine) for machine in machines[started[1]]]))
     return found
 
 
-def _name(machine: dict[str, Any]) -> str:
-    name = str(machine.get("labels", {}).get("vr/node") or machine["host"])
+def _told(machine: dict[str, Any]) -> str:
+    name = machine_name(machine)
     return name if machine["device"] == "cpu" else f"{name} ({machine['device'].removeprefix('NVIDIA ')})"

@@ -35,8 +35,8 @@ class WorkerSpec(Spec):
     attempt: int
     fit: int
     """Number of this start within the attempt, from 1."""
-    been: tuple[str, ...] = ()
-    """Names of PCs whose workers have been in a start of the run before."""
+    been: tuple[str, ...]
+    """Host names of PCs whose workers have been in a start of the run before."""
     use_gpu: bool
     loop: str = DEFAULT_LOOP
     """`module:function` with the signature of `jobs.train.train`."""

@@ -186,7 +186,7 @@ def measure_case(speeds: tuple[float, ...], items: int, quick: bool) -> dict[str
             "in_all": round(items / items_per_s(steady), 4),
         },
         "waits_for_data": statistics.fmean(step["data_wait"] for step in steady),
-        "shares": [step["shares"] for step in steady][-1],
+        "shares": steady[-1]["shares"],
         "shares_in_turn": recuts,
     }
 
