@@ -4,14 +4,17 @@ Hosts whose workers have CPU quotas stand for unequal cards; the head is a host 
 one worker on each host, all at the same time, same recipe, same code. Together: one run on all of them, with measured
 shares and, for comparison, equal ones. Items a second, from the steps' own times, after warm-up.
 
-All these runs are there at once, and take turns of some seconds in which the workers of the others are stopped: a
-machine's cores get slower and faster by a fifth within a minute, so that what is compared must be measured in turns.
+All these runs are there at once, and take turns of a few seconds in which the workers of the others are stopped: a
+machine's cores get slower and faster by a fifth within a minute, so that what is compared must be measured in turns. A
+step that was interrupted counts with the time in which it could run.
 """
 
+import bisect
 import json
 import os
 import signal
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,13 +25,13 @@ from typing import Any
 from jobs.recipe import NodesSpec, Recipe
 from jobs.shares import Speed, cut_shares, equal_shares, longest_s
 from tests.bench.measurement import Benchmark
-from tests.box.runs import Run, items_per_s, pace, share_data, start_cluster, submit
-from tests.lan import SHARED, Lan
+from tests.box.runs import PATIENCE_S, Run, pace, share_data, start_cluster, submit
+from tests.lan import SHARED, Lan, await_true
 from vr_core.config import plain, validate
 from vr_core.specs import StftSpec
 
-CORES = 1.376
-"""Of all workers together: this machine's two also carry four Rays."""
+CORES = 1.11
+"""Of all workers together: on this machine's two, four Rays and the actors of four runs take 0.6 besides."""
 CASES = {
     "1 : 0.86 : 0.36": (1, 0.86, 0.36),
     "1 : 0.5": (1, 0.5),
@@ -36,9 +39,11 @@ CASES = {
 }
 ITEMS, FEWER_ITEMS = 128, 64
 MICRO_BATCH = 2
-TURN_S = 20.0
-"""In which the slowest host alone takes two whole steps of 64 micro-batches."""
-TURNS, TURNS_QUICK = 6, 4
+TURN_S = 5.0
+TURNS, TURNS_QUICK, BLOCKS = 24, 20, 4
+"""Of each run; its rate is told apart for so many blocks of them, in each of which the slowest host ends a step."""
+TURNS_BESIDES = 6
+"""What is printed for comparison: equal shares, one at a time."""
 WARM_STEPS = 32
 """In which measured shares find what quotas have made of the speeds."""
 NAMES = ("study", "den", "loft", "cellar")
@@ -60,6 +65,24 @@ def recipe_of(name: str, data: Path, nodes: NodesSpec, items: int, shares: str =
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Step:
+    """A line of metrics.jsonl, and for how long of its time the run was not stopped."""
+
+    line: dict[str, Any]
+    could_run_s: float
+
+    @property
+    def whole(self) -> bool:
+        """Whether it was not interrupted."""
+        return self.could_run_s > self.line["step_s"] - 1e-3
+
+
+def rate_of(steps: list[Step]) -> float:
+    """Items a second while they could run."""
+    return float(sum(sum(step.line["shares"]) for step in steps) / sum(step.could_run_s for step in steps))
+
+
 @dataclass
 class Player:
     """A run that takes its turns."""
@@ -79,17 +102,33 @@ class Player:
         for pid in self.pids:
             os.kill(pid, signal.SIGCONT)
 
-    def steps(self) -> list[list[dict[str, Any]]]:
-        """Of each turn, the steps that began and ended in it."""
+    def leave(self) -> None:
+        """It ends: a run that does nothing still has a dozen processes."""
+        self.go_on()
+        self.run.lan["attic"].vr("jobs", "stop", self.run.name, "--out", f"{SHARED}/runs")
+        await_true(lambda: self.run.state["state"] == "stopped", "its stop", PATIENCE_S)
+
+    def steps(self) -> list[Step]:
+        """Those that began and ended while its turns counted."""
         told = self.run.lines("step")
         return [
-            [line for line in told if begin <= line["time_s"] - line["step_s"] and line["time_s"] <= end]
-            for begin, end in self.turns
+            Step(line, sum(max(0.0, min(until, end) - max(since, begin)) for since, until in self.turns))
+            for line in told
+            if self.turns[0][0] <= (begin := line["time_s"] - line["step_s"])
+            and (end := line["time_s"]) <= self.turns[-1][1]
         ]
 
-    def items_per_s(self) -> list[float]:
-        """Of each turn."""
-        return [items_per_s(steps) for steps in self.steps()]
+    def items_per_s(self) -> float:
+        """While it could run."""
+        return rate_of(self.steps())
+
+    def by_block(self) -> list[float]:
+        """Items a second of each block of turns, by the steps that ended in it."""
+        ends = [self.turns[-1 - behind][1] for behind in range(0, len(self.turns), len(self.turns) // BLOCKS)][::-1]
+        blocks: list[list[Step]] = [[] for _ in ends]
+        for step in self.steps():
+            blocks[bisect.bisect_left(ends, step.line["time_s"])].append(step)
+        return [rate_of(block) for block in blocks]
 
 
 def take_turns(players: list[list[Player]], turns: int) -> None:
@@ -144,49 +183,54 @@ def measure_case(speeds: tuple[float, ...], items: int, quick: bool) -> dict[str
             for name in cores
         }
         everyone = NodesSpec(min=len(cores), exclude=("attic",))
-        together = {
-            shares: warmed(begin(recipe_of(f"together-{shares}", data, everyone, items, shares)), steps)
-            for shares, steps in {"measured": WARM_STEPS, **({} if quick else {"equal": 1})}.items()
-        }
-        take_turns([list(alone.values()), *([one] for one in together.values())], TURNS_QUICK if quick else TURNS)
-        measured = together["measured"]
-        sums = [sum(rates) for rates in zip(*(player.items_per_s() for player in alone.values()), strict=True)]
-        reached = [one / total for one, total in zip(measured.items_per_s(), sums, strict=True)]
-        steady = [step for steps in measured.steps() for step in steps]
-        rates = {name: statistics.fmean(player.items_per_s()) for name, player in alone.items()}
-        counted = {name: sum(map(len, player.steps())) for name, player in alone.items()}
-        of_equal = together["equal"].items_per_s() if "equal" in together else []
-        one_at_a_time = {}
-        for name, player in alone.items() if not quick else ():
-            player.turns.clear()
-            take_turns([[player]], 1)
-            one_at_a_time[name] = round(player.items_per_s()[0], 2)
+        measured = warmed(begin(recipe_of("together-measured", data, everyone, items)), WARM_STEPS)
+        take_turns([list(alone.values()), [measured]], TURNS_QUICK if quick else TURNS)
+        sums = [sum(rates) for rates in zip(*(player.by_block() for player in alone.values()), strict=True)]
+        reached = [one / total for one, total in zip(measured.by_block(), sums, strict=True)]
+        whole = [step.line for step in measured.steps() if step.whole]
+        step_s = items / measured.items_per_s()
+        rates = {name: player.items_per_s() for name, player in alone.items()}
+        counted = {name: len(player.steps()) for name, player in alone.items()}
+        equal_reached, one_at_a_time = None, {}
+        if not quick:
+            measured.leave()
+            equal = warmed(begin(recipe_of("together-equal", data, everyone, items, "equal")), 1)
+            for player in alone.values():
+                player.turns.clear()
+            take_turns([list(alone.values()), [equal]], TURNS_BESIDES)
+            equal_reached = equal.items_per_s() / sum(player.items_per_s() for player in alone.values())
+            for player in alone.values():
+                player.turns.clear()
+            take_turns([[player] for player in alone.values()], TURNS_BESIDES)
+            one_at_a_time = {name: round(player.items_per_s(), 2) for name, player in alone.items()}
         recuts = [line["shares"] for line in measured.run.lines("shares")]
         # Of two items at once, the part that one takes as well: measured by the runs as they began.
         fixed = statistics.median(fixed_part(lan[name].home) for name in cores)
     model = [Speed(MICRO_BATCH * fixed / rate, (1 - fixed) / rate, MICRO_BATCH) for rate in rates.values()]
     whole_s = longest_s(model, cut_shares(model, items))
     total = sum(rates.values())
+    # An interrupted step does not say how long its workers could compute: by the others.
+    computed = statistics.fmean(max(step["busy_s"]) for step in whole) / statistics.fmean(s["step_s"] for s in whole)
     return {
-        "reached": statistics.fmean(reached),
-        "reached_in_turn": [round(part, 3) for part in reached],
+        "reached": items / step_s / total,
+        "reached_in_block": [round(part, 3) for part in reached],
         "standard_error": statistics.stdev(reached) / len(reached) ** 0.5,
         "whole_items_allow": items / whole_s / total,
-        "equal_reached": statistics.fmean(of_equal) / total if of_equal else None,
+        "equal_reached": equal_reached,
         "equal_in_theory": items / longest_s(model, equal_shares(len(model), items)) / total,
         "fixed_part_of_a_micro_batch": round(fixed, 2),
         "alone_items_per_s": {name: round(rate, 2) for name, rate in rates.items()},
         "alone_micro_batches": {name: steps * -(-items // MICRO_BATCH) for name, steps in counted.items()},
         "one_at_a_time_items_per_s": one_at_a_time,
-        "together_items_per_s": items_per_s(steady),
+        "together_items_per_s": items / step_s,
         "step_s": {
             "as_the_sum_of_alone": round(items / total, 4),
             "in_whole_items": round(whole_s, 4),
-            "until_the_slowest_has_computed": round(statistics.fmean(max(step["busy_s"]) for step in steady), 4),
-            "in_all": round(items / items_per_s(steady), 4),
+            "until_the_slowest_has_computed": round(step_s * computed, 4),
+            "in_all": round(step_s, 4),
         },
-        "waits_for_data": statistics.fmean(step["data_wait"] for step in steady),
-        "shares": steady[-1]["shares"],
+        "waits_for_data": statistics.fmean(step["data_wait"] for step in whole),
+        "shares": whole[-1]["shares"],
         "shares_in_turn": recuts,
     }
 
@@ -194,11 +238,16 @@ def measure_case(speeds: tuple[float, ...], items: int, quick: bool) -> dict[str
 def measure(quick: bool) -> dict[str, Any]:
     """The first case, or all, and the first with half as many items a step."""
     name, speeds = next(iter(CASES.items()))
-    first = measure_case(speeds, ITEMS, quick)
-    others = {}
+    wanted = {name: (speeds, ITEMS, quick)}
     if not quick:
-        others = {other: measure_case(CASES[other], ITEMS, quick) for other in CASES if other != name}
-        others[f"{name}, {FEWER_ITEMS} items"] = measure_case(speeds, FEWER_ITEMS, quick)
+        wanted |= {other: (CASES[other], ITEMS, False) for other in CASES}
+        wanted[f"{name}, {FEWER_ITEMS} items"] = (speeds, FEWER_ITEMS, True)
+    others = {}
+    for other, case in wanted.items():
+        others[other] = measure_case(*case)
+        # In full this takes most of an hour: what was measured is not lost if what follows fails.
+        print(json.dumps({other: others[other]}), file=sys.stderr, flush=True)
+    first = others.pop(name)
     return {"ratio": first["reached"], **first, **({"other_cases": others} if others else {})}
 
 
