@@ -6,6 +6,7 @@ import pytest
 
 from tests.bench.__main__ import BENCHMARKS, main
 from tests.bench.measurement import Benchmark
+from tests.bench.shares import blocks_of, rate_of, steps_within
 
 
 @pytest.fixture
@@ -48,3 +49,18 @@ def test_an_unknown_name_is_refused_with_the_known_ones(capsys):
     with pytest.raises(SystemExit):
         main(["detekt"])
     assert "detect" in capsys.readouterr().err
+
+
+def test_an_interrupted_step_counts_with_the_time_in_which_its_run_could_go_on():
+    turns = [(10.0, 15.0), (20.0, 25.0), (35.0, 40.0), (45.0, 50.0)]
+    times = [(9.5, 12.0), (12.0, 14.0), (14.0, 21.0), (21.0, 37.0), (37.0, 46.0), (46.0, 49.0), (49.0, 51.0)]
+    told = [{"time_s": end, "step_s": end - begin, "shares": [3, 1]} for begin, end in times]
+
+    steps = steps_within(told, turns)
+
+    assert [(step.line["time_s"], step.could_run_s) for step in steps] == [
+        (14.0, 2.0), (21.0, 2.0), (37.0, 6.0), (46.0, 4.0), (49.0, 3.0)
+    ]  # fmt: skip
+    assert [step.whole for step in steps] == [True, False, False, False, True]
+    assert rate_of(steps) == 20 / 17
+    assert [len(block) for block in blocks_of(steps, turns, 2)] == [2, 3]

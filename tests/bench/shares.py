@@ -83,6 +83,25 @@ def rate_of(steps: list[Step]) -> float:
     return float(sum(sum(step.line["shares"]) for step in steps) / sum(step.could_run_s for step in steps))
 
 
+def steps_within(told: list[dict[str, Any]], turns: list[tuple[float, float]]) -> list[Step]:
+    """Of lines of metrics.jsonl, the steps that began after the first turn did and ended before the last one did."""
+    found = []
+    for line in told:
+        began, ended = line["time_s"] - line["step_s"], line["time_s"]
+        if turns[0][0] <= began and ended <= turns[-1][1]:
+            found.append(Step(line, sum(max(0.0, min(end, ended) - max(begin, began)) for begin, end in turns)))
+    return found
+
+
+def blocks_of(steps: list[Step], turns: list[tuple[float, float]], blocks: int) -> list[list[Step]]:
+    """Of each of so many blocks of the turns, the steps that ended in it."""
+    ends = [turns[len(turns) * (block + 1) // blocks - 1][1] for block in range(blocks)]
+    found: list[list[Step]] = [[] for _ in ends]
+    for step in steps:
+        found[bisect.bisect_left(ends, step.line["time_s"])].append(step)
+    return found
+
+
 @dataclass
 class Player:
     """A run that takes its turns."""
@@ -110,25 +129,15 @@ class Player:
 
     def steps(self) -> list[Step]:
         """Those that began and ended while its turns counted."""
-        told = self.run.lines("step")
-        return [
-            Step(line, sum(max(0.0, min(until, end) - max(since, begin)) for since, until in self.turns))
-            for line in told
-            if self.turns[0][0] <= (begin := line["time_s"] - line["step_s"])
-            and (end := line["time_s"]) <= self.turns[-1][1]
-        ]
+        return steps_within(self.run.lines("step"), self.turns)
 
     def items_per_s(self) -> float:
         """While it could run."""
         return rate_of(self.steps())
 
     def by_block(self) -> list[float]:
-        """Items a second of each block of turns, by the steps that ended in it."""
-        ends = [self.turns[-1 - behind][1] for behind in range(0, len(self.turns), len(self.turns) // BLOCKS)][::-1]
-        blocks: list[list[Step]] = [[] for _ in ends]
-        for step in self.steps():
-            blocks[bisect.bisect_left(ends, step.line["time_s"])].append(step)
-        return [rate_of(block) for block in blocks]
+        """Items a second of each block of turns."""
+        return [rate_of(block) for block in blocks_of(self.steps(), self.turns, BLOCKS)]
 
 
 def take_turns(players: list[list[Player]], turns: int) -> None:
