@@ -4,9 +4,9 @@ Hosts whose workers have CPU quotas stand for unequal cards; the head is a host 
 one worker on each host, all at the same time, same recipe, same code. Together: one run on all of them, with measured
 shares and, for comparison, equal ones. Items a second, from the steps' own times, after warm-up.
 
-All these runs are there at once, and take turns of a few seconds in which the workers of the others are stopped: a
-machine's cores get slower and faster by a fifth within a minute, so that what is compared must be measured in turns. A
-step that was interrupted counts with the time in which it could run.
+Runs that are compared are there at once, and take turns of a few seconds in which the workers of the others are
+stopped: a machine's cores get slower and faster by a fifth within a minute, so that what is compared must be measured
+in turns. A step that was interrupted counts with the time in which it could run.
 """
 
 import bisect
