@@ -19,13 +19,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from jobs.recipe import NodesSpec, Recipe
 from jobs.shares import Speed, cut_shares, equal_shares, longest_s
 from tests.bench.measurement import Benchmark
-from tests.box.runs import PATIENCE_S, Run, pace, share_data, start_cluster, submit
+from tests.box.runs import PATIENCE_S, Run, items_per_s, pace, share_data, start_cluster, submit
 from tests.lan import SHARED, Lan, await_true
 from vr_core.config import plain, validate
 from vr_core.specs import StftSpec
@@ -80,7 +81,7 @@ class Step:
 
 def rate_of(steps: list[Step]) -> float:
     """Items a second while they could run."""
-    return float(sum(sum(step.line["shares"]) for step in steps) / sum(step.could_run_s for step in steps))
+    return items_per_s([step.line | {"step_s": step.could_run_s} for step in steps])
 
 
 def steps_within(told: list[dict[str, Any]], turns: list[tuple[float, float]]) -> list[Step]:
@@ -141,7 +142,9 @@ class Player:
 
 
 def take_turns(players: list[list[Player]], turns: int) -> None:
-    """Each group of `players` runs for `TURN_S`, `turns` times; all are stopped before and after."""
+    """Each group of `players` runs for `TURN_S`, `turns` times; these count. All are stopped before and after."""
+    for player in chain.from_iterable(players):
+        player.turns.clear()
     for turn in range(turns):
         # Back and forth: what gets slower or faster meanwhile is the same for all.
         for group in players if turn % 2 == 0 else reversed(players):
@@ -204,12 +207,8 @@ def measure_case(speeds: tuple[float, ...], items: int, quick: bool) -> dict[str
         if not quick:
             measured.leave()
             equal = warmed(begin(recipe_of("together-equal", data, everyone, items, "equal")), 1)
-            for player in alone.values():
-                player.turns.clear()
             take_turns([list(alone.values()), [equal]], TURNS_BESIDES)
             equal_reached = equal.items_per_s() / sum(player.items_per_s() for player in alone.values())
-            for player in alone.values():
-                player.turns.clear()
             take_turns([[player] for player in alone.values()], TURNS_BESIDES)
             one_at_a_time = {name: round(player.items_per_s(), 2) for name, player in alone.items()}
         recuts = [line["shares"] for line in measured.run.lines("shares")]
@@ -247,15 +246,14 @@ def measure_case(speeds: tuple[float, ...], items: int, quick: bool) -> dict[str
 def measure(quick: bool) -> dict[str, Any]:
     """The first case, or all, and the first with half as many items a step."""
     name, speeds = next(iter(CASES.items()))
-    wanted = {name: (speeds, ITEMS, quick)}
+    wanted = {other: (CASES[other], ITEMS, quick) for other in ([name] if quick else CASES)}
     if not quick:
-        wanted |= {other: (CASES[other], ITEMS, False) for other in CASES}
         wanted[f"{name}, {FEWER_ITEMS} items"] = (speeds, FEWER_ITEMS, True)
     others = {}
     for other, case in wanted.items():
         others[other] = measure_case(*case)
-        # In full this takes most of an hour: what was measured is not lost if what follows fails.
-        print(json.dumps({other: others[other]}), file=sys.stderr, flush=True)
+        if not quick:  # it takes most of an hour: what was measured is not lost if what follows fails
+            print(json.dumps({other: others[other]}), file=sys.stderr, flush=True)
     first = others.pop(name)
     return {"ratio": first["reached"], **first, **({"other_cases": others} if others else {})}
 

@@ -151,7 +151,7 @@ def main(arguments: list[str]) -> int:
     """As the module says."""
     parser = argparse.ArgumentParser(prog="python -m tests.box.soak", description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of what happens")
-    parser.add_argument("--steps", type=int, default=20_000, help="of the run; with what happens, some 40 a minute")
+    parser.add_argument("--steps", type=int, default=20_000, help="of the run; with what happens, 40 to 100 a minute")
     parser.add_argument("--precision", choices=("float32", "float64"), default="float64")
     asked = parser.parse_args(arguments)
     return 0 if soak(asked.seed, asked.steps, asked.precision) else 1
