@@ -79,7 +79,7 @@ def start_head(node: NodeStart, companions: Sequence[Companion] = ()) -> tuple[H
         ClusterError: a head with other settings runs, or a port is taken.
         ClusterFailure: Ray or a companion does not start; nothing is left running.
     """
-    with _locked():
+    with unchanging():
         head = running_head(node)
         if head is None:
             _clear(read_head(), head_file())
@@ -96,7 +96,7 @@ def restart_head(meanwhile: Callable[[], None], companions: Sequence[Companion] 
         NoHead: none was started here.
         ClusterFailure: Ray or a companion does not start; nothing is left running.
     """
-    with _locked():
+    with unchanging():
         head = read_head()
         if head is None:
             raise NoHead("no Ray head runs here; start one with `vr cluster head`")
@@ -114,7 +114,7 @@ def resume(companions: Callable[[Head], Sequence[Companion]]) -> list[str]:
     Raises:
         ClusterFailure: the head does not start; it stays recorded.
     """
-    with _locked():
+    with unchanging():
         started = []
         head = read_head()
         if head is not None and not alive(head.ray):
@@ -132,7 +132,7 @@ def resume(companions: Callable[[Head], Sequence[Companion]]) -> list[str]:
 
 def pause() -> None:
     """End every head and node that was started here, and keep the records, from which `resume` starts them again."""
-    with _locked():
+    with unchanging():
         head = read_head()
         for member in [*all_joined(), *([head] if head else [])]:
             end(member.processes[::-1], member.id)
@@ -179,7 +179,7 @@ def join(node: NodeStart, token: str) -> tuple[Joined, bool]:
     """
     if node.head is None:
         raise ValueError("join: node.head is not set")
-    with _locked():
+    with unchanging():
         record = joined_file(node.name)
         joined = running_node(node)
         if joined is not None and has_token(joined, token_sha256(token)):
@@ -200,7 +200,7 @@ def stop() -> list[str]:
     Returns:
         Names of what was ended; empty when nothing ran.
     """
-    with _locked():
+    with unchanging():
         ended = []
         joined = all_joined()
         for record, member in [*((joined_file(j.node.name), j) for j in joined), (head_file(), read_head())]:
@@ -246,8 +246,12 @@ def _read_again(record: Path) -> Member | None:
 
 
 @contextlib.contextmanager
-def _locked() -> Iterator[None]:
-    """One change at a time for this account on this machine."""
+def unchanging() -> Iterator[None]:
+    """No other process of this account starts or ends a head or node here during the block; one that does is awaited.
+
+    Raises:
+        ClusterFailure: it takes too long.
+    """
     try:
         with FileLock(state_folder() / "lock", timeout=START_TIMEOUT_S):
             yield

@@ -26,7 +26,7 @@ from pydantic import Field
 from cluster.errors import NoHead
 from cluster.facts import look
 from cluster.head import Head, all_joined, find_head, state_folder
-from cluster.lifecycle import start_head, stop
+from cluster.lifecycle import start_head, stop, unchanging
 from cluster.plan import node_start
 from cluster.processes import alive
 from jobs.control import follow, stop_run
@@ -313,7 +313,9 @@ def _running_head() -> Head | None:
         NoHead: this PC is a worker of another's.
     """
     try:
-        return find_head()
+        # One that another quickstart is ending still answers for seconds, and would take no job.
+        with unchanging():
+            return find_head()
     except NoHead:
         if any(alive(joined.ray) for joined in all_joined()):
             raise

@@ -3,9 +3,12 @@ import os
 import signal
 
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from rich.console import Console
 
+import jobs.quickstart
+from cluster.errors import NoHead
+from cluster.head import state_folder
 from jobs.errors import FolderTaken
 from jobs.evaluate import no_bar
 from jobs.quickstart import (
@@ -14,6 +17,7 @@ from jobs.quickstart import (
     QuickstartSpec,
     Stages,
     _make_songs,
+    _running_head,
     _signals_as_interrupts,
     _signals_ignored,
     next_step,
@@ -115,6 +119,22 @@ def test_the_second_recipe_starts_from_what_the_first_makes():
     assert second.needs_init
     assert first.model == second.model
     assert first.batch.crop_frames <= QuickstartSpec.model_fields["seconds"].metadata[0].ge * 44_100 / 1024
+
+
+def test_a_head_is_looked_for_when_no_other_process_is_starting_or_ending_one(monkeypatch):
+    others_may = []
+
+    def find_head():
+        try:
+            with FileLock(state_folder() / "lock", timeout=0):
+                others_may.append(True)
+        except Timeout:
+            others_may.append(False)
+        raise NoHead("none")
+
+    monkeypatch.setattr(jobs.quickstart, "find_head", find_head)
+    assert _running_head() is None
+    assert others_may == [False]
 
 
 def test_a_stage_says_when_it_begins_and_ends(capsys):
