@@ -11,6 +11,7 @@ with every step.
 import heapq
 import math
 import statistics
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -21,7 +22,10 @@ WINDOW_STEPS = 8
 """Steps of which the median counts: a browser that opens is no slow machine."""
 DEAD_BAND = 0.03
 """Shares stay unless a step is predicted to be shorter by this part, by each of two windows in a row: they would follow
-every noise otherwise."""
+every noise otherwise. The means of more windows are less noisy by the square root of their count, and the band is
+narrower for them."""
+SPANS = (2, 4, 8, 16)
+"""Windows that are looked at together."""
 WORTH = 0.1
 """A worker without which a step is shorter by this part is left out: less is within the error of the prediction."""
 INEXACT = 0.05
@@ -260,8 +264,8 @@ class Pace:
         shares = cut_shares(speeds, items) if measured else equal_shares(len(speeds), items)
         self._plan = [(first_step, shares)]
         self._window: list[Sequence[float]] = []
-        self._doubted: tuple[Speed, ...] | None = None
-        """What the window before found, where it would have changed the shares."""
+        self._found: deque[tuple[Speed, ...]] = deque(maxlen=SPANS[-1])
+        """The speeds of each window with the shares that hold."""
 
     def shares(self, step: int) -> tuple[int, ...]:
         """Items of each worker in the step after `step` steps."""
@@ -297,22 +301,44 @@ class Pace:
             speed.slower(took / speed.takes_s(share))
             for speed, took, share in zip(self.speeds, took_s, shares, strict=True)
         )
-        before, self._doubted = self._doubted, None
-        gain = self._gain(self.speeds, shares)
-        if gain < DEAD_BAND:
+        self._found.append(self.speeds)
+        agreed = self._agreed(shares)
+        if agreed is None:
             return None
-        if gain < AT_ONCE:
-            if before is None:
-                self._doubted = self.speeds
-                return None
-            mean = zip(before, self.speeds, strict=True)
-            self.speeds = tuple(a.slower((1 + b.item_s / a.item_s) / 2) for a, b in mean)
-            if self._gain(self.speeds, shares) < DEAD_BAND:
-                return None
+        self.speeds = agreed
+        self._found.clear()
         better = cut_shares(self.speeds, self._items)
         self._plan = [*self._plan[-1:], (step + self._ahead_steps, better)]
         return better
 
-    def _gain(self, speeds: Sequence[Speed], shares: Sequence[int]) -> float:
-        """The part of a step that the best shares for these speeds would save."""
-        return 1 - longest_s(speeds, cut_shares(speeds, self._items)) / longest_s(speeds, shares)
+    def _agreed(self, shares: Sequence[int]) -> tuple[Speed, ...] | None:
+        """Speeds for which other shares than these are better; None where that may be noise.
+
+        Of the windows looked at, the shares that one half of them suggests have to be better by the speeds of the other
+        half: the best shares for noisy speeds seem to save something by these speeds themselves, always.
+        """
+        newest = self._found[-1]
+        if self._saves(cut_shares(newest, self._items), shares, newest) >= AT_ONCE:
+            return newest
+        for count in SPANS:
+            if count > len(self._found):
+                break
+            windows = list(self._found)[-count:]
+            halves = _mean(windows[: count // 2]), _mean(windows[count // 2 :])
+            cuts = [cut_shares(half, self._items) for half in halves]
+            if min(map(self._saves, cuts, [shares] * 2, halves[::-1])) >= DEAD_BAND * (2 / count) ** 0.5:
+                return _mean(windows)
+        return None
+
+    @staticmethod
+    def _saves(better: Sequence[int], shares: Sequence[int], speeds: Sequence[Speed]) -> float:
+        """The part of a step with `shares` that `better` ones save by these speeds."""
+        return 1 - longest_s(speeds, better) / longest_s(speeds, shares)
+
+
+def _mean(windows: Sequence[Sequence[Speed]]) -> tuple[Speed, ...]:
+    """Of the same workers in several windows."""
+    return tuple(
+        one[0].slower(statistics.fmean(speed.item_s for speed in one) / one[0].item_s)
+        for one in zip(*windows, strict=True)
+    )

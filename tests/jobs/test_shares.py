@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import statistics
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from dataprep.batches import TAKEN_AHEAD
 from jobs.recipe import Recipe
 from jobs.shares import (
     DEAD_BAND,
+    SPANS,
     WINDOW_STEPS,
     Exchange,
     Pace,
@@ -128,11 +130,51 @@ def test_a_decision_never_reaches_a_step_that_may_have_been_read():
     assert asked[199][0] < 20 < asked[199][1]
 
 
-def test_a_gain_within_the_dead_band_changes_nothing():
-    pace = Pace([Speed(0, 1, 8), Speed(0, 1, 8)], 200, 0, AHEAD)
+def test_a_small_gain_is_taken_when_more_windows_show_it():
+    """1.5 % here: less than two windows may decide, more than sixteen."""
+    pace = Pace([Speed(0, 1, 8), Speed(0, 1, 8)], 400, 0, AHEAD)
     machines = Machines(1, 1 + DEAD_BAND)
-    machines.run(pace, range(100))
-    assert pace.shares(100) == (100, 100)
+    machines.run(pace, range(SPANS[-1] * WINDOW_STEPS - 1))
+    assert pace.shares(1000) == (200, 200)
+    machines.run(pace, range(SPANS[-1] * WINDOW_STEPS - 1, SPANS[-1] * WINDOW_STEPS))
+    assert pace.shares(1000) == (203, 197)
+
+
+def test_one_slow_window_among_many_changes_nothing():
+    pace = Pace([Speed(0, 1, 8), Speed(0, 1, 8)], 400, 0, AHEAD)
+    machines = Machines(1, 1)
+    for window in range(40):
+        machines.item_s[1] = 1.15 if window % 20 == 10 else 1
+        machines.run(pace, range(window * WINDOW_STEPS, (window + 1) * WINDOW_STEPS))
+    assert pace.shares(1000) == (200, 200)
+
+
+def test_what_was_found_with_other_shares_decides_nothing():
+    """A machine that gets slower all the time: two windows with the shares that hold, whatever the ones before say."""
+    pace = Pace([Speed(0, 1, 8), Speed(0, 1, 8)], 2000, 0, AHEAD)
+    machines = Machines(1, 1)
+    changes = []
+    for step in range(600):
+        machines.item_s[1] *= 1.01
+        if pace.observe(step, machines.busy_s(pace.shares(step))) is not None:
+            changes.append(step)
+    assert len(changes) > 10
+    assert min(b - a for a, b in itertools.pairwise(changes)) == AHEAD - 1 + 2 * WINDOW_STEPS
+
+
+@pytest.mark.parametrize(("noise", "most_changes", "reached"), [(0.02, 2, 0.995), (0.05, 3, 0.994), (0.1, 16, 0.985)])
+def test_fine_shares_follow_little_noise_and_come_near(noise, most_changes, reached):
+    """Of 2,000 items every one counts little, so that no grain keeps the shares from following noise."""
+    machines = Machines(1, 1 / 0.86, 1 / 0.36, noise=noise)
+    wrong = (1, 1.03, 0.96)
+    pace = Pace([Speed(0, s * w, 8) for s, w in zip(machines.item_s, wrong, strict=True)], 2000, 0, AHEAD)
+    changes, took_s = 0, []
+    for step in range(2400):
+        changes += pace.observe(step, machines.busy_s(pace.shares(step))) is not None
+        took_s.append(max(s * share for s, share in zip(machines.item_s, pace.shares(step), strict=True)))
+    assert changes <= most_changes
+    late = took_s[(SPANS[-1] + 1) * WINDOW_STEPS :]
+    assert 2000 / (1 + 0.86 + 0.36) / statistics.fmean(late) > reached
 
 
 def test_equal_stays_equal():
