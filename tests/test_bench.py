@@ -6,7 +6,7 @@ import pytest
 
 from tests.bench.__main__ import BENCHMARKS, main
 from tests.bench.measurement import Benchmark
-from tests.bench.shares import blocks_of, rate_of, steps_within
+from tests.bench.shares import blocks_of, rate_in, steps_within
 
 
 @pytest.fixture
@@ -62,5 +62,9 @@ def test_an_interrupted_step_counts_with_the_time_in_which_its_run_could_go_on()
         (14.0, 2.0), (21.0, 2.0), (37.0, 6.0), (46.0, 4.0), (49.0, 3.0)
     ]  # fmt: skip
     assert [step.whole for step in steps] == [True, False, False, False, True]
-    assert rate_of(steps) == 20 / 17
-    assert [len(block) for block in blocks_of(steps, turns, 2)] == [2, 3]
+    assert rate_in(steps, turns) == pytest.approx(20 / 17)
+    assert blocks_of(turns, 2) == [turns[:2], turns[2:]]
+    # The first two turns: a step of 2 s, one of 1 + 1 s, and 4 of the 6 s of the next.
+    assert rate_in(steps, turns[:2]) == pytest.approx((4 + 4 + 4 * 4 / 6) / 8)
+    with pytest.raises(ValueError, match="no step was taken"):
+        rate_in(steps, [(9.0, 11.0)])

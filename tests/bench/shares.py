@@ -9,7 +9,6 @@ stopped: a machine's cores get slower and faster by a fifth within a minute, so 
 in turns. A step that was interrupted counts with the time in which it could run.
 """
 
-import bisect
 import json
 import os
 import signal
@@ -19,14 +18,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 from jobs.recipe import NodesSpec, Recipe
 from jobs.shares import Speed, cut_shares, equal_shares, longest_s
 from tests.bench.measurement import Benchmark
-from tests.box.runs import PATIENCE_S, Run, items_per_s, pace, share_data, start_cluster, submit
+from tests.box.runs import PATIENCE_S, Run, pace, share_data, start_cluster, submit
 from tests.lan import SHARED, Lan, await_true
 from vr_core.config import plain, validate
 from vr_core.specs import StftSpec
@@ -42,7 +41,7 @@ ITEMS, FEWER_ITEMS = 128, 64
 MICRO_BATCH = 2
 TURN_S = 5.0
 TURNS, TURNS_QUICK, BLOCKS = 24, 20, 4
-"""Of each run; its rate is told apart for so many blocks of them, in each of which the slowest host ends a step."""
+"""Of each run; its rate is told apart for so many blocks of them."""
 TURNS_BESIDES = 6
 """What is printed for comparison: equal shares, one at a time."""
 WARM_STEPS = 32
@@ -78,10 +77,15 @@ class Step:
         """Whether it was not interrupted."""
         return self.could_run_s > self.line["step_s"] - 1e-3
 
+    def within_s(self, turns: list[tuple[float, float]]) -> float:
+        """For how long of these turns it went on."""
+        return within_s(self.line, turns)
 
-def rate_of(steps: list[Step]) -> float:
-    """Items a second while they could run."""
-    return items_per_s([step.line | {"step_s": step.could_run_s} for step in steps])
+
+def within_s(line: dict[str, Any], turns: list[tuple[float, float]]) -> float:
+    """Seconds of a step, a line of metrics.jsonl, that lie in some of the turns."""
+    began, ended = line["time_s"] - line["step_s"], line["time_s"]
+    return sum(max(0.0, min(end, ended) - max(begin, began)) for begin, end in turns)
 
 
 def steps_within(told: list[dict[str, Any]], turns: list[tuple[float, float]]) -> list[Step]:
@@ -90,17 +94,30 @@ def steps_within(told: list[dict[str, Any]], turns: list[tuple[float, float]]) -
     for line in told:
         began, ended = line["time_s"] - line["step_s"], line["time_s"]
         if turns[0][0] <= began and ended <= turns[-1][1]:
-            found.append(Step(line, sum(max(0.0, min(end, ended) - max(begin, began)) for begin, end in turns)))
+            found.append(Step(line, within_s(line, turns)))
     return found
 
 
-def blocks_of(steps: list[Step], turns: list[tuple[float, float]], blocks: int) -> list[list[Step]]:
-    """Of each of so many blocks of the turns, the steps that ended in it."""
-    ends = [turns[len(turns) * (block + 1) // blocks - 1][1] for block in range(blocks)]
-    found: list[list[Step]] = [[] for _ in ends]
+def rate_in(steps: list[Step], turns: list[tuple[float, float]]) -> float:
+    """Items a second of some of the turns, taken as even within each step: a slow host's lasts longer than a few turns.
+
+    Raises:
+        ValueError: no step went on in these turns.
+    """
+    items, could_run_s = 0.0, 0.0
     for step in steps:
-        found[bisect.bisect_left(ends, step.line["time_s"])].append(step)
-    return found
+        of_it_s = step.within_s(turns)
+        items += sum(step.line["shares"]) * of_it_s / step.could_run_s
+        could_run_s += of_it_s
+    if could_run_s == 0:
+        raise ValueError("no step was taken in these turns: more of them are needed, or longer ones")
+    return items / could_run_s
+
+
+def blocks_of(turns: list[tuple[float, float]], blocks: int) -> list[list[tuple[float, float]]]:
+    """The turns, in so many parts of their order."""
+    ends = [len(turns) * block // blocks for block in range(blocks + 1)]
+    return [turns[begin:end] for begin, end in pairwise(ends)]
 
 
 @dataclass
@@ -134,11 +151,12 @@ class Player:
 
     def items_per_s(self) -> float:
         """While it could run."""
-        return rate_of(self.steps())
+        return rate_in(self.steps(), self.turns)
 
     def by_block(self) -> list[float]:
         """Items a second of each block of turns."""
-        return [rate_of(block) for block in blocks_of(self.steps(), self.turns, BLOCKS)]
+        steps = self.steps()
+        return [rate_in(steps, block) for block in blocks_of(self.turns, BLOCKS)]
 
 
 def take_turns(players: list[list[Player]], turns: int) -> None:
@@ -218,7 +236,9 @@ def measure_case(speeds: tuple[float, ...], items: int, quick: bool) -> dict[str
     whole_s = longest_s(model, cut_shares(model, items))
     total = sum(rates.values())
     # An interrupted step does not say how long its workers could compute: by the others.
-    computed = statistics.fmean(max(step["busy_s"]) for step in whole) / statistics.fmean(s["step_s"] for s in whole)
+    whole_step_s = statistics.fmean(step["step_s"] for step in whole)
+    computed = statistics.fmean(max(step["busy_s"]) for step in whole) / whole_step_s
+    busy = [statistics.fmean(column) / whole_step_s for column in zip(*(step["busy_s"] for step in whole), strict=True)]
     return {
         "reached": items / step_s / total,
         "reached_in_block": [round(part, 3) for part in reached],
@@ -234,9 +254,11 @@ def measure_case(speeds: tuple[float, ...], items: int, quick: bool) -> dict[str
         "step_s": {
             "as_the_sum_of_alone": round(items / total, 4),
             "in_whole_items": round(whole_s, 4),
+            "slowest_on_average": round(step_s * max(busy), 4),
             "until_the_slowest_has_computed": round(step_s * computed, 4),
             "in_all": round(step_s, 4),
         },
+        "busy": [round(part, 3) for part in busy],
         "waits_for_data": statistics.fmean(step["data_wait"] for step in whole),
         "shares": whole[-1]["shares"],
         "shares_in_turn": recuts,
