@@ -77,10 +77,6 @@ class Step:
         """Whether it was not interrupted."""
         return self.could_run_s > self.line["step_s"] - 1e-3
 
-    def within_s(self, turns: list[tuple[float, float]]) -> float:
-        """For how long of these turns it went on."""
-        return within_s(self.line, turns)
-
 
 def within_s(line: dict[str, Any], turns: list[tuple[float, float]]) -> float:
     """Seconds of a step, a line of metrics.jsonl, that lie in some of the turns."""
@@ -106,7 +102,7 @@ def rate_in(steps: list[Step], turns: list[tuple[float, float]]) -> float:
     """
     items, could_run_s = 0.0, 0.0
     for step in steps:
-        of_it_s = step.within_s(turns)
+        of_it_s = within_s(step.line, turns)
         items += sum(step.line["shares"]) * of_it_s / step.could_run_s
         could_run_s += of_it_s
     if could_run_s == 0:
