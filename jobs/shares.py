@@ -323,10 +323,12 @@ class Pace:
         for count in SPANS:
             if count > len(self._found):
                 break
-            windows = list(self._found)[-count:]
-            halves = _mean(windows[: count // 2]), _mean(windows[count // 2 :])
-            cuts = [cut_shares(half, self._items) for half in halves]
-            if min(map(self._saves, cuts, [shares] * 2, halves[::-1])) >= DEAD_BAND * (2 / count) ** 0.5:
+            windows, band = list(self._found)[-count:], DEAD_BAND * (2 / count) ** 0.5
+            first, second = _mean(windows[: count // 2]), _mean(windows[count // 2 :])
+            if self._saves(best := cut_shares(second, self._items), shares, second) < band:
+                continue  # and so would any other cut: what is found nearly always, for little
+            other = cut_shares(first, self._items)
+            if min(self._saves(best, shares, first), self._saves(other, shares, second)) >= band:
                 return _mean(windows)
         return None
 

@@ -68,3 +68,5 @@ def test_an_interrupted_step_counts_with_the_time_in_which_its_run_could_go_on()
     assert rate_in(steps, turns[:2]) == pytest.approx((4 + 4 + 4 * 4 / 6) / 8)
     with pytest.raises(ValueError, match="no step was taken"):
         rate_in(steps, [(9.0, 11.0)])
+    between = {"time_s": 18.0, "step_s": 1.0, "shares": [3, 1]}
+    assert rate_in([*steps, *steps_within([between], turns)], turns) == pytest.approx(20 / 17)

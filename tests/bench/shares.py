@@ -103,8 +103,9 @@ def rate_in(steps: list[Step], turns: list[tuple[float, float]]) -> float:
     items, could_run_s = 0.0, 0.0
     for step in steps:
         of_it_s = within_s(step.line, turns)
-        items += sum(step.line["shares"]) * of_it_s / step.could_run_s
-        could_run_s += of_it_s
+        if of_it_s > 0:
+            items += sum(step.line["shares"]) * of_it_s / step.could_run_s
+            could_run_s += of_it_s
     if could_run_s == 0:
         raise ValueError("no step was taken in these turns: more of them are needed, or longer ones")
     return items / could_run_s

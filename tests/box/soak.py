@@ -77,27 +77,18 @@ def steps_wrongly_taken(run: Run) -> dict[int, int]:
     return {step: taken[step] for step in range(1, run.state["steps"] + 1) if taken[step] != 1}
 
 
-def weights_off(run: Run, folder: Path) -> float:
+def weights_off(run: Run, undisturbed: dict[str, torch.Tensor]) -> float:
     """Relative distance of the run's last weights from those of an undisturbed one."""
+    return distance(last_weights(RunFolder(run.folder)), undisturbed)
+
+
+def undisturbed_weights(run: Run, folder: Path, **batch: int) -> dict[str, torch.Tensor]:
+    """The last weights of one process of this machine that does the same; `batch`: what is cut otherwise."""
     recipe = _here(run)
-    return distance(last_weights(RunFolder(run.folder)), undisturbed_weights(folder / "undisturbed", recipe))
-
-
-def rounding_off(recipe: Recipe, folder: Path) -> float:
-    """Relative distance of the last weights of two undisturbed runs of one process, of which one takes item by item.
-
-    What comes of other rounding alone: where it is not far below what is allowed, `weights_off` says nothing.
-    """
-    singly = recipe.model_copy(update={"batch": recipe.batch.model_copy(update={"micro_batch": 1})})
-    at_once = undisturbed_weights(folder / "at-once", recipe)
-    return distance(undisturbed_weights(folder / "singly", singly), at_once)
-
-
-def undisturbed_weights(folder: Path, recipe: Recipe) -> dict[str, torch.Tensor]:
-    """The last weights of one process of this machine."""
-    run = new_run(folder, recipe)
-    here(run)
-    return last_weights(run)
+    recipe = recipe.model_copy(update={"batch": recipe.batch.model_copy(update=batch)})
+    alone = new_run(folder, recipe)
+    here(alone)
+    return last_weights(alone)
 
 
 def next_steps_off(run: Run, folder: Path, every: int = 1) -> dict[int, float]:
@@ -148,9 +139,12 @@ def soak(seed: int, steps: int, precision: str) -> bool:
             "seed": seed, "steps": steps, "precision": precision, "events": dict(happened),
             "attempts": run.state["attempt"], "steps_not_taken_once": wrong,
             "checkpoints_looked_at": len(off), "next_step_off": max(off.values()),
-            "weights_off": weights_off(run, Path(scratch)) if precision == "float64" else None,
-            "rounding_off": rounding_off(_here(run), Path(scratch)) if precision == "float64" else None,
         }  # fmt: skip
+        if precision == "float64":
+            undisturbed = undisturbed_weights(run, Path(scratch) / "undisturbed")
+            singly = undisturbed_weights(run, Path(scratch) / "singly", micro_batch=1)
+            # What other rounding alone makes: where it is not far below what is allowed, `weights_off` says nothing.
+            found |= {"weights_off": weights_off(run, undisturbed), "rounding_off": distance(singly, undisturbed)}
         print(json.dumps(found))
     right = not wrong and found["next_step_off"] < NEXT_STEP_WITHIN[precision]
     return right and (precision != "float64" or found["weights_off"] < WEIGHTS_WITHIN)

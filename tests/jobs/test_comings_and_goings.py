@@ -20,6 +20,7 @@ from tests.box.soak import (
     finish,
     next_steps_off,
     steps_wrongly_taken,
+    undisturbed_weights,
     weights_off,
 )
 from tests.lan import Lan, require
@@ -85,7 +86,7 @@ def test_every_step_once_and_the_weights_of_an_undisturbed_run(run, tmp_path):
     assert run.state["attempt"] == 2
     assert steps_wrongly_taken(run) == {}
     assert read_newest(RunFolder(run.folder))[0].row.step == STEPS
-    assert weights_off(run, tmp_path) < WEIGHTS_WITHIN
+    assert weights_off(run, undisturbed_weights(run, tmp_path / "undisturbed")) < WEIGHTS_WITHIN
     off = next_steps_off(run, tmp_path, every=5)
     assert len(off) > 3
     assert max(off.values()) < NEXT_STEP_WITHIN["float64"]
