@@ -193,11 +193,12 @@ class Host:
     def cpu(self, cores: float | None, pids: Iterable[int] = ()) -> None:
         """Give the host so many cores together (None: all), or only its processes `pids` and what they start.
 
-        Ray's own processes need theirs to answer the head in time: a slow PC is one whose workers are slow.
+        Ray's own processes need theirs to answer the head in time: a slow PC is one whose workers are slow. These get
+        theirs first: no card of a PC waits for the processes of others, as a core of this machine would.
         """
         chosen = list(pids)
         part = f"{self.name}.slow" if chosen else self.name
-        self.lan.groups.cpu(part, cores)
+        self.lan.groups.cpu(part, cores, first=bool(chosen))
         self.lan.groups.move(part, chosen)
 
     def memory(self, limit_bytes: int | None) -> None:

@@ -290,11 +290,13 @@ def test_where_a_box_cannot_be_the_test_is_skipped_and_in_ci_it_fails(monkeypatc
 
 
 def test_settings_of_both_versions_of_cgroups():
-    assert cpu_settings(0.5, v2=False) == {"cpu.cfs_period_us": "20000", "cpu.cfs_quota_us": "10000"}
-    assert cpu_settings(None, v2=False) == {"cpu.cfs_period_us": "20000", "cpu.cfs_quota_us": "-1"}
-    assert cpu_settings(1.5, v2=True) == {"cpu.max": "30000 20000"}
-    assert cpu_settings(None, v2=True) == {"cpu.max": "max 20000"}
-    assert cpu_settings(0.01, v2=True) == {"cpu.max": "1000 20000"}  # the least that the kernel takes
+    assert cpu_settings(0.5, v2=False) == {
+        "cpu.cfs_period_us": "20000", "cpu.cfs_quota_us": "10000", "cpu.shares": "1024",
+    }  # fmt: skip
+    assert cpu_settings(None, v2=False)["cpu.cfs_quota_us"] == "-1"
+    assert cpu_settings(1.5, v2=True) == {"cpu.max": "30000 20000", "cpu.weight": "100"}
+    assert cpu_settings(None, v2=True)["cpu.max"] == "max 20000"
+    assert cpu_settings(0.01, v2=True)["cpu.max"] == "1000 20000"  # the least that the kernel takes
     assert memory_settings(2**30, v2=False) == {"memory.limit_in_bytes": "1073741824"}
     assert memory_settings(None, v2=False) == {"memory.limit_in_bytes": "-1"}
     assert memory_settings(2**30, v2=True) == {"memory.max": "1073741824"}

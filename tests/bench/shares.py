@@ -22,6 +22,8 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from jobs.recipe import NodesSpec, Recipe
 from jobs.shares import Speed, cut_shares, equal_shares, longest_s
 from tests.bench.measurement import Benchmark
@@ -39,10 +41,11 @@ CASES = {
 }
 ITEMS, FEWER_ITEMS = 128, 64
 MICRO_BATCH = 2
-TURN_S = 5.0
-TURNS, TURNS_QUICK, BLOCKS = 24, 20, 4
+TURN_S = 10.0
+"""Several steps: what is interrupted tells the shares little, and must stay rare among what they go by."""
+TURNS, TURNS_QUICK, BLOCKS = 12, 10, 4
 """Of each run; its rate is told apart for so many blocks of them."""
-TURNS_BESIDES = 6
+TURNS_BESIDES = 4
 """What is printed for comparison: equal shares, one at a time."""
 WARM_STEPS = 32
 """In which measured shares find what quotas have made of the speeds."""
@@ -125,6 +128,13 @@ class Player:
     pids: list[int]
     turns: list[tuple[float, float]] = field(default_factory=list)
     """When it could run, begin and end; of those that count."""
+    cpu_s: float = 0.0
+    """That its workers used in them."""
+
+    def used_s(self) -> float:
+        """CPU seconds of its workers up to now."""
+        times = [psutil.Process(pid).cpu_times() for pid in self.pids]
+        return sum(used.user + used.system for used in times)
 
     def stop(self) -> None:
         """Its workers do nothing from now on."""
@@ -150,6 +160,10 @@ class Player:
         """While it could run."""
         return rate_in(self.steps(), self.turns)
 
+    def items(self) -> float:
+        """In its turns, with the parts of those that were under way."""
+        return self.items_per_s() * sum(end - begin for begin, end in self.turns)
+
     def by_block(self) -> list[float]:
         """Items a second of each block of turns."""
         steps = self.steps()
@@ -160,6 +174,7 @@ def take_turns(players: list[list[Player]], turns: int) -> None:
     """Each group of `players` runs for `TURN_S`, `turns` times; these count. All are stopped before and after."""
     for player in chain.from_iterable(players):
         player.turns.clear()
+        player.cpu_s = -player.used_s()
     for turn in range(turns):
         # Back and forth: what gets slower or faster meanwhile is the same for all.
         for group in players if turn % 2 == 0 else reversed(players):
@@ -170,6 +185,8 @@ def take_turns(players: list[list[Player]], turns: int) -> None:
             for player in group:
                 player.turns.append((began_s, time.time()))
                 player.stop()
+    for player in chain.from_iterable(players):
+        player.cpu_s += player.used_s()
 
 
 def fixed_part(home: Path) -> float:
@@ -217,6 +234,11 @@ def measure_case(speeds: tuple[float, ...], items: int, quick: bool) -> dict[str
         whole = [step.line for step in measured.steps() if step.whole]
         step_s = items / measured.items_per_s()
         rates = {name: player.items_per_s() for name, player in alone.items()}
+        # Apart from who waits for whom: what computing together costs besides.
+        cpu_s_per_item = {
+            "alone": sum(player.cpu_s for player in alone.values()) / sum(p.items() for p in alone.values()),
+            "together": measured.cpu_s / measured.items(),
+        }
         counted = {name: len(player.steps()) for name, player in alone.items()}
         equal_reached, one_at_a_time = None, {}
         if not quick:
@@ -248,6 +270,7 @@ def measure_case(speeds: tuple[float, ...], items: int, quick: bool) -> dict[str
         "alone_micro_batches": {name: steps * -(-items // MICRO_BATCH) for name, steps in counted.items()},
         "one_at_a_time_items_per_s": one_at_a_time,
         "together_items_per_s": items / step_s,
+        "cpu_s_per_item": cpu_s_per_item,
         "step_s": {
             "as_the_sum_of_alone": round(items / total, 4),
             "in_whole_items": round(whole_s, 4),

@@ -15,12 +15,13 @@ def is_v2(root: Path = ROOT) -> bool:
     return (root / "cgroup.controllers").exists()
 
 
-def cpu_settings(cores: float | None, *, v2: bool) -> dict[str, str]:
-    """File → value that gives a group so many cores; None: all there are."""
+def cpu_settings(cores: float | None, *, v2: bool, first: bool = False) -> dict[str, str]:
+    """File → value that gives a group so many cores; None: all there are. `first`: before others, whenever it wants."""
     quota_us = None if cores is None else max(1000, round(cores * PERIOD_US))  # the kernel refuses less than 1 ms
     if v2:
-        return {"cpu.max": f"{quota_us or 'max'} {PERIOD_US}"}
-    return {"cpu.cfs_period_us": str(PERIOD_US), "cpu.cfs_quota_us": str(quota_us or -1)}
+        return {"cpu.max": f"{quota_us or 'max'} {PERIOD_US}", "cpu.weight": "10000" if first else "100"}
+    weight = "262144" if first else "1024"
+    return {"cpu.cfs_period_us": str(PERIOD_US), "cpu.cfs_quota_us": str(quota_us or -1), "cpu.shares": weight}
 
 
 def memory_settings(limit_bytes: int | None, *, v2: bool) -> dict[str, str]:
@@ -60,9 +61,9 @@ class Groups:
                 with contextlib.suppress(ProcessLookupError):
                     entrance.write_text(str(pid))
 
-    def cpu(self, part: str, cores: float | None) -> None:
-        """Give `part` so many cores."""
-        self._write(part, cpu_settings(cores, v2=self.v2))
+    def cpu(self, part: str, cores: float | None, *, first: bool = False) -> None:
+        """Give `part` so many cores, and these before all others where it comes `first`."""
+        self._write(part, cpu_settings(cores, v2=self.v2, first=first))
 
     def memory(self, part: str, limit_bytes: int | None) -> None:
         """Give `part` so much memory."""
