@@ -3,24 +3,27 @@
 A cable is pulled: counted from the cut to the next step of the two that are left, in parts: until the supervisor has
 noticed, until all workers are there again, and until the first step has been taken, which includes reading the
 checkpoint. Beside it, what Ray Train takes to start a group of two that does nothing, and, in the full form, its own
-elasticity under the same cut.
+elasticity under the same events, those that it has an answer to.
 
 The full form also does what else `tests.box.events` can do to a run.
 """
 
+import os
+import signal
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jobs.recipe import NodesSpec, Recipe
 from tests.bench.measurement import Benchmark
-from tests.box.events import EVENTS, Scene
+from tests.box.events import EVENTS, Scene, come_back
 from tests.box.runs import PATIENCE_S, join, share_data, start_cluster, submit
 from tests.box.soak import HUNG_AFTER_S
-from tests.lan import SHARED, Lan, await_true
+from tests.lan import SHARED, Host, Lan, await_true
 from vr_core.config import plain, validate
 from vr_core.specs import StftSpec
 
@@ -28,6 +31,8 @@ PROMISED_S = 30.0
 CHECKPOINT_STEPS = 20
 CUTS = 3
 """In the full form."""
+PLAIN_PATIENCE_S = 180
+"""So long for a step of Ray Train's own; its workers' process group would tell of a hung one after 30 minutes."""
 OTHERS = (
     "worker killed", "worker hangs", "PC drained", "PC undrained", "driver killed", "head's Ray killed", "storage away",
     "share away on one PC", "checkpoint damaged",
@@ -59,24 +64,63 @@ def floor_s(lan: Lan, workers: int) -> float:
     return times["started"] - times["fit"]
 
 
-def plain_elastic_s(lan: Lan) -> float:
-    """From the cut to the next step of the rest, with Ray Train's own elasticity."""
+def plain_elastic_s(lan: Lan) -> dict[str, float | None]:
+    """Seconds to the next step with Ray Train's own elasticity, under some of the same events.
+
+    Three workers with a step every tenth of a second. None: no step came within `PLAIN_PATIENCE_S`.
+    """
     file = lan.shared / "elastic.txt"
+
+    def first_step(since_s: float, workers: int | None = None) -> float | None:
+        """When the first step after a time ended, if one has."""
+        lines = [line.split() for line in file.read_text().splitlines() if " step " in line] if file.exists() else []
+        steps = [(float(line[0]), int(line[-1])) for line in lines]
+        return next((at_s for at_s, of in steps if at_s > since_s and of == (workers or of)), None)
+
+    def from_now(act: Callable[[], object], workers: int | None = None) -> float | None:
+        began_s = time.time()
+        act()
+        # A step that was under way may still end; no start takes less than a second.
+        try:
+            stepped_s = await_true(lambda: first_step(began_s + 1, workers), "a step", PLAIN_PATIENCE_S)
+        except AssertionError:
+            return None
+        return float(stepped_s - began_s)
+
     with lan["attic"].popen(
         [sys.executable, "-m", "tests.bench.plain_train", "elastic", "3", f"{SHARED}/{file.name}"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as driver:  # fmt: skip
+        found = {}
 
-        def steps(words: str, since_s: float = 0.0) -> list[float]:
-            lines = [line.split(" ", 1) for line in file.read_text().splitlines()] if file.exists() else []
-            return [float(at) for at, what in lines if words in what and float(at) > since_s]
+        def three_at_work() -> None:
+            now_s = time.time()
+            await_true(lambda: first_step(now_s, 3), "a step of three workers", PATIENCE_S)
 
-        await_true(lambda: len(steps("of 3")) > 30, "steps of three workers", PATIENCE_S)
-        cut_s = time.time()
-        lan["den"].cut()
-        [first_s, *_] = await_true(lambda: steps("of 2", cut_s), "a step of two workers", 300)
-        driver.terminate()
-    return float(first_s) - cut_s
+        three_at_work()
+        found["worker killed"] = from_now(lambda: os.kill(_plain_worker(lan["den"]), signal.SIGKILL))
+        three_at_work()
+        found["cable pulled"] = from_now(lan["den"].cut, 2)
+        found["PC joins"] = from_now(lambda: come_back(lan, "den"), 3)
+        three_at_work()
+        hung = _plain_worker(lan["den"])
+        found["worker hangs"] = from_now(lambda: os.kill(hung, signal.SIGSTOP))
+        os.kill(hung, signal.SIGCONT)
+        three_at_work()
+        found["driver killed"] = from_now(lambda: os.kill(_plain_driver(lan["attic"]), signal.SIGKILL))
+        driver.wait()
+    return found
+
+
+def _plain_worker(host: Host) -> int:
+    """The process of Ray Train's worker on a host."""
+    [pid] = [pid for pid in host.pids() if b"RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return pid
+
+
+def _plain_driver(host: Host) -> int:
+    [pid] = [pid for pid in host.pids() if b"tests.bench.plain_train" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return pid
 
 
 def measure(quick: bool) -> dict[str, Any]:

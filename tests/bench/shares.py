@@ -234,6 +234,8 @@ def measure_case(speeds: tuple[float, ...], items: int, quick: bool) -> dict[str
         whole = [step.line for step in measured.steps() if step.whole]
         step_s = items / measured.items_per_s()
         rates = {name: player.items_per_s() for name, player in alone.items()}
+        counted_s = sum(end - begin for begin, end in measured.turns)
+        cores_used = {"alone": sum(p.cpu_s for p in alone.values()) / counted_s, "together": measured.cpu_s / counted_s}
         # Apart from who waits for whom: what computing together costs besides.
         cpu_s_per_item = {
             "alone": sum(player.cpu_s for player in alone.values()) / sum(p.items() for p in alone.values()),
@@ -271,6 +273,7 @@ def measure_case(speeds: tuple[float, ...], items: int, quick: bool) -> dict[str
         "one_at_a_time_items_per_s": one_at_a_time,
         "together_items_per_s": items / step_s,
         "cpu_s_per_item": cpu_s_per_item,
+        "cores_used": cores_used,
         "step_s": {
             "as_the_sum_of_alone": round(items / total, 4),
             "in_whole_items": round(whole_s, 4),
