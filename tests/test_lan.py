@@ -187,6 +187,11 @@ def test_single_processes_of_a_host_can_be_slowed(attic):
         groups = {pid: Path(f"/proc/{pid}/cgroup").read_text() for pid in (attic.pid, inner[0])}
         assert "attic.slow" in groups[inner[0]]
         assert "attic.slow" not in groups[attic.pid], "only that one"
+        weight = "cpu.weight" if attic.lan.groups.v2 else "cpu.shares"
+        slow, others = (
+            int((attic.lan.groups.folders[0] / part / weight).read_text()) for part in ("attic.slow", "attic")
+        )
+        assert slow >= 100 * others, "what it may use it gets first"
     finally:
         spin.kill()
         spin.wait()
@@ -294,6 +299,8 @@ def test_settings_of_both_versions_of_cgroups():
         "cpu.cfs_period_us": "20000", "cpu.cfs_quota_us": "10000", "cpu.shares": "1024",
     }  # fmt: skip
     assert cpu_settings(None, v2=False)["cpu.cfs_quota_us"] == "-1"
+    assert cpu_settings(0.5, v2=False, first=True)["cpu.shares"] == "262144"  # the most of either version
+    assert cpu_settings(0.5, v2=True, first=True)["cpu.weight"] == "10000"
     assert cpu_settings(1.5, v2=True) == {"cpu.max": "30000 20000", "cpu.weight": "100"}
     assert cpu_settings(None, v2=True)["cpu.max"] == "max 20000"
     assert cpu_settings(0.01, v2=True)["cpu.max"] == "1000 20000"  # the least that the kernel takes

@@ -87,40 +87,37 @@ def plain_elastic_s(lan: Lan) -> dict[str, float | None]:
             return None
         return float(stepped_s - began_s)
 
-    with lan["attic"].popen(
+    found = {}
+
+    def three_at_work() -> None:
+        now_s = time.time()
+        await_true(lambda: first_step(now_s, 3), "a step of three workers", PATIENCE_S)
+
+    driver = lan["attic"].popen(
         [sys.executable, "-m", "tests.bench.plain_train", "elastic", "3", f"{SHARED}/{file.name}"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    ) as driver:  # fmt: skip
-        found = {}
-
-        def three_at_work() -> None:
-            now_s = time.time()
-            await_true(lambda: first_step(now_s, 3), "a step of three workers", PATIENCE_S)
-
+    )  # fmt: skip
+    try:
         three_at_work()
-        found["worker killed"] = from_now(lambda: os.kill(_plain_worker(lan["den"]), signal.SIGKILL))
+        found["worker killed"] = from_now(lambda: _send(signal.SIGKILL, lan["den"], b"RayTrainWorker"))
         three_at_work()
         found["cable pulled"] = from_now(lan["den"].cut, 2)
         found["PC joins"] = from_now(lambda: come_back(lan, "den"), 3)
         three_at_work()
-        hung = _plain_worker(lan["den"])
-        found["worker hangs"] = from_now(lambda: os.kill(hung, signal.SIGSTOP))
-        os.kill(hung, signal.SIGCONT)
+        found["worker hangs"] = from_now(lambda: _send(signal.SIGSTOP, lan["den"], b"RayTrainWorker"))
+        _send(signal.SIGCONT, lan["den"], b"RayTrainWorker")
         three_at_work()
-        found["driver killed"] = from_now(lambda: os.kill(_plain_driver(lan["attic"]), signal.SIGKILL))
+        found["driver killed"] = from_now(lambda: _send(signal.SIGKILL, lan["attic"], b"tests.bench.plain_train"))
+    finally:
+        driver.kill()  # waiting for it would hide what went wrong, and for ever
         driver.wait()
     return found
 
 
-def _plain_worker(host: Host) -> int:
-    """The process of Ray Train's worker on a host."""
-    [pid] = [pid for pid in host.pids() if b"RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    return pid
-
-
-def _plain_driver(host: Host) -> int:
-    [pid] = [pid for pid in host.pids() if b"tests.bench.plain_train" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    return pid
+def _send(what: signal.Signals, host: Host, named: bytes) -> None:
+    """A signal to the one process on a host with these words in its command line."""
+    [pid] = [pid for pid in host.pids() if named in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(pid, what)
 
 
 def measure(quick: bool) -> dict[str, Any]:

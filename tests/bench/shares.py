@@ -160,9 +160,9 @@ class Player:
         """While it could run."""
         return rate_in(self.steps(), self.turns)
 
-    def items(self) -> float:
-        """In its turns, with the parts of those that were under way."""
-        return self.items_per_s() * sum(end - begin for begin, end in self.turns)
+    def cores_used(self) -> float:
+        """By its workers, while it could run."""
+        return self.cpu_s / sum(end - begin for begin, end in self.turns)
 
     def by_block(self) -> list[float]:
         """Items a second of each block of turns."""
@@ -234,13 +234,8 @@ def measure_case(speeds: tuple[float, ...], items: int, quick: bool) -> dict[str
         whole = [step.line for step in measured.steps() if step.whole]
         step_s = items / measured.items_per_s()
         rates = {name: player.items_per_s() for name, player in alone.items()}
-        counted_s = sum(end - begin for begin, end in measured.turns)
-        cores_used = {"alone": sum(p.cpu_s for p in alone.values()) / counted_s, "together": measured.cpu_s / counted_s}
-        # Apart from who waits for whom: what computing together costs besides.
-        cpu_s_per_item = {
-            "alone": sum(player.cpu_s for player in alone.values()) / sum(p.items() for p in alone.values()),
-            "together": measured.cpu_s / measured.items(),
-        }
+        # Who waits uses none; what an item costs more of them is no waiting.
+        cores_used = {"alone": sum(player.cores_used() for player in alone.values()), "together": measured.cores_used()}
         counted = {name: len(player.steps()) for name, player in alone.items()}
         equal_reached, one_at_a_time = None, {}
         if not quick:
@@ -272,8 +267,8 @@ def measure_case(speeds: tuple[float, ...], items: int, quick: bool) -> dict[str
         "alone_micro_batches": {name: steps * -(-items // MICRO_BATCH) for name, steps in counted.items()},
         "one_at_a_time_items_per_s": one_at_a_time,
         "together_items_per_s": items / step_s,
-        "cpu_s_per_item": cpu_s_per_item,
         "cores_used": cores_used,
+        "cpu_s_per_item": {"alone": cores_used["alone"] / total, "together": cores_used["together"] * step_s / items},
         "step_s": {
             "as_the_sum_of_alone": round(items / total, 4),
             "in_whole_items": round(whole_s, 4),
