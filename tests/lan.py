@@ -68,6 +68,15 @@ class NoDevice(AssertionError):
     """There is no network card of that name."""
 
 
+class Process(subprocess.Popen[str]):
+    """A process on a host. An error that leaves its `with` ends it, where Popen's own would wait for its end first."""
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        if kind is not None:
+            self.terminate()
+        super().__exit__(kind, *rest)
+
+
 class Host:
     """One PC of a box."""
 
@@ -144,11 +153,9 @@ class Host:
         assert code is None or done.returncode == code, said
         return done
 
-    def popen(
-        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, **options: Any
-    ) -> subprocess.Popen[str]:
+    def popen(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, **options: Any) -> Process:
         """Start `argv` on the host. Ending what this gives sends it SIGTERM; at the latest it ends with the host."""
-        return subprocess.Popen(self.entered(argv), env=self.environment(env), text=True, **options)
+        return Process(self.entered(argv), env=self.environment(env), text=True, **options)
 
     def vr(self, *arguments: str, code: int | None = 0, stdin: str = "", timeout_s: float = 280.0) -> str:
         """What `vr ARGUMENTS` of the tree under test prints on the host, stdout before stderr."""

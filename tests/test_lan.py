@@ -215,6 +215,12 @@ def test_what_is_started_on_a_host_ends_with_what_stands_for_it_here(attic):
     await_true(lambda: not psutil.pid_exists(inner[0]), "it ends too", timeout_s=10)
 
 
+def test_an_error_does_not_wait_for_what_runs_on_a_host(attic):
+    with pytest.raises(ZeroDivisionError), attic.popen(["sleep", "1000"]) as sleeper:
+        raise ZeroDivisionError
+    assert sleeper.returncode is not None
+
+
 def test_a_pulled_plug_ends_everything_and_tells_nobody(lan, attic, study):
     listener = study.popen([sys.executable, "-c", RECEIVE], stdout=subprocess.PIPE)
     assert listener.stdout.readline() == "ready\n"

@@ -10,13 +10,14 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException, TimeoutException
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
 
 PATIENCE_S = 120
 
@@ -46,14 +47,21 @@ def chromium() -> Iterator[webdriver.Chrome]:
 
 
 def await_page(browser: webdriver.Chrome, wanted: Callable[[str], object]) -> str:
-    """Text of the page as soon as it is as wanted."""
-    end_s, text = time.monotonic() + PATIENCE_S, ""
-    while time.monotonic() < end_s:
-        text = browser.find_element(By.TAG_NAME, "body").text
-        if wanted(text):
-            return text
-        time.sleep(0.2)
-    pytest.fail(f"not on {browser.current_url} after {PATIENCE_S} s: {text[:6000]}")
+    """Text of the page as soon as it is as wanted. Meanwhile it may load anew, as it does when it has the token."""
+    text = ""
+
+    def as_wanted(page: webdriver.Chrome) -> bool:
+        nonlocal text
+        text = page.find_element(By.TAG_NAME, "body").text
+        return bool(wanted(text))
+
+    # While a page loads there is no body, or the one that was found has gone with the page before.
+    loading = (NoSuchElementException, StaleElementReferenceException)
+    try:
+        WebDriverWait(browser, PATIENCE_S, 0.2, ignored_exceptions=loading).until(as_wanted)
+    except TimeoutException:
+        pytest.fail(f"not on {browser.current_url} after {PATIENCE_S} s: {text[:6000]}")
+    return text
 
 
 def log_in(browser: webdriver.Chrome, token: str) -> None:
