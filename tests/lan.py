@@ -15,7 +15,6 @@ cgroups) a watcher removes, which outlives both.
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import shutil
@@ -28,19 +27,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
-
-from tests.box.cgroups import Groups, enter
+from tests.box.cgroups import Groups
 from tests.box.files import HOME, SHARED, binds, write_files
+from tests.box.holding import PROCESS, held, hold, pids_beside, watch
 
 ROOT = Path(__file__).parents[1]
 INTERFACE = "eth0"
 PROGRAMS = ("ip", "tc", "nsenter", "unshare", "setpriv", "ssh-keygen", "/usr/sbin/sshd")
 MARK = "VR_LAN"
 """In the environment of every process of a box: the box's folder."""
-_PROCESS = [sys.executable, "-I", "-S", str(ROOT / "tests" / "box" / "process.py")]
 _BURST_BYTES = 65_536
-_PR_SET_PDEATHSIG = 1
 
 
 def require(*more: str) -> None:
@@ -104,16 +100,16 @@ class Host:
     def pid(self) -> int:
         """Its first process, as this machine numbers it."""
         assert self._holder is not None, f"{self.name} is off"
-        return _child(self._holder)
+        return held(self._holder)
 
     def start(self) -> None:
         """Boot: namespaces, cable, sshd. Home and /tmp are as they were."""
         assert self._holder is None, f"{self.name} is on"
         shared = self.lan.shared if self.lan.serves(self) else None
         plan = {"name": self.name, "binds": binds(self.folder, shared), "keep": _kept_paths()}
-        self._holder = _hold(
+        self._holder = hold(
             ["--net", "--mount", "--uts", "--mount-proc"],
-            [*_PROCESS, "host", json.dumps(plan)],
+            [*PROCESS, "host", json.dumps(plan)],
             self.lan.groups.entrances(self.name),
             self.environment(),
         )
@@ -214,7 +210,7 @@ class Host:
 
     def pids(self) -> list[int]:
         """All processes of the host, as this machine numbers them; the first one first."""
-        return _processes_in("pid", os.readlink(f"/proc/{self.pid}/ns/pid"))
+        return pids_beside(self.pid)
 
     def entered(self, argv: Sequence[str]) -> list[str]:
         """The command line of this machine that runs `argv` on the host, for who starts it by himself."""
@@ -250,10 +246,11 @@ class Lan:
         """The shared folder, as this machine sees it."""
         self.groups = Groups(self.folder.name)
         with contextlib.ExitStack() as stack:
-            self._watcher = _watch(self.folder, self.groups)
+            self._watcher = watch(self.folder, self.groups)
             stack.callback(self._close)
             self.shared.mkdir()
-            self._switch = _hold(["--net"], ["sleep", "infinity"], self.groups.entrances("switch"), self.environment())
+            waits = ["sh", "-c", "echo ready; exec sleep infinity"]
+            self._switch = hold(["--net"], waits, self.groups.entrances("switch"), self.environment())
             self.switch("link", "add", "lan", "type", "bridge")
             self.switch("link", "set", "lan", "up")
             self.hosts = {name: Host(self, name, number) for number, name in enumerate(self.names, start=1)}
@@ -274,7 +271,7 @@ class Lan:
     def switch_pid(self) -> str:
         """A process in the network namespace of the switch."""
         assert self._switch is not None, "the box is not open"
-        return str(_child(self._switch))
+        return str(held(self._switch))
 
     def switch(self, *arguments: str) -> str:
         """What `ip ARGUMENTS` prints at the switch."""
@@ -305,63 +302,9 @@ def _run(argv: Sequence[str]) -> str:
     return done.stdout
 
 
-def _child(holder: subprocess.Popen[bytes]) -> int:
-    # `unshare --fork` has one child, the first process of the new process namespace.
-    return int(Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text().split()[0])
-
-
 def _kept_paths() -> list[str]:
     """Folders that must be found on a host where they are here, even below its own /tmp: CI has all of them there."""
     return sorted({str(ROOT), sys.prefix, sys.base_prefix})
-
-
-def _processes_in(kind: str, namespace: str) -> list[int]:
-    found = []
-    for pid in psutil.pids():
-        with contextlib.suppress(OSError):
-            if os.readlink(f"/proc/{pid}/ns/{kind}") == namespace:
-                found.append(pid)
-    return found
-
-
-def _hold(
-    namespaces: Sequence[str], argv: Sequence[str], entrances: Sequence[Path], environment: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
-    """`argv` as the first process of new namespaces; it ends with the calling thread, however that ends."""
-    holder = os.getpid()
-
-    def before() -> None:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != holder:
-            os._exit(1)  # it ended before it could be asked to be told
-        enter(entrances)
-
-    process = subprocess.Popen(
-        ["unshare", *namespaces, "--pid", "--fork", "--kill-child", "--", *argv],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,  # what `unshare` says of a killed child goes nowhere, what a boot says is read here
-        env=dict(environment),
-        preexec_fn=before,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    with process.stdout as output:
-        if "host" in argv:
-            said = output.readline()
-            assert said == b"ready\n", f"a host did not boot: {(said + output.read()).decode()}"
-        else:
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-            await_true(lambda: children.read_text().split(), "the switch is there")
-    return process
-
-
-def _watch(folder: Path, groups: Groups) -> subprocess.Popen[bytes]:
-    """The process that removes folders and cgroups when this one has closed the pipe to it, or has died."""
-    plan = {"folders": [str(folder)], "groups": [str(group) for group in groups.folders]}
-    return subprocess.Popen(
-        [*_PROCESS, "watch", json.dumps(plan)], stdin=subprocess.PIPE, start_new_session=True, cwd="/"
-    )
 
 
 def main(names: Sequence[str]) -> None:

@@ -93,11 +93,10 @@ def plain_elastic_s(lan: Lan) -> dict[str, float | None]:
         now_s = time.time()
         await_true(lambda: first_step(now_s, 3), "a step of three workers", PATIENCE_S)
 
-    driver = lan["attic"].popen(
+    with lan["attic"].popen(
         [sys.executable, "-m", "tests.bench.plain_train", "elastic", "3", f"{SHARED}/{file.name}"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
+    ):  # fmt: skip
         three_at_work()
         found["worker killed"] = from_now(lambda: _send(signal.SIGKILL, lan["den"], b"RayTrainWorker"))
         three_at_work()
@@ -108,9 +107,6 @@ def plain_elastic_s(lan: Lan) -> dict[str, float | None]:
         _send(signal.SIGCONT, lan["den"], b"RayTrainWorker")
         three_at_work()
         found["driver killed"] = from_now(lambda: _send(signal.SIGKILL, lan["attic"], b"tests.bench.plain_train"))
-    finally:
-        driver.kill()  # waiting for it would hide what went wrong, and for ever
-        driver.wait()
     return found
 
 
