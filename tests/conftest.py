@@ -12,13 +12,15 @@ import psutil
 import pytest
 from hypothesis import settings
 
+from tests.started import MARK, started_here
+
+pytest_plugins = ["tests.costs", "tests.tiers"]
+
 settings.register_profile("vr", deadline=None, max_examples=25)
 settings.load_profile("vr")
 
 NO_GPU = "no NVIDIA GPU here: torch.cuda.is_available() is false"
 
-MARK = "VR_TEST_SESSION"
-"""Environment variable that every process started by this session inherits, also one that left its parent."""
 ENDING_S = 15.0
 """Processes that are on their way out at the end of the session get this long."""
 
@@ -36,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Each process that runs tests has a mark of its own: it looks after what it has started.
     os.environ[MARK] = uuid.uuid4().hex
     os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="vr-tests-state-")
     config.add_cleanup(lambda: shutil.rmtree(os.environ["XDG_STATE_HOME"], ignore_errors=True))
@@ -52,23 +55,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=NO_GPU))
 
 
-def processes_of_this_session() -> list[psutil.Process]:
-    """Living processes, other than this one, that were started from it at any depth and by any detour."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            alive = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
-            if alive and process.environ().get(MARK) == os.environ[MARK]:
-                found.append(process)
-    return found
-
-
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_left_running():
-    """Fail the session if a process started by a test still lives; say which, and end it."""
+    """Fail if a process started by a test still lives at the end; say which, and end it."""
     yield
     deadline = time.monotonic() + ENDING_S
-    while (left := processes_of_this_session()) and time.monotonic() < deadline:
+    while (left := list(started_here())) and time.monotonic() < deadline:
         psutil.wait_procs(left, timeout=0.2)
     lines = []
     for process in left:

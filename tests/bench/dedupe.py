@@ -16,7 +16,7 @@ from dataprep.synth import write_songs
 from dataprep.tracks import Track, find_tracks
 from tests.bench.codec import songs
 from tests.bench.measurement import Benchmark
-from tests.dataprep.test_fingerprint import WHAT, planted
+from tests.dataprep.copies import WHAT, planted
 
 PROMISED_SHARE = 0.95
 INVENTED, INVENTED_QUICK = 1000, 100

@@ -24,7 +24,7 @@ from jobs.recipe import NodesSpec, Recipe
 from jobs.runs import RunFolder
 from tests.box.events import EVENTS, Scene, possible
 from tests.box.runs import PATIENCE_S, Run, share_data, start_cluster, submit
-from tests.jobs.test_train import distance, here, last_weights, new_run, recipe_of
+from tests.jobs.training import distance, here, last_weights, new_run, recipe_of
 from tests.lan import SHARED, Lan, await_true
 from vr_core.config import plain
 from vr_core.specs import StftSpec

@@ -10,7 +10,7 @@ import pytest
 from cluster.head import Head, Joined
 from tests.cluster.pcs import Pc, call, members
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.ray
 
 PATIENCE_S = 100.0
 TASK = """

@@ -12,7 +12,7 @@ import pytest
 from cluster.head import Head
 from tests.cluster.pcs import Pc, call
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.ray
 # A driver, with a worker as training has them: an actor that holds a CPU.
 JOB = """
 import ray, time

@@ -19,8 +19,6 @@ from tests.box.files import HOME
 from tests.lan import INTERFACE, Lan, require
 from vr_core.config import validate
 
-pytestmark = pytest.mark.slow
-
 OTHER_RAY = "2.59.0"
 
 

@@ -9,7 +9,7 @@ from cluster.head import Head, Joined
 from cluster.invitations import Invitations
 from tests.cluster.pcs import Pc, call, members
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.ray
 
 OWN = ("--address", "127.0.0.3", "--name", "study", "--num-cpus", "1", "--port", "0")
 

@@ -12,7 +12,7 @@ import pytest
 from cluster.head import Head, Joined
 from tests.cluster.pcs import Pc, await_listening, call, members
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from ray.core.generated import core_worker_pb2, gcs_service_pb2, node_manager_pb
 from cluster.head import Head
 from tests.cluster.pcs import Pc, await_listening, call, listening, members
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.ray
 
 OPEN_PORTS = {"metrics", "dashboard_metrics", "autoscaler_metrics"}
 """They answer with Prometheus text to anybody."""

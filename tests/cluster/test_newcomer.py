@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 from tests.box.files import PASSWORD
-from tests.cluster.test_up_on_ray import give_uv_cache
+from tests.box.installs import give_uv_cache
 from tests.lan import ROOT, Lan, require
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.ray
 
 PAGE = "## From two bare PCs to a cluster"
 ADDRESSES = {"192.168.1.10": "attic", "192.168.1.11": "study"}

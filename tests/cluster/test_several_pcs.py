@@ -4,10 +4,11 @@ import sys
 
 import pytest
 
-from tests.bench.detect import PROMISED_S, join, seconds_to_notice, start_cluster
+from tests.box.runs import join, start_cluster
+from tests.box.silence import PROMISED_S, seconds_to_notice
 from tests.lan import Lan, await_true, require
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.ray
 
 
 WHERE = """

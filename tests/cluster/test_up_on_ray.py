@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -16,9 +15,10 @@ import pytest
 from cluster.errors import ClusterError
 from cluster.head import Head, Joined
 from cluster.join_code import parse_code
+from tests.box.installs import give_uv
 from tests.lan import MARK, Lan, await_true, require
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.ray
 
 STATE = ".local/state/vr"
 CODE = ".local/share/vr/code"
@@ -40,24 +40,6 @@ def lan():
         box["loft"].kill()
         write_inventory(box, "home.yaml")
         yield box
-
-
-def give_uv(host):
-    """Put uv on the PC, where its own installer puts it; packages come from this machine, as a box has no way out."""
-    uv = os.environ.get("UV") or shutil.which("uv", path=f"{sys.base_prefix}/bin") or shutil.which("uv")
-    assert uv, "no uv here"
-    folder = host.home / ".local" / "bin"
-    folder.mkdir(parents=True)
-    shutil.copy(uv, folder / "uv")
-    text = "".join(f"export {line}\n" for line in give_uv_cache())
-    (host.home / ".bashrc").write_text(f"{text}unset PYTHONPATH\n")
-
-
-def give_uv_cache():
-    """Variables with which uv takes what this machine has."""
-    cache = os.environ.get("UV_CACHE_DIR") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uv"
-    # Links: the cache lies on another mount of the box, and its gigabytes would be copied.
-    return [f"UV_CACHE_DIR={cache}", "UV_OFFLINE=1", "UV_LINK_MODE=symlink"]
 
 
 def write_inventory(box, name, **pythons):

@@ -6,15 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
-import soxr
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dataprep import fingerprint
 from dataprep.change import remove
 from dataprep.dataset import Dataset
-from dataprep.decoders import AudioSource
 from dataprep.errors import DataError
 from dataprep.fingerprint import Fingerprint, Pair, _bank, _candidates, _compared, crossing, pairs
 from dataprep.heard import FOLDER, fingerprints
@@ -22,35 +19,11 @@ from dataprep.manifest import read_manifest
 from dataprep.prepare import PrepareSettings, prepare
 from dataprep.splits import SplitByList
 from dataprep.synth import write_songs
-from dataprep.tracks import Track, find_tracks
+from dataprep.tracks import find_tracks
+from tests.dataprep.copies import RATE_HZ, WHAT, planted
 from vr_core.specs import StftSpec
 
-RATE_HZ = 44_100
 FRAME_S = 1024 / RATE_HZ
-
-
-def planted(folder: Path, track: Track, what: str) -> Track:
-    """A copy of a song's mixture (or its instrumental), changed."""
-    stems = {role: soundfile.read(sources[0].path, dtype="float32")[0] for role, sources in track.stems.items()}
-    signal, rate, suffix = stems["vocals"] + stems["instrumental"], RATE_HZ, ".wav"
-    if what == "instrumental":
-        signal = stems["instrumental"]
-    elif what == "louder":
-        signal = np.clip(3 * signal, -0.9, 0.9)
-    elif what == "quieter":
-        signal = 0.05 * signal
-    elif what == "cut":
-        signal = signal[3 * RATE_HZ + 517 : -2 * RATE_HZ - 111]
-    elif what == "resampled":
-        signal, rate = soxr.resample(signal, RATE_HZ, 48_000), 48_000
-    else:
-        suffix = what
-    path = folder / f"copy-{what.strip('.')}{suffix}"
-    soundfile.write(path, signal, rate)
-    return Track(path.stem, {"mixture": (AudioSource(path),)})
-
-
-WHAT = ["louder", "quieter", "cut", "resampled", ".mp3", ".ogg", "instrumental"]
 
 
 @pytest.fixture(scope="module")

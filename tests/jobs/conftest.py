@@ -10,6 +10,7 @@ from dataprep.prepare import PrepareSettings, prepare
 from dataprep.splits import parse_split
 from dataprep.synth import write_songs
 from dataprep.tracks import find_tracks
+from jobs.runs import RunFolder
 from vr_core.specs import StftSpec
 
 
@@ -34,3 +35,12 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert len(report.prepared) == 5
     return folder / "data"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A run's folder with nothing but its recipe; a module may have a `run` of its own."""
+    folder = RunFolder(tmp_path / "demo-00000000-1")
+    folder.path.mkdir()
+    folder.recipe_file.write_text("name: demo\nsteps: 1\n")
+    return folder

@@ -9,8 +9,8 @@ import torch
 from jobs.background import BackgroundCheckpoints
 from jobs.checkpoint import read_newest
 from jobs.runs import RunFolder
-from tests.jobs.test_checkpoint import SPEC, STFT, run  # noqa: F401 - the fixture
-from tests.jobs.test_train import until
+from tests.jobs.checkpoints import SPEC, STFT
+from tests.jobs.training import until
 from vr_core.errors import StorageError
 from vr_core.models import build
 from vr_core.weights import WeightsMeta
@@ -43,12 +43,12 @@ def state(value: float) -> dict[str, torch.Tensor]:
     return {name: torch.full_like(p, value) for name, p in build(SPEC, STFT.bins).state_dict().items()}
 
 
-def save(writer: BackgroundCheckpoints, run: RunFolder, step: int, weights: dict[str, torch.Tensor]) -> None:  # noqa: F811
+def save(writer: BackgroundCheckpoints, run: RunFolder, step: int, weights: dict[str, torch.Tensor]) -> None:
     meta = WeightsMeta(model=SPEC, stft=STFT, step=step, run=run.id)
     writer.save(weights, {"step": step, "nested": [{"moments": weights}]}, meta, step * 8, None, False)
 
 
-def test_training_goes_on_while_it_is_written_and_changes_nothing_of_it(run, slow):  # noqa: F811
+def test_training_goes_on_while_it_is_written_and_changes_nothing_of_it(run, slow):
     weights = state(1.0)
     with BackgroundCheckpoints(run, 2, pytest.fail) as writer:
         save(writer, run, 1, weights)
@@ -67,7 +67,7 @@ def test_training_goes_on_while_it_is_written_and_changes_nothing_of_it(run, slo
         assert all((value == 1.0).all() for value in found.values())
 
 
-def test_the_next_one_waits_for_the_one_before(run, slow):  # noqa: F811
+def test_the_next_one_waits_for_the_one_before(run, slow):
     with BackgroundCheckpoints(run, 2, pytest.fail) as writer:
         save(writer, run, 1, state(1.0))
         threading.Timer(0.2, slow.go.set).start()
@@ -77,7 +77,7 @@ def test_the_next_one_waits_for_the_one_before(run, slow):  # noqa: F811
     assert [written.step for written in writer.written()] == [1, 2]
 
 
-def test_storage_that_is_away_is_told_once_and_waited_for(run, slow):  # noqa: F811
+def test_storage_that_is_away_is_told_once_and_waited_for(run, slow):
     said: list[str] = []
     slow.failures = 3
     slow.go.set()
@@ -92,7 +92,7 @@ def test_storage_that_is_away_is_told_once_and_waited_for(run, slow):  # noqa: F
     assert read_newest(run)[0].row.step == 1
 
 
-def test_storage_that_stays_away_ends_the_attempt_in_the_end(run, slow):  # noqa: F811
+def test_storage_that_stays_away_ends_the_attempt_in_the_end(run, slow):
     slow.failures = 10**9
     with BackgroundCheckpoints(run, 2, [].append, retry_every_s=0.01, retry_for_s=0.05) as writer:
         save(writer, run, 1, state(1.0))
@@ -102,7 +102,7 @@ def test_storage_that_stays_away_ends_the_attempt_in_the_end(run, slow):  # noqa
     assert read_newest(run) == (None, [])
 
 
-def test_a_loop_that_fails_does_not_wait_for_storage_that_is_away(run, slow):  # noqa: F811
+def test_a_loop_that_fails_does_not_wait_for_storage_that_is_away(run, slow):
     slow.failures = 10**9
 
     def loop() -> None:
@@ -115,7 +115,7 @@ def test_a_loop_that_fails_does_not_wait_for_storage_that_is_away(run, slow):  #
         loop()
 
 
-def test_what_is_no_matter_of_storage_reaches_the_loop_at_once(run, monkeypatch):  # noqa: F811
+def test_what_is_no_matter_of_storage_reaches_the_loop_at_once(run, monkeypatch):
     monkeypatch.setattr(torch, "save", lambda *_: 1 / 0)
     with BackgroundCheckpoints(run, 2, pytest.fail) as writer:
         save(writer, run, 1, state(1.0))

@@ -9,13 +9,10 @@ import torch
 
 from jobs.checkpoint import best_loss, mend_pointers, read_newest, superseded, write_checkpoint
 from jobs.runs import RunFolder, resolve_weights
+from tests.jobs.checkpoints import SPEC, STFT
 from vr_core.errors import StorageError
 from vr_core.models import build
-from vr_core.specs import PlainStackSpec, StftSpec
 from vr_core.weights import WeightsMeta
-
-SPEC = PlainStackSpec(width=4, blocks=1, expansion=1)
-STFT = StftSpec(n_fft=64, hop=32)
 
 
 def write(
@@ -25,14 +22,6 @@ def write(
     meta = WeightsMeta(model=SPEC, stft=STFT, step=step, run=run.id)
     training = {"step": step, "model": weights, "moments": torch.arange(3)}
     return write_checkpoint(run, weights, training, meta, step * 8, loss, best, keep)
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> RunFolder:
-    folder = RunFolder(tmp_path / "demo-00000000-1")
-    folder.path.mkdir()
-    folder.recipe_file.write_text("name: demo\nsteps: 1\n")
-    return folder
 
 
 def test_what_is_written_is_read_back(run: RunFolder) -> None:

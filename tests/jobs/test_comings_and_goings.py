@@ -25,7 +25,7 @@ from tests.box.soak import (
 )
 from tests.lan import Lan, require
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.ray
 
 STEPS = 700
 TABLE = {

@@ -18,7 +18,7 @@ from jobs.checkpoint import read_newest, step_folders
 from jobs.metrics_log import read_metrics
 from jobs.own_disk import copies_of, newest_of_all
 from jobs.runs import RunFolder
-from tests.jobs.test_train import (
+from tests.jobs.training import (
     distance,
     finish,
     here,

@@ -21,12 +21,13 @@ from cluster.start import has_left
 from cluster.token import read_token
 from jobs import machines
 from jobs.keeper import KEEPER
+from jobs.metrics_log import read_metrics
 from jobs.runs import RunFolder, create_run, read_json
 from jobs.submit import keep_source, submit_attempt
-from tests.jobs import test_train
+from tests.jobs import training
 from tests.jobs.heads import PATIENCE_S, until_up, wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.ray
 
 STEPS = 70
 FACTS = look()
@@ -96,7 +97,7 @@ def test_a_run_leaves_a_pc_that_is_taken_back_and_no_step_is_computed_twice(head
         "checkpoint.every_steps": None,
         "validation.every_steps": STEPS,
     }
-    recipe = test_train.recipe_of(tiny_data, **changes)
+    recipe = training.recipe_of(tiny_data, **changes)
 
     # The head itself is taken back first: its workers leave, Ray stays.
     assert "attic holds no workers now" in vr("drain", "attic", "--yes")
@@ -134,7 +135,7 @@ def test_a_run_leaves_a_pc_that_is_taken_back_and_no_step_is_computed_twice(head
     wait_for("the end", lambda: run.state().state == "finished", head, run)
     assert rooms(run, "1.3") == ["cellar", "cellar"]
     assert run.newest_attempt() == 1
-    steps = [line["step"] for line in test_train.read_metrics(run.metrics_file) if line["kind"] == "step"]
+    steps = [line["step"] for line in read_metrics(run.metrics_file) if line["kind"] == "step"]
     assert steps == list(range(1, STEPS + 1))
     assert len(computed.read_text().splitlines()) == 2 * STEPS, "each rank computed each step once"
     vr("undrain", "attic")

@@ -12,7 +12,7 @@ from jobs.gradient import has_bf16
 from jobs.metrics_log import read_metrics
 from jobs.shares import Speed
 from jobs.speed import keep_speed, key_of
-from tests.jobs.test_train import (
+from tests.jobs.training import (
     finish,
     new_run,
     recipe_of,

@@ -14,7 +14,7 @@ from dataprep.dataset import Dataset
 from dataprep.order import Order
 from jobs.gradient import autocast, loss_function
 from jobs.recipe import Recipe
-from tests.jobs.test_train import TINY, recipe_of
+from tests.jobs.training import TINY, recipe_of
 from vr_core.config import plain
 from vr_core.models import build
 

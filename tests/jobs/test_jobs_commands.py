@@ -10,7 +10,7 @@ import time
 import pytest
 
 from jobs.runs import list_runs
-from tests.jobs.test_train import recipe_of
+from tests.jobs.training import recipe_of
 from vr_core.config import to_yaml
 
 

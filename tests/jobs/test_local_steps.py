@@ -17,7 +17,7 @@ from jobs.local_steps import TRAVELS, LocalSteps
 from jobs.metrics_log import read_metrics
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
-from tests.jobs.test_train import (
+from tests.jobs.training import (
     curve,
     distance,
     finish,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from jobs.memory import CERTAIN, MARGIN, SMALLER, budget_bytes, cgroup_limits, fitting, fitting_on_gpu, largest, lives
 from tests.box.cgroups import Groups
-from tests.jobs.test_train import recipe_of
+from tests.jobs.training import recipe_of
 from tests.lan import require
 from vr_core.config import plain
 

@@ -17,7 +17,7 @@ from jobs.plan import Machine, bottleneck, enough_items, machines_of, predict
 from jobs.recipe import Recipe
 from jobs.shares import Speed
 from jobs.speed import keep_speed, kept_speeds, key_of
-from tests.jobs.test_train import recipe_of
+from tests.jobs.training import recipe_of
 from vr_core.config import load, to_yaml, validate
 from vr_core.errors import UserError
 from vr_core.models import build

@@ -18,7 +18,7 @@ from jobs.commands.data_options import SPLIT
 from tests.box.runs import join
 from tests.lan import SHARED, Lan, await_true, require
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.ray
 
 SONGS, SECONDS = 12, 20
 PATIENCE_S = 180

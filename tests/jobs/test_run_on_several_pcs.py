@@ -17,10 +17,10 @@ import pytest
 from tests.box.events import kill_ray
 from tests.box.runs import PATIENCE_S, submit
 from tests.jobs.dashboard import keep_artefact
-from tests.jobs.test_train import recipe_of
+from tests.jobs.training import recipe_of
 from tests.lan import SHARED, Lan, await_true, require
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.ray
 
 INVENTORY = f"""
 nodes:

@@ -28,7 +28,7 @@ from jobs.recipe import Recipe
 from jobs.runs import RunFolder, create_run, read_json
 from jobs.submit import job_states, keep_source, submit_attempt
 from jobs.submit import start as submit
-from tests.jobs import loops, test_train
+from tests.jobs import loops, training
 from tests.jobs.heads import PATIENCE_S, until_up, wait_for
 from vr_core.config import validate
 
@@ -121,9 +121,9 @@ def test_the_training_loop_on_two_nodes_outlives_a_killed_driver_and_keeper(head
         "checkpoint.every_steps": 10,
         "validation.every_steps": 100,
     }
-    recipe = test_train.recipe_of(tiny_data, **changes)
-    undisturbed = test_train.new_run(tmp_path / "undisturbed", recipe)
-    test_train.finish(test_train.start(undisturbed, 2, tmp_path / "meeting"))
+    recipe = training.recipe_of(tiny_data, **changes)
+    undisturbed = training.new_run(tmp_path / "undisturbed", recipe)
+    training.finish(training.start(undisturbed, 2, tmp_path / "meeting"))
 
     run = create_run(recipe)
     submit(head, run)
@@ -148,7 +148,7 @@ def test_the_training_loop_on_two_nodes_outlives_a_killed_driver_and_keeper(head
     wait_for("the end", lambda: ended(run), head, run)
     state = run.state()
     assert (state.state, state.step, state.attempt) == ("finished", STEPS, 3)
-    assert test_train.distance(test_train.last_weights(run), test_train.last_weights(undisturbed)) < 1e-5
+    assert training.distance(training.last_weights(run), training.last_weights(undisturbed)) < 1e-5
     names = {f"{run.id}.a1": "FAILED", f"{run.id}.a2": "FAILED", f"{run.id}.a3": "SUCCEEDED"}
     wait_for("the jobs ended", lambda: names.items() <= job_states(head).items(), head, run)
 

@@ -26,7 +26,7 @@ from jobs.submit import start
 from tests.jobs.dashboard import await_page, chromium, keep_picture, log_in
 from vr_core.config import load, override, to_yaml, validate
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 PATIENCE_S = 280
 TINY = {

@@ -14,7 +14,7 @@ from jobs.placement import Missing, Node, Placement, least_workers, place, place
 from jobs.pulse import SILENT_S, Pulse, answers
 from jobs.recipe import Recipe
 from jobs.seats import JOIN_AFTER_S, REST_S, Seats
-from tests.jobs.test_train import until
+from tests.jobs.training import until
 from vr_core.config import validate
 from vr_core.errors import ConfigError
 

@@ -22,7 +22,7 @@ from jobs.speed import (
     note_first_step,
     speed_here,
 )
-from tests.jobs.test_train import recipe_of
+from tests.jobs.training import recipe_of
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,98 @@
+"""Small real training runs: a recipe of a few thousand weights, ranks that are started and killed, what runs leave."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dataprep.cache import ShardCache
+from dataprep.dataset import Dataset
+from jobs.checkpoint import read_newest
+from jobs.metrics_log import read_metrics
+from jobs.recipe import Recipe
+from jobs.runs import RunFolder
+from jobs.train import train
+from tests.jobs import ranks
+from vr_core.config import override, plain, validate
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "steps": 12,
+    "model": {
+        "name": "dense_frame_transformer", "width": 16, "blocks": 2, "heads": 2, "feedforward": 16, "dropout": 0.1,
+    },
+    "objective": {"name": "separate"},
+    "batch": {"items": 5, "micro_batch": 2, "crop_frames": 16},
+    "optim": {"lr": 3e-3, "warmup_steps": 2},
+    "validation": {"every_steps": 6, "items": 4},
+    "checkpoint": {"every_steps": 3, "every_s": 1e6, "keep": 9},
+    "log": {"tensorboard": False},
+}  # fmt: skip
+
+
+def recipe_of(data: Path, **changes: Any) -> Recipe:
+    return validate(Recipe, override({**TINY, "data": str(data)}, changes), "test")
+
+
+def new_run(path: Path, recipe: Recipe) -> RunFolder:
+    path.mkdir()
+    (path / "recipe.yaml").write_text(json.dumps(plain(recipe)))
+    return RunFolder(path)
+
+
+def staged(data: Path, cache: Path) -> Dataset:
+    return Dataset.open(data, ShardCache(cache, 10**9))
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Wait for what another thread brings about."""
+    deadline_s = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline_s, "nothing came of it in a minute"
+        time.sleep(0.02)
+
+
+def here(run: RunFolder, **options: Any) -> dict[str, float]:
+    return train(run.recipe(), run.path, rank=0, world=1, device=torch.device("cpu"), report=options.get("report"))
+
+
+def start(run: RunFolder, world: int, meeting: Path, *, own_disks: bool = False) -> list[ranks.Rank]:
+    return ranks.start(run.path, world, meeting, own_disks)
+
+
+def finish(workers: list[ranks.Rank]) -> None:
+    assert [worker.wait() for worker in workers] == [0] * len(workers)
+
+
+def kill_after_checkpoint(run: RunFolder, workers: list[ranks.Rank], step: int) -> None:
+    """SIGKILL once a checkpoint of `step` is there: somewhere within the steps after it."""
+    deadline = time.monotonic() + 120
+    while not (run.checkpoints / f"step-{step:08d}").exists():
+        assert time.monotonic() < deadline
+        assert all(worker.poll() is None for worker in workers), "ended before it could be killed"
+        os.sched_yield()
+    for worker in workers:
+        worker.kill()
+
+
+def last_weights(run: RunFolder) -> dict[str, torch.Tensor]:
+    checkpoint, problems = read_newest(run)
+    assert problems == []
+    assert checkpoint.row.step == run.recipe().steps
+    return {**checkpoint.weights, **{f"raw.{k}": v for k, v in checkpoint.training["model"].items()}}
+
+
+def curve(run: RunFolder) -> list[tuple[str, int, float]]:
+    """Every loss that was told, in order."""
+    return [(m["kind"], m["step"], m["loss"]) for m in read_metrics(run.metrics_file) if "loss" in m]
+
+
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Relative distance of all weights as one vector."""
+    difference = math.sqrt(sum(((a[k] - b[k]).double() ** 2).sum().item() for k in a))
+    return difference / math.sqrt(sum((b[k].double() ** 2).sum().item() for k in b))
