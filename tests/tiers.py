@@ -61,7 +61,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--long-until", type=float, metavar="S", help="begin no long module after this monotonic time")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in this hook as well
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if not group_of(item):
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}-{item.path.stem}"))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if names_long(config.option.markexpr):
         if config.option.long_changed is not None:
@@ -69,9 +73,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             _keep(config, items, [i for i in items if not covers(i) or concerned(covers(i), changed)])
     else:
         _keep(config, items, [item for item in items if item.get_closest_marker("long") is None])
-    for item in items:
-        if not group_of(item):
-            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(ROOT))))
     items[:] = in_order(items)
 
 
