@@ -97,7 +97,7 @@ class Costs:
         if config.option.costs is not None:
             table = [{"module": m, "wall_s": round(w, 2), "cpu_s": round(c, 2)} for w, c, m in rows]
             Path(config.option.costs).write_text(json.dumps(table, indent=1) + "\n")
-        terminalreporter.section(f"the {SHOWN} longest of {len(rows)} modules")
+        terminalreporter.section(f"the {min(SHOWN, len(rows))} longest of {len(rows)} modules")
         terminalreporter.line("wall s   CPU s  module")
         for wall_s, cpu_s, module in rows[:SHOWN]:
             terminalreporter.line(f"{wall_s:6.1f}  {cpu_s:6.1f}  {module}")

@@ -1,12 +1,12 @@
 """Which tests run, in what order, and which of them share a process: a pytest plugin, part of every run.
 
-Two tiers. The quick one is what `pytest` runs. A module or case marked `long` runs only where the `-m` expression names
-`long`; its mark says which folders of the product it covers, so that CI runs those whose folders changed
-(`--long-changed`), until `--long-until`.
+Two tiers. The quick one is what `pytest` runs. A module or a case marked `long` runs only where the `-m` expression
+names `long`. Its mark says which folders of the product it covers: with `--long-changed`, those whose folders changed
+run, and with `--long-until`, those that begin in time.
 
-Tests of one `xdist_group` run one after the other in one process, which is how they share a head or a box of PCs: the
-groups come first, since they mostly wait, and the others fill the cores meanwhile. What breaks a shared cluster is
-marked `breaks` and comes last in its group. Every other module is a group of its own, so that its fixtures are made
+Tests of one `xdist_group` run one after the other in one process, which is how they share a head or a box of PCs. The
+groups of `GROUPS` come first: they mostly wait, and the others fill the cores meanwhile. What breaks a shared cluster
+is marked `breaks` and comes last in its group. Every other module is a group of its own, so that its fixtures are made
 once.
 """
 
@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
 GROUPS = ("box", "head", "ranks")
 """A LAN in a box; a head and a node on loopback; ranks that are forked from one process that has imported torch."""
+EVERYTHING = "pyproject.toml"
+"""A change of it, and with it of what is installed, concerns every long test."""
 
 
 def covers(item: pytest.Item) -> tuple[str, ...]:
@@ -34,12 +35,13 @@ def names_long(expression: str) -> bool:
 
 
 def concerned(folders: Iterable[str], changed: Iterable[str]) -> bool:
-    """Whether a changed file lies in one of the folders, at any depth; `tests` changes what all of them test with."""
-    return any(file == folder or file.startswith(f"{folder}/") for folder in folders for file in changed)
+    """Whether a changed file lies in one of the folders, at any depth."""
+    names = tuple(folders)
+    return any(file in (EVERYTHING, name) or file.startswith(f"{name}/") for file in changed for name in names)
 
 
 def group_of(item: pytest.Item) -> str:
-    """Name of the item's `xdist_group`; empty where it may run beside anything."""
+    """Name of the item's `xdist_group`; empty where it has none yet."""
     mark = item.get_closest_marker("xdist_group")
     return str(mark.args[0]) if mark else ""
 
@@ -61,26 +63,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--long-until", type=float, metavar="S", help="begin no long module after this monotonic time")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long(*folders): not in the quick tier; covers these folders of the product")
+    config.addinivalue_line("markers", "breaks: changes a shared cluster for good, and so comes last in its group")
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     if not group_of(item):
         item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}-{item.path.stem}"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if names_long(config.option.markexpr):
-        if config.option.long_changed is not None:
-            changed = Path(config.option.long_changed).read_text().split("\n")
-            _keep(config, items, [i for i in items if not covers(i) or concerned(covers(i), changed)])
+    if not names_long(config.option.markexpr):
+        kept = [item for item in items if item.get_closest_marker("long") is None]
+    elif config.option.long_changed is not None:
+        changed = Path(config.option.long_changed).read_text().splitlines()
+        kept = [item for item in items if not covers(item) or concerned([*covers(item), _file(item)], changed)]
     else:
-        _keep(config, items, [item for item in items if item.get_closest_marker("long") is None])
-    items[:] = in_order(items)
-
-
-def _keep(config: pytest.Config, items: list[pytest.Item], kept: list[pytest.Item]) -> None:
+        kept = items[:]
     left_out = [item for item in items if item not in set(kept)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-    items[:] = kept
+    items[:] = in_order(kept)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -89,8 +93,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     until_s, begun = item.config.option.long_until, item.config.stash.setdefault(_BEGUN, set())
     if covers(item) and item.path not in begun:
         if until_s is not None and time.monotonic() > until_s:
-            pytest.skip(f"no time left for {item.path.relative_to(ROOT)}")
+            pytest.skip(f"no time left for {_file(item)}")
         begun.add(item.path)
+
+
+def _file(item: pytest.Item) -> str:
+    return item.path.relative_to(item.config.rootpath).as_posix()
 
 
 _BEGUN = pytest.StashKey[set[Path]]()
