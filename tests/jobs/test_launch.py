@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from cluster.drain import Drained, change_drained, put
+from cluster.timings import Timings
 from jobs.errors import RunFailed
 from jobs.fit import carried, first_cause
 from jobs.launch import raise_for
@@ -184,9 +185,9 @@ def test_a_fit_that_takes_no_step_is_ended(run, monkeypatch):
     assert outcome.failed.why == "no step for 0.3 s"
 
 
-def test_a_folder_that_is_away_is_waited_for_and_costs_no_attempt(run, monkeypatch, capsys):
-    monkeypatch.setattr("jobs.record.AWAY_S", 0.05)
-    supervisor = Supervisor(run, run.recipe(), run.begin_attempt(), "", False, lambda state: None)
+def test_a_folder_that_is_away_is_waited_for_and_costs_no_attempt(run, capsys):
+    soon = Timings(storage_again_s=0.05)
+    supervisor = Supervisor(run, run.recipe(), run.begin_attempt(), "", False, lambda state: None, timings=soon)
     away = run.path.rename(run.path.with_name("away"))
     back = threading.Timer(0.3, lambda: away.rename(run.path))
     back.start()
@@ -198,9 +199,10 @@ def test_a_folder_that_is_away_is_waited_for_and_costs_no_attempt(run, monkeypat
 
 @pytest.mark.parametrize("state", ["pending", "finished"])
 def test_a_full_disk_ends_no_supervisor_and_an_end_is_told_in_the_end(run, monkeypatch, capsys, state):
-    monkeypatch.setattr("jobs.record.AWAY_S", 0.01)
     shown, full = [], [3]
-    supervisor = Supervisor(run, run.recipe(), run.begin_attempt(), "", False, shown.append)
+    supervisor = Supervisor(
+        run, run.recipe(), run.begin_attempt(), "", False, shown.append, timings=Timings(storage_again_s=0.01)
+    )
     supervisor._record.write(state="running", step=5)
     honest = RunFolder.write_state
 

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.drain import Drained
+from cluster.timings import DEFAULT_TIMINGS
 from jobs.placement import Missing, Node, Placement, least_workers, place, place_run
-from jobs.pulse import SILENT_S, Pulse, answers
+from jobs.pulse import Pulse, answers
 from jobs.recipe import Recipe
-from jobs.seats import JOIN_AFTER_S, REST_S, Seats
+from jobs.seats import Seats
 from tests.jobs.training import until
 from vr_core.config import validate
 from vr_core.errors import ConfigError
@@ -141,10 +142,10 @@ def test_a_pc_joins_when_it_is_steady_and_the_run_has_rested(world):
     seats = Seats(recipe(), shared=True)
     world.nodes = [BIG]
     now = seats.place(None)
-    world.now_s += REST_S
+    world.now_s += DEFAULT_TIMINGS.rest_s
     world.nodes = [BIG, SMALL]
     assert seats.joining(now, 1000.0) == [], "it has just come"
-    world.now_s += JOIN_AFTER_S
+    world.now_s += DEFAULT_TIMINGS.join_after_s
     assert seats.joining(now, world.now_s - 1) == [], "the run has just begun"
     assert seats.joining(now, 1000.0) == ["small"]
     assert Seats(validate(Recipe, {"name": "demo", "steps": 9}, "demo"), True).joining(now, 0.0) == []
@@ -194,5 +195,5 @@ def test_who_answers_is_there_and_who_does_not_is_lost():
         with Pulse([there, nowhere]) as pulse:
             assert pulse.lost() == []
             until(lambda: pulse.lost())
-            assert time.monotonic() - began_s > SILENT_S, "one lost answer is none"
+            assert time.monotonic() - began_s > DEFAULT_TIMINGS.silent_s, "one lost answer is none"
             assert pulse.lost() == ["nowhere"]
