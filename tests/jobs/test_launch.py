@@ -9,13 +9,14 @@ import pytest
 from cluster.drain import Drained, change_drained, put
 from cluster.timings import Timings
 from jobs.errors import RunFailed
-from jobs.fit import carried, first_cause
+from jobs.fit import Fits, carried, first_cause
 from jobs.launch import raise_for
 from jobs.placement import Node, Placement
 from jobs.recipe import Recipe
 from jobs.record import read_events
 from jobs.retry import Failed
 from jobs.runs import RunFolder, RunState, create_run
+from jobs.seats import ClusterView
 from jobs.supervisor import Superseded, Supervisor
 from jobs.worker import require_folders
 from vr_core.config import validate
@@ -85,7 +86,7 @@ def test_workers_are_noted_once_they_run(run):
     attempt = run.begin_attempt()
     shown: list[RunState] = []
     supervisor = Supervisor(run, run.recipe(), attempt, "", True, shown.append)
-    supervisor._fits = 1
+    supervisor._number = 1
     (run.attempt_folder(attempt) / "machines-1.json").write_text(json.dumps({"machines": [{"rank": 0}]}))
     run.metrics_file.write_text('{"kind": "step", "step": 7, "loss": 1.0}\n{"kind": "st')
     supervisor._beat(now=True)
@@ -111,7 +112,7 @@ def test_the_loop_is_asked_to_leave_when_one_of_its_machines_is_drained(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     attempt = run.begin_attempt()
     supervisor = Supervisor(run, run.recipe(), attempt, "", can_wait, lambda state: None)
-    supervisor._fits = 1
+    supervisor._number = 1
     machines = [{"rank": rank, "labels": {"vr/node": name}} for rank, name in enumerate(("attic", "cellar"))]
     (run.attempt_folder(attempt) / "machines-1.json").write_text(json.dumps({"machines": machines}))
     supervisor._beat(now=True)
@@ -143,8 +144,8 @@ def test_a_machine_that_is_gone_before_the_loop_could_leave_it_counts_as_no_fail
             raise error
         return error
 
-    monkeypatch.setattr("jobs.supervisor.fit", fit)
-    supervisor = Supervisor(run, run.recipe(), run.begin_attempt(), "", False, lambda state: None)
+    fits = Fits(fit)
+    supervisor = Supervisor(run, run.recipe(), run.begin_attempt(), "", False, lambda state: None, fits)
     run.leave_file.touch()  # of an earlier fit
     assert supervisor._one_fit(Placement(False, {}, [])).kind == kind
 
@@ -155,14 +156,13 @@ def test_a_machine_that_makes_steps_longer_is_left_out_and_said(run, monkeypatch
         (run.attempt_folder(1) / "machines-1.json").write_text(json.dumps({"machines": machines}))
         return {"ended": "left_out", "ranks": [1], "with_s": 0.93, "without_s": 0.41}
 
-    monkeypatch.setattr("jobs.supervisor.fit", fit)
-    supervisor = Supervisor(run, run.recipe(), run.begin_attempt(), "", False, lambda state: None)
+    fits = Fits(fit)
+    nodes = [Node(name, {"vr/node": name}, 4, 0, name) for name in "ab"]
+    view = ClusterView(lambda: nodes)
+    supervisor = Supervisor(run, run.recipe(), run.begin_attempt(), "", False, lambda state: None, fits, view)
     assert supervisor._one_fit(Placement(False, {}, [])).kind == "left"
     said = "b is left out: with it a step takes 0.93 s, without 0.41 s (predicted)"
     assert read_events(run)[-1]["said"] == said
-    nodes = [Node(name, {"vr/node": name}, 4, 0, name) for name in "ab"]
-    monkeypatch.setattr("jobs.seats.live_nodes", lambda _: nodes)
-    monkeypatch.setattr("ray.nodes", list)
     supervisor._seats._recipe = validate(Recipe, {"name": "x", "steps": 1, "nodes": {}}, "test")
     assert supervisor._seats.place(None).names == ("a",)
 
@@ -176,10 +176,9 @@ def test_a_fit_that_takes_no_step_is_ended(run, monkeypatch):
         assert ended.wait(60)
         raise RuntimeError("the controller died")
 
-    monkeypatch.setattr("jobs.supervisor.fit", fit)
-    monkeypatch.setattr("jobs.supervisor.end_fit", ended.set)
+    fits = Fits(fit, ended.set)
     recipe = validate(Recipe, {"name": "x", "steps": 1, "workers": {"hung_after_s": 0.3}}, "test")
-    supervisor = Supervisor(run, recipe, run.begin_attempt(), "", False, lambda state: None)
+    supervisor = Supervisor(run, recipe, run.begin_attempt(), "", False, lambda state: None, fits)
     outcome = supervisor._one_fit(Placement(False, {}, []))
     assert (outcome.kind, outcome.failed.final) == ("failed", False)
     assert outcome.failed.why == "no step for 0.3 s"
@@ -239,10 +238,10 @@ def test_a_failed_run_raises_what_the_command_line_prints(run, user_error, kind)
 SIGNALLED = """
 import os, signal, sys, time
 from pathlib import Path
-from jobs.launch import _signals
+from jobs.launch import stop_on_signals
 from jobs.runs import RunFolder
 run, asked = RunFolder(Path(sys.argv[1])), []
-with _signals(lambda: asked.append(1), run if sys.argv[2] == "job" else None):
+with stop_on_signals(lambda: asked.append(1), run if sys.argv[2] == "job" else None):
     os.kill(os.getpid(), signal.SIGTERM)
     while not asked:
         time.sleep(0.01)
@@ -280,8 +279,10 @@ def test_a_share_that_this_pc_had_may_come_back_and_one_that_it_never_had_will_n
 
 def test_a_start_is_told_which_pcs_have_trained_before(run, monkeypatch):
     told = []
-    monkeypatch.setattr("jobs.supervisor.fit", lambda *arguments: told.append(arguments[-1]) or {"ended": "finished"})
+    fits = Fits(lambda *arguments: told.append(arguments[-1]) or {"ended": "finished"})
     starts = {"1.1": [{"host": "attic"}, {"host": "den"}], "1.2": [{"host": "attic"}]}
     run.origin_file.write_text(json.dumps({"machines": starts}))
-    Supervisor(run, run.recipe(), run.begin_attempt(), "", False, lambda state: None)._one_fit(Placement(False, {}, []))
+    Supervisor(run, run.recipe(), run.begin_attempt(), "", False, lambda state: None, fits)._one_fit(
+        Placement(False, {}, [])
+    )
     assert told == [{"attic", "den"}]
