@@ -21,8 +21,6 @@ from cluster.token import write_private
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError
 
-LEAVE_WITHIN_S = 120.0
-"""What still runs on a drained node after this is ended with it; a checkpoint takes seconds."""
 _CLOCK = "%H:%M"
 DrainedBy = Literal["user", "hours"]
 

@@ -13,8 +13,10 @@ from cluster.inventory import Inventory
 from cluster.plan import LOOPBACK, MARKER, NodeStart, Ports, client_environment
 from cluster.probe.machine import state_place
 from cluster.processes import ProcessRef, alive
+from cluster.timings import DEFAULT_TIMINGS, Timings
 from cluster.token import read_token, write_private
 from vr_core.config import Spec, plain, validate
+from vr_core.errors import VrError
 
 
 class Member(Spec):
@@ -29,6 +31,8 @@ class Member(Spec):
     """Ray's session folders with its logs and sockets."""
     processes: tuple[ProcessRef, ...]
     """What keeps Ray running first, then what runs beside it."""
+    timings: Timings = DEFAULT_TIMINGS
+    """How long it waits for what; a head's also hold for the runs on its cluster."""
 
     @property
     def ray(self) -> ProcessRef:
@@ -145,6 +149,15 @@ def _read(kind: type[AnyMember], path: Path) -> AnyMember | None:
             f"{path}: unreadable record ({error}); end its Ray processes by hand and delete it"
         ) from None
     return validate(kind, raw, str(path))
+
+
+def timings_here() -> Timings:
+    """Those of the head that is recorded here; the default ones where none is, or its record says something else."""
+    try:
+        head = read_head()
+    except VrError:  # of another version of this: a run keeps the code that it was submitted with
+        head = None
+    return head.timings if head is not None else DEFAULT_TIMINGS
 
 
 def find_head() -> Head:

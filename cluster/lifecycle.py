@@ -24,25 +24,26 @@ from cluster.head import (
 from cluster.plan import NodeStart, Ports
 from cluster.processes import alive, end, family
 from cluster.start import START_TIMEOUT_S, Companion, await_up, has_left, require_answer, start_companion, start_ray
+from cluster.timings import DEFAULT_TIMINGS, Timings
 from cluster.token import create_token, read_token, token_sha256, write_private
 
 
-def running_head(node: NodeStart) -> Head | None:
-    """The live head that was started from an equal `node`; None where none lives.
+def running_head(node: NodeStart, timings: Timings | None = None) -> Head | None:
+    """The live head that was started from an equal `node`, and `timings` where they are given; None where none lives.
 
     Raises:
         ClusterError: a head with other settings runs.
     """
-    return _running(read_head(), node)
+    return _running(read_head(), node, timings)
 
 
-def running_node(node: NodeStart) -> Joined | None:
-    """The live joined node that was started from an equal `node`; None where none of this name lives.
+def running_node(node: NodeStart, timings: Timings | None = None) -> Joined | None:
+    """The live joined node that was started from an equal `node`, and `timings` where they are given; None without one.
 
     Raises:
         ClusterError: one with the same name and other settings runs.
     """
-    return _running(read_joined(node.name), node)
+    return _running(read_joined(node.name), node, timings)
 
 
 def has_token(member: Member, sha256: str) -> bool:
@@ -53,13 +54,15 @@ def has_token(member: Member, sha256: str) -> bool:
         return False
 
 
-def _running(member: AnyMember | None, node: NodeStart) -> AnyMember | None:
+def _running(member: AnyMember | None, node: NodeStart, timings: Timings | None) -> AnyMember | None:
     if member is None or not alive(member.ray):
         return None
     if member.node.head is not None and has_left(member):
         return None  # a head that is not up comes back by itself, with its state
-    if member.node != node:
-        theirs, ours = member.node.model_dump(), node.model_dump()
+    theirs, ours = member.node.model_dump(), node.model_dump()
+    if timings is not None:
+        theirs["timings"], ours["timings"] = member.timings, timings
+    if theirs != ours:
         differing = ", ".join(key.removesuffix("_base") for key in ours if ours[key] != theirs[key])
         what = "head" if node.head is None else "node"
         raise ClusterError(
@@ -69,8 +72,12 @@ def _running(member: AnyMember | None, node: NodeStart) -> AnyMember | None:
     return member
 
 
-def start_head(node: NodeStart, companions: Sequence[Companion] = ()) -> tuple[Head, bool]:
+def start_head(
+    node: NodeStart, companions: Sequence[Companion] = (), timings: Timings | None = None
+) -> tuple[Head, bool]:
     """Start the head `node` and the companions; where it runs already, only companions that have ended are started.
+
+    Without `timings` a head that runs keeps its own, and one that is started gets the default ones.
 
     Returns:
         The head, and whether anything was started.
@@ -80,10 +87,10 @@ def start_head(node: NodeStart, companions: Sequence[Companion] = ()) -> tuple[H
         ClusterFailure: Ray or a companion does not start; nothing is left running.
     """
     with unchanging():
-        head = running_head(node)
+        head = running_head(node, timings)
         if head is None:
             _clear(read_head(), head_file())
-            return _start_head(node, None, companions), True
+            return _start_head(node, None, companions, timings or DEFAULT_TIMINGS), True
         await_up(head)
         complete = _with_companions(head, companions)
         return complete, complete != head
@@ -125,7 +132,7 @@ def resume(companions: Callable[[Head], Sequence[Companion]]) -> list[str]:
             if not alive(joined.ray):
                 end(joined.processes, joined.id)
                 record = joined_file(joined.node.name)
-                start_ray(joined.node, joined.ports, joined.token_file, record, Joined, after_boot=True)
+                start_ray(joined.node, joined.ports, joined.token_file, record, Joined, joined.timings, after_boot=True)
                 started.append(joined.node.name)
         return started
 
@@ -140,16 +147,16 @@ def pause() -> None:
 
 def _start_head_again(head: Head, companions: Sequence[Companion]) -> Head:
     try:
-        return _start_head(head.node, head.ports, companions)
+        return _start_head(head.node, head.ports, companions, head.timings)
     except BaseException:
         write_member(head_file(), head)  # what is to be started, for who tries again
         raise
 
 
-def _start_head(node: NodeStart, ports: Ports | None, companions: Sequence[Companion]) -> Head:
+def _start_head(node: NodeStart, ports: Ports | None, companions: Sequence[Companion], timings: Timings) -> Head:
     token_file = state_folder() / "token"
     create_token(token_file)
-    head = start_ray(node, ports or choose_ports(node), token_file, head_file(), Head)
+    head = start_ray(node, ports or choose_ports(node), token_file, head_file(), Head, timings)
     with _undone_on_failure(head, head_file()):
         await_up(head)
         return _with_companions(head, companions)
@@ -164,8 +171,10 @@ def _with_companions(head: Head, companions: Sequence[Companion]) -> Head:
     return head
 
 
-def join(node: NodeStart, token: str) -> tuple[Joined, bool]:
+def join(node: NodeStart, token: str, timings: Timings | None = None) -> tuple[Joined, bool]:
     """Start `node` as a worker of the head `node.head`; the token is written into the state folder.
+
+    `timings` as for `start_head`; the head's own are not asked for.
 
     Where it runs already nothing changes, unless it has another token (the head's was changed): then it starts anew.
 
@@ -181,14 +190,16 @@ def join(node: NodeStart, token: str) -> tuple[Joined, bool]:
         raise ValueError("join: node.head is not set")
     with unchanging():
         record = joined_file(node.name)
-        joined = running_node(node)
+        joined = running_node(node, timings)
         if joined is not None and has_token(joined, token_sha256(token)):
             return joined, False
+        if timings is None:
+            timings = joined.timings if joined is not None else DEFAULT_TIMINGS
         _clear(read_joined(node.name), record)
         require_answer(node.head)
         own_token_file = record.with_suffix(".token")
         write_private(own_token_file, token + "\n")
-        joined = start_ray(node, choose_ports(node), own_token_file, record, Joined)
+        joined = start_ray(node, choose_ports(node), own_token_file, record, Joined, timings)
         with _undone_on_failure(joined, record):
             await_up(joined)
         return joined, True

@@ -11,6 +11,7 @@ from pydantic import Field
 from cluster.errors import ClusterError
 from cluster.facts import Facts, interface_of
 from cluster.inventory import Address, CacheSpec, GpuSpec, NodeName, NodeSpec, check_address, node_labels
+from cluster.timings import DEFAULT_TIMINGS, Timings
 from vr_core.config import Spec, digest
 
 LOOPBACK = "127.0.0.1"
@@ -231,6 +232,7 @@ def node_environment(
     token_file: Path,
     member_id: str,
     store: Path | None = None,
+    timings: Timings = DEFAULT_TIMINGS,
 ) -> dict[str, str]:
     """The whole environment of `ray start`, which its workers and jobs inherit.
 
@@ -250,14 +252,18 @@ def node_environment(
             "AUTOSCALER_METRIC_PORT": str(ports.autoscaler_metrics),
             # A silent node is given up after 3 × (3 s + 1.5 s) instead of Ray's 65 s; one that has just joined too: Ray
             # would put its first check off by 5 s.
-            "RAY_health_check_initial_delay_ms": "1500",
-            "RAY_health_check_period_ms": "1500",
-            "RAY_health_check_timeout_ms": "3000",
+            "RAY_health_check_initial_delay_ms": _milliseconds(timings.health_check_every_s),
+            "RAY_health_check_period_ms": _milliseconds(timings.health_check_every_s),
+            "RAY_health_check_timeout_ms": _milliseconds(timings.health_check_within_s),
             "RAY_health_check_failure_threshold": "3",
         }
         if store is not None:
             environment |= {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(store)}
     return environment
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, round(seconds * 1000)))
 
 
 def temp_dir(root: Path, member: Path) -> Path:

@@ -18,8 +18,6 @@ from cluster.start import Companion
 from vr_core.errors import VrError
 
 UNIT = "vr-cluster.service"
-AGAIN_S = 60.0
-"""Between two attempts to start what does not run."""
 _POLL_S = 2.0
 _INHERITED = ("PATH", "TMPDIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
 
@@ -119,17 +117,16 @@ def run(companions: Callable[[Head], Sequence[Companion]], say: Callable[[str], 
 
     It returns when nothing is recorded: `vr cluster down` has taken it.
     """
-    tried_s = -AGAIN_S
-    wait_s = 0.0
+    next_s = wait_s = 0.0
     while not ending.wait(wait_s):
         wait_s = _POLL_S
         head = read_head()
         members = [*([head] if head else []), *all_joined()]
         if not members:
             return
-        if all(alive(member.ray) for member in members) or time.monotonic() < tried_s + AGAIN_S:
+        if all(alive(member.ray) for member in members) or time.monotonic() < next_s:
             continue
-        tried_s = time.monotonic()
+        next_s = time.monotonic() + members[0].timings.service_again_s
         try:
             started = resume(companions)
             if started:  # else `vr cluster down` was quicker

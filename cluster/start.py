@@ -19,6 +19,7 @@ from cluster.plan import NodeStart, Ports, node_environment, ray_argv, temp_dir
 from cluster.processes import ProcessRef, alive, spawn
 from cluster.sources import commit_of, source_root
 from cluster.supervision import Charge
+from cluster.timings import DEFAULT_TIMINGS, Timings
 from cluster.versions import labels, own_versions
 from vr_core.config import Spec
 
@@ -36,7 +37,14 @@ class Companion(Spec):
 
 
 def start_ray(
-    node: NodeStart, ports: Ports, token_file: Path, record: Path, kind: type[AnyMember], *, after_boot: bool = False
+    node: NodeStart,
+    ports: Ports,
+    token_file: Path,
+    record: Path,
+    kind: type[AnyMember],
+    timings: Timings = DEFAULT_TIMINGS,
+    *,
+    after_boot: bool = False,
 ) -> AnyMember:
     """Start the supervisor of `node`'s Ray, and record it; `await_up` waits until Ray is up.
 
@@ -46,6 +54,7 @@ def start_ray(
         token_file: Where its token is.
         record: The file that will hold the member.
         kind: Of member.
+        timings: What it is to wait for, and how long.
         after_boot: The head may not be there yet; the supervisor goes on trying.
     """
     folder = temp_dir(Path(tempfile.gettempdir()), record)
@@ -65,15 +74,24 @@ def start_ray(
         store=store,
         agent_port=ports.dashboard_agent_http if node.head is None else None,
         after_boot=after_boot,
+        timings=timings,
     )
     ref = spawn(
         "ray",
-        [sys.executable, "-m", "cluster.supervise", charge.model_dump_json()],
-        node_environment(os.environ, node, ports, token_file, member_id, store),
+        [sys.executable, "-m", "cluster.supervise", charge.model_dump_json(exclude_defaults=True)],
+        node_environment(os.environ, node, ports, token_file, member_id, store, timings),
         log,
         state_folder(),
     )
-    member = kind(id=member_id, node=node, ports=ports, token_file=token_file, temp_dir=folder, processes=(ref,))
+    member = kind(
+        id=member_id,
+        node=node,
+        ports=ports,
+        token_file=token_file,
+        temp_dir=folder,
+        processes=(ref,),
+        timings=timings,
+    )
     # Before waiting: whatever happens to this command now, `vr cluster down` finds the processes.
     write_member(record, member)
     return member
@@ -81,7 +99,7 @@ def start_ray(
 
 def start_companion(head: Head, companion: Companion) -> Head:
     """`head` with the started companion in its record, in place of an earlier one of its name."""
-    base = node_environment(os.environ, head.node, head.ports, head.token_file, head.id)
+    base = node_environment(os.environ, head.node, head.ports, head.token_file, head.id, timings=head.timings)
     log = state_folder() / f"{companion.name}.log"
     ref = spawn(companion.name, companion.argv, base | head.environment(), log, state_folder())
     others = tuple(old for old in head.processes if old.name != companion.name)

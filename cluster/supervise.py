@@ -32,7 +32,6 @@ from vr_core.errors import VrError
 POLL_S = 0.5
 _GRACE_S = 15.0
 """For Ray to end its processes after SIGTERM; less than `cluster.processes.end` gives the supervisor."""
-_LEFT_AFTER_S = 3.0
 _PR_SET_PDEATHSIG = 1
 
 _libc = ctypes.CDLL(None)
@@ -73,7 +72,8 @@ class Supervisor:
         """Wait for the moment of the next start."""
         asked: Asked | None = None
         while not self.ending.is_set():
-            action = decide(ended, asked, time.monotonic(), is_head=self.charge.head is None)
+            now_s = time.monotonic()
+            action = decide(ended, asked, now_s, is_head=self.charge.head is None, timings=self.charge.timings)
             match action:
                 case Start() | GiveUp():
                     return action
@@ -122,7 +122,7 @@ class Supervisor:
             if not self.came_up or _has_raylet(self.ray.pid):
                 raylet_seen_s = time.monotonic()
             # Of one that was killed Ray hears within a second, and ends; of one that left it makes nothing.
-            left = time.monotonic() - raylet_seen_s > _LEFT_AFTER_S
+            left = time.monotonic() - raylet_seen_s > self.charge.timings.raylet_gone_s
         left = left and self.ray.poll() is None
         self.came_up = self.came_up or self._says_it_is_up()
         self.ever_up = self.ever_up or self.came_up
@@ -137,7 +137,7 @@ class Supervisor:
             self.ray.wait()
         end_session()
         ended_s = time.monotonic()
-        self.failures = failures_after(self.failures, ended_s - self.started_s)
+        self.failures = failures_after(self.failures, ended_s - self.started_s, self.charge.timings)
         return Ended(ended_s, self.came_up, self.ever_up, self.failures, left)
 
     def _says_it_is_up(self) -> bool:

@@ -3,19 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.timings import DEFAULT_TIMINGS, Timings
 from vr_core.config import Spec
 
-QUICK_S = 60.0
-"""Ray that ends sooner than this after its start has failed to start; later, it was killed or lost its head."""
 FAILURES = 8
 """Quick failures in a row after which nobody waits any more."""
-LONGEST_DELAY_S = 60.0
-LEFT_S = 15.0
-"""After a node left in order: the head may be about to suspend the PC, which must not join again in that moment."""
-HEAD_AWAY_S = 5.0
-"""How often a head that does not answer is looked for; that costs a connection."""
-DRAINED_S = 30.0
-"""How often a head is asked whether a drained node may come back; that costs a second of one CPU."""
 
 
 class Charge(Spec):
@@ -36,6 +28,7 @@ class Charge(Spec):
     """Of the head's agent on this machine, which keeps watch over jobs."""
     after_boot: bool = False
     """It ran before the machine was started again: a first start that fails is tried again too."""
+    timings: Timings = DEFAULT_TIMINGS
 
 
 @dataclass(frozen=True)
@@ -92,17 +85,19 @@ class GiveUp:
 Action = Wait | Ask | Start | GiveUp
 
 
-def failures_after(before: int, ran_s: float) -> int:
+def failures_after(before: int, ran_s: float, timings: Timings = DEFAULT_TIMINGS) -> int:
     """Quick failures in a row after one more end, `ran_s` after its start."""
-    return before + 1 if ran_s < QUICK_S else 0
+    return before + 1 if ran_s < timings.ray_quick_s else 0
 
 
-def delay_s(failures: int) -> float:
-    """Seconds to wait before the start after that many quick failures: none, 2, 4, 8 … 60."""
-    return min(2.0**failures, LONGEST_DELAY_S) if failures else 0.0
+def delay_s(failures: int, timings: Timings = DEFAULT_TIMINGS) -> float:
+    """Seconds to wait before the start after that many quick failures: by default none, 2, 4, 8 … 60."""
+    return min(timings.ray_first_delay_s * 2.0 ** (failures - 1), timings.ray_longest_delay_s) if failures else 0.0
 
 
-def decide(ended: Ended, asked: Asked | None, now_s: float, *, is_head: bool) -> Action:
+def decide(
+    ended: Ended, asked: Asked | None, now_s: float, *, is_head: bool, timings: Timings = DEFAULT_TIMINGS
+) -> Action:
     """What to do while Ray does not run.
 
     A first start that fails is the user's to see and not to be repeated. A head starts again by itself; a node only
@@ -112,8 +107,9 @@ def decide(ended: Ended, asked: Asked | None, now_s: float, *, is_head: bool) ->
     if not ended.ever_up:
         return GiveUp()
     if ended.failures >= FAILURES:
-        return GiveUp(f"Ray ended {ended.failures} times in a row within {QUICK_S:.0f} s of its start; given up")
-    if now_s - ended.ended_s < max(delay_s(ended.failures), LEFT_S if ended.left else 0.0):
+        within = f"within {timings.ray_quick_s:g} s of its start"
+        return GiveUp(f"Ray ended {ended.failures} times in a row {within}; given up")
+    if now_s - ended.ended_s < max(delay_s(ended.failures, timings), timings.left_s if ended.left else 0.0):
         return Wait()
     if is_head:
         return Start(fresh=not ended.came_up)
@@ -121,4 +117,4 @@ def decide(ended: Ended, asked: Asked | None, now_s: float, *, is_head: bool) ->
         return Ask()
     if asked.may_start:
         return Start()
-    return Wait() if now_s - asked.at_s < (DRAINED_S if asked.answers else HEAD_AWAY_S) else Ask()
+    return Wait() if now_s - asked.at_s < (timings.drained_s if asked.answers else timings.head_away_s) else Ask()

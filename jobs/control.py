@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable
 
 from cluster.errors import NoHead
-from cluster.head import Head, find_head, state_folder
+from cluster.head import Head, find_head, state_folder, timings_here
+from cluster.timings import DEFAULT_TIMINGS
 from jobs.driver import is_driven
 from jobs.errors import RunFailed
 from jobs.launch import launch
@@ -12,11 +13,8 @@ from jobs.ledger import Ledger
 from jobs.ray_session import head_ray, private_ray
 from jobs.runs import LIVE, RunFolder, RunState
 from jobs.submit import ENDED_JOB, LIVE_JOB, job_states, stop_job
-from jobs.supervisor import STOP_WAIT_S
 
 POLL_S = 0.5
-KILL_AFTER_S = STOP_WAIT_S + 20
-"""A run that has not stopped by itself for so long has no driver that listens."""
 
 
 def train_here(run: RunFolder, watch: Callable[[RunState], None]) -> RunState:
@@ -35,7 +33,8 @@ def train_here(run: RunFolder, watch: Callable[[RunState], None]) -> RunState:
     attempt = run.begin_attempt()
     try:
         with head_ray(head) if head is not None else private_ray():
-            return launch(run.recipe(), run, attempt, can_wait=head is not None, watch=watch)
+            timings = head.timings if head is not None else DEFAULT_TIMINGS
+            return launch(run.recipe(), run, attempt, can_wait=head is not None, watch=watch, timings=timings)
     except BaseException as error:
         if run.newest_attempt() == attempt and run.state().state in LIVE:
             stopped = isinstance(error, KeyboardInterrupt)
@@ -50,12 +49,13 @@ def follow(run: RunFolder, watch: Callable[[RunState], None]) -> RunState:
     Raises:
         RunFailed: nobody carries the run and no keeper will.
     """
+    silent_s = timings_here().driver_silent_s
     while True:
         state = run.state()
         watch(state)
         if state.state not in LIVE:
             return state
-        if not is_driven(run, state) and not _is_kept(run):
+        if not is_driven(run, state, silent_s=silent_s) and not _is_kept(run):
             raise RunFailed(
                 f"run {run.id} is {state.state} at step {state.step} but nothing carries it any more; "
                 f"go on with `vr jobs resume {run.id}`"
@@ -80,14 +80,15 @@ def stop_run(run: RunFolder, head: Head | None) -> RunState:
     job = row.submission if row is not None and row.attempt == run.newest_attempt() else None
     if head is not None and job is not None and job_states(head).get(job) in LIVE_JOB:
         stop_job(head, job)
-    end_s = time.monotonic() + KILL_AFTER_S
+    timings = head.timings if head is not None else DEFAULT_TIMINGS
+    end_s = time.monotonic() + timings.stopped_within_s
     while True:
         # Before the state: a driver that listens writes that and then ends. One that has just started ends at once.
         gone = head is not None and job is not None and job_states(head).get(job, "unknown") in ENDED_JOB
         state = run.state()
         if state.state not in LIVE:
             return state
-        if gone or not is_driven(run, state):
+        if gone or not is_driven(run, state, silent_s=timings.driver_silent_s):
             return run.write_state(state="stopped", why="stopped by the user")
         if time.monotonic() > end_s:
             raise RunFailed(f"run {run.id}: attempt {state.attempt} does not react; end its process by hand")

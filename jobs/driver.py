@@ -7,8 +7,9 @@ from pathlib import Path
 
 import psutil
 
+from cluster.timings import DEFAULT_TIMINGS
 from jobs.errors import RunExists
-from jobs.runs import LIVE, SILENT_AFTER_S, RunFolder, RunState, read_json
+from jobs.runs import LIVE, RunFolder, RunState, read_json
 from vr_core.files import write_json
 
 
@@ -21,15 +22,18 @@ def write_driver(run: RunFolder, attempt: int) -> None:
     )
 
 
-def is_driven(run: RunFolder, state: RunState, now_s: float | None = None) -> bool:
+def is_driven(
+    run: RunFolder, state: RunState, now_s: float | None = None, silent_s: float = DEFAULT_TIMINGS.driver_silent_s
+) -> bool:
     """Whether a live process carries the run, which is then in `state`.
 
-    A driver of this machine is looked up; of one elsewhere only the age of its last write is known.
+    A driver of this machine is looked up; of one elsewhere only the age of its last write is known. It writes every few
+    seconds, and after `silent_s` without a write it is taken for dead.
     """
     if state.state not in LIVE:
         return False
     attempt = run.newest_attempt()
-    fresh = (time.time() if now_s is None else now_s) - state.updated_s < SILENT_AFTER_S
+    fresh = (time.time() if now_s is None else now_s) - state.updated_s < silent_s
     if attempt == 0 or attempt > state.attempt:
         # Just submitted: the driver has not written yet.
         return fresh
@@ -40,8 +44,8 @@ def is_driven(run: RunFolder, state: RunState, now_s: float | None = None) -> bo
     return fresh
 
 
-def require_resumable(run: RunFolder) -> None:
-    """Check that an attempt of `run` may begin.
+def require_resumable(run: RunFolder, silent_s: float = DEFAULT_TIMINGS.driver_silent_s) -> None:
+    """Check that an attempt of `run` may begin; `silent_s` as for `is_driven`.
 
     Raises:
         RunExists: it is finished, or somebody carries it.
@@ -49,7 +53,7 @@ def require_resumable(run: RunFolder) -> None:
     state = run.state()
     if state.state == "finished":
         raise RunExists(f"{run.id} is finished; to repeat it, submit its recipe with --again")
-    if run.newest_attempt() > 0 and is_driven(run, state):
+    if run.newest_attempt() > 0 and is_driven(run, state, silent_s=silent_s):
         raise RunExists(f"{run.id} is {state.state} already; watch it with `vr jobs watch {run.id}`")
 
 

@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.drain import read_drained
-from cluster.head import Head, find_head, read_inventory, state_folder
+from cluster.head import Head, find_head, read_inventory, state_folder, timings_here
 from cluster.start import Companion
+from cluster.timings import DEFAULT_TIMINGS, Timings
 from jobs import machines
 from jobs.driver import is_driven
 from jobs.ledger import Ledger, Row
@@ -33,9 +34,6 @@ from vr_core.errors import VrError
 
 KEEPER = Companion(name="keeper", argv=(sys.executable, "-m", "jobs.keeper"))
 """As `cluster.lifecycle.start_head` starts it."""
-POLL_S = 2.0
-SUBMITTING_S = 30.0
-"""A row is written before its job exists; for this long a missing job is not taken for a lost one."""
 
 log = logging.getLogger("keeper")
 
@@ -86,7 +84,7 @@ class Seen:
     """Somebody carries the run, with a job or without."""
 
 
-def decide(row: Row, seen: Seen, now_s: float) -> Action:
+def decide(row: Row, seen: Seen, now_s: float, timings: Timings = DEFAULT_TIMINGS) -> Action:
     """What to do about one open row.
 
     A job that Ray has forgotten counts for nothing: the head was started anew, which is not the run's fault. One that
@@ -106,18 +104,20 @@ def decide(row: Row, seen: Seen, now_s: float) -> Action:
         return End("stopped", "its job was stopped through Ray")
     since_s = now_s - row.updated_s
     if seen.job is None:
-        return Wait() if since_s < SUBMITTING_S else Submit(row.idle)
+        # Its row is written before a job exists.
+        return Wait() if since_s < timings.submitting_s else Submit(row.idle)
     idle = 0 if seen.step > row.step else row.idle + 1
     if idle >= ATTEMPTS_WITHOUT_PROGRESS:
         return End("failed", f"{idle} jobs in a row ended without a new checkpoint; see `vr jobs logs {row.run}`")
-    return Wait() if since_s < delay_s(idle) else Submit(idle)
+    return Wait() if since_s < delay_s(idle, timings) else Submit(idle)
 
 
-def look(row: Row, jobs: Mapping[str, str]) -> Seen:
+def look(row: Row, jobs: Mapping[str, str], timings: Timings = DEFAULT_TIMINGS) -> Seen:
     """The run of `row` as it is now."""
     run = RunFolder(Path(row.folder))
     state = run.state()
-    return Seen(state, jobs.get(row.submission), run.last_step(), is_driven(run, state))
+    driven = is_driven(run, state, silent_s=timings.driver_silent_s)
+    return Seen(state, jobs.get(row.submission), run.last_step(), driven)
 
 
 def act(action: Action, row: Row, head: Head, ledger: Ledger) -> None:
@@ -159,7 +159,7 @@ def turn(ledger: Ledger, complaints: dict[str, str]) -> None:
     complaints.pop("head", None)
     for row in rows:
         try:
-            act(decide(row, look(row, jobs), time.time()), row, head, ledger)
+            act(decide(row, look(row, jobs, head.timings), time.time(), head.timings), row, head, ledger)
             complaints.pop(row.run, None)
         except (VrError, OSError, sqlite3.Error) as error:
             _complain(complaints, row.run, error)
@@ -190,7 +190,7 @@ def machines_turn(ledger: Ledger, memory: machines.Memory, complaints: dict[str,
         return memory
     now = datetime.datetime.now().astimezone()
     memory = replace(memory, idle_since_s=machines.idle_since(memory.idle_since_s, nodes, now.timestamp()))
-    for action in machines.decide(inventory, record, nodes, waiting, memory, now):
+    for action in machines.decide(inventory, record, nodes, waiting, memory, now, head.timings):
         about = type(action).__name__.lower()
         try:
             memory, said = machines.act(action, head, memory, now.timestamp())
@@ -218,7 +218,7 @@ def main() -> int:
     complaints: dict[str, str] = {}
     memory = machines.Memory()
     log.info("keeping the runs of %s", state_folder())
-    while not end.wait(POLL_S):
+    while not end.wait(timings_here().keeper_turn_s):
         turn(ledger, complaints)
         memory = machines_turn(ledger, memory, complaints)
     return 0

@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from cluster.head import timings_here
+from cluster.timings import DEFAULT_TIMINGS, Timings
 from jobs.driver import write_driver
 from jobs.errors import RunFailed
 from jobs.recipe import Recipe
@@ -30,6 +32,7 @@ def launch(
     can_wait: bool = True,
     is_job: bool = False,
     watch: Callable[[RunState], None] = lambda state: None,
+    timings: Timings = DEFAULT_TIMINGS,
 ) -> RunState:
     """Carry attempt `attempt` of `run` to its end in this process, which is connected to Ray already.
 
@@ -40,7 +43,8 @@ def launch(
         loop: `module:function` to train with; the training loop of `jobs.train` by default.
         can_wait: Wait for machines that are missing now.
         is_job: This process is a job of Ray's: whoever ends it without saying that the run is to stop ends Ray.
-        watch: Called with every written state, at least every two seconds.
+        watch: Called with every written state, at least every `beat_s`.
+        timings: Of the head.
 
     Returns:
         The final state: finished, stopped or failed.
@@ -52,7 +56,7 @@ def launch(
     from jobs.worker import DEFAULT_LOOP
 
     write_driver(run, attempt)
-    supervisor = Supervisor(run, recipe, attempt, loop or DEFAULT_LOOP, can_wait, watch)
+    supervisor = Supervisor(run, recipe, attempt, loop or DEFAULT_LOOP, can_wait, watch, timings)
     with stop_on_signals(supervisor.request_stop, run if is_job else None):
         try:
             return supervisor.supervise()
@@ -113,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         recipe = run.recipe()
         ray.init()
-        state = launch(recipe, run, arguments.attempt, is_job=True)
+        state = launch(recipe, run, arguments.attempt, is_job=True, timings=timings_here())
         raise_for(run, state)
     except Superseded as error:
         print(error, file=sys.stderr)

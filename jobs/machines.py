@@ -10,21 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cluster.drain import LEAVE_WITHIN_S, Drained, DrainedBy, Record, change_drained, drop, is_over, put
+from cluster.drain import Drained, DrainedBy, Record, change_drained, drop, is_over, put
 from cluster.gcs import leave, leave_if_idle, publish
 from cluster.head import Head, fetch
 from cluster.hours import duration_s, is_within, next_begin, weekly_hours
 from cluster.inventory import Inventory, NodeSpec, node_labels
 from cluster.status import node_rows
+from cluster.timings import DEFAULT_TIMINGS, Timings
 from cluster.wake import suspend, wake
 from jobs.placement import Missing, Node, needed, place
 from jobs.recipe import WorkersSpec
-
-WAKE_AGAIN_S = 180.0
-"""A PC that was woken has this long to start and join."""
-LEAST_NOTICE_S = 5.0
-PUBLISH_AGAIN_S = 60.0
-"""A GCS that was started again may have forgotten what it was told, and a drained node would come back."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +96,13 @@ class Suspend:
 Action = Drain | Return | Publish | Leave | Wake | Suspend
 
 
-def by_time(inventory: Inventory | None, record: Record, nodes: Sequence[Seen], now: datetime.datetime) -> list[Action]:
+def by_time(
+    inventory: Inventory | None,
+    record: Record,
+    nodes: Sequence[Seen],
+    now: datetime.datetime,
+    timings: Timings = DEFAULT_TIMINGS,
+) -> list[Action]:
     """Who comes back now, and who is outside of its owner hours."""
     now_s = now.timestamp()
     actions: list[Action] = [Return(node.name) for node in record.nodes if is_over(node, now_s)]
@@ -117,11 +118,18 @@ def by_time(inventory: Inventory | None, record: Record, nodes: Sequence[Seen], 
                 actions.append(Return(spec.name))
         elif known is None and spec.name not in record.lent:
             back_s = next_begin(hours, now).timestamp()
-            actions.append(Drain(drained_node(spec.name, seen.get(spec.name), "hours", now_s, back_s)))
+            actions.append(Drain(drained_node(spec.name, seen.get(spec.name), "hours", now_s, back_s, timings)))
     return actions
 
 
-def drained_node(name: str, seen: Seen | None, by: DrainedBy, now_s: float, until_s: float | None) -> Drained:
+def drained_node(
+    name: str,
+    seen: Seen | None,
+    by: DrainedBy,
+    now_s: float,
+    until_s: float | None,
+    timings: Timings = DEFAULT_TIMINGS,
+) -> Drained:
     """The record of a node that is drained from now on."""
     there = seen is not None and seen.alive
     return Drained(
@@ -129,7 +137,7 @@ def drained_node(name: str, seen: Seen | None, by: DrainedBy, now_s: float, unti
         by=by,
         since_s=now_s,
         until_s=until_s,
-        leaves_s=now_s + LEAVE_WITHIN_S,
+        leaves_s=now_s + timings.leave_within_s,
         is_head=seen is not None and seen.is_head,
         labels=dict(seen.labels) if seen and there else {},
         cpus=seen.cpus if seen and there else 0.0,
@@ -137,15 +145,17 @@ def drained_node(name: str, seen: Seen | None, by: DrainedBy, now_s: float, unti
     )
 
 
-def leaving(record: Record, nodes: Sequence[Seen], memory: Memory, now_s: float) -> list[Action]:
+def leaving(
+    record: Record, nodes: Sequence[Seen], memory: Memory, now_s: float, timings: Timings = DEFAULT_TIMINGS
+) -> list[Action]:
     """What Ray and the nodes are to be told about the drained ones."""
     names = frozenset(node.name for node in record.nodes)
-    old = bool(names) and now_s - memory.published_s >= PUBLISH_AGAIN_S
+    old = bool(names) and now_s - memory.published_s >= timings.publish_again_s
     actions: list[Action] = [Publish(names)] if names != memory.published or old else []
     drained = {node.name: node for node in record.nodes}
     for node in nodes:
         if node.name in drained and node.alive and not node.is_head and node.node_id not in memory.asked:
-            within_s = max(LEAST_NOTICE_S, drained[node.name].leaves_s - now_s)
+            within_s = max(timings.least_notice_s, drained[node.name].leaves_s - now_s)
             actions.append(Leave(node, drained[node.name].why, within_s))
     return actions
 
@@ -157,6 +167,7 @@ def waking(
     waiting: Sequence[WorkersSpec],
     memory: Memory,
     now_s: float,
+    timings: Timings = DEFAULT_TIMINGS,
 ) -> list[Action]:
     """Whom to wake for runs that wait for machines.
 
@@ -170,7 +181,7 @@ def waking(
         if isinstance(place(workers, here, record.nodes), Missing):
             usable = [node for node in here if all(node.name != other.name for other in record.nodes)]
             wanted |= {node.name for node in needed(workers, usable, absent)}
-    recently = {name for name, at_s in memory.woken_s.items() if now_s - at_s < WAKE_AGAIN_S}
+    recently = {name for name, at_s in memory.woken_s.items() if now_s - at_s < timings.wake_again_s}
     return [Wake(spec) for spec in inventory.nodes if spec.name in wanted - recently]
 
 
@@ -209,12 +220,16 @@ def decide(
     waiting: Sequence[WorkersSpec],
     memory: Memory,
     now: datetime.datetime,
+    timings: Timings = DEFAULT_TIMINGS,
 ) -> list[Action]:
     """All that is to be done now."""
     now_s = now.timestamp()
-    actions = [*by_time(inventory, record, nodes, now), *leaving(record, nodes, memory, now_s)]
+    actions = [
+        *by_time(inventory, record, nodes, now, timings),
+        *leaving(record, nodes, memory, now_s, timings),
+    ]
     if inventory is not None:
-        actions += waking(inventory, record, nodes, waiting, memory, now_s)
+        actions += waking(inventory, record, nodes, waiting, memory, now_s, timings)
         actions += suspending(inventory, nodes, waiting, memory, now_s)
     return actions
 

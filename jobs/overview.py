@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.head import Head, state_folder
+from cluster.timings import DEFAULT_TIMINGS
 from jobs.driver import is_driven
 from jobs.errors import DamagedRun
 from jobs.ledger import Ledger
@@ -80,14 +81,16 @@ def overview(out: Path, head: Head | None) -> list[RunRow]:
         if run.recipe_file.is_file():
             folders.setdefault(run.path, run)
     jobs = job_states(head) if head is not None else {}
-    rows = [_row(run, ledger[run.id].submission if run.id in ledger else None, jobs) for run in folders.values()]
+    submissions = {run.id: ledger[run.id].submission if run.id in ledger else None for run in folders.values()}
+    rows = [_row(run, submissions[run.id], jobs, _silent_s(head)) for run in folders.values()]
     return sorted(rows, key=lambda row: row.updated_s)
 
 
 def details(run: RunFolder, head: Head | None) -> dict[str, Any]:
     """All that is known about one run, JSON-ready."""
     kept = Ledger(state_folder()).row(run.id)
-    row = _row(run, kept.submission if kept else None, job_states(head) if head is not None else {})
+    jobs = job_states(head) if head is not None else {}
+    row = _row(run, kept.submission if kept else None, jobs, _silent_s(head))
     checkpoints = sorted(p.name for p in run.checkpoints.glob("step-*")) if run.checkpoints.is_dir() else []
     pointers = {name: pointed.name for name in ("last", "best") if (pointed := run.pointer(name))}
     return {
@@ -129,7 +132,11 @@ def foretold(run: RunFolder) -> dict[str, Any]:
     return found
 
 
-def _row(run: RunFolder, submission: str | None, jobs: dict[str, str]) -> RunRow:
+def _silent_s(head: Head | None) -> float:
+    return (head.timings if head is not None else DEFAULT_TIMINGS).driver_silent_s
+
+
+def _row(run: RunFolder, submission: str | None, jobs: dict[str, str], silent_s: float) -> RunRow:
     try:
         state = run.state()
     except DamagedRun as error:
@@ -140,7 +147,7 @@ def _row(run: RunFolder, submission: str | None, jobs: dict[str, str]) -> RunRow
         run=run.id,
         folder=str(run.path),
         state=state.state,
-        driven=is_driven(run, state),
+        driven=is_driven(run, state, silent_s=silent_s),
         step=state.step,
         steps=state.steps,
         loss=float(loss) if loss is not None else None,

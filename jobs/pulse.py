@@ -11,35 +11,32 @@ import time
 from collections.abc import Sequence
 from types import TracebackType
 
+from cluster.timings import DEFAULT_TIMINGS, Timings
 from jobs.placement import Node
-
-ASK_EVERY_S = 0.5
-ANSWER_WITHIN_S = 1.0
-SILENT_S = 3.0
-"""Without an answer for so long a PC is taken for lost; asking takes a second more at most."""
 
 
 class Pulse:
     """Asks `nodes` until it is closed; a context manager."""
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
+    def __init__(self, nodes: Sequence[Node], timings: Timings = DEFAULT_TIMINGS) -> None:
         """Begin to ask; a node counts as answering now."""
+        self._timings = timings
         self._answered_s = dict.fromkeys((node.name for node in nodes), time.monotonic())
         self._end = threading.Event()
         for node in nodes:
             threading.Thread(target=self._ask, args=(node,), name=f"pulse of {node.name}", daemon=True).start()
 
     def lost(self) -> list[str]:
-        """Names of the nodes that have been silent for `SILENT_S`."""
-        now_s = time.monotonic()
-        return sorted(name for name, answered_s in self._answered_s.items() if now_s - answered_s > SILENT_S)
+        """Names of the nodes that have been silent for `silent_s`."""
+        silent_since_s = time.monotonic() - self._timings.silent_s
+        return sorted(name for name, answered_s in self._answered_s.items() if answered_s < silent_since_s)
 
     def _ask(self, node: Node) -> None:
         while not self._end.is_set():
             began_s = time.monotonic()
-            if answers(node.address, node.port):
+            if answers(node.address, node.port, self._timings.answer_within_s):
                 self._answered_s[node.name] = time.monotonic()
-            self._end.wait(max(0.0, began_s + ASK_EVERY_S - time.monotonic()))
+            self._end.wait(max(0.0, began_s + self._timings.ask_every_s - time.monotonic()))
 
     def __enter__(self) -> "Pulse":
         return self
@@ -48,10 +45,10 @@ class Pulse:
         self._end.set()
 
 
-def answers(address: str, port: int) -> bool:
+def answers(address: str, port: int, within_s: float = DEFAULT_TIMINGS.answer_within_s) -> bool:
     """Whether something takes a connection there."""
     try:
-        with socket.create_connection((address, port), timeout=ANSWER_WITHIN_S):
+        with socket.create_connection((address, port), timeout=within_s):
             return True
     except OSError:
         return False

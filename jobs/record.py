@@ -8,22 +8,24 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from cluster.timings import DEFAULT_TIMINGS, Timings
 from jobs.errors import DamagedRun
 from jobs.progress import last_step
 from jobs.runs import RunFolder, RunState
-
-AWAY_S = 5.0
-"""Between two looks for a run's folder that is not there, and two tries to write an end."""
-TELL_FOR_S = 900.0
-"""So long an end that cannot be written is tried again."""
 
 
 class Record:
     """Of one attempt."""
 
-    def __init__(self, run: RunFolder, attempt: int, watch: Callable[[RunState], None]) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        attempt: int,
+        watch: Callable[[RunState], None],
+        timings: Timings = DEFAULT_TIMINGS,
+    ) -> None:
         """Nothing is written yet; `watch` is called with every state."""
-        self._run, self._attempt, self._watch = run, attempt, watch
+        self._run, self._attempt, self._watch, self._timings = run, attempt, watch, timings
         self._known: RunState | None = None
         self._unwritten: dict[str, Any] = {}
 
@@ -39,10 +41,10 @@ class Record:
         """Write the run's state; where that cannot be done now, it is told later, and only an end waits until it is.
 
         Raises:
-            OSError, DamagedRun: the first state of the attempt cannot be written, or an end for a quarter of an hour.
+            OSError, DamagedRun: the first state of the attempt cannot be written, or an end for `tell_for_s`.
         """
         ends = changes.get("state") in ("finished", "failed", "stopped")
-        said, until_s = False, time.monotonic() + TELL_FOR_S
+        said, until_s = False, time.monotonic() + self._timings.tell_for_s
         while True:
             try:
                 self._known = self._run.write_state(**{**self._unwritten, **changes})
@@ -54,7 +56,7 @@ class Record:
                 if self._known is None or (ends and time.monotonic() > until_s):
                     raise
                 if ends:
-                    time.sleep(AWAY_S)
+                    time.sleep(self._timings.storage_again_s)
                     continue
                 self._unwritten |= changes
                 self._known = self._known.model_copy(update=changes)
@@ -68,7 +70,7 @@ class Record:
             if not said:
                 print(f"run {self._run.id}: {self._run.path} is away; waiting for it", file=sys.stderr, flush=True)
             said = True
-            if stop.wait(AWAY_S):
+            if stop.wait(self._timings.storage_again_s):
                 return
 
     def _is_there(self) -> bool:

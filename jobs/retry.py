@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cluster.timings import DEFAULT_TIMINGS, Timings
+
 ATTEMPTS_WITHOUT_PROGRESS = 3
 """Failures in a row without a new checkpoint after which a run is given up."""
 
 ATTEMPTS_WITHOUT_STORAGE = 20
 """The same where each time a disk or a share failed: with the pauses that is a quarter of an hour."""
-
-FIRST_DELAY_S = 2.0
-LONGEST_DELAY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Stop:
     user_error: bool = False
 
 
-def decide(history: Sequence[Failed], first_step: int) -> Retry | Stop:
+def decide(history: Sequence[Failed], first_step: int, timings: Timings = DEFAULT_TIMINGS) -> Retry | Stop:
     """What follows the last of `history` (not empty), for a run that began with a checkpoint at `first_step`.
 
     A new checkpoint between two failures is progress and forgives all earlier ones: a run on a machine that is taken
@@ -63,9 +62,9 @@ def decide(history: Sequence[Failed], first_step: int) -> Retry | Stop:
         allowed = ATTEMPTS_WITHOUT_STORAGE
     if idle >= allowed:
         return Stop(f"{idle} attempts without a new checkpoint after step {last.step}; the last one: {last.why}")
-    return Retry(delay_s(idle))
+    return Retry(delay_s(idle, timings))
 
 
-def delay_s(idle: int) -> float:
+def delay_s(idle: int, timings: Timings = DEFAULT_TIMINGS) -> float:
     """Seconds to wait after `idle` failures in a row without progress."""
-    return float(min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** max(0, idle - 1)))
+    return min(timings.longest_retry_s, timings.first_retry_s * 2.0 ** max(0, idle - 1))

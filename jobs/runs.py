@@ -35,8 +35,6 @@ State = Literal["pending", "running", "finished", "failed", "stopped"]
 LIVE: tuple[State, ...] = ("pending", "running")
 WAITS = "waits: "
 """A pending run whose `why` begins so waits for machines."""
-SILENT_AFTER_S = 60.0
-"""A driver writes state.json every few seconds; one that has not for so long is taken for dead."""
 
 _STEP = re.compile(r"step-\d{8,}")
 

@@ -7,13 +7,9 @@ from dataclasses import dataclass, replace
 
 from cluster.drain import Drained, read_drained
 from cluster.errors import ClusterError
+from cluster.timings import DEFAULT_TIMINGS, Timings
 from jobs.placement import Missing, Node, Placement, avoiding, live_nodes, place_run
 from jobs.recipe import Recipe
-
-JOIN_AFTER_S = 10.0
-"""A PC that has been there for so long, and is wanted, joins."""
-REST_S = 30.0
-"""Between a start and one for more PCs: each costs some seconds without a step."""
 
 
 def ray_nodes() -> list[Node]:
@@ -46,12 +42,15 @@ class ClusterView:
 class Seats:
     """Where a run can go now; every call looks anew."""
 
-    def __init__(self, recipe: Recipe, shared: bool, view: ClusterView = ClusterView()) -> None:
+    def __init__(
+        self, recipe: Recipe, shared: bool, timings: Timings = DEFAULT_TIMINGS, view: ClusterView = ClusterView()
+    ) -> None:
         """Of a run of `recipe`; a private Ray (`shared` is false) has one node and nobody to drain it."""
         self.drained: tuple[Drained, ...] = ()
         """As of the last look."""
         self._recipe = recipe
         self._shared = shared
+        self._timings = timings
         self._view = view
         self._lost: dict[str, str] = {}
         self._live: list[Node] = []
@@ -104,11 +103,12 @@ class Seats:
     def joining(self, now: Placement, running_since_s: float) -> list[str]:
         """PCs with which the run, which has these seats since then, would have more workers; [] for it to stay."""
         now_s = self._view.now_s()
-        if self._recipe.nodes is None or now_s - running_since_s < REST_S:
+        if self._recipe.nodes is None or now_s - running_since_s < self._timings.rest_s:
             return []
         found = self.place(now.use_gpu)
         if isinstance(found, Missing) or len(found.selectors) <= len(now.selectors):
             return []
         new = set(found.names) - set(now.names)
-        steady = {node.name for node in self._live if now_s - self._since_s[node.id] >= JOIN_AFTER_S}
+        join_after_s = self._timings.join_after_s
+        steady = {node.name for node in self._live if now_s - self._since_s[node.id] >= join_after_s}
         return sorted(new) if new <= steady else []

@@ -1,6 +1,7 @@
 """Runs as Ray jobs: submit, stop, read logs, ask for states. The keeper submits through here as well."""
 
 import logging
+import math
 import os
 import re
 import shlex
@@ -23,8 +24,6 @@ from vr_core.files import write_json
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-STOP_JOB_WAIT_S = 40
-"""Ray ends a stopped job by force after this; the supervisor gives the loop `STOP_WAIT_S` of it for a checkpoint."""
 LIVE_JOB = ("PENDING", "RUNNING")
 ENDED_JOB = ("STOPPED", "SUCCEEDED", "FAILED")
 
@@ -42,7 +41,7 @@ def start(head: Head, run: RunFolder) -> str:
     # A folder that was moved is still the same run.
     if row is not None and Path(row.folder).is_dir() and Path(row.folder).resolve() != run.path.resolve():
         raise UserError(f"{run.id}: {row.folder} was submitted under this name; submit the recipe anew with --again")
-    require_resumable(run)
+    require_resumable(run, head.timings.driver_silent_s)
     keep_source(run)
     try:
         return submit_attempt(head, run, idle=0)
@@ -75,13 +74,14 @@ def submit_attempt(head: Head, run: RunFolder, idle: int) -> str:
     # the keeper closes the row of a run that has ended.
     Ledger(state_folder()).submitted(run, attempt, submission, idle)
     recipe = run.recipe()
+    stop_s = math.ceil(head.timings.stop_job_within_s)
     try:
         _client(head).submit_job(
             entrypoint=shlex.join([sys.executable, "-m", "jobs.launch", str(run.path), str(attempt)]),
             submission_id=submission,
             runtime_env={
                 "working_dir": str(run.path / "source"),
-                "env_vars": DRIVER_ENVIRONMENT | {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_JOB_WAIT_S)},
+                "env_vars": DRIVER_ENVIRONMENT | {"RAY_JOB_STOP_WAIT_TIME_S": str(stop_s)},
             },
             metadata={"run": run.id, "recipe": recipe.name, "attempt": str(attempt)},
         )

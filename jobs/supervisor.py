@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cluster.timings import DEFAULT_TIMINGS, Timings
 from jobs.errors import DamagedRun, RunFailed, Unplaceable
 from jobs.fit import Fits, carried, first_cause
 from jobs.placement import Missing, Node, Placement, machine_name
@@ -25,13 +26,7 @@ from jobs.runs import WAITS, RunFolder, RunState, read_json
 from jobs.seats import ClusterView, Seats
 from vr_core.files import write_json
 
-END_WAIT_S = 10.0
-"""A fit that was ended has this long to return; it is left behind after that."""
-BEAT_S = 2.0
-"""Between two writes of state.json."""
 POLL_S = 0.2
-STOP_WAIT_S = 25.0
-"""A stopped run has this long to write a checkpoint; then it ends with the one before."""
 
 
 @dataclass
@@ -58,6 +53,7 @@ class Supervisor:
     can_wait: bool
     """Machines may still join; without, a run that does not fit is refused."""
     watch: Callable[[RunState], None]
+    timings: Timings = DEFAULT_TIMINGS
     fits: Fits = Fits()
     """What starts workers."""
     view: ClusterView = ClusterView()
@@ -78,8 +74,8 @@ class Supervisor:
     """Of the last time that it left its machines, or lost one."""
 
     def __post_init__(self) -> None:
-        self._seats = Seats(self.recipe, self.can_wait, self.view)
-        self._record = Record(self.run, self.attempt, self.watch)
+        self._seats = Seats(self.recipe, self.can_wait, self.timings, self.view)
+        self._record = Record(self.run, self.attempt, self.watch, self.timings)
 
     def supervise(self) -> RunState:
         """Run fits until the run is finished, stopped or given up.
@@ -105,7 +101,7 @@ class Supervisor:
             if outcome.failed is None:
                 continue
             history.append(outcome.failed)
-            verdict = decide(history, first_step)
+            verdict = decide(history, first_step, self.timings)
             if isinstance(verdict, Stop):
                 return self._record.write(state="failed", why=verdict.why, user_error=verdict.user_error)
             self._record.say(
@@ -135,7 +131,7 @@ class Supervisor:
             if isinstance(found, Missing) and found.why != said:
                 said = found.why
                 self._record.write(state="pending", why=f"{WAITS}{said}")
-            self._pause(BEAT_S)
+            self._pause(self.timings.beat_s)
         return None
 
     def _on_gpus(self) -> bool | None:
@@ -157,7 +153,7 @@ class Supervisor:
         self._record.say(f"start {self.attempt}.{self._number}: {len(placement.selectors)} worker(s){where}")
         self.run.leave_file.unlink(missing_ok=True)
         others = self._seats.others()
-        with Pulse(others) as pulse:
+        with Pulse(others, self.timings) as pulse:
             return self._watch_fit(placement, pulse, {node.name: node for node in others})
 
     def _watch_fit(self, placement: Placement, pulse: Pulse, others: dict[str, Node]) -> Outcome:
@@ -173,16 +169,16 @@ class Supervisor:
             lost = [others[name] for name in pulse.lost() if name in used]
             if lost:
                 self.fits.end()
-                thread.join(END_WAIT_S)
+                thread.join(self.timings.end_within_s)
                 return self._lose(lost)
             if self._hangs():
                 self.fits.end()
-                thread.join(END_WAIT_S)
+                thread.join(self.timings.end_within_s)
                 self._record.await_folder(self._stop)
                 why = f"no step for {self.recipe.workers.hung_after_s:g} s"
                 return Outcome("failed", Failed(self.run.last_step(), why))
             if self._stopping():
-                give_up_s = give_up_s or time.monotonic() + STOP_WAIT_S
+                give_up_s = give_up_s or time.monotonic() + self.timings.stop_within_s
                 if time.monotonic() > give_up_s:
                     return Outcome("stopped")
         self._beat(now=True)
@@ -194,7 +190,8 @@ class Supervisor:
         if self._stopping():
             return Outcome("stopped")
         # Ray may have been quicker: of a PC whose Ray has ended it hears at once.
-        lost = [node for node in others.values() if node.name in used and not answers(node.address, node.port)]
+        within_s = self.timings.answer_within_s
+        lost = [n for n in others.values() if n.name in used and not answers(n.address, n.port, within_s)]
         if lost:
             return self._lose(lost)
         outcome = self._failure(ended)
@@ -259,10 +256,10 @@ class Supervisor:
             self._stop.wait(min(POLL_S, seconds))
 
     def _beat(self, now: bool = False) -> None:
-        """Every BEAT_S: notice a newer attempt, note who the workers are, and say that this driver lives."""
+        """Every `beat_s`: notice a newer attempt, note who the workers are, and say that this driver lives."""
         if not now and time.monotonic() < self._beat_due_s:
             return
-        self._beat_due_s = time.monotonic() + BEAT_S
+        self._beat_due_s = time.monotonic() + self.timings.beat_s
         try:
             self._tell()
         except (OSError, DamagedRun) as error:

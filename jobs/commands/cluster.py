@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cluster.head import Head
     from cluster.inventory import Inventory
     from cluster.plan import NodeStart
+    from cluster.timings import Timings
     from cluster.versions import Versions
 
 app = typer.Typer(help="Start, join, inspect and end the Ray cluster.", no_args_is_help=True)
@@ -36,6 +37,9 @@ NumCpus = Annotated[int | None, typer.Option(min=1, help="Logical CPUs given to 
 PortBase = Annotated[
     int | None,
     typer.Option(help="First of a block of 256 ports, 0 for free ones; by default those in cluster/README.md."),
+]
+TimingsFile = Annotated[
+    Path | None, typer.Option("--timings", help="YAML file of waits, to replace the default ones (cluster/README.md).")
 ]
 _WATCH_S = 2.0
 
@@ -49,6 +53,7 @@ def head(
     name: Name = None,
     num_cpus: NumCpus = None,
     port: PortBase = None,
+    timings: TimingsFile = None,
     yes: Yes = False,
 ) -> None:
     """Start the Ray head on this machine, and the keeper that resubmits interrupted runs.
@@ -61,15 +66,17 @@ def head(
     from cluster.invitations import invite
     from cluster.lifecycle import running_head
     from cluster.plan import node_start
+    from cluster.timings import Timings
     from vr_core.config import load
 
     described = load(Inventory, inventory) if inventory else None
     spec = described.head if described else None
     node = node_start(look(), spec, name=name, address=address, cpus=num_cpus, port_base=port)
-    if running_head(node) is None:
-        show_plan(node)
+    waits = load(Timings, timings) if timings else None
+    if running_head(node, waits) is None:
+        show_plan(node, waits)
         agree("Start this head?", yes)
-    started, changed = put_up_head(node, described)
+    started, changed = put_up_head(node, described, waits)
     console().print("The head runs." if changed else "The head runs already; nothing was changed.")
     _show_head(started, None if node.loopback_only else invite(started, software()))
 
@@ -94,6 +101,7 @@ def join(
     name: Name = None,
     num_cpus: NumCpus = None,
     port: PortBase = None,
+    timings: TimingsFile = None,
     yes: Yes = False,
 ) -> None:
     """Give this PC to a cluster. A code works once, for 30 minutes, so the list of processes may show it.
@@ -106,7 +114,10 @@ def join(
     from cluster.plan import node_start
     from cluster.redeem import entry
     from cluster.start import require_answer
+    from cluster.timings import Timings
+    from vr_core.config import load
 
+    waits = load(Timings, timings) if timings else None
     way = entry(sys.stdin.readline().strip() if code == "-" else code, token_file, software())
     target = way.head
     facts = look()
@@ -115,21 +126,21 @@ def join(
         raise ClusterError(f"{inventory}: no node has an address of this PC ({', '.join(facts.addresses)})")
     own = own_address or (spec.address if spec else address_towards(target.rpartition(":")[0]))
     node = node_start(facts, spec, name=name, address=own, cpus=num_cpus, port_base=port, head=target)
-    running = running_node(node)
+    running = running_node(node, waits)
     if running and (way.token_sha256 is None or has_token(running, way.token_sha256)):
         console().print(f"{node.name} is in the cluster of {target} already. Leave it with: vr cluster down")
         return
     if way.token_sha256 is None:
         way.take()  # a token file that is missing is named before anything is asked
     require_answer(target)
-    show_plan(node)
+    show_plan(node, waits)
     if running:
         console().print("first   ends this PC's node, which has an earlier token of the head, and what runs on it")
     agree(f"Join the cluster of {target}?", yes)
     token = way.take()
     with console().status("starting Ray (about 10 s)"):
         try:
-            join_head(node, token)
+            join_head(node, token, waits)
         except ClusterFailure as error:
             spent = "" if token_file else "; the code is used up, `vr cluster head` on the head prints another"
             raise ClusterFailure(f"{error}{spent}") from None
@@ -196,16 +207,21 @@ def status(
         return
 
 
-def put_up_head(node: "NodeStart", described: "Inventory | None") -> tuple["Head", bool]:
-    """Start the head `node` with all that belongs beside it, or what is missing of it; says whether anything was."""
+def put_up_head(
+    node: "NodeStart", described: "Inventory | None", timings: "Timings | None" = None
+) -> tuple["Head", bool]:
+    """Start the head `node` with all that belongs beside it, or what is missing of it; says whether anything was.
+
+    Without `timings` a head that runs keeps its own.
+    """
     from cluster.admission import await_endpoint, companions_of
     from cluster.head import keep_inventory
     from cluster.lifecycle import running_head, start_head
     from jobs.keeper import KEEPER
 
-    fresh = running_head(node) is None
+    fresh = running_head(node, timings) is None
     with console().status("starting Ray (about 10 s)"):
-        started, changed = start_head(node, companions_of(node, [KEEPER]))
+        started, changed = start_head(node, companions_of(node, [KEEPER]), timings)
         if not node.loopback_only:
             await_endpoint(started)
     if fresh or described:  # typed again for another join code, without the file, it takes nothing from the keeper
@@ -228,9 +244,10 @@ def agree(question: str, yes: bool) -> None:
     typer.confirm(question, abort=True, err=True)
 
 
-def show_plan(node: "NodeStart") -> None:
+def show_plan(node: "NodeStart", timings: "Timings | None" = None) -> None:
     """Say what starting `node` means."""
     from cluster.plan import Ports, ports_from
+    from cluster.timings import changed
 
     cards = ", ".join(f"{gpu.model} {gpu.memory_gib:g} GiB" for gpu in node.gpus) or "none"
     if node.port_base == 0:
@@ -249,6 +266,8 @@ def show_plan(node: "NodeStart") -> None:
         "labels": " ".join(f"{key}={value}" for key, value in sorted(node.labels.items())),
         "ports": where,
     }
+    if timings is not None and changed(timings):
+        lines["timings"] = " ".join(f"{key}={value:g}" for key, value in changed(timings).items())
     for key, value in lines.items():
         console().print(f"{key:8}{value}", highlight=False, markup=False)
 

@@ -26,7 +26,7 @@ def drain(
 
     Run it on the head. Example: vr cluster drain study --until 23:00
     """
-    from cluster.drain import LEAVE_WITHIN_S, change_drained, put, shown_time, until
+    from cluster.drain import change_drained, put, shown_time, until
     from cluster.head import find_head
     from jobs.commands.cluster import agree, console
     from jobs.machines import drained_node
@@ -45,14 +45,15 @@ def drain(
     ends = shown_time(moment.timestamp(), now.timestamp()) if moment else f"with: vr cluster undrain {node}"
     what = "its workers leave, Ray stays (it is the head)" if is_head else "it leaves the cluster"
     console().print(f"drains  {node}: {what}; what runs on it writes a checkpoint and goes on elsewhere, or waits")
-    console().print(f"within  {LEAVE_WITHIN_S:.0f} s; what runs on it then is ended")
+    within_s = head.timings.leave_within_s
+    console().print(f"within  {within_s:g} s; what runs on it then is ended")
     console().print(f"back    {ends}", highlight=False)
     agree(f"Drain {node}?", yes)
     now_s = time.time()
-    record = drained_node(node, seen, "user", now_s, moment.timestamp() if moment else None)
+    record = drained_node(node, seen, "user", now_s, moment.timestamp() if moment else None, head.timings)
     change_drained(lambda others: put(others, record))
     with console().status(f"{node}: waiting for its work to leave (Ctrl-C: it goes on without you)"):
-        end_s = time.monotonic() + LEAVE_WITHIN_S + 60
+        end_s = time.monotonic() + within_s + 60
         while not _has_left(head, node):
             if time.monotonic() > end_s:
                 raise ClusterFailure(f"{node}: still there; see keeper.log in {head.ray.log.parent}")

@@ -10,12 +10,7 @@ import pytest
 from cluster.plan import MARKER
 from cluster.processes import alive, end, spawn
 from cluster.supervision import (
-    DRAINED_S,
     FAILURES,
-    HEAD_AWAY_S,
-    LEFT_S,
-    LONGEST_DELAY_S,
-    QUICK_S,
     Ask,
     Asked,
     Charge,
@@ -27,6 +22,7 @@ from cluster.supervision import (
     delay_s,
     failures_after,
 )
+from cluster.timings import DEFAULT_TIMINGS
 
 KILLED = Ended(ended_s=100.0, came_up=True, ever_up=True, failures=0)
 
@@ -62,24 +58,24 @@ def test_the_delay_grows_with_each_quick_failure_to_a_minute_and_ends_in_one_lin
     delays = [delay_s(failures) for failures in range(FAILURES)]
     assert delays[0] == 0.0
     assert delays == sorted(delays)
-    assert delays[-1] == LONGEST_DELAY_S
+    assert delays[-1] == DEFAULT_TIMINGS.ray_longest_delay_s
     for decision in (of_head, of_node):
-        assert decision(changed(failures=FAILURES - 1), 100.0 + LONGEST_DELAY_S - 1) == Wait()
+        assert decision(changed(failures=FAILURES - 1), 100.0 + DEFAULT_TIMINGS.ray_longest_delay_s - 1) == Wait()
         given_up = decision(changed(failures=FAILURES), 100.0)
         assert isinstance(given_up, GiveUp)
         assert f"ended {FAILURES} times in a row" in given_up.why
 
 
 def test_only_an_end_soon_after_the_start_is_a_failure():
-    assert failures_after(3, QUICK_S - 1) == 4
-    assert failures_after(3, QUICK_S) == 0
+    assert failures_after(3, DEFAULT_TIMINGS.ray_quick_s - 1) == 4
+    assert failures_after(3, DEFAULT_TIMINGS.ray_quick_s) == 0
 
 
 def test_a_node_asks_before_it_starts_and_again_while_its_head_is_away():
     assert of_node(KILLED, 100.0) == Ask()
     away = Asked(at_s=100.5, answers=False, may_start=False)
-    assert of_node(KILLED, 100.4 + HEAD_AWAY_S, away) == Wait()
-    assert of_node(KILLED, 100.5 + HEAD_AWAY_S, away) == Ask()
+    assert of_node(KILLED, 100.4 + DEFAULT_TIMINGS.head_away_s, away) == Wait()
+    assert of_node(KILLED, 100.5 + DEFAULT_TIMINGS.head_away_s, away) == Ask()
     assert of_node(KILLED, 100.6, Asked(100.5, answers=True, may_start=True)) == Start()
 
 
@@ -89,14 +85,14 @@ def test_what_the_head_said_before_the_end_does_not_count():
 
 def test_a_drained_node_waits_for_its_time_however_often_it_asks():
     drained = changed(left=True)
-    assert of_node(drained, 100.0 + LEFT_S - 0.1) == Wait()
-    assert of_node(drained, 100.0 + LEFT_S) == Ask()
+    assert of_node(drained, 100.0 + DEFAULT_TIMINGS.left_s - 0.1) == Wait()
+    assert of_node(drained, 100.0 + DEFAULT_TIMINGS.left_s) == Ask()
     now_s = 200.0
     for _ in range(1000):
         asked = Asked(now_s, answers=True, may_start=False)
-        assert of_node(drained, now_s + DRAINED_S - 0.1, asked) == Wait()
-        assert of_node(drained, now_s + DRAINED_S, asked) == Ask()
-        now_s += DRAINED_S
+        assert of_node(drained, now_s + DEFAULT_TIMINGS.drained_s - 0.1, asked) == Wait()
+        assert of_node(drained, now_s + DEFAULT_TIMINGS.drained_s, asked) == Ask()
+        now_s += DEFAULT_TIMINGS.drained_s
     assert of_node(drained, now_s, Asked(now_s, answers=True, may_start=True)) == Start()
 
 

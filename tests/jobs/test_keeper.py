@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.timings import DEFAULT_TIMINGS
 from jobs.keeper import (
-    SUBMITTING_S,
     Close,
     End,
     Seen,
@@ -86,7 +86,7 @@ def test_a_head_that_was_started_again_is_not_the_fault_of_the_run():
 
 
 def test_a_job_that_is_just_being_submitted_is_waited_for():
-    assert decide(row(updated_s=NOW_S - SUBMITTING_S + 1), seen(None), NOW_S) == Wait()
+    assert decide(row(updated_s=NOW_S - DEFAULT_TIMINGS.submitting_s + 1), seen(None), NOW_S) == Wait()
     assert decide(row(updated_s=NOW_S - 1), seen("FAILED"), NOW_S) == Wait()
     assert decide(ROW, seen(None, driven=True), NOW_S) == Wait()
 

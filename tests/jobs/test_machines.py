@@ -3,12 +3,10 @@ import datetime
 
 import pytest
 
-from cluster.drain import LEAVE_WITHIN_S, Drained, Record
+from cluster.drain import Drained, Record
 from cluster.inventory import GpuSpec, Inventory, NodeSpec
+from cluster.timings import DEFAULT_TIMINGS
 from jobs.machines import (
-    LEAST_NOTICE_S,
-    PUBLISH_AGAIN_S,
-    WAKE_AGAIN_S,
     Drain,
     Leave,
     Memory,
@@ -51,7 +49,7 @@ STUDY_OFF = dataclasses.replace(STUDY_UP, alive=False, cpus=0, gpus=0)
 
 
 def drained(**changes) -> Drained:
-    base = {"name": "study", "by": "user", "since_s": NIGHT_S, "leaves_s": NIGHT_S + LEAVE_WITHIN_S}
+    base = {"name": "study", "by": "user", "since_s": NIGHT_S, "leaves_s": NIGHT_S + DEFAULT_TIMINGS.leave_within_s}
     return Drained.model_validate({**base, **changes})
 
 
@@ -67,7 +65,7 @@ def test_outside_of_its_owner_hours_a_node_is_drained_until_they_begin_also_when
     node = action.node
     assert (node.name, node.by, node.is_head, node.cpus, node.gpus) == ("study", "hours", False, 4, 1)
     assert node.why == "study is drained until 22:00"
-    assert node.leaves_s == DAY.timestamp() + LEAVE_WITHIN_S
+    assert node.leaves_s == DAY.timestamp() + DEFAULT_TIMINGS.leave_within_s
     assert by_time(LENT_BY_NIGHT, Record(nodes=(node,)), [STUDY_UP], DAY) == []
     [off] = by_time(LENT_BY_NIGHT, Record(), [ATTIC_UP], DAY)
     assert isinstance(off, Drain)
@@ -95,14 +93,15 @@ def test_ray_is_asked_once_for_each_life_of_a_node_and_never_to_end_the_head():
     nodes = [ATTIC_UP, STUDY_UP]
     publish, leave = leaving(record, nodes, Memory(), NIGHT_S)
     assert publish == Publish(names)
-    assert leave == Leave(STUDY_UP, "study is drained until `vr cluster undrain study`", LEAVE_WITHIN_S)
+    assert leave == Leave(STUDY_UP, "study is drained until `vr cluster undrain study`", DEFAULT_TIMINGS.leave_within_s)
     done = Memory(published=names, published_s=NIGHT_S, asked=frozenset({"s1"}))
-    assert leaving(record, nodes, done, NIGHT_S + PUBLISH_AGAIN_S - 1) == []
-    assert leaving(record, nodes, done, NIGHT_S + PUBLISH_AGAIN_S) == [Publish(names)], "a new GCS knows nothing"
+    again_s = NIGHT_S + DEFAULT_TIMINGS.publish_again_s
+    assert leaving(record, nodes, done, again_s - 1) == []
+    assert leaving(record, nodes, done, again_s) == [Publish(names)], "a new GCS knows nothing"
     again = dataclasses.replace(STUDY_UP, node_id="s2")
     [_, leave] = leaving(record, [ATTIC_UP, again], done, NIGHT_S + 1e4)
     assert isinstance(leave, Leave)
-    assert leave.within_s == LEAST_NOTICE_S
+    assert leave.within_s == DEFAULT_TIMINGS.least_notice_s
     assert leaving(record, [ATTIC_UP, STUDY_OFF], Memory(published=names, published_s=NIGHT_S), NIGHT_S) == []
 
 
@@ -130,8 +129,8 @@ def test_a_drained_head_offers_nothing_to_a_run_that_waits_for_a_sleeping_pc():
 
 def test_a_pc_that_was_woken_has_time_to_start():
     gpu, woken = WorkersSpec(count=1, device="cuda"), Memory(woken_s={"study": NIGHT_S})
-    assert waking(HOME, Record(), [ATTIC_UP], [gpu], woken, NIGHT_S + WAKE_AGAIN_S - 1) == []
-    assert waking(HOME, Record(), [ATTIC_UP], [gpu], woken, NIGHT_S + WAKE_AGAIN_S) == [Wake(STUDY)]
+    assert waking(HOME, Record(), [ATTIC_UP], [gpu], woken, NIGHT_S + DEFAULT_TIMINGS.wake_again_s - 1) == []
+    assert waking(HOME, Record(), [ATTIC_UP], [gpu], woken, NIGHT_S + DEFAULT_TIMINGS.wake_again_s) == [Wake(STUDY)]
 
 
 def test_what_the_inventory_leaves_open_is_taken_for_enough():

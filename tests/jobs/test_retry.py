@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS, ATTEMPTS_WITHOUT_STORAGE, LONGEST_DELAY_S, Failed, Retry, Stop, decide
+from cluster.timings import DEFAULT_TIMINGS
+from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS, ATTEMPTS_WITHOUT_STORAGE, Failed, Retry, Stop, decide
 
 
 def fail(*steps: int) -> list[Failed]:
@@ -42,12 +43,12 @@ def test_never_more_attempts_than_the_limit_in_a_row_and_never_a_longer_pause(fi
         assert isinstance(verdict, Stop) == (idle >= ATTEMPTS_WITHOUT_PROGRESS)
         if isinstance(verdict, Stop):
             return
-        assert 0 < verdict.delay_s <= LONGEST_DELAY_S
+        assert 0 < verdict.delay_s <= DEFAULT_TIMINGS.longest_retry_s
 
 
 def test_storage_that_is_away_is_given_a_quarter_of_an_hour():
     away = [Failed(5, "the share failed", storage=True)] * (ATTEMPTS_WITHOUT_STORAGE - 1)
-    assert decide(away, 5) == Retry(LONGEST_DELAY_S)
+    assert decide(away, 5) == Retry(DEFAULT_TIMINGS.longest_retry_s)
     assert isinstance(decide([*away, away[0]], 5), Stop)
     assert isinstance(decide([*away, Failed(5, "diverged")], 5), Stop), "that is another thing"
     waits_s = sum(decide(away[: n + 1], 5).delay_s for n in range(len(away)))

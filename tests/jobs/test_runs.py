@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.timings import DEFAULT_TIMINGS
 from jobs.driver import is_driven, require_resumable, write_driver
 from jobs.errors import DamagedRun, NotACheckpoint, RunExists, UnknownRun
 from jobs.origin import PACKAGES, copy_source, read_origin, source_root
 from jobs.recipe import Recipe, TuneSpec
 from jobs.runs import (
-    SILENT_AFTER_S,
     RunFolder,
     RunState,
     create_run,
@@ -229,7 +229,7 @@ def test_a_driver_here_is_looked_up_and_one_elsewhere_believed_while_it_writes(r
     run = create_run(recipe)
     attempt = run.begin_attempt()
     write_driver(run, attempt)
-    long_ago_s = time.time() + 10 * SILENT_AFTER_S
+    long_ago_s = time.time() + 10 * DEFAULT_TIMINGS.driver_silent_s
     state = run.write_state(state="running", attempt=attempt)
     assert is_driven(run, state, long_ago_s)
     with pytest.raises(RunExists, match="running already"):
@@ -248,7 +248,7 @@ def test_a_driver_here_is_looked_up_and_one_elsewhere_believed_while_it_writes(r
 
     file.write_text(json.dumps({**here, "boot_id": "another machine", "pid": ended.pid}))
     assert is_driven(run, state)
-    assert not is_driven(run, state, state.updated_s + SILENT_AFTER_S + 1)
+    assert not is_driven(run, state, state.updated_s + DEFAULT_TIMINGS.driver_silent_s + 1)
     assert not is_driven(run, run.write_state(state="stopped"))
 
 
