@@ -6,7 +6,8 @@ import platform
 import signal
 import time
 import traceback
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jobs.errors import RunFailed
@@ -84,6 +85,19 @@ def end_fit() -> None:
         if actor["ActorClassName"] == "TrainController" and actor["JobID"] == job and actor["State"] == "ALIVE":
             with contextlib.suppress(ProcessLookupError):
                 os.kill(actor["Pid"], signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Fits:
+    """How the supervisor starts a run's workers, and how it ends them at once: with Ray Train, unless told otherwise.
+
+    A run ends and goes on by the same rules whatever takes its steps.
+    """
+
+    start: Callable[[RunFolder, Recipe, int, int, Placement, str, Collection[str]], dict[str, Any]] = fit
+    """As `fit`: returns when the workers have ended, or raises; called in a thread of its own."""
+    end: Callable[[], None] = end_fit
+    """As `end_fit`: `start` raises soon after."""
 
 
 def words(error: BaseException, rank: int) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def launch(
 
     write_driver(run, attempt)
     supervisor = Supervisor(run, recipe, attempt, loop or DEFAULT_LOOP, can_wait, watch, timings)
-    with _signals(supervisor.request_stop, run if is_job else None):
+    with stop_on_signals(supervisor.request_stop, run if is_job else None):
         try:
             return supervisor.supervise()
         except Superseded:
@@ -80,7 +80,7 @@ def raise_for(run: RunFolder, state: RunState) -> None:
 
 
 @contextlib.contextmanager
-def _signals(stop: Callable[[], None], job: RunFolder | None = None) -> Iterator[None]:
+def stop_on_signals(stop: Callable[[], None], job: RunFolder | None = None) -> Iterator[None]:
     """SIGTERM and Ctrl-C ask the run to stop; a second Ctrl-C ends this process at once.
 
     So does SIGTERM the job that carries the run `job` where nobody has said that it is to stop: the head is ended, and

@@ -2,8 +2,8 @@
 
 import sys
 import time
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 
 from cluster.drain import Drained, read_drained
 from cluster.errors import ClusterError
@@ -12,16 +12,46 @@ from jobs.placement import Missing, Node, Placement, avoiding, live_nodes, place
 from jobs.recipe import Recipe
 
 
+def ray_nodes() -> list[Node]:
+    """The nodes that Ray takes for alive."""
+    import ray
+
+    return live_nodes(ray.nodes())  # type: ignore[no-untyped-call]
+
+
+def own_node() -> str:
+    """Ray's id of the node that this process is on."""
+    import ray
+
+    own: str = ray.get_runtime_context().get_node_id()
+    return own
+
+
+@dataclass(frozen=True)
+class ClusterView:
+    """What a supervisor sees of the cluster: Ray's, unless told otherwise."""
+
+    nodes: Callable[[], list[Node]] = ray_nodes
+    """Those that live now."""
+    own: Callable[[], str] = own_node
+    """Id of the driver's node."""
+    now_s: Callable[[], float] = time.monotonic
+    """By which a node has been there for a while."""
+
+
 class Seats:
     """Where a run can go now; every call looks anew."""
 
-    def __init__(self, recipe: Recipe, shared: bool, timings: Timings = DEFAULT_TIMINGS) -> None:
+    def __init__(
+        self, recipe: Recipe, shared: bool, timings: Timings = DEFAULT_TIMINGS, view: ClusterView = ClusterView()
+    ) -> None:
         """Of a run of `recipe`; a private Ray (`shared` is false) has one node and nobody to drain it."""
         self.drained: tuple[Drained, ...] = ()
         """As of the last look."""
         self._recipe = recipe
         self._shared = shared
         self._timings = timings
+        self._view = view
         self._lost: dict[str, str] = {}
         self._live: list[Node] = []
         self._since_s: dict[str, float] = {}
@@ -38,21 +68,17 @@ class Seats:
 
     def look(self) -> list[Node]:
         """The nodes that Ray takes for alive, after a look at which are drained."""
-        import ray
-
         self.look_for_drained()
-        self._live = live_nodes(ray.nodes())  # type: ignore[no-untyped-call]
-        now_s = time.monotonic()
+        self._live = self._view.nodes()
+        now_s = self._view.now_s()
         self._since_s = {node.id: self._since_s.get(node.id, now_s) for node in self._live}
         return self._live
 
     def others(self) -> list[Node]:
         """The nodes besides the driver's own that a run may be on; none on a private Ray."""
-        import ray
-
         if not self._shared:
             return []
-        own = ray.get_runtime_context().get_node_id()
+        own = self._view.own()
         return [node for node in self.look() if node.id != own and node.id not in self._lost]
 
     def lose(self, nodes: Collection[Node]) -> None:
@@ -76,7 +102,7 @@ class Seats:
 
     def joining(self, now: Placement, running_since_s: float) -> list[str]:
         """PCs with which the run, which has these seats since then, would have more workers; [] for it to stay."""
-        now_s = time.monotonic()
+        now_s = self._view.now_s()
         if self._recipe.nodes is None or now_s - running_since_s < self._timings.rest_s:
             return []
         found = self.place(now.use_gpu)

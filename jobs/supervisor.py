@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from cluster.timings import DEFAULT_TIMINGS, Timings
 from jobs.errors import DamagedRun, RunFailed, Unplaceable
-from jobs.fit import carried, end_fit, first_cause, fit
+from jobs.fit import Fits, carried, first_cause
 from jobs.placement import Missing, Node, Placement, machine_name
 from jobs.progress import last_step
 from jobs.pulse import Pulse, answers
@@ -23,7 +23,7 @@ from jobs.recipe import Recipe
 from jobs.record import Record
 from jobs.retry import Failed, Stop, decide
 from jobs.runs import WAITS, RunFolder, RunState, read_json
-from jobs.seats import Seats
+from jobs.seats import ClusterView, Seats
 from vr_core.files import write_json
 
 POLL_S = 0.2
@@ -54,8 +54,13 @@ class Supervisor:
     """Machines may still join; without, a run that does not fit is refused."""
     watch: Callable[[RunState], None]
     timings: Timings = DEFAULT_TIMINGS
+    fits: Fits = Fits()
+    """What starts workers."""
+    view: ClusterView = ClusterView()
+    """What it sees of the cluster."""
     _beat_due_s: float = 0.0
-    _fits: int = 0
+    _number: int = 0
+    """Of the newest start within the attempt."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _announced: set[Path] = field(default_factory=set)
     _names: frozenset[str] = frozenset()
@@ -69,7 +74,7 @@ class Supervisor:
     """Of the last time that it left its machines, or lost one."""
 
     def __post_init__(self) -> None:
-        self._seats = Seats(self.recipe, self.can_wait, self.timings)
+        self._seats = Seats(self.recipe, self.can_wait, self.timings, self.view)
         self._record = Record(self.run, self.attempt, self.watch, self.timings)
 
     def supervise(self) -> RunState:
@@ -142,10 +147,10 @@ class Supervisor:
         return []
 
     def _one_fit(self, placement: Placement) -> Outcome:
-        self._fits += 1
+        self._number += 1
         self._placement, self._names, self._moved = placement, frozenset(), (-1, 0.0)
         where = f" on {', '.join(placement.names)}" if placement.names else ""
-        self._record.say(f"start {self.attempt}.{self._fits}: {len(placement.selectors)} worker(s){where}")
+        self._record.say(f"start {self.attempt}.{self._number}: {len(placement.selectors)} worker(s){where}")
         self.run.leave_file.unlink(missing_ok=True)
         others = self._seats.others()
         with Pulse(others, self.timings) as pulse:
@@ -163,11 +168,11 @@ class Supervisor:
             used = set(placement.names or self._names)
             lost = [others[name] for name in pulse.lost() if name in used]
             if lost:
-                end_fit()
+                self.fits.end()
                 thread.join(self.timings.end_within_s)
                 return self._lose(lost)
             if self._hangs():
-                end_fit()
+                self.fits.end()
                 thread.join(self.timings.end_within_s)
                 self._record.await_folder(self._stop)
                 why = f"no step for {self.recipe.workers.hung_after_s:g} s"
@@ -204,7 +209,7 @@ class Supervisor:
 
     def _leave_out(self, ended: dict[str, Any]) -> Outcome:
         """Go on without the machines of the ranks that make steps longer."""
-        file = self.run.attempt_folder(self.attempt) / f"machines-{self._fits}.json"
+        file = self.run.attempt_folder(self.attempt) / f"machines-{self._number}.json"
         machines = read_json(file)["machines"]
         names = {machine_name(machines[rank]) for rank in ended["ranks"]}
         self._seats.leave_out(names)
@@ -217,7 +222,8 @@ class Supervisor:
         """Thread: append rank 0's mapping, or the exception, to `done`."""
         try:
             been = {machine["host"] for machines in self._starts() for machine in machines}
-            done.append(fit(self.run, self.recipe, self.attempt, self._fits, placement, self.loop, been))
+            numbers = self.attempt, self._number
+            done.append(self.fits.start(self.run, self.recipe, *numbers, placement, self.loop, been))
         except BaseException as error:
             done.append(error)
 
@@ -229,8 +235,8 @@ class Supervisor:
             return Outcome("waiting")
         folder = self.run.attempt_folder(self.attempt)
         with contextlib.suppress(OSError):  # a full disk is what it may be about
-            (folder / f"error-{self._fits}.txt").write_text(str(error), encoding="utf-8")
-        told = [read_json(file) for file in folder.glob(f"error-{self._fits}-rank-*.json")]
+            (folder / f"error-{self._number}.txt").write_text(str(error), encoding="utf-8")
+        told = [read_json(file) for file in folder.glob(f"error-{self._number}-rank-*.json")]
         failures = getattr(error, "worker_failures", {})
         told += carried(failures, told)
         silent = set(failures) - {t["rank"] for t in told}
@@ -265,16 +271,16 @@ class Supervisor:
         if newest > self.attempt:
             raise Superseded(f"run {self.run.id}: attempt {newest} has taken over from attempt {self.attempt}")
         changes: dict[str, Any] = {}
-        file = self.run.attempt_folder(self.attempt) / f"machines-{self._fits}.json"
+        file = self.run.attempt_folder(self.attempt) / f"machines-{self._number}.json"
         if file not in self._announced and file.exists():
             origin = read_json(self.run.origin_file)
             machines = read_json(file)["machines"]
-            origin["machines"][f"{self.attempt}.{self._fits}"] = machines
+            origin["machines"][f"{self.attempt}.{self._number}"] = machines
             write_json(self.run.origin_file, origin)
             self._names = frozenset(map(machine_name, machines))
             self._announced.add(file)
-            self._announced_s = time.monotonic()
-            self._record.say(f"start {self.attempt}.{self._fits}: all workers are there")
+            self._announced_s = self.view.now_s()
+            self._record.say(f"start {self.attempt}.{self._number}: all workers are there")
             changes = {"state": "running", "why": ""}
         if file in self._announced:
             changes |= self._leave_drained() or self._join()
