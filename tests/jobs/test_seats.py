@@ -1,8 +1,5 @@
 """Which machines a run takes that takes what is there, who joins when, and who answers no more."""
 
-import contextlib
-import socket
-import threading
 import time
 
 import pytest
@@ -15,6 +12,7 @@ from jobs.placement import Missing, Node, Placement, least_workers, place, place
 from jobs.pulse import Pulse, answers
 from jobs.recipe import Recipe
 from jobs.seats import ClusterView, Seats
+from tests.jobs.ports import listening
 from tests.jobs.training import until
 from vr_core.config import validate
 from vr_core.errors import ConfigError
@@ -147,7 +145,7 @@ def test_a_pc_joins_when_it_is_steady_and_the_run_has_rested(world):
     assert seats.joining(now, world.now_s - 1) == [], "the run has just begun"
     assert seats.joining(now, 1000.0) == ["small"]
     fixed = validate(Recipe, {"name": "demo", "steps": 9}, "demo")
-    assert Seats(fixed, True, world.view).joining(now, 0.0) == []
+    assert Seats(fixed, True, view=world.view).joining(now, 0.0) == []
 
 
 def test_a_lost_pc_is_left_alone_until_it_has_another_id(world):
@@ -161,33 +159,16 @@ def test_a_lost_pc_is_left_alone_until_it_has_another_id(world):
 
 
 def test_a_fixed_number_of_workers_is_kept_from_a_ghost_as_well(world):
-    seats = Seats(validate(Recipe, {"name": "demo", "steps": 9, "workers": {"count": 2}}, "demo"), True, world.view)
+    seats = Seats(
+        validate(Recipe, {"name": "demo", "steps": 9, "workers": {"count": 2}}, "demo"), True, view=world.view
+    )
     world.nodes = [BIG, SMALL, OLD]
     seats.lose([SMALL])
     assert seats.place(None).selectors == [{"vr/node": "!in(small)"}] * 2
 
 
-@contextlib.contextmanager
-def server():
-    """Something that takes connections until it is closed."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        end = threading.Event()
-
-        def take():
-            while not end.is_set():
-                with contextlib.suppress(OSError):
-                    listening.accept()[0].close()
-
-        taking = threading.Thread(target=take, daemon=True)
-        taking.start()
-        yield listening.getsockname()[1]
-        end.set()
-        listening.shutdown(socket.SHUT_RDWR)
-        taking.join(10)
-
-
 def test_who_answers_is_there_and_who_does_not_is_lost():
-    with server() as port:
+    with listening() as (port, _):
         there, nowhere = (Node(n, {}, 1, 0, n, "127.0.0.1", p) for n, p in (("there", port), ("nowhere", 1)))
         assert answers("127.0.0.1", port)
         began_s = time.monotonic()
