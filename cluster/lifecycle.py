@@ -174,7 +174,7 @@ def _with_companions(head: Head, companions: Sequence[Companion]) -> Head:
 def join(node: NodeStart, token: str, timings: Timings | None = None) -> tuple[Joined, bool]:
     """Start `node` as a worker of the head `node.head`; the token is written into the state folder.
 
-    `timings` as for `start_head`; the head's own are not asked for.
+    Without `timings` one that was here before keeps its own; the head's are not asked for.
 
     Where it runs already nothing changes, unless it has another token (the head's was changed): then it starts anew.
 
@@ -193,9 +193,10 @@ def join(node: NodeStart, token: str, timings: Timings | None = None) -> tuple[J
         joined = running_node(node, timings)
         if joined is not None and has_token(joined, token_sha256(token)):
             return joined, False
+        before = read_joined(node.name)
         if timings is None:
-            timings = joined.timings if joined is not None else DEFAULT_TIMINGS
-        _clear(read_joined(node.name), record)
+            timings = before.timings if before is not None else DEFAULT_TIMINGS
+        _clear(before, record)
         require_answer(node.head)
         own_token_file = record.with_suffix(".token")
         write_private(own_token_file, token + "\n")

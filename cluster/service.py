@@ -112,21 +112,26 @@ def _systemctl(*arguments: str) -> None:
         raise ClusterFailure(f"systemctl --user {' '.join(arguments)}: {done.stderr.strip()[-300:]}")
 
 
-def run(companions: Callable[[Head], Sequence[Companion]], say: Callable[[str], None], ending: threading.Event) -> None:
+def run(
+    companions: Callable[[Head], Sequence[Companion]],
+    say: Callable[[str], None],
+    ending: threading.Event,
+    now_s: Callable[[], float] = time.monotonic,
+) -> None:
     """Start what the records name and does not run, and again whenever a supervisor has ended; on `ending`, end all.
 
     It returns when nothing is recorded: `vr cluster down` has taken it.
     """
-    next_s = wait_s = 0.0
+    next_s, wait_s = now_s(), 0.0
     while not ending.wait(wait_s):
         wait_s = _POLL_S
         head = read_head()
         members = [*([head] if head else []), *all_joined()]
         if not members:
             return
-        if all(alive(member.ray) for member in members) or time.monotonic() < next_s:
+        if all(alive(member.ray) for member in members) or now_s() < next_s:
             continue
-        next_s = time.monotonic() + members[0].timings.service_again_s
+        next_s = now_s() + members[0].timings.service_again_s
         try:
             started = resume(companions)
             if started:  # else `vr cluster down` was quicker

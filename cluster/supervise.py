@@ -25,7 +25,7 @@ from cluster.gcs import ask
 from cluster.plan import LOOPBACK
 from cluster.processes import end_session
 from cluster.start import STARTED_LINE, prepare_temp_dir
-from cluster.supervision import Ask, Asked, Charge, Ended, GiveUp, Start, decide, failures_after
+from cluster.supervision import Ask, Asked, Charge, Ended, GiveUp, Start, decide, failures_after, has_left
 from cluster.token import read_token
 from vr_core.errors import VrError
 
@@ -121,8 +121,7 @@ class Supervisor:
                     threading.Thread(target=_wake_job_watch, args=(self.charge, self.ray), daemon=True).start()
             if not self.came_up or _has_raylet(self.ray.pid):
                 raylet_seen_s = time.monotonic()
-            # Of one that was killed Ray hears within a second, and ends; of one that left it makes nothing.
-            left = time.monotonic() - raylet_seen_s > self.charge.timings.raylet_gone_s
+            left = has_left(raylet_seen_s, time.monotonic(), self.charge.timings)
         left = left and self.ray.poll() is None
         self.came_up = self.came_up or self._says_it_is_up()
         self.ever_up = self.ever_up or self.came_up

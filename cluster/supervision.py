@@ -85,6 +85,14 @@ class GiveUp:
 Action = Wait | Ask | Start | GiveUp
 
 
+def has_left(raylet_seen_s: float, now_s: float, timings: Timings = DEFAULT_TIMINGS) -> bool:
+    """Whether a node that is up has left, whose raylet was last seen then.
+
+    Of one that was killed Ray hears within a second, and ends; of one that left it makes nothing.
+    """
+    return now_s - raylet_seen_s > timings.raylet_gone_s
+
+
 def failures_after(before: int, ran_s: float, timings: Timings = DEFAULT_TIMINGS) -> int:
     """Quick failures in a row after one more end, `ran_s` after its start."""
     return before + 1 if ran_s < timings.ray_quick_s else 0

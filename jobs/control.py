@@ -63,7 +63,7 @@ def follow(run: RunFolder, watch: Callable[[RunState], None]) -> RunState:
         time.sleep(POLL_S)
 
 
-def stop_run(run: RunFolder, head: Head | None) -> RunState:
+def stop_run(run: RunFolder, head: Head | None, now_s: Callable[[], float] = time.monotonic) -> RunState:
     """Stop `run` and wait until it has; returns its last state, which is unchanged where it had ended already.
 
     Raises:
@@ -81,7 +81,7 @@ def stop_run(run: RunFolder, head: Head | None) -> RunState:
     if head is not None and job is not None and job_states(head).get(job) in LIVE_JOB:
         stop_job(head, job)
     timings = head.timings if head is not None else DEFAULT_TIMINGS
-    end_s = time.monotonic() + timings.stopped_within_s
+    end_s = now_s() + timings.stopped_within_s
     while True:
         # Before the state: a driver that listens writes that and then ends. One that has just started ends at once.
         gone = head is not None and job is not None and job_states(head).get(job, "unknown") in ENDED_JOB
@@ -90,7 +90,7 @@ def stop_run(run: RunFolder, head: Head | None) -> RunState:
             return state
         if gone or not is_driven(run, state, silent_s=timings.driver_silent_s):
             return run.write_state(state="stopped", why="stopped by the user")
-        if time.monotonic() > end_s:
+        if now_s() > end_s:
             raise RunFailed(f"run {run.id}: attempt {state.attempt} does not react; end its process by hand")
         time.sleep(POLL_S)
 

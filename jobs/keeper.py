@@ -208,6 +208,15 @@ def _complain(complaints: dict[str, str], about: str, error: Exception) -> None:
         log.warning("%s: %s", about, error)
 
 
+def keep(ledger: Ledger, end: threading.Event) -> None:
+    """Take turns until `end` is set."""
+    complaints: dict[str, str] = {}
+    memory = machines.Memory()
+    while not end.wait(timings_here().keeper_turn_s):
+        turn(ledger, complaints)
+        memory = machines_turn(ledger, memory, complaints)
+
+
 def main() -> int:
     """Keep runs until SIGTERM."""
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(message)s")
@@ -215,12 +224,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: end.set())
     signal.signal(signal.SIGINT, lambda *_: end.set())
     ledger = Ledger(state_folder())
-    complaints: dict[str, str] = {}
-    memory = machines.Memory()
     log.info("keeping the runs of %s", state_folder())
-    while not end.wait(timings_here().keeper_turn_s):
-        turn(ledger, complaints)
-        memory = machines_turn(ledger, memory, complaints)
+    keep(ledger, end)
     return 0
 
 

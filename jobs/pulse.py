@@ -8,41 +8,11 @@ that by itself.
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from cluster.timings import DEFAULT_TIMINGS, Timings
 from jobs.placement import Node
-
-
-class Pulse:
-    """Asks `nodes` until it is closed; a context manager."""
-
-    def __init__(self, nodes: Sequence[Node], timings: Timings = DEFAULT_TIMINGS) -> None:
-        """Begin to ask; a node counts as answering now."""
-        self._timings = timings
-        self._answered_s = dict.fromkeys((node.name for node in nodes), time.monotonic())
-        self._end = threading.Event()
-        for node in nodes:
-            threading.Thread(target=self._ask, args=(node,), name=f"pulse of {node.name}", daemon=True).start()
-
-    def lost(self) -> list[str]:
-        """Names of the nodes that have been silent for `silent_s`."""
-        silent_since_s = time.monotonic() - self._timings.silent_s
-        return sorted(name for name, answered_s in self._answered_s.items() if answered_s < silent_since_s)
-
-    def _ask(self, node: Node) -> None:
-        while not self._end.is_set():
-            began_s = time.monotonic()
-            if answers(node.address, node.port, self._timings.answer_within_s):
-                self._answered_s[node.name] = time.monotonic()
-            self._end.wait(max(0.0, began_s + self._timings.ask_every_s - time.monotonic()))
-
-    def __enter__(self) -> "Pulse":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._end.set()
 
 
 def answers(address: str, port: int, within_s: float = DEFAULT_TIMINGS.answer_within_s) -> bool:
@@ -52,3 +22,41 @@ def answers(address: str, port: int, within_s: float = DEFAULT_TIMINGS.answer_wi
             return True
     except OSError:
         return False
+
+
+class Pulse:
+    """Asks `nodes` until it is closed; a context manager."""
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        timings: Timings = DEFAULT_TIMINGS,
+        *,
+        ask: Callable[[str, int, float], bool] = answers,
+        now_s: Callable[[], float] = time.monotonic,
+        end: threading.Event | None = None,
+    ) -> None:
+        """Begin to ask, as `answers` does; a node counts as answering now. `end`, once set, ends it as well."""
+        self._timings, self._answers, self._now_s = timings, ask, now_s
+        self._answered_s = dict.fromkeys((node.name for node in nodes), now_s())
+        self._end = end or threading.Event()
+        for node in nodes:
+            threading.Thread(target=self._ask, args=(node,), name=f"pulse of {node.name}", daemon=True).start()
+
+    def lost(self) -> list[str]:
+        """Names of the nodes that have been silent for longer than `silent_s`."""
+        now_s = self._now_s()
+        return sorted(name for name, at_s in self._answered_s.items() if now_s - at_s > self._timings.silent_s)
+
+    def _ask(self, node: Node) -> None:
+        while not self._end.is_set():
+            began_s = self._now_s()
+            if self._answers(node.address, node.port, self._timings.answer_within_s):
+                self._answered_s[node.name] = self._now_s()
+            self._end.wait(max(0.0, began_s + self._timings.ask_every_s - self._now_s()))
+
+    def __enter__(self) -> "Pulse":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._end.set()

@@ -23,9 +23,13 @@ class Record:
         attempt: int,
         watch: Callable[[RunState], None],
         timings: Timings = DEFAULT_TIMINGS,
+        *,
+        sleep: Callable[[float], object] = time.sleep,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """Nothing is written yet; `watch` is called with every state."""
-        self._run, self._attempt, self._watch, self._timings = run, attempt, watch, timings
+        self._run, self._attempt, self._watch = run, attempt, watch
+        self._timings, self._sleep, self._now_s = timings, sleep, now_s
         self._known: RunState | None = None
         self._unwritten: dict[str, Any] = {}
 
@@ -44,7 +48,7 @@ class Record:
             OSError, DamagedRun: the first state of the attempt cannot be written, or an end for `tell_for_s`.
         """
         ends = changes.get("state") in ("finished", "failed", "stopped")
-        said, until_s = False, time.monotonic() + self._timings.tell_for_s
+        said, until_s = False, self._now_s() + self._timings.tell_for_s
         while True:
             try:
                 self._known = self._run.write_state(**{**self._unwritten, **changes})
@@ -53,10 +57,10 @@ class Record:
                 if not said:
                     print(f"run {self._run.id}: state not written: {error}", file=sys.stderr, flush=True)
                 said = True
-                if self._known is None or (ends and time.monotonic() > until_s):
+                if self._known is None or (ends and self._now_s() > until_s):
                     raise
                 if ends:
-                    time.sleep(self._timings.storage_again_s)
+                    self._sleep(self._timings.storage_again_s)
                     continue
                 self._unwritten |= changes
                 self._known = self._known.model_copy(update=changes)

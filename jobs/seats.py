@@ -36,7 +36,7 @@ class ClusterView:
     own: Callable[[], str] = own_node
     """Id of the driver's node."""
     now_s: Callable[[], float] = time.monotonic
-    """By which a node has been there for a while."""
+    """The clock of all its waits."""
 
 
 class Seats:

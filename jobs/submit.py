@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cluster.head import Head, fetch, state_folder
 from cluster.plan import LOOPBACK
+from cluster.timings import Timings
 from jobs.driver import require_resumable
 from jobs.errors import JobsFailure
 from jobs.ledger import Ledger
@@ -74,15 +75,11 @@ def submit_attempt(head: Head, run: RunFolder, idle: int) -> str:
     # the keeper closes the row of a run that has ended.
     Ledger(state_folder()).submitted(run, attempt, submission, idle)
     recipe = run.recipe()
-    stop_s = math.ceil(head.timings.stop_job_within_s)
     try:
         _client(head).submit_job(
             entrypoint=shlex.join([sys.executable, "-m", "jobs.launch", str(run.path), str(attempt)]),
             submission_id=submission,
-            runtime_env={
-                "working_dir": str(run.path / "source"),
-                "env_vars": DRIVER_ENVIRONMENT | {"RAY_JOB_STOP_WAIT_TIME_S": str(stop_s)},
-            },
+            runtime_env={"working_dir": str(run.path / "source"), "env_vars": job_environment(head.timings)},
             metadata={"run": run.id, "recipe": recipe.name, "attempt": str(attempt)},
         )
     except (RuntimeError, OSError, ValueError) as error:
@@ -90,6 +87,11 @@ def submit_attempt(head: Head, run: RunFolder, idle: int) -> str:
             f"run {run.id}: the head did not take the job ({told(error)}); see `vr cluster status`"
         ) from None
     return submission
+
+
+def job_environment(timings: Timings) -> dict[str, str]:
+    """What a job's driver has in its environment besides the node's."""
+    return DRIVER_ENVIRONMENT | {"RAY_JOB_STOP_WAIT_TIME_S": str(math.ceil(timings.stop_job_within_s))}
 
 
 def told(error: Exception) -> str:

@@ -22,7 +22,7 @@ from cluster.supervision import (
     delay_s,
     failures_after,
 )
-from cluster.timings import DEFAULT_TIMINGS
+from cluster.timings import DEFAULT_TIMINGS, Timings
 
 KILLED = Ended(ended_s=100.0, came_up=True, ever_up=True, failures=0)
 
@@ -158,6 +158,12 @@ def test_what_was_up_is_started_again_and_nothing_of_the_first_is_left(supervise
     psutil.Process(ref.pid).terminate()
     await_true(lambda: not alive(ref))
     assert in_session(ref) == []
+
+
+def test_how_long_a_supervisor_waits_stands_in_its_charge(supervised):
+    ref = supervised(f"{UP} exit 1", timings=Timings(ray_first_delay_s=0.01, ray_longest_delay_s=0.01))
+    await_true(lambda: not alive(ref))  # by default after three minutes
+    assert f"Ray ended {FAILURES} times in a row" in ref.log.read_text().splitlines()[-1]
 
 
 def test_ray_ends_with_a_supervisor_that_was_killed(supervised, tmp_path):
