@@ -24,9 +24,14 @@ from vr_core.errors import UserError
 
 STEPS = 6
 QUICK = Timings(
-    beat_s=0.02, first_retry_s=0.05, longest_retry_s=60, join_after_s=0.02, rest_s=0.02, stop_within_s=1,
-    storage_again_s=0.02, ask_every_s=0.05, answer_within_s=0.3, silent_s=0.5,
+    beat_s=0.02, first_retry_s=0.05, longest_retry_s=60, join_after_s=0.02, rest_s=0.02, storage_again_s=0.02,
+    ask_every_s=0.05, silent_s=30,
 )  # fmt: skip
+"""What a test waits for is short; what ends something too early on a busy machine is long."""
+
+
+def quick(**waits: float) -> Timings:
+    return QUICK.model_copy(update=waits)
 
 
 @pytest.fixture
@@ -174,7 +179,7 @@ def test_machines_that_others_hold_are_waited_for_and_cost_no_attempt(run):
 def test_a_fit_that_takes_no_step_is_ended_and_the_run_goes_on(run):
     attempt = Attempt(run, hangs, finishes, workers={"hung_after_s": 0.3})
     assert attempt.supervise().state == "finished"
-    assert attempt.starts[0].ended.is_set()
+    assert attempt.workers.ended == [1]
     assert "no step for 0.3 s; starting again from step 0 in 0.05 s" in attempt.said
 
 
@@ -193,7 +198,7 @@ def test_a_stopped_run_ends_with_a_checkpoint(run):
 
 
 def test_a_loop_that_does_not_stop_is_left_behind(run):
-    attempt = Attempt(run, hangs)
+    attempt = Attempt(run, hangs, timings=quick(stop_within_s=0.3))
     attempt.on_state = lambda state: run.stop_file.touch() if state.state == "running" else None
     assert attempt.supervise().state == "stopped"
 
@@ -208,8 +213,7 @@ def test_a_worker_that_fails_while_the_run_stops_does_not_make_it_a_failed_one(r
 
 @pytest.mark.parametrize("waits_for", ["machines", "retry"])
 def test_a_run_that_waits_is_stopped_at_once(run, waits_for):
-    patient = QUICK.model_copy(update={"first_retry_s": 60.0})
-    attempt = Attempt(run, fails(RuntimeError("no")), timings=patient)
+    attempt = Attempt(run, fails(RuntimeError("no")), timings=quick(first_retry_s=60.0))
     if waits_for == "machines":
         attempt.nodes = [pc("here", cpus=0)]
     why = "waits: no machine has" if waits_for == "machines" else "starts again after: RuntimeError: no"
@@ -316,11 +320,13 @@ def test_a_run_goes_on_without_a_machine_that_answers_no_more(run, ray_is_quicke
                 start.wait_for(lambda: False)
             raise RuntimeError("the raylet died")
 
-        attempt = Attempt(run, act, finishes, nodes={})
+        # The raylet that is gone refuses a connection at once.
+        silent = quick(silent_s=30.0 if ray_is_quicker else 1.0)
+        attempt = Attempt(run, act, finishes, timings=silent, nodes={})
         attempt.nodes = [HERE, pc("cellar", port)]
         assert attempt.supervise().state == "finished"
     assert [start.placement.names for start in attempt.starts] == [("cellar", "here"), ("here",)]
-    assert attempt.starts[0].ended.is_set()
+    assert attempt.workers.ended == ([] if ray_is_quicker else [1])
     assert attempt.starts[1].first_step == 2
     assert "starts again: cellar answers no more" in attempt.said
     assert not any("starting again" in said for said in attempt.said), "it is no failure"
