@@ -126,16 +126,27 @@ def test_a_driver_lets_go_of_a_run_that_a_newer_attempt_has_taken(run):
     assert run.state_file.read_text() == before
 
 
-def test_a_run_that_fails_goes_on_from_its_checkpoint_after_a_pause_that_doubles(run):
+def test_a_run_that_fails_goes_on_from_its_checkpoint(run):
     attempt = Attempt(run, fails(RuntimeError("no"), after=2), fails(RuntimeError("no\nand more")), finishes)
-    began_s = time.monotonic()
     assert attempt.supervise().state == "finished"
-    assert time.monotonic() - began_s >= 0.05 + 0.05
     assert [start.first_step for start in attempt.starts] == [0, 2, 2]
     assert [said for said in attempt.said if "again" in said] == [
         "RuntimeError: no; starting again from step 2 in 0.05 s",  # a new checkpoint: it is the first failure
         "RuntimeError: no; starting again from step 2 in 0.05 s",
     ]
+
+
+def test_a_run_pauses_before_it_starts_again(run):
+    def act(start: Start) -> dict[str, Any]:
+        moments_s.append(time.monotonic())
+        if len(moments_s) == 1:
+            raise RuntimeError("no")
+        return finishes(start)
+
+    moments_s: list[float] = []
+    Attempt(run, act, timings=quick(first_retry_s=1.0)).supervise()
+    failed_s, again_s = moments_s
+    assert again_s - failed_s >= 1.0
 
 
 def test_three_failures_without_a_new_checkpoint_end_the_run(run):
@@ -208,7 +219,10 @@ def test_a_worker_that_fails_while_the_run_stops_does_not_make_it_a_failed_one(r
         run.stop_file.touch()
         raise RuntimeError("Connection reset by peer")
 
-    assert Attempt(run, act).supervise().state == "stopped"
+    attempt = Attempt(run, act)
+    assert attempt.supervise().state == "stopped"
+    assert "starting again" not in " ".join(attempt.said)
+    assert not any(state.why.startswith("starts again") for state in attempt.shown)
 
 
 @pytest.mark.parametrize("waits_for", ["machines", "retry"])
