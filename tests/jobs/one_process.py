@@ -81,6 +81,8 @@ class OneProcess:
     def __init__(self, *acts: Act) -> None:
         self.starts: list[Start] = []
         """Those that have been made."""
+        self.ended: list[int] = []
+        """Numbers of those that the supervisor has ended."""
         self.fits = Fits(self._start, self._end)
         self._acts = acts
 
@@ -103,6 +105,7 @@ class OneProcess:
             raise
 
     def _end(self) -> None:
+        self.ended.append(self.starts[-1].number)
         self.starts[-1].ended.set()
 
     def end_all(self) -> None:

@@ -24,9 +24,14 @@ from vr_core.errors import UserError
 
 STEPS = 6
 QUICK = Timings(
-    beat_s=0.02, first_retry_s=0.05, longest_retry_s=60, join_after_s=0.02, rest_s=0.02, stop_within_s=1,
-    storage_again_s=0.02, ask_every_s=0.05, answer_within_s=0.3, silent_s=0.5,
+    beat_s=0.02, first_retry_s=0.05, longest_retry_s=60, join_after_s=0.02, rest_s=0.02, storage_again_s=0.02,
+    ask_every_s=0.05, silent_s=30,
 )  # fmt: skip
+"""What a test waits for is short; what ends something too early on a busy machine is long."""
+
+
+def quick(**waits: float) -> Timings:
+    return QUICK.model_copy(update=waits)
 
 
 @pytest.fixture
@@ -121,16 +126,27 @@ def test_a_driver_lets_go_of_a_run_that_a_newer_attempt_has_taken(run):
     assert run.state_file.read_text() == before
 
 
-def test_a_run_that_fails_goes_on_from_its_checkpoint_after_a_pause_that_doubles(run):
+def test_a_run_that_fails_goes_on_from_its_checkpoint(run):
     attempt = Attempt(run, fails(RuntimeError("no"), after=2), fails(RuntimeError("no\nand more")), finishes)
-    began_s = time.monotonic()
     assert attempt.supervise().state == "finished"
-    assert time.monotonic() - began_s >= 0.05 + 0.05
     assert [start.first_step for start in attempt.starts] == [0, 2, 2]
     assert [said for said in attempt.said if "again" in said] == [
         "RuntimeError: no; starting again from step 2 in 0.05 s",  # a new checkpoint: it is the first failure
         "RuntimeError: no; starting again from step 2 in 0.05 s",
     ]
+
+
+def test_a_run_pauses_before_it_starts_again(run):
+    def act(start: Start) -> dict[str, Any]:
+        moments_s.append(time.monotonic())
+        if len(moments_s) == 1:
+            raise RuntimeError("no")
+        return finishes(start)
+
+    moments_s: list[float] = []
+    Attempt(run, act, timings=quick(first_retry_s=1.0)).supervise()
+    failed_s, again_s = moments_s
+    assert again_s - failed_s >= 1.0
 
 
 def test_three_failures_without_a_new_checkpoint_end_the_run(run):
@@ -174,7 +190,7 @@ def test_machines_that_others_hold_are_waited_for_and_cost_no_attempt(run):
 def test_a_fit_that_takes_no_step_is_ended_and_the_run_goes_on(run):
     attempt = Attempt(run, hangs, finishes, workers={"hung_after_s": 0.3})
     assert attempt.supervise().state == "finished"
-    assert attempt.starts[0].ended.is_set()
+    assert attempt.workers.ended == [1]
     assert "no step for 0.3 s; starting again from step 0 in 0.05 s" in attempt.said
 
 
@@ -193,7 +209,7 @@ def test_a_stopped_run_ends_with_a_checkpoint(run):
 
 
 def test_a_loop_that_does_not_stop_is_left_behind(run):
-    attempt = Attempt(run, hangs)
+    attempt = Attempt(run, hangs, timings=quick(stop_within_s=0.3))
     attempt.on_state = lambda state: run.stop_file.touch() if state.state == "running" else None
     assert attempt.supervise().state == "stopped"
 
@@ -203,13 +219,15 @@ def test_a_worker_that_fails_while_the_run_stops_does_not_make_it_a_failed_one(r
         run.stop_file.touch()
         raise RuntimeError("Connection reset by peer")
 
-    assert Attempt(run, act).supervise().state == "stopped"
+    attempt = Attempt(run, act)
+    assert attempt.supervise().state == "stopped"
+    assert "starting again" not in " ".join(attempt.said)
+    assert not any(state.why.startswith("starts again") for state in attempt.shown)
 
 
 @pytest.mark.parametrize("waits_for", ["machines", "retry"])
 def test_a_run_that_waits_is_stopped_at_once(run, waits_for):
-    patient = QUICK.model_copy(update={"first_retry_s": 60.0})
-    attempt = Attempt(run, fails(RuntimeError("no")), timings=patient)
+    attempt = Attempt(run, fails(RuntimeError("no")), timings=quick(first_retry_s=60.0))
     if waits_for == "machines":
         attempt.nodes = [pc("here", cpus=0)]
     why = "waits: no machine has" if waits_for == "machines" else "starts again after: RuntimeError: no"
@@ -316,11 +334,13 @@ def test_a_run_goes_on_without_a_machine_that_answers_no_more(run, ray_is_quicke
                 start.wait_for(lambda: False)
             raise RuntimeError("the raylet died")
 
-        attempt = Attempt(run, act, finishes, nodes={})
+        # The raylet that is gone refuses a connection at once.
+        silent = quick(silent_s=30.0 if ray_is_quicker else 1.0)
+        attempt = Attempt(run, act, finishes, timings=silent, nodes={})
         attempt.nodes = [HERE, pc("cellar", port)]
         assert attempt.supervise().state == "finished"
     assert [start.placement.names for start in attempt.starts] == [("cellar", "here"), ("here",)]
-    assert attempt.starts[0].ended.is_set()
+    assert attempt.workers.ended == ([] if ray_is_quicker else [1])
     assert attempt.starts[1].first_step == 2
     assert "starts again: cellar answers no more" in attempt.said
     assert not any("starting again" in said for said in attempt.said), "it is no failure"
