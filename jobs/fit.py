@@ -22,7 +22,7 @@ from vr_core.errors import StorageError, UserError, VrError
 def fit(
     run: RunFolder, recipe: Recipe, attempt: int, number: int, placement: Placement, loop: str, been: Collection[str]
 ) -> dict[str, Any]:
-    """Start number `number` within an attempt: one `TorchTrainer.fit()`.
+    """Start number `number` within an attempt: one `fit()` of Ray Train, for which this process needs no torch.
 
     Args:
         run: what is trained.
@@ -39,19 +39,20 @@ def fit(
     Raises:
         ray.train.TrainingFailedError: a worker or Ray Train's controller failed.
     """
-    from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+    from jobs.process_group import ProcessGroup
     from jobs.worker import WorkerSpec, work
 
     spec = WorkerSpec(
         run=run.path, recipe=recipe, attempt=attempt, fit=number, been=tuple(sorted(been)),
         use_gpu=placement.use_gpu, loop=loop,
     )  # fmt: skip
-    trainer = TorchTrainer(
-        work,  # type: ignore[arg-type]  # Ray's annotation forgets that the return value is kept
+    trainer = DataParallelTrainer(
+        work,
         train_loop_config=plain(spec),
-        torch_config=TorchConfig(backend="nccl" if placement.use_gpu else "gloo"),
+        backend_config=ProcessGroup("nccl" if placement.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=len(placement.selectors),
             use_gpu=placement.use_gpu,

@@ -2,6 +2,8 @@
 
 Both go through the run's folder: who the workers are (`attempts/N/machines-K.json`) and why they failed
 (`attempts/N/error-K-rank-R.json`). Ray carries exceptions too, but as the text of a traceback.
+
+The driver imports this module to name what its workers call, so torch is imported where they call it.
 """
 
 import contextlib
@@ -11,10 +13,7 @@ import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import torch
-import torch.distributed as dist
+from typing import TYPE_CHECKING, Any
 
 from jobs.errors import RunLeft, RunStopped, WorkersLeftOut
 from jobs.fit import words
@@ -23,6 +22,9 @@ from jobs.runs import RunFolder
 from vr_core.config import Spec, validate
 from vr_core.errors import StorageError, UserError
 from vr_core.files import write_json
+
+if TYPE_CHECKING:
+    import torch
 
 DEFAULT_LOOP = "jobs.train:train"
 
@@ -52,6 +54,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     """
     import ray.train
     import ray.train.torch
+    import torch
 
     spec = validate(WorkerSpec, config, "worker")
     run = RunFolder(spec.run)
@@ -125,9 +128,11 @@ def _reporter(ray_report: Callable[[dict[str, float]], None]) -> Callable[[dict[
     return report
 
 
-def _announce(file: Path, rank: int, world: int, device: torch.device) -> None:
+def _announce(file: Path, rank: int, world: int, device: "torch.device") -> None:
     """Rank 0 writes what every rank computes on; its appearance says that all workers are running."""
     import ray
+    import torch
+    import torch.distributed as dist
 
     mine = {
         "rank": rank,

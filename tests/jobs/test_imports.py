@@ -1,0 +1,108 @@
+"""What each entry point may import: a process that only waits, or only prints, must not pay for torch or ray."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs import commands
+
+WITH_TORCH = ("torch", "torchaudio", "librosa", "scipy", "matplotlib", "tensorboard")
+HEAVY = (*WITH_TORCH, "ray", "pandas", "pyarrow", "numpy", "av", "soundfile", "soxr", "grpc", "aiohttp", "requests")
+WITH_SCHEMAS = (*HEAVY, "pydantic", "yaml", "rich", "psutil", "cryptography")
+
+COMMANDS = [f"jobs.commands.{file.stem}" for file in sorted(Path(commands.__path__[0]).glob("[!_]*.py"))]
+MODULES = {
+    # Every command's module, and with it `vr --help`.
+    **dict.fromkeys(["jobs.cli", *COMMANDS], WITH_SCHEMAS),
+    # Drawn by commands that are at work already.
+    "jobs.commands.cluster_table": HEAVY,
+    # Processes that live beside a head, beside a node, or beside a run.
+    "cluster.supervise": HEAVY,
+    "cluster.admission": HEAVY,
+    "jobs.keeper": HEAVY,
+    "jobs.launch": HEAVY,
+    # What commands import when they begin.
+    "jobs.control": HEAVY,
+    "jobs.overview": HEAVY,
+    "jobs.quickstart": HEAVY,
+    "jobs.submit": HEAVY,
+    "jobs.tune": HEAVY,
+    "cluster.lifecycle": HEAVY,
+    "cluster.status": HEAVY,
+}
+CALLS = {
+    ("--help",): (0, WITH_SCHEMAS),
+    ("jobs", "list"): (0, HEAVY),
+    ("jobs", "list", "--json"): (0, HEAVY),
+    ("cluster", "status"): (2, HEAVY),
+    ("cluster", "--help"): (0, HEAVY),
+}
+"""Of `vr`, in an empty folder where no head runs: the exit code, and what it must not import."""
+WORKERS = ("ray.train.v2.api.data_parallel_trainer", "jobs.process_group", "jobs.worker")
+"""What `jobs.fit` imports in a driver when it starts Ray Train's workers."""
+
+LOOK = """
+import contextlib, importlib, io, json, sys
+
+asked, found, seen = json.loads(sys.argv[1]), [], set()
+
+def say(code=None):
+    loaded = {name.partition(".")[0] for name in sys.modules}
+    found.append([sorted(loaded - seen), code])
+    seen.update(loaded)
+
+def call(*words):
+    from jobs import cli
+    sys.argv = ["vr", *words]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            cli.main()
+        except SystemExit as stop:
+            return stop.code or 0
+
+for kind, *words in asked:
+    say(call(*words) if kind == "vr" else importlib.import_module(*words) and None)
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def newly(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], tuple[list[str], int | None]]:
+    """Packages that each entry point was the first to import, and its exit code.
+
+    All of them are one process's, those first that may import least: what one has imported, a later one may as well.
+    """
+    empty = tmp_path_factory.mktemp("imports")
+    asked = [("import", name) for name in MODULES] + [("vr", *words) for words in CALLS]
+    allowed = [*MODULES.values(), *(forbidden for _, forbidden in CALLS.values())]
+    in_order = sorted(range(len(asked)), key=lambda k: -len(allowed[k]))
+    asked = [asked[k] for k in in_order] + [("import", name) for name in WORKERS]
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK, json.dumps(asked)],
+        cwd=empty, env={**os.environ, "XDG_STATE_HOME": str(empty)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return dict(zip(asked, map(tuple, json.loads(done.stdout)), strict=True))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_nothing_heavy(newly, module):
+    packages, _ = newly["import", module]
+    assert sorted({*packages} & {*MODULES[module]}) == []
+
+
+@pytest.mark.parametrize("words", CALLS, ids=" ".join)
+def test_a_command_that_only_tells_imports_nothing_heavy(newly, words):
+    (packages, code), (expected, forbidden) = newly["vr", *words], CALLS[words]
+    assert code == expected
+    assert sorted({*packages} & {*forbidden}) == []
+
+
+def test_a_driver_starts_workers_without_torch(newly):
+    packages = {package for module in WORKERS for package in newly["import", module][0]}
+    assert "ray" in packages
+    assert sorted(packages & {*WITH_TORCH}) == []
