@@ -56,7 +56,7 @@ def launch(
     from jobs.worker import DEFAULT_LOOP
 
     write_driver(run, attempt)
-    supervisor = Supervisor(run, recipe, attempt, loop or DEFAULT_LOOP, can_wait, watch, timings=timings)
+    supervisor = Supervisor(run, recipe, attempt, loop or DEFAULT_LOOP, can_wait, watch, timings)
     with stop_on_signals(supervisor.request_stop, run if is_job else None):
         try:
             return supervisor.supervise()

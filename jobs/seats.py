@@ -36,26 +36,22 @@ class ClusterView:
     own: Callable[[], str] = own_node
     """Id of the driver's node."""
     now_s: Callable[[], float] = time.monotonic
-    """By which a node has been there for a while."""
+    """The clock of all its waits."""
 
 
 class Seats:
     """Where a run can go now; every call looks anew."""
 
     def __init__(
-        self,
-        recipe: Recipe,
-        shared: bool,
-        view: ClusterView = ClusterView(),
-        timings: Timings = DEFAULT_TIMINGS,
+        self, recipe: Recipe, shared: bool, timings: Timings = DEFAULT_TIMINGS, view: ClusterView = ClusterView()
     ) -> None:
         """Of a run of `recipe`; a private Ray (`shared` is false) has one node and nobody to drain it."""
         self.drained: tuple[Drained, ...] = ()
         """As of the last look."""
         self._recipe = recipe
         self._shared = shared
-        self._view = view
         self._timings = timings
+        self._view = view
         self._lost: dict[str, str] = {}
         self._live: list[Node] = []
         self._since_s: dict[str, float] = {}

@@ -7,7 +7,6 @@ Ray Train's own retries are off: they do not cover a failed start of the process
 import contextlib
 import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,11 +52,11 @@ class Supervisor:
     can_wait: bool
     """Machines may still join; without, a run that does not fit is refused."""
     watch: Callable[[RunState], None]
+    timings: Timings = DEFAULT_TIMINGS
     fits: Fits = Fits()
     """What starts workers."""
     view: ClusterView = ClusterView()
     """What it sees of the cluster."""
-    timings: Timings = DEFAULT_TIMINGS
     _beat_due_s: float = 0.0
     _number: int = 0
     """Of the newest start within the attempt."""
@@ -74,7 +73,7 @@ class Supervisor:
     """Of the last time that it left its machines, or lost one."""
 
     def __post_init__(self) -> None:
-        self._seats = Seats(self.recipe, self.can_wait, self.view, self.timings)
+        self._seats = Seats(self.recipe, self.can_wait, self.timings, self.view)
         self._record = Record(self.run, self.attempt, self.watch, self.timings)
 
     def supervise(self) -> RunState:
@@ -168,18 +167,17 @@ class Supervisor:
             used = set(placement.names or self._names)
             lost = [others[name] for name in pulse.lost() if name in used]
             if lost:
-                self.fits.end()
-                thread.join(self.timings.end_within_s)
+                self._end_fit(thread)
                 return self._lose(lost)
             if self._hangs():
-                self.fits.end()
-                thread.join(self.timings.end_within_s)
+                self._end_fit(thread)
                 self._record.await_folder(self._stop)
                 why = f"no step for {self.recipe.workers.hung_after_s:g} s"
                 return Outcome("failed", Failed(self.run.last_step(), why))
             if self._stopping():
-                give_up_s = give_up_s or time.monotonic() + self.timings.stop_within_s
-                if time.monotonic() > give_up_s:
+                now_s = self.view.now_s()
+                give_up_s = give_up_s or now_s + self.timings.stop_within_s
+                if now_s > give_up_s:
                     return Outcome("stopped")
         self._beat(now=True)
         [ended] = done
@@ -199,6 +197,13 @@ class Supervisor:
             # The machine was gone before the loop had left it.
             return Outcome("left")
         return outcome
+
+    def _end_fit(self, thread: threading.Thread) -> None:
+        """End the workers; those that are not gone in time are left behind."""
+        self.fits.end()
+        give_up_s = self.view.now_s() + self.timings.end_within_s
+        while thread.is_alive() and self.view.now_s() < give_up_s:
+            thread.join(POLL_S)
 
     def _lose(self, nodes: list[Node]) -> Outcome:
         """Go on without these."""
@@ -250,16 +255,17 @@ class Supervisor:
         return self._stop.is_set()
 
     def _pause(self, seconds: float) -> None:
-        end_s = time.monotonic() + seconds
-        while time.monotonic() < end_s and not self._stopping():
+        end_s = self.view.now_s() + seconds
+        while self.view.now_s() < end_s and not self._stopping():
             self._beat()
             self._stop.wait(min(POLL_S, seconds))
 
     def _beat(self, now: bool = False) -> None:
         """Every `beat_s`: notice a newer attempt, note who the workers are, and say that this driver lives."""
-        if not now and time.monotonic() < self._beat_due_s:
+        now_s = self.view.now_s()
+        if not now and now_s < self._beat_due_s:
             return
-        self._beat_due_s = time.monotonic() + self.timings.beat_s
+        self._beat_due_s = now_s + self.timings.beat_s
         try:
             self._tell()
         except (OSError, DamagedRun) as error:
@@ -300,7 +306,7 @@ class Supervisor:
 
     def _hangs(self) -> bool:
         """Whether all workers are there and nothing comes of it: a collective that waits for one that is stuck."""
-        step, now_s = self._step, time.monotonic()
+        step, now_s = self._step, self.view.now_s()
         if not self._names or step != self._moved[0]:
             self._moved = (step, now_s)
         return now_s - self._moved[1] > self.recipe.workers.hung_after_s
