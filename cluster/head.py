@@ -13,7 +13,7 @@ from cluster.inventory import Inventory
 from cluster.plan import LOOPBACK, MARKER, NodeStart, Ports, client_environment
 from cluster.probe.machine import state_place
 from cluster.processes import ProcessRef, alive
-from cluster.timings import DEFAULT_TIMINGS, Timings
+from cluster.timings import DEFAULT_TIMINGS, Timings, changed
 from cluster.token import read_token, write_private
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import VrError
@@ -135,8 +135,14 @@ def read_inventory() -> Inventory | None:
 
 
 def write_member(path: Path, member: Member) -> None:
-    """Keep `member` in `path`, mode 600, whole or not at all."""
-    write_private(path, json.dumps(plain(member), indent=1) + "\n")
+    """Keep `member` in `path`, mode 600, whole or not at all.
+
+    Waits that are as by default are left out: a run keeps the code that it was submitted with, and that reads this file
+    in its workers and may know of none.
+    """
+    record, waits = plain(member), changed(member.timings)
+    del record["timings"]
+    write_private(path, json.dumps(record | ({"timings": waits} if waits else {}), indent=1) + "\n")
 
 
 def _read(kind: type[AnyMember], path: Path) -> AnyMember | None:
