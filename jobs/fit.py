@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.errors import RunFailed
 from jobs.placement import Placement
@@ -18,11 +18,14 @@ from jobs.runs import RunFolder
 from vr_core.config import plain
 from vr_core.errors import StorageError, UserError, VrError
 
+if TYPE_CHECKING:
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
 
 def fit(
     run: RunFolder, recipe: Recipe, attempt: int, number: int, placement: Placement, loop: str, been: Collection[str]
 ) -> dict[str, Any]:
-    """Start number `number` within an attempt: one `fit()` of Ray Train, for which this process needs no torch.
+    """Start number `number` within an attempt: one `fit()` of Ray Train.
 
     Args:
         run: what is trained.
@@ -39,6 +42,15 @@ def fit(
     Raises:
         ray.train.TrainingFailedError: a worker or Ray Train's controller failed.
     """
+    result: Any = trainer(run, recipe, attempt, number, placement, loop, been).fit()
+    returned: dict[str, Any] = result.return_value
+    return returned
+
+
+def trainer(
+    run: RunFolder, recipe: Recipe, attempt: int, number: int, placement: Placement, loop: str, been: Collection[str]
+) -> "DataParallelTrainer":
+    """Ray Train's trainer of one start, as `fit` describes it; making it imports `ray.train`, and no torch."""
     from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -49,7 +61,7 @@ def fit(
         run=run.path, recipe=recipe, attempt=attempt, fit=number, been=tuple(sorted(been)),
         use_gpu=placement.use_gpu, loop=loop,
     )  # fmt: skip
-    trainer = DataParallelTrainer(
+    return DataParallelTrainer(
         work,
         train_loop_config=plain(spec),
         backend_config=ProcessGroup("nccl" if placement.use_gpu else "gloo"),
@@ -66,9 +78,6 @@ def fit(
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
         ),
     )
-    result: Any = trainer.fit()
-    returned: dict[str, Any] = result.return_value
-    return returned
 
 
 def end_fit() -> None:

@@ -15,6 +15,7 @@ from cluster.inventory import Inventory
 from cluster.plan import Ports, ports_from
 from cluster.probe.readings import NodeProbe
 from cluster.probe_call import Ran, Unanswered, ask, python_here, python_there, read_as, run_here
+from tests.command_line import vr
 from vr_core.config import validate
 
 PORTS = ports_from(29952)
@@ -188,38 +189,30 @@ def test_without_our_python_the_systems_is_taken(monkeypatch, tmp_path):
     assert answer["software"]["executable"] == str(python)
 
 
-def doctor(tmp_path, *arguments):
-    environment = os.environ | {"XDG_STATE_HOME": str(tmp_path / "state"), "COLUMNS": "200"}
-    return subprocess.run(
-        [sys.executable, "-m", "jobs.cli", "cluster", "doctor", *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+@pytest.fixture
+def own_state(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("COLUMNS", "200")
 
 
-def test_the_command_measures_this_machine_alone(tmp_path):
-    done = doctor(tmp_path, "--json")
+def test_the_command_measures_this_machine_alone(tmp_path, own_state):
+    done = vr("cluster", "doctor", "--json", code=None)
     answer = json.loads(done.stdout)
-    assert done.returncode == any(f["severity"] == "blocks" for f in answer["findings"]), done.stderr
+    assert done.code == any(f["severity"] == "blocks" for f in answer["findings"]), done.stderr
     assert list(answer["nodes"]) == ["this-pc"]
     assert {"check": "head", "severity": "ok"}.items() <= answer["findings"][-1].items()
     assert not (tmp_path / "state" / "vr" / "token").exists(), "looking changes nothing"
 
 
-def test_the_command_blocks_with_exit_code_1_and_a_wrong_inventory_with_2(tmp_path):
+def test_the_command_blocks_with_exit_code_1_and_a_wrong_inventory_with_2(tmp_path, own_state):
     inventory = tmp_path / "home.yaml"
     shared = f"shared: {tmp_path}/none"
     inventory.write_text(f"nodes:\n  - {{name: attic, address: 127.0.0.2, role: head, {shared}}}\n")
-    done = doctor(tmp_path, str(inventory))
-    assert done.returncode == 1, done.stdout + done.stderr
+    done = vr("cluster", "doctor", inventory, code=1)
     assert "shared folder" in done.stdout
     assert f"{tmp_path}/none" in done.stdout
     inventory.write_text("nodes: []\n")
-    done = doctor(tmp_path, str(inventory))
-    assert done.returncode == 2
-    assert "role: head" in done.stderr
+    assert "role: head" in vr("cluster", "doctor", inventory, code=2).stderr
 
 
 def test_the_readings_are_the_examinations_own(tmp_path):

@@ -13,6 +13,7 @@ import cluster
 from cluster.firewall import EPHEMERAL, guarded, ruleset, spans
 from cluster.inventory import Inventory, NodeSpec
 from cluster.plan import Ports, ports_from
+from tests.command_line import vr
 from vr_core.config import load
 
 NFT = shutil.which("nft", path=f"{os.environ['PATH']}:/usr/sbin")
@@ -50,14 +51,10 @@ def test_it_names_the_pcs_of_the_inventory_and_no_other():
     assert "6379-6385" in text
 
 
-def test_the_command_prints_it(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", "cluster", "firewall", str(EXAMPLE), "--port", "20000"],
-        capture_output=True,
-        text=True,
-        check=True,
+def test_the_command_prints_it():
+    assert vr("cluster", "firewall", EXAMPLE, "--port", 20000).stdout == ruleset(
+        load(Inventory, EXAMPLE), ports_from(20000)
     )
-    assert done.stdout == ruleset(load(Inventory, EXAMPLE), ports_from(20000))
 
 
 @needs_nft

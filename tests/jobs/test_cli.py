@@ -7,6 +7,7 @@ import pytest
 import typer
 
 from jobs import cli
+from tests.command_line import vr
 from vr_core.errors import ConfigError, Failure
 
 
@@ -20,10 +21,6 @@ def commands(command=None, path=("vr",)) -> Iterator[tuple[tuple[str, ...], type
         yield path, command
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "jobs.cli", *arguments], capture_output=True, text=True)
-
-
 def test_every_command_has_help_with_an_example():
     for path, command in commands():
         words = " ".join(path) + " "
@@ -33,12 +30,25 @@ def test_every_command_has_help_with_an_example():
 
 
 def test_help_and_version_are_printed_and_a_wrong_name_names_the_nearest():
-    assert "Usage: vr [OPTIONS] COMMAND" in run("--help").stdout
-    version = run("--version")
-    assert (version.returncode, version.stdout) == (0, "vr 0.1.0\n")
-    wrong = run("--versoin")
-    assert wrong.returncode == 2
-    assert "--version" in wrong.stderr
+    assert "Usage: vr [OPTIONS] COMMAND" in vr("--help").stdout
+    assert vr("--version").stdout == "vr 0.1.0\n"
+    assert "--version" in vr("--versoin", code=2).stderr
+
+
+def test_a_process_ends_with_the_code_of_the_command_and_says_its_line():
+    argv = [sys.executable, "-m", "jobs.cli", "train", "no-such-recipe"]
+    done, here = subprocess.run(argv, capture_output=True, text=True), vr(*argv[3:], code=2)
+    assert (done.stdout, done.stderr, done.returncode) == (here.stdout, here.stderr, here.code)
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_reader_that_goes_away_ends_it_without_a_traceback():
+    read, write = os.pipe()
+    os.close(read)
+    argv = [sys.executable, "-m", "jobs.cli", "submit", "songs-pretrain", "--dry-run"]
+    with os.fdopen(write, "wb") as stdout:
+        done = subprocess.run(argv, stdout=stdout, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 @pytest.mark.parametrize(
@@ -57,10 +67,9 @@ def test_an_error_is_one_line_and_an_exit_code(monkeypatch, capsys, error, code,
         raise error
 
     monkeypatch.setattr(cli, "app", app)
-    monkeypatch.setattr(sys, "argv", ["vr"])
     monkeypatch.delenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV")
     with pytest.raises(SystemExit) as stopped:
-        cli.main()
+        cli.main([])
     assert stopped.value.code == code
     assert capsys.readouterr() == ("", line)
     assert os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0"
@@ -74,6 +83,5 @@ def test_a_bug_shows_its_traceback(monkeypatch):
         raise ZeroDivisionError
 
     monkeypatch.setattr(cli, "app", app)
-    monkeypatch.setattr(sys, "argv", ["vr"])
     with pytest.raises(ZeroDivisionError):
-        cli.main()
+        vr()

@@ -1,10 +1,8 @@
 import json
 
 import pytest
-from typer.testing import CliRunner
 
 from cluster.head import state_folder
-from jobs.commands.jobs import app
 from jobs.control import follow, stop_run
 from jobs.driver import write_driver
 from jobs.errors import RunFailed, UnknownRun
@@ -13,6 +11,7 @@ from jobs.overview import details, find_run, overview
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder, create_run
 from jobs.shipped import recipe_file
+from tests.command_line import vr
 from vr_core.errors import ConfigError
 
 
@@ -76,7 +75,7 @@ def test_predictions_are_shown_beside_what_came_of_them(run):
     found = details(run, None)
     assert found["sync"] == {"chosen": "bf16", "predicted_s": {"plain": 4.0, "bf16": 2.0}, "step_s": 2.5}
     assert found["not_worth"] == {"machines": ["den"], "with_s": 0.93, "without_s": 0.41}
-    shown = CliRunner().invoke(app, ["show", run.id]).stdout
+    shown = vr("jobs", "show", run.id).stdout
     assert (
         "sync: bf16 (predicted for a step, as a mean over the run: plain 4.000 s, bf16 2.000 s); so far 2.500 s"
         in shown
@@ -85,12 +84,11 @@ def test_predictions_are_shown_beside_what_came_of_them(run):
 
 
 def test_the_commands_print_one_json_value(run):
-    runner = CliRunner()
-    listed = runner.invoke(app, ["list", "--json"])
+    listed = vr("jobs", "list", "--json")
     assert [row["run"] for row in json.loads(listed.stdout)] == [run.id]
-    shown = runner.invoke(app, ["show", run.id, "--json"])
+    shown = vr("jobs", "show", run.id, "--json")
     assert json.loads(shown.stdout)["state"] == "pending"
-    table = runner.invoke(app, ["list"])
+    table = vr("jobs", "list")
     assert run.id in table.stdout
     assert "no Ray head runs here" in table.stderr
 
@@ -98,7 +96,7 @@ def test_the_commands_print_one_json_value(run):
 @pytest.mark.parametrize(("state", "code"), [("finished", 0), ("stopped", 1)])
 def test_watching_a_run_tells_by_its_exit_code_whether_it_finished(run, state, code):
     run.write_state(state=state)
-    assert CliRunner().invoke(app, ["watch", run.id]).exit_code == code
+    vr("jobs", "watch", run.id, code=code)
 
 
 def test_a_recipe_is_a_file_or_one_that_comes_along(tmp_path):

@@ -5,18 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from cluster.examination import Examination, Patient
 from cluster.inventory import Inventory
 from cluster.links import keep_links, rates_mbit, read_links
 from cluster.probe.readings import Link
 from jobs.arithmetic import arithmetic_of
-from jobs.cli import app
 from jobs.plan import Machine, bottleneck, enough_items, machines_of, predict
 from jobs.recipe import Recipe
 from jobs.shares import Speed
 from jobs.speed import keep_speed, kept_speeds, key_of
+from tests.command_line import vr
 from tests.jobs.training import recipe_of
 from vr_core.config import load, to_yaml, validate
 from vr_core.errors import UserError
@@ -144,7 +143,7 @@ def test_links_are_as_the_doctor_measured_them_and_else_assumed(tmp_path, monkey
     assert predict(machines[:2], recipe(1024), SHAPES).exchange_s == pytest.approx(0.42, abs=0.01)
     assert predict(machines[:3], recipe(4096), SHAPES).exchange_s == pytest.approx(4 / 3 * 4.19, abs=0.02)
     (file := tmp_path / "home.yaml").write_text(to_yaml(inventory))
-    said = CliRunner().invoke(app, ["plan", "home-pretrain", "-i", str(file)]).stdout
+    said = vr("plan", "home-pretrain", "-i", file).stdout
     assert "what links carry: a 9400 Mbit/s, b 9400 Mbit/s, c 940 Mbit/s, d 940 Mbit/s (assumed); vr cluster" in said
     (tmp_path / "vr" / "links.json").write_text("{")
     assert read_links() == ()
@@ -174,9 +173,8 @@ def test_who_takes_part_is_who_a_run_would_take():
 
 def test_the_command_says_all_of_it(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    asked = ["plan", "home-pretrain", "-i", str(EXAMPLE)]
-    done = CliRunner().invoke(app, asked)
-    assert done.exit_code == 0, done.output
+    asked = ["plan", "home-pretrain", "-i", EXAMPLE]
+    done = vr(*asked)
     for words in (
         "141 M parameters",
         "assumed: 40% of 80 TFLOPS",
@@ -186,9 +184,9 @@ def test_the_command_says_all_of_it(monkeypatch, tmp_path):
         "does not list (sync={auto: [...]}): bf16",
     ):
         assert words in done.stdout
-    told = json.loads(CliRunner().invoke(app, [*asked, "--link", "10", "batch.items=512", "--json"]).stdout)
+    told = json.loads(vr(*asked, "--link", 10, "batch.items=512", "--json").stdout)
     assert told["prediction"]["link_gbit"] == 10
     assert told["prediction"]["machines"] == ["attic", "study"]
     assert [one["link_gbit"] for one in told["other_links"]] == [1, 2.5]
     assert told["all_are_worth_having_from_items"] == 512
-    assert CliRunner().invoke(app, ["plan", "home-pretrain"]).exit_code == 2
+    vr("plan", "home-pretrain", code=2)

@@ -3,13 +3,12 @@
 import json
 
 import pytest
-from typer.testing import CliRunner
 
-from jobs.cli import app
 from jobs.errors import NoSteps
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder, create_run
 from jobs.trace import timelines
+from tests.command_line import vr
 from vr_core.files import write_json
 
 MACHINES = [
@@ -74,29 +73,26 @@ def test_a_run_that_has_just_begun_says_so(run):
 def test_the_command_prints_and_draws(run, tmp_path, ending):
     write(run, [(10 + i, [8, 8] if i < 9 else [11, 5], [1.0, 2.0], 2.5) for i in range(30)])
     picture = tmp_path / f"steps.{ending}"
-    done = CliRunner().invoke(app, ["trace", str(run.path), "-o", str(picture), "--json"])
-    assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout.splitlines()[0])
+    told = json.loads(vr("trace", run.path, "-o", picture, "--json").stdout.splitlines()[0])
     assert [[worker["items"] for worker in line["workers"]] for line in told["timelines"]] == [[8, 8], [11, 5]]
     assert told["timelines"][1]["workers"][1]["waits_s"] == 0.5
     drawn = picture.read_bytes()
     assert drawn.startswith(b"\x89PNG" if ending == "png" else b"<?xml")
     assert len(drawn) > 5000
-    assert "11" in CliRunner().invoke(app, ["trace", str(run.path)]).stdout
-    both = CliRunner().invoke(app, ["trace", str(run.path), str(run.path), "--json"]).stdout
+    assert "11" in vr("trace", run.path).stdout
+    both = vr("trace", run.path, run.path, "--json").stdout
     assert [line["last_step"] for line in json.loads(both)["timelines"]] == [39, 39], "the newest steps of each"
 
 
 def test_a_picture_of_no_known_kind_is_refused(run, tmp_path):
-    done = CliRunner().invoke(app, ["trace", str(run.path), "-o", str(tmp_path / "steps.doc")])
-    assert "expected a file that ends in .png" in str(done.exception)
+    done = vr("trace", run.path, "-o", tmp_path / "steps.doc", code=2)
+    assert "expected a file that ends in .png" in done.stderr
 
 
 def test_show_tells_what_happened_to_the_run(run, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     write(run, [])
-    shown = CliRunner().invoke(app, ["jobs", "show", str(run.path)])
-    assert shown.exit_code == 0, shown.output
+    shown = vr("jobs", "show", run.path)
     events = [line for line in shown.stdout.splitlines() if line.startswith("event: ")]
     assert len(events) == 3, "the line that was cut short is left out"
     assert events[-1].endswith("step 9: attic is fine")
