@@ -378,21 +378,28 @@ def test_a_start_is_told_which_pcs_have_trained_before(run):
     assert attempt.starts[0].been == {"attic", "den"}
 
 
-def test_a_folder_that_goes_away_is_waited_for_and_costs_no_attempt(run, capsys):
+@pytest.mark.parametrize("when", ["it trains", "it pauses"])
+def test_a_folder_that_goes_away_is_waited_for_and_costs_no_attempt(run, capsys, when):
     away = run.path.with_name("away")
+    back = threading.Timer(0.5, lambda: away.rename(run.path))
+
+    def goes_away() -> None:
+        if back.ident is None:  # once
+            run.path.rename(away)
+            back.start()
 
     def act(start: Start) -> dict[str, Any]:
         start.announce("here")
         start.train(2)
         start.wait_for(lambda: attempt.shown[-1].state == "running")
-        run.path.rename(away)
-        backs.append(threading.Timer(0.5, lambda: away.rename(run.path)))
-        backs[0].start()
+        if when == "it pauses":
+            raise RuntimeError("no")
+        goes_away()
         return {"ended": "left"}
 
-    backs: list[threading.Timer] = []
     attempt = Attempt(run, act, finishes)
+    attempt.on_state = lambda state: goes_away() if state.why.startswith("starts again after") else None
     assert attempt.supervise().state == "finished"
-    backs[0].join()
+    back.join()
     assert [start.first_step for start in attempt.starts] == [0, 2]
     assert capsys.readouterr().err.count("is away; waiting for it") == 1
