@@ -82,6 +82,10 @@ class Guesses:
     def __init__(self) -> None:
         self._times_s: dict[str, list[float]] = {}
 
+    def __len__(self) -> int:
+        """How many addresses are remembered."""
+        return len(self._times_s)
+
     def blocked(self, address: str, now_s: float) -> bool:
         """Whether `address` has guessed too often lately."""
         recent = [t for t in self._times_s.get(address, ()) if now_s - t < WRONG_S]

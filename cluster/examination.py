@@ -20,12 +20,8 @@ from cluster.probe_call import Runner, Unanswered, ask, read_as
 
 _NODE_S = 90.0
 """`nvidia-smi` of a sleeping driver alone may take half a minute."""
-_RATE_S = 1.0
-_DISK_S = 2.0
 _DISK_BYTES = 512 * 2**20
-_SHARE_S = 3.0
 _SHARE_BYTES = 128 * 2**20
-_STALE_S = 10.0
 _LISTEN_S = 60.0
 """Longest life of a listener for each node; it is told to stop before, unless the asking machine goes away."""
 _READY_S = 15.0
@@ -92,6 +88,20 @@ class Examination:
 
 
 @dataclass(frozen=True)
+class Patience:
+    """Seconds that measurements may take."""
+
+    rate_s: float = 1.0
+    """Sending over a link, for its rate."""
+    disk_s: float = 2.0
+    """Writing, and reading, a cache's disk."""
+    share_s: float = 3.0
+    """Writing, and reading, the shared folder."""
+    stale_s: float = 10.0
+    """Until what one node has changed in the shared folder is seen by another."""
+
+
+@dataclass(frozen=True)
 class Doctor:
     """How nodes are reached, and who is told about progress."""
 
@@ -101,6 +111,7 @@ class Doctor:
     tell: Callable[[str], None]
     """Called with what has just been measured, once for each of `steps`."""
     ports: Ports = Ports()
+    patience: Patience = Patience()
 
     def ask(self, node: NodeSpec, request: dict[str, Any], timeout_s: float) -> Any:
         """As `probe_call.ask`."""
@@ -169,7 +180,9 @@ def _shared_folder(first: NodeSpec | None, word: str, doctor: Doctor) -> Iterato
     request = {"share": share_folder(first, word), "word": word}
     try:
         made = doctor.ask(
-            first, {"do": "make share", **request, "most_bytes": _SHARE_BYTES, "seconds": _SHARE_S}, timeout_s=60.0
+            first,
+            {"do": "make share", **request, "most_bytes": _SHARE_BYTES, "seconds": doctor.patience.share_s},
+            timeout_s=60.0,
         )
     except Unanswered as reason:
         made, why = None, str(reason)
@@ -267,10 +280,10 @@ def _pairs(
             "word": word,
             "ports": needed_ports(doctor.ports, head=other.spec.role == "head"),
             "measuring": list(measuring),
-            "seconds": _RATE_S,
+            "seconds": doctor.patience.rate_s,
             "mtu": interface.mtu if interface else 1500,
             "share": share_folder(one.spec, word) if {*names} <= shared else None,
-            "stale_timeout_s": _STALE_S,
+            "stale_timeout_s": doctor.patience.stale_s,
         }
         try:
             if other.name in deaf:
@@ -312,7 +325,7 @@ def _look_at_share(patient: Patient, word: str, held: bool, doctor: Doctor) -> P
         "word": word,
         "node": patient.name,
         "held": held,
-        "seconds": _SHARE_S,
+        "seconds": doctor.patience.share_s,
     }
     try:
         answer = doctor.ask(patient.spec, request, timeout_s=120.0)
@@ -327,11 +340,11 @@ def _look_at_share(patient: Patient, word: str, held: bool, doctor: Doctor) -> P
 def _look_at_cache(patient: Patient, doctor: Doctor) -> Patient:
     if patient.probe is None or patient.spec.cache is None:
         return patient
-    request = {"do": "rates", "folder": str(patient.spec.cache.path), "most_bytes": _DISK_BYTES, "seconds": _DISK_S}
+    folder, seconds = str(patient.spec.cache.path), doctor.patience.disk_s
+    request = {"do": "rates", "folder": folder, "most_bytes": _DISK_BYTES, "seconds": seconds}
     try:
         return replace(patient, cache=read_as(Rates, doctor.ask(patient.spec, request, timeout_s=120.0)))
     except Unanswered as reason:
-        folder = str(patient.spec.cache.path)
         return replace(patient, cache=Rates(folder, None, None, None, str(reason)))
     finally:
         doctor.tell(f"cache of {patient.name}")

@@ -100,10 +100,10 @@ def interface_of(address: str, interfaces: Mapping[str, tuple[str, ...]]) -> str
     raise ClusterError(f"{address}: not an address of this machine; it has {known}")
 
 
-def link_mbit(interface: str) -> int | None:
+def link_mbit(interface: str, cards: Path = CARDS) -> int | None:
     """Rate that the network card `interface` and the switch agreed on; None where there is none (Wi-Fi, loopback)."""
     try:
-        speed = int((CARDS / interface / "speed").read_text())
+        speed = int((cards / interface / "speed").read_text())
     except (OSError, ValueError):
         return None
     return speed if speed > 0 else None  # -1: no cable

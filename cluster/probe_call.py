@@ -59,10 +59,10 @@ def run_by_ssh(node: NodeSpec, argv: Sequence[str], stdin: str, timeout_s: float
     return Ran(code, stdout, stderr)
 
 
-def python_there(node: NodeSpec) -> list[str]:
-    """The Python that `vr cluster up` starts Ray with; else that at the place of this process's; else the system's."""
+def python_there(node: NodeSpec, ours: str = sys.executable) -> list[str]:
+    """The Python that `vr cluster up` starts Ray with; else one at the place of `ours`; else the system's."""
     found = 'p=$0; q=$1; shift; [ -x "$p" ] || p=$q; [ -x "$p" ] || p=python3; exec "$p" "$@"'
-    return ["sh", "-c", found, python_of(node), sys.executable]
+    return ["sh", "-c", found, python_of(node), ours]
 
 
 def ask(

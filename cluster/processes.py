@@ -44,7 +44,7 @@ def spawn(name: str, argv: Sequence[str], environment: Mapping[str, str], log: P
             start_new_session=True,
         )
     _started[:] = [*(started for started in _started if started.poll() is None), process]
-    ticks = _start_ticks(process.pid)
+    ticks = start_ticks_of(process.pid)
     if ticks is None:
         raise ClusterFailure(f"{name}: ended at once; see {log}")
     return ProcessRef(name=name, pid=process.pid, start_ticks=ticks, boot_id=boot_id(), log=log)
@@ -52,7 +52,7 @@ def spawn(name: str, argv: Sequence[str], environment: Mapping[str, str], log: P
 
 def alive(ref: ProcessRef) -> bool:
     """Whether the very process of `ref` still runs."""
-    return ref.boot_id == boot_id() and _start_ticks(ref.pid) == ref.start_ticks
+    return ref.boot_id == boot_id() and start_ticks_of(ref.pid) == ref.start_ticks
 
 
 def family(refs: Iterable[ProcessRef], member_id: str) -> list[psutil.Process]:
@@ -65,7 +65,7 @@ def family(refs: Iterable[ProcessRef], member_id: str) -> list[psutil.Process]:
     sessions = set()
     for ref in refs:
         # A session keeps its number from being given away; if a stranger has the number, the session is over.
-        if ref.boot_id == boot_id() and _start_ticks(ref.pid) in (ref.start_ticks, None):
+        if ref.boot_id == boot_id() and start_ticks_of(ref.pid) in (ref.start_ticks, None):
             sessions.add(ref.pid)
         if alive(ref):
             process = psutil.Process(ref.pid)
@@ -81,7 +81,7 @@ def family(refs: Iterable[ProcessRef], member_id: str) -> list[psutil.Process]:
         if overwritten or marker in environment.split(b"\0"):
             found[process.pid] = process
     found.pop(os.getpid(), None)
-    return [process for process in found.values() if _start_ticks(process.pid) is not None]
+    return [process for process in found.values() if start_ticks_of(process.pid) is not None]
 
 
 def end(refs: Sequence[ProcessRef], member_id: str, grace_s: float = 20.0) -> None:
@@ -129,7 +129,7 @@ def end_session(grace_s: float = 3.0) -> None:
 
 
 def _distinct(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    return [p for p in dict.fromkeys(processes) if p.is_running() and _start_ticks(p.pid) is not None]
+    return [p for p in dict.fromkeys(processes) if p.is_running() and start_ticks_of(p.pid) is not None]
 
 
 def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
@@ -151,7 +151,7 @@ def _wait_gone(processes: Sequence[psutil.Process], timeout_s: float) -> list[ps
     return left
 
 
-def _start_ticks(pid: int) -> int | None:
+def start_ticks_of(pid: int) -> int | None:
     """Field 22 of /proc/<pid>/stat; None where there is no such process, or a zombie."""
     try:
         # The second field is the name in parentheses and may hold spaces and parentheses itself.

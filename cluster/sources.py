@@ -13,7 +13,7 @@ from cluster.errors import ClusterError
 PACKAGES = ("cluster", "dataprep", "jobs", "vr_core")
 _BESIDE = ("pyproject.toml", "README.md", "LICENSE")
 """What building the package needs besides."""
-_MOST_BYTES = 256 * 2**20
+MOST_BYTES = 256 * 2**20
 _REMEDY = "give each node `python`, an environment that is there already"
 
 
@@ -32,19 +32,19 @@ def source_root() -> Path:
     return Path(cluster.__path__[0]).resolve().parent
 
 
-def stage(root: Path, folder: Path) -> Sources:
+def stage(root: Path, folder: Path, most_bytes: int = MOST_BYTES) -> Sources:
     """Copy the code below `root` into the empty `folder`.
 
     A copy, since what is digested must be what is sent, also where somebody edits a file meanwhile.
 
     Raises:
-        ClusterError: `root` is no source tree of ours, or holds so much that something is wrong.
+        ClusterError: `root` is no source tree of ours, or holds more than `most_bytes`: something is wrong.
     """
     if not (root / "pyproject.toml").is_file():
         raise ClusterError(f"{root}: vr was installed without its sources, which the other PCs need; {_REMEDY}")
     names = list(_files(root))
     sizes = {name: (root / name).lstat().st_size for name in names}
-    if sum(sizes.values()) > _MOST_BYTES:
+    if sum(sizes.values()) > most_bytes:
         largest, all_mib = max(sizes, key=lambda name: sizes[name]), sum(sizes.values()) / 2**20
         raise ClusterError(
             f"{root}: {all_mib:.0f} MiB of files would be copied to each PC, {largest} the largest; "

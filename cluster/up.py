@@ -21,7 +21,7 @@ _LOOK_S, _COPY_S, _ENVIRONMENT_S, _JOIN_S = 30.0, 600.0, 3600.0, 300.0
 _SHOWN_LINES = 6
 Answer = TypeVar("Answer")
 
-_LOOK = r"""
+LOOK = r"""
 echo "code $(cat "$1/$2" 2>/dev/null)"
 for record in "${XDG_STATE_HOME:-$HOME/.local/state}"/vr/joined-*.json; do
     [ -f "$record" ] || continue
@@ -100,7 +100,7 @@ def at_once(nodes: Sequence[NodeSpec], act: Callable[[NodeSpec, threading.Event]
 def look_at(node: NodeSpec, stop: threading.Event) -> Found:
     """What is ready on the PC, and what vr started there; changes nothing."""
     try:
-        result = run(node, ["sh", "-c", _LOOK, "sh", str(CODE), MARK, MARKER], timeout_s=_LOOK_S, stop=stop)
+        result = run(node, ["sh", "-c", LOOK, "sh", str(CODE), MARK, MARKER], timeout_s=_LOOK_S, stop=stop)
     except Unreached as error:
         if error.is_off:
             return Found(off=str(error))

@@ -68,12 +68,12 @@ class Listener:
             DataError: spectra too coarse for it.
         """
         self._stft = stft
-        bank = _bank(stft)
-        heard = np.flatnonzero(bank.any(axis=0))
+        bands = bank(stft)
+        heard = np.flatnonzero(bands.any(axis=0))
         self.bins = slice(int(heard[0]), int(heard[-1]) + 1)
         """All others are nothing to it."""
         # Sums of neighbouring bins and no product of matrices: numpy's would start threads beside those of preparation.
-        self._starts = bank[:, self.bins].argmax(axis=1)
+        self._starts = bands[:, self.bins].argmax(axis=1)
         self._energies: list[np.ndarray] = [np.zeros((_BANDS, 0), np.float32)]
 
     def add(self, power: np.ndarray) -> None:
@@ -93,7 +93,7 @@ class Listener:
 def can_listen(stft: StftSpec) -> bool:
     """Whether spectra are fine enough to tell recordings apart."""
     try:
-        _bank(stft)
+        bank(stft)
     except DataError:
         return False
     return True
@@ -108,9 +108,9 @@ def pairs(prints: Sequence[Fingerprint], frame_s: float, most_wrong_bits: float 
         most_wrong_bits: share of bits that may differ.
     """
     best: dict[tuple[str, str], Pair] = {}
-    for one, other, offset in _candidates(prints):
+    for one, other, offset in candidates(prints):
         a, b = prints[one], prints[other]
-        found = _compared(a, b, offset, frame_s)
+        found = compared(a, b, offset, frame_s)
         if found.overlap_s < _least_overlap_s(a, b, frame_s) or found.wrong_bits > most_wrong_bits:
             continue
         key = (a.song, b.song)
@@ -125,7 +125,7 @@ def _least_overlap_s(one: Fingerprint, other: Fingerprint, frame_s: float) -> fl
     return min(LEAST_OVERLAP_S, 0.8 * shorter) if shorter > 1 else LEAST_OVERLAP_S
 
 
-def _bank(stft: StftSpec) -> np.ndarray:
+def bank(stft: StftSpec) -> np.ndarray:
     """`[band, bin]` 0 or 1, no bin in two bands.
 
     Bands are equally wide in octaves; where bins are too coarse for that, of one to three bins each.
@@ -158,13 +158,18 @@ def _words(energy: np.ndarray, stft: StftSpec) -> tuple[np.ndarray, np.ndarray]:
     return words, (level > 0) & (level > level.max() * 10 ** (_AUDIBLE_DB / 10))
 
 
-def _candidates(prints: Sequence[Fingerprint]) -> Iterator[tuple[int, int, int]]:
-    """Pairs of stems of different songs and offsets in frames at which they have words in common."""
+def candidates(prints: Sequence[Fingerprint], at_once: int = _WORDS_AT_ONCE) -> Iterator[tuple[int, int, int]]:
+    """Pairs of stems of different songs and offsets in frames at which they have words in common; pure.
+
+    Args:
+        prints: of stems.
+        at_once: words that are sorted together; how many changes memory and no result.
+    """
     longest = max((len(p.words) for p in prints), default=0)
     if not longest:
         return
     total = sum(int(p.audible.sum()) for p in prints)
-    parts = -(-total // _WORDS_AT_ONCE)
+    parts = -(-total // at_once)
     # One number for two stems and an offset: numbers are sorted many times faster than columns.
     met = np.concatenate([_meetings(prints, part, parts, longest) for part in range(parts)] or [np.zeros(0, np.int64)])
     found, votes = np.unique(met, return_counts=True)
@@ -202,7 +207,8 @@ def _meetings(prints: Sequence[Fingerprint], part: int, parts: int, longest: int
     return np.concatenate(met)
 
 
-def _compared(one: Fingerprint, other: Fingerprint, offset: int, frame_s: float) -> Pair:
+def compared(one: Fingerprint, other: Fingerprint, offset: int, frame_s: float) -> Pair:
+    """How much two stems differ where both are heard, the second later by `offset` frames."""
     first, second = max(0, offset), max(0, -offset)
     length = min(len(one.words) - first, len(other.words) - second)
     audible = one.audible[first : first + length] & other.audible[second : second + length]

@@ -1,6 +1,6 @@
 """A picture of a song of a data set, from what is stored: mixture, vocals and instrumental, one above the other."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -16,7 +16,9 @@ from vr_core.picture import MelPicture, draw
 _CPU = torch.device("cpu")
 
 
-def draw_song(data: Dataset, song: str, path: Path) -> None:
+def draw_song(
+    data: Dataset, song: str, path: Path, draw: Callable[[Mapping[str, MelPicture], Path, str], None] = draw
+) -> None:
     """Write the picture of a song to the PNG `path`, in bounded memory whatever its length.
 
     Raises:

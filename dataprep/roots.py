@@ -12,8 +12,8 @@ have a shard the one on a disk of this PC is read.
 """
 
 import platform
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +24,11 @@ from vr_core.config import Spec, load
 from vr_core.errors import ConfigError, StorageError
 
 FILE = "roots.yaml"
+
+
+@cache
+def _is_local(folder: Path) -> bool:
+    return on_local_disk(folder)
 
 
 class RootsSpec(Spec):
@@ -57,6 +62,8 @@ class Roots:
     """Roots of this PC."""
     elsewhere: bool = False
     """Other PCs have roots of their own, so that what is not found here may be there."""
+    is_local: Callable[[Path], bool] = field(default=_is_local, compare=False)
+    """Whether a folder is on a disk of this PC."""
 
     @classmethod
     def of(cls, folder: Path, node: str | None = None, more: Sequence[Path] = ()) -> "Roots":
@@ -84,18 +91,18 @@ class Roots:
     def find(self, name: str, row: ShardRow) -> Path | None:
         """The shard `name` in its full length, on a disk of this PC where there is one; None where there is none."""
         found = [place / name for place in (*self.here, self.folder) if _is_whole(place / name, row)]
-        return next((path for path in found if _is_local(path.parent)), found[0] if found else None)
+        return next((path for path in found if self.is_local(path.parent)), found[0] if found else None)
 
     def reach(self, shards: Mapping[str, ShardRow]) -> Reach:
         """Which of the shards can be read from here."""
         paths = {name: self.find(name, row) for name, row in shards.items()}
-        local = frozenset(name for name, path in paths.items() if path is not None and _is_local(path.parent))
+        local = frozenset(name for name, path in paths.items() if path is not None and self.is_local(path.parent))
         missing = frozenset(name for name, path in paths.items() if path is None)
         return Reach(local, frozenset(shards) - local - missing, missing)
 
     def owns(self, path: Path) -> bool:
         """Whether `path` is in a root on a disk of this PC."""
-        return path.parent in self.here and _is_local(path.parent)
+        return path.parent in self.here and self.is_local(path.parent)
 
     def may_have(self, name: str, row: ShardRow) -> bool:
         """Whether a shard is there, or may be where this PC cannot look: on another PC, in a root that is not there."""
@@ -137,8 +144,3 @@ def _is_whole(path: Path, row: ShardRow) -> bool:
         return path.stat().st_size == row.bytes
     except OSError:
         return False
-
-
-@cache
-def _is_local(folder: Path) -> bool:
-    return on_local_disk(folder)

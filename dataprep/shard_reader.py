@@ -13,9 +13,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -33,15 +33,20 @@ _IN_MEMORY = frozenset({"tmpfs", "ramfs", "overlay"})
 """File systems of this machine that /proc/filesystems calls "nodev" as it does the shares."""
 
 
-def on_local_disk(path: Path) -> bool:
-    """Whether the file `path` is on a disk or in the memory of this machine; what is not known is taken for a share."""
+def on_local_disk(path: Path, mounted: Callable[[bool], Sequence[Any]] = psutil.disk_partitions) -> bool:
+    """Whether the file `path` is on a disk or in the memory of this machine; what is not known is taken for a share.
+
+    Args:
+        path: the file.
+        mounted: what is mounted where, as psutil says it.
+    """
     real = Path(os.path.realpath(path))
-    mounts = [mount for mount in psutil.disk_partitions(all=True) if real.is_relative_to(mount.mountpoint)]
+    mounts = [mount for mount in mounted(True) if real.is_relative_to(mount.mountpoint)]
     if not mounts:
         return False
     # Of two mounts on one place the later one is seen.
     under = max(enumerate(mounts), key=lambda at: (len(at[1].mountpoint), at[0]))[1]
-    return under.fstype in _IN_MEMORY or under in psutil.disk_partitions(all=False)
+    return under.fstype in _IN_MEMORY or under in mounted(False)
 
 
 class _Resident:
@@ -165,13 +170,14 @@ class _Place(NamedTuple):
 class Shard:
     """A shard that is open. Threads may share it; a file that is replaced stays what it was when it was opened."""
 
-    def __init__(self, path: Path, codec: str, stft: StftSpec) -> None:
+    def __init__(self, path: Path, codec: str, stft: StftSpec, *, mapped: bool = True) -> None:
         """Open a shard.
 
         Args:
             path: the file.
             codec: the codec its manifest says.
             stft: the settings its manifest says.
+            mapped: copy what is in memory from a map, where that can be.
 
         Raises:
             ShardError: missing, cut short, damaged, or of another version, codec or STFT.
@@ -187,7 +193,7 @@ class Shard:
         except OSError as error:
             raise unreadable(path, error) from None
         weakref.finalize(self, os.close, self._descriptor)
-        self._in_memory = _resident(path, self._descriptor)
+        self._in_memory = _resident(path, self._descriptor) if mapped else None
         self._headers = _Headers(self._descriptor)
         try:
             self._reader = pa.ipc.open_file(pa.PythonFile(self._headers, mode="r"))

@@ -8,6 +8,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -43,10 +44,21 @@ class BackgroundCheckpoints:
         start: str = "",
         retry_every_s: float = RETRY_EVERY_S,
         retry_for_s: float = RETRY_FOR_S,
+        write: Callable[..., Path] = write_checkpoint,
     ) -> None:
-        """Of `run`, whose `keep` newest stay; `note` is given what the user is told; `start` as `write_checkpoint`."""
+        """Of `run`, whose `keep` newest stay.
+
+        Args:
+            run: its folder.
+            keep: as `write_checkpoint`.
+            note: is given what the user is told.
+            start: as `write_checkpoint`.
+            retry_every_s: between two tries.
+            retry_for_s: storage that is away for longer is an error.
+            write: what writes one, as `write_checkpoint`.
+        """
         self._run, self._keep, self._note, self._start = run, keep, note, start
-        self._retry_every_s, self._retry_for_s = retry_every_s, retry_for_s
+        self._retry_every_s, self._retry_for_s, self._write = retry_every_s, retry_for_s, write
         self._thread: threading.Thread | None = None
         self._give_up = threading.Event()
         self._error: BaseException | None = None
@@ -78,7 +90,7 @@ class BackgroundCheckpoints:
         stopped_s = time.monotonic() - began_s
 
         def write() -> None:
-            write_checkpoint(self._run, *held, meta, position, validation_loss, best, self._keep, self._start, parts)
+            self._write(self._run, *held, meta, position, validation_loss, best, self._keep, self._start, parts)
             wrote_s = time.monotonic() - began_s - stopped_s
             self._written = [*self._written, Written(meta.step, stopped_s, wrote_s)]
 

@@ -111,13 +111,14 @@ def write_checkpoint(
         write_pointer(run.checkpoints / "last", folder.name)
         if best:
             write_pointer(run.checkpoints / "best", folder.name)
-    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+    except (OSError, RuntimeError, StorageError) as error:  # torch.save turns a full disk into a RuntimeError
         for name in ("weights.safetensors", "training.pt"):
             with contextlib.suppress(OSError):
                 (draft / name).unlink(missing_ok=True)
         if not parts:  # those would not be written again
             shutil.rmtree(draft, ignore_errors=True)
-        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        cause = error.__cause__ if isinstance(error, StorageError) else error
+        reason = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
         raise StorageError(
             f"checkpoint {folder}: cannot be written ({reason}); free some space, then `vr jobs resume {run.id}`"
         ) from error

@@ -19,9 +19,12 @@ def copy_source(target: Path) -> None:
         shutil.copytree(source_root() / package, target / package, ignore=ignored)
 
 
-def read_origin() -> dict[str, Any]:
-    """What `origin.json` starts with: commit, dirty flag, versions; `machines` is filled by each attempt."""
-    commit, dirty = commit_of(source_root())
+def read_origin(root: Path | None = None) -> dict[str, Any]:
+    """What `origin.json` starts with: commit, dirty flag, versions; `machines` is filled by each attempt.
+
+    `root` holds the packages: those that are running, if no other is given.
+    """
+    commit, dirty = commit_of(root or source_root())
     return {
         "commit": commit,
         "dirty": dirty,

@@ -109,7 +109,12 @@ def keep_speed(key: dict[str, Any], speed: Speed, *, tight: bool | None = None, 
     _write_row(key, SpeedRow(**asdict(speed), tight=tight, begun=begun))
 
 
-def measure_speed(compute: Callable[[int], None], micro_batch: int, device: torch.device) -> Speed:
+def measure_speed(
+    compute: Callable[[int], None],
+    micro_batch: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Speed:
     """Time `compute(items)`, forward and backward, at several sizes up to `micro_batch` and fit a line.
 
     The sizes take turns, back and forth: a device that gets slower or faster meanwhile does so for all of them, and
@@ -124,7 +129,7 @@ def measure_speed(compute: Callable[[int], None], micro_batch: int, device: torc
     took_s: dict[int, list[float]] = {size: [] for size in sizes}
     for turn in range(ROUNDS):
         for size in sizes if turn % 2 == 0 else reversed(sizes):
-            took_s[size] += _seconds(functools.partial(compute, size), device)
+            took_s[size] += _seconds(functools.partial(compute, size), device, clock)
     fixed_s, item_s = line(sizes, [statistics.median(took_s[size]) for size in sizes])
     return Speed(fixed_s, item_s, micro_batch)
 
@@ -235,14 +240,25 @@ def speeds_of_all(speed: Speed, world: int, device: torch.device) -> list[Speed]
     return [Speed(fixed_s, item_s, int(most)) for fixed_s, item_s, most in told.tolist()]
 
 
-def keep_others(key: dict[str, Any], speeds: Sequence[Speed], device: torch.device) -> None:
-    """Keep the speeds of the other workers' devices here as well, so that `vr plan` knows them on every PC."""
+def devices_of_all(key: dict[str, Any], world: int, device: torch.device) -> list[str]:
+    """The names of the devices of all ranks, in rank order, as far as they are short."""
     name = key["device"].encode()[:_NAME_BYTES]
     mine = torch.tensor(list(name.ljust(_NAME_BYTES, b"\0")), dtype=torch.uint8, device=device)
-    names = [torch.empty_like(mine) for _ in speeds]
+    names = [torch.empty_like(mine) for _ in range(world)]
     dist.all_gather(names, mine)
-    for told, speed in zip(names, speeds, strict=True):
-        other = key | {"device": bytes(told.tolist()).rstrip(b"\0").decode(errors="replace")}
+    return [bytes(told.tolist()).rstrip(b"\0").decode(errors="replace") for told in names]
+
+
+def keep_others(key: dict[str, Any], devices: Sequence[str], speeds: Sequence[Speed]) -> None:
+    """Keep the speeds of the other workers' devices here as well, so that `vr plan` knows them on every PC.
+
+    Args:
+        key: of this device.
+        devices: of all ranks.
+        speeds: of all ranks.
+    """
+    for name, speed in zip(devices, speeds, strict=True):
+        other = key | {"device": name}
         known = kept_row(other)
         if other != key and (known is None or known.elsewhere):
             with contextlib.suppress(OSError):
@@ -275,15 +291,15 @@ def keep_or_note(key: dict[str, Any], speed: Speed, *, tight: bool | None = None
         print(f"the speed of this device is measured again at the next start: {error}", file=sys.stderr, flush=True)
 
 
-def _seconds(run: Callable[[], None], device: torch.device) -> list[float]:
+def _seconds(run: Callable[[], None], device: torch.device, clock: Callable[[], float]) -> list[float]:
     """Of each of some runs."""
     times_s: list[float] = []
     while sum(times_s) < ROUND_S:
         await_device(device)
-        began_s = time.perf_counter()
+        began_s = clock()
         run()
         await_device(device)
-        times_s.append(time.perf_counter() - began_s)
+        times_s.append(clock() - began_s)
     return times_s
 
 

@@ -37,11 +37,12 @@ from jobs.local_steps import LocalSteps
 from jobs.memory import keep_freed_memory
 from jobs.metrics_log import MetricsLog
 from jobs.own_disk import OwnDisk, copies_of
-from jobs.recipe import Recipe
+from jobs.recipe import Recipe, RecipeCacheSpec
 from jobs.resume import newest_checkpoint, restore, restore_own, start_from
 from jobs.runs import RunFolder
 from jobs.shares import Pace
 from jobs.speed import (
+    devices_of_all,
     keep_or_note,
     keep_others,
     key_of,
@@ -65,7 +66,14 @@ _WISH_POLL_S = 1.0
 
 
 def train(
-    recipe: Recipe, run_path: Path, *, rank: int, world: int, device: torch.device, report: Report | None
+    recipe: Recipe,
+    run_path: Path,
+    *,
+    rank: int,
+    world: int,
+    device: torch.device,
+    report: Report | None,
+    opens: Callable[[Path, RecipeCacheSpec | None, str | None], Dataset] = open_data,
 ) -> dict[str, float]:
     """Train `recipe` to its last step, from the newest good checkpoint in the run's folder.
 
@@ -76,6 +84,7 @@ def train(
         world: processes that train together.
         device: of this rank.
         report: called with finite numbers at the same steps on every rank: validations and the end.
+        opens: the data set in a folder, as `jobs.storage.open_data`.
 
     Returns:
         `step`, `loss` of the last step, `validation_loss` and `best_validation_loss` where there is validation.
@@ -96,7 +105,7 @@ def train(
     checkpoint = newest_checkpoint(run, rank, world, device, _note, own_disks, copies)
     # The order of items is a function of the data set: a run goes on with the version that it began with.
     version = checkpoint.training["data"] if checkpoint else None
-    data = open_data(_require(recipe.data), recipe.cache, version)
+    data = opens(_require(recipe.data), recipe.cache, version)
     stft = data.manifest.stft
     order = Order.of(data.manifest, recipe.objective, recipe.seed, recipe.batch.crop_frames)
     held_out = fixed_items(data.manifest, recipe.objective, recipe.batch.crop_frames, recipe.validation.items)
@@ -128,7 +137,7 @@ def train(
     # What is read ahead is cut already: each step is one batch at least.
     speeds = speeds_of_all(speed, world, device)
     if world > 1:
-        keep_others(speed_key, speeds, device)
+        keep_others(speed_key, devices_of_all(speed_key, world, device), speeds)
     company = Company(
         recipe, trained, speeds, rank, world, device, checkpoint.training.get("exchange") if checkpoint else None
     )

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from cluster.doctor import findings
-from cluster.examination import Doctor, examine
+from cluster.examination import Doctor, Patience, examine
 from cluster.inventory import Inventory
 from cluster.plan import Ports
 from cluster.probe_call import Ran, run_here
@@ -68,9 +68,8 @@ def packet_size(hosts, mtu):
 
 
 @pytest.fixture
-def visit(lan, monkeypatch):
+def visit(lan):
     """Findings by check, each the worst, of what is between the two hosts."""
-    monkeypatch.setattr("cluster.examination._RATE_S", 0.5)
     nodes = {host.name: {"name": host.name, "address": host.address} for host in lan.hosts.values()}
     nodes["attic"]["role"] = "head"
 
@@ -84,7 +83,7 @@ def visit(lan, monkeypatch):
         def python(node):
             return list(study_python) if node.name == "study" else [sys.executable]
 
-        measured = examine(inventory, Doctor(run, python, lambda what: None, Ports()))
+        measured = examine(inventory, Doctor(run, python, lambda what: None, Ports(), Patience(rate_s=0.5)))
         worst = {}
         for finding in findings(measured):
             # How full the machine is that carries the box is no plant of these tests.

@@ -1,3 +1,4 @@
+import functools
 import itertools
 import json
 import os
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.doctor import blocks, findings
-from cluster.examination import Doctor, examine, needed_ports, rounds, steps
+from cluster.examination import Doctor, Patience, examine, needed_ports, rounds, steps
 from cluster.inventory import Inventory
 from cluster.plan import Ports, ports_from
 from cluster.probe.readings import NodeProbe
@@ -54,13 +55,12 @@ def home(tmp_path, **study):
 @pytest.fixture
 def visit(monkeypatch, tmp_path):
     """Examine with quick bounds; gives the examination and what was told of progress."""
-    for name, value in {"_RATE_S": 0.1, "_DISK_S": 0.1, "_SHARE_S": 0.1, "_STALE_S": 0.2}.items():
-        monkeypatch.setattr(f"cluster.examination.{name}", value)
+    patience = Patience(rate_s=0.1, disk_s=0.1, share_s=0.1, stale_s=0.2)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
     def go(inventory, run=run_here, python=python_here):
         told = []
-        return examine(inventory, Doctor(run, python, told.append, PORTS)), told
+        return examine(inventory, Doctor(run, python, told.append, PORTS, patience)), told
 
     return go
 
@@ -184,8 +184,8 @@ def test_without_our_python_the_systems_is_taken(monkeypatch, tmp_path):
     python = tmp_path / "python3"
     python.symlink_to(sys.executable)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr("cluster.probe_call.sys.executable", "/no/such/python")
-    answer = ask(run_here, python_there, NODE, {"do": "node", "disks": {}}, 60.0)
+    ours = functools.partial(python_there, ours="/no/such/python")
+    answer = ask(run_here, ours, NODE, {"do": "node", "disks": {}}, 60.0)
     assert answer["software"]["executable"] == str(python)
 
 

@@ -78,10 +78,10 @@ def test_what_is_found_agrees_with_the_system():
 
 
 @pytest.mark.parametrize(("text", "mbit"), [("2500\n", 2500), ("-1\n", None), ("", None), (None, None)])
-def test_a_link_without_a_rate_has_none(text, mbit, monkeypatch, tmp_path):
-    monkeypatch.setattr("cluster.facts.CARDS", tmp_path)
+def test_a_link_without_a_rate_has_none(text, mbit, tmp_path):
     (tmp_path / "eno1").mkdir()
     if text is not None:
         (tmp_path / "eno1" / "speed").write_text(text)
-    assert link_mbit("eno1") == mbit
+    assert link_mbit("eno1", tmp_path) == mbit
+    assert link_mbit("lo", tmp_path) is None
     assert link_mbit("lo") is None

@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+# Ray says what labels it takes nowhere else, and a node that has others does not start.
 from ray._private.label_utils import parse_node_labels_string, validate_label_key, validate_label_value
 
 import cluster

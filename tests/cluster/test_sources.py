@@ -3,7 +3,6 @@ import subprocess
 
 import pytest
 
-from cluster import sources
 from cluster.errors import ClusterError
 from cluster.sources import source_root, stage
 
@@ -25,10 +24,10 @@ def staged(tmp_path):
     """Stages a tree into a new folder each time."""
     made = []
 
-    def act(root):
+    def act(root, **bounds):
         made.append(tmp_path / f"staged{len(made)}")
         made[-1].mkdir()
-        return stage(root, made[-1])
+        return stage(root, made[-1], **bounds)
 
     return act
 
@@ -80,10 +79,9 @@ def test_the_digest_changes_with_every_change_and_with_nothing_else(tree, staged
     assert len(set(digests)) == 4
 
 
-def test_what_is_no_source_tree_or_too_much_is_refused(tree, staged, monkeypatch):
-    monkeypatch.setattr(sources, "_MOST_BYTES", 20)
+def test_what_is_no_source_tree_or_too_much_is_refused(tree, staged):
     with pytest.raises(ClusterError, match=r"MiB of files would be copied to each PC, jobs/recipes/c.yaml the largest"):
-        staged(tree)
+        staged(tree, most_bytes=20)
     (tree / "pyproject.toml").unlink()
     with pytest.raises(ClusterError, match="vr was installed without its sources"):
         staged(tree)

@@ -10,7 +10,7 @@ from cluster.head import Joined, write_member
 from cluster.inventory import Inventory, NodeSpec
 from cluster.plan import MARKER, NodeStart, Ports
 from cluster.processes import ProcessRef, spawn
-from cluster.up import _LOOK, parse_look
+from cluster.up import LOOK, parse_look
 from cluster.up_plan import (
     CODE,
     MARK,
@@ -115,7 +115,7 @@ def test_what_a_login_shell_says_of_its_own_is_passed_over():
 def look(home):
     """What the script that is sent to a PC says in the home folder `home`, through the smallest shell there is."""
     environment = {"HOME": str(home), "PATH": os.environ["PATH"]}
-    argv = ["sh", "-c", _LOOK, "sh", str(CODE), MARK, MARKER]
+    argv = ["sh", "-c", LOOK, "sh", str(CODE), MARK, MARKER]
     done = subprocess.run(argv, capture_output=True, text=True, check=True, env=environment, cwd=home)
     assert done.stderr == ""
     return parse_look(done.stdout)

@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataprep import fingerprint
 from dataprep.change import remove
 from dataprep.dataset import Dataset
 from dataprep.errors import DataError
-from dataprep.fingerprint import Fingerprint, Pair, _bank, _candidates, _compared, crossing, pairs
+from dataprep.fingerprint import Fingerprint, Pair, bank, candidates, compared, crossing, pairs
 from dataprep.heard import FOLDER, fingerprints
 from dataprep.manifest import read_manifest
 from dataprep.prepare import PrepareSettings, prepare
@@ -101,12 +100,6 @@ def prints_of(words: list[tuple[str, list[int]]]) -> list[Fingerprint]:
 @pytest.mark.parametrize("at_once", [2**24, 4])
 @given(words=st.lists(st.tuples(st.sampled_from("abcd"), st.lists(st.integers(0, 5), max_size=12)), max_size=6))
 def test_candidates_are_those_that_a_search_of_all_pairs_finds(at_once, words):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fingerprint, "_WORDS_AT_ONCE", at_once)
-        _compare_with_a_search_of_all_pairs(words)
-
-
-def _compare_with_a_search_of_all_pairs(words):
     prints = prints_of(words)
     wanted: Counter[tuple[int, int, int]] = Counter()
     for i, one in enumerate(prints):
@@ -115,7 +108,7 @@ def _compare_with_a_search_of_all_pairs(words):
                 for s, t in np.ndindex(len(one.words), len(other.words)):
                     if one.audible[s] and other.audible[t] and one.words[s] == other.words[t]:
                         wanted[i, j, s - t] += 1
-    got = list(_candidates(prints))
+    got = list(candidates(prints, at_once))
     assert len(got) == len(set(got))
     for i, j in {(i, j) for i, j, _ in wanted}:
         mine = sorted((wanted[key] for key in wanted if key[:2] == (i, j)), reverse=True)[:3]
@@ -135,7 +128,7 @@ def test_bits_are_compared_where_both_are_heard(seed, offset):
         if 0 <= at - offset < 33 and one.audible[at] and other.audible[at - offset]:
             wrong += int(one.words[at] ^ other.words[at - offset]).bit_count()
             heard += 32
-    pair = _compared(one, other, offset, 0.5)
+    pair = compared(one, other, offset, 0.5)
     assert pair.overlap_s == heard / 32 * 0.5
     assert pair.wrong_bits == pytest.approx(wrong / heard if heard else 1.0)
 
@@ -144,15 +137,15 @@ def test_bits_are_compared_where_both_are_heard(seed, offset):
     ("n_fft", "rate"), [(4096, 44_100), (2048, 44_100), (1024, 44_100), (256, 44_100), (256, 8000)]
 )
 def test_every_band_has_bins_of_its_own(n_fft, rate):
-    bank = _bank(StftSpec(sample_rate_hz=rate, n_fft=n_fft, hop=n_fft // 2))
-    assert bank.shape == (33, n_fft // 2)
-    assert (bank.sum(axis=1) >= 1).all()
-    assert (bank.sum(axis=0) <= 1).all()
+    bands = bank(StftSpec(sample_rate_hz=rate, n_fft=n_fft, hop=n_fft // 2))
+    assert bands.shape == (33, n_fft // 2)
+    assert (bands.sum(axis=1) >= 1).all()
+    assert (bands.sum(axis=0) <= 1).all()
 
 
 def test_spectra_too_coarse_for_it_are_refused():
     with pytest.raises(DataError, match="n_fft 64: too few bins"):
-        _bank(StftSpec(n_fft=64, hop=32))
+        bank(StftSpec(n_fft=64, hop=32))
 
 
 def test_no_songs_and_silent_songs_have_no_copies():

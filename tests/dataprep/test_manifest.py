@@ -1,11 +1,11 @@
 import json
-import os
 
 import pytest
 
 from dataprep.errors import ManifestError, NoSpaceError
 from dataprep.manifest import FILE, Manifest, SongRow, StemRow, read_manifest, write_json, write_manifest
 from dataprep.shards import ShardRow
+from tests.small_disk import small_disk
 from vr_core.specs import StftSpec
 
 
@@ -87,14 +87,9 @@ def test_a_failed_write_leaves_the_old_one(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [FILE]
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_disk_is_named(tmp_path, monkeypatch):
-    # What is put on the disk goes to the device that is always full.
-    def on_full_disk(descriptor: int) -> None:
-        with open("/dev/full", "wb", buffering=0) as full:
-            full.write(b"x")
-
-    monkeypatch.setattr("vr_core.files.os.fsync", on_full_disk)
-    with pytest.raises(NoSpaceError, match=r"manifest\.json: no space left"):
-        write_manifest(tmp_path, manifest(song("a")))
-    assert list(tmp_path.iterdir()) == []
+def test_a_full_disk_is_named(tmp_path):
+    with small_disk(tmp_path / "disk", kib=64) as disk:
+        disk.fill()
+        with pytest.raises(NoSpaceError, match=r"manifest\.json: no space left"):
+            write_manifest(disk.path, manifest(song("a")))
+        assert disk.names() == []

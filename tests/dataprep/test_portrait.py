@@ -4,19 +4,21 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from dataprep import portrait
 from dataprep.dataset import Dataset
 from dataprep.errors import ManifestError
+from dataprep.portrait import draw_song
 from tests.dataprep.data import SETTINGS, STFT, small_data_set, sound
 from vr_core.picture import MelPicture
 
 
 @pytest.mark.parametrize("mixture", [True, False])
-def test_each_panel_shows_what_a_listener_would_hear(tmp_path: Path, monkeypatch, mixture: bool) -> None:
+def test_each_panel_shows_what_a_listener_would_hear(tmp_path: Path, mixture: bool) -> None:
     small_data_set(tmp_path, settings=SETTINGS.model_copy(update={"mixture": mixture}))
     drawn = {}
-    monkeypatch.setattr(portrait, "draw", lambda panels, path, title: drawn.update({"title": title} | panels))
-    portrait.draw_song(Dataset.open(tmp_path / "data"), "a", tmp_path / "a.png")
+    draw_song(
+        Dataset.open(tmp_path / "data"), "a", tmp_path / "a.png",
+        draw=lambda panels, path, title: drawn.update({"title": title} | panels),
+    )  # fmt: skip
     assert drawn.pop("title") == "a (train, as stored)"
     vocals, instrumental = sound(40_000, 0), sound(40_000, 1000)
     wanted = {"mixture": vocals + instrumental, "vocals": vocals, "instrumental": instrumental}
@@ -33,10 +35,10 @@ def test_each_panel_shows_what_a_listener_would_hear(tmp_path: Path, monkeypatch
 def test_a_song_without_labels_has_one_panel_and_an_unknown_one_none(tmp_path: Path) -> None:
     small_data_set(tmp_path)
     data = Dataset.open(tmp_path / "data")
-    portrait.draw_song(data, "m1", tmp_path / "m1.png")
-    portrait.draw_song(data, "a", tmp_path / "a.png")
+    draw_song(data, "m1", tmp_path / "m1.png")
+    draw_song(data, "a", tmp_path / "a.png")
     one, three = (matplotlib.image.imread(tmp_path / f"{name}.png").shape[0] for name in ("m1", "a"))
     assert one < three / 2
     with pytest.raises(ManifestError, match="no song 'nobody'"):
-        portrait.draw_song(data, "nobody", tmp_path / "nobody.png")
+        draw_song(data, "nobody", tmp_path / "nobody.png")
     assert not (tmp_path / "nobody.png").exists()

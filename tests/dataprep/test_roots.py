@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataprep import roots as roots_module
 from dataprep.change import examine, repair, settings_of
 from dataprep.dataset import Dataset
 from dataprep.errors import ManifestError, ShardError
@@ -78,11 +77,10 @@ def test_a_missing_shard_without_any_roots_is_damage(data):
         opened.require(opened.manifest.shards)
 
 
-def test_of_two_copies_the_one_on_a_disk_of_this_pc_is_read(data, tmp_path, monkeypatch):
+def test_of_two_copies_the_one_on_a_disk_of_this_pc_is_read(data, tmp_path):
     for place in ("share", "ssd"):
         shutil.copytree(data, tmp_path / place)
-    monkeypatch.setattr(roots_module, "_is_local", lambda folder: folder.name == "ssd")
-    found = Roots(data, (tmp_path / "share", tmp_path / "ssd"))
+    found = Roots(data, (tmp_path / "share", tmp_path / "ssd"), is_local=lambda folder: folder.name == "ssd")
     rows = read_manifest(data).shards
     assert {found.find(name, row).parent.name for name, row in rows.items()} == {"ssd"}
     assert found.reach(rows).local == frozenset(rows)

@@ -1,5 +1,6 @@
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,12 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataprep.errors import NoSpaceError, ShardError
-from dataprep.shard_reader import _REGION_BYTES, Shard, _Resident, on_local_disk
+from dataprep.shard_reader import Shard, on_local_disk
 from dataprep.shards import BATCH_FRAMES, ShardWriter, verify
 from vr_core.errors import StorageError
 from vr_core.specs import StftSpec
 
-PREAD, PREADV = os.pread, os.preadv
 STFT = StftSpec(n_fft=64, hop=32)
 WIDTH = 64
 
@@ -46,9 +46,7 @@ def test_any_crop_is_what_was_written(two_stems, data):
     start = data.draw(st.integers(0, length - 1))
     frames = data.draw(st.integers(1, min(400, length - start)))
     out = np.zeros((2, frames, 2, WIDTH // 2), np.uint8)
-    shard = Shard(path, "polar8", STFT)
-    if data.draw(st.booleans()):
-        shard._in_memory = None
+    shard = Shard(path, "polar8", STFT, mapped=data.draw(st.booleans()))
     shard.read_frames(first_batch, start, frames, out)
     for column, name in zip(out, ("magnitude", "phase"), strict=True):
         np.testing.assert_array_equal(column.reshape(frames, -1), stem[name][start : start + frames])
@@ -76,13 +74,17 @@ def test_whole_record_batches_are_what_was_written(two_stems):
         np.testing.assert_array_equal(read[2][name], stems[1][1][name])
 
 
-def test_headers_are_read_and_frames_are_not(two_stems, monkeypatch):
+def bytes_read() -> int:
+    """What this thread has read from files so far; what is copied from a map counts as nothing."""
+    return int(Path("/proc/thread-self/io").read_text().split()[1])
+
+
+def test_headers_are_read_and_frames_are_not(two_stems):
     path, row, _ = two_stems
-    done = []
-    monkeypatch.setattr("dataprep.shard_reader.os.pread", lambda *a: done.append(a[1]) or PREAD(*a))
+    before = bytes_read()
     shard = Shard(path, "polar8", STFT)
     shard.read_frames(0, 10, 5, np.zeros((2, 5, WIDTH), np.uint8))
-    assert sum(done) < 10_000 < row.bytes
+    assert bytes_read() - before < 20_000 < row.bytes
 
 
 def test_what_is_cut_short_while_it_is_open_is_an_error_and_not_the_end_of_the_process(two_stems, tmp_path):
@@ -98,42 +100,46 @@ def test_what_is_cut_short_while_it_is_open_is_an_error_and_not_the_end_of_the_p
         shard.read_frames(2, 0, 700, out[:, :700])
 
 
-def test_what_is_in_memory_is_copied_from_it(two_stems, tmp_path, monkeypatch):
-    path, _, stems = two_stems
-    (tmp_path / "x.arrow").write_bytes(path.read_bytes())
-    monkeypatch.setattr("dataprep.shard_reader.on_local_disk", lambda path: True)
-    done = []
-    monkeypatch.setattr("dataprep.shard_reader.os.preadv", lambda *a: done.append(a[2]) or PREADV(*a))
-    out = np.zeros((2, 500, WIDTH), np.uint8)
-    Shard(tmp_path / "x.arrow", "polar8", STFT).read_frames(0, 1000, 500, out)
-    np.testing.assert_array_equal(out[0], stems[0][1]["magnitude"][1000:1500])
-    assert not done
+@pytest.fixture(scope="module")
+def half_there(tmp_path_factory):
+    """A shard in memory, and what was written: the second half of its stem is zeros, a hole that was never read."""
+    pieces = [columns(BATCH_FRAMES, seed) for seed in (3, 4)]
+    pieces += [{name: np.zeros_like(values) for name, values in pieces[0].items()} for _ in range(2)]
+    with ShardWriter(tmp_path_factory.mktemp("shards") / "x.arrow", "polar8", STFT) as writer:
+        for piece in pieces:
+            writer.write(piece)
+        writer.close()
+    data = writer.path.read_bytes()
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        path = Path(folder) / "x.arrow"
+        with path.open("wb") as file:
+            for start in range(0, len(data), 4096):
+                if any(page := data[start : start + 4096]):
+                    file.seek(start)
+                    file.write(page)
+            file.truncate(len(data))
+        yield path, {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-def test_pages_that_are_not_in_memory_are_not_touched_through_the_map(two_stems, tmp_path, monkeypatch):
-    """The kernel's answer is replaced here, since when it drops a page is its own affair."""
-    monkeypatch.setattr("dataprep.shard_reader.on_local_disk", lambda path: True)
-    path, _, stems = two_stems
-    done = []
-    monkeypatch.setattr("dataprep.shard_reader.os.preadv", lambda *a: done.append(a[2]) or PREADV(*a))
-    monkeypatch.setattr(_Resident, "_held", lambda *_: False)
-    out = np.zeros((2, 500, WIDTH), np.uint8)
-    Shard(path, "polar8", STFT).read_frames(0, 7, 500, out)
-    np.testing.assert_array_equal(out[0], stems[0][1]["magnitude"][7:507])
-    assert len(done) == 2
-
-
-def test_the_kernel_says_which_pages_are_in_memory(tmp_path):
-    with (tmp_path / "file").open("w+b") as file:
-        file.truncate(8 * _REGION_BYTES)  # a hole, of which nothing was ever read
-        file.write(bytes(_REGION_BYTES))
-        file.flush()
-        resident = _Resident(file.fileno(), 8 * _REGION_BYTES)
-        out = np.ones((1, 100), np.uint8)
-        assert resident.copy(out, [5])
-        assert not out.any()
-        assert not resident.copy(out, [6 * _REGION_BYTES])
-        assert not resident.copy(out, [_REGION_BYTES - 50])
+@pytest.mark.parametrize(
+    ("start", "frames", "is_read"),
+    [
+        pytest.param(1000, 500, False, id="in memory"),
+        pytest.param(BATCH_FRAMES - 100, 300, False, id="in memory, of two record batches"),
+        pytest.param(2 * BATCH_FRAMES + 1000, 500, True, id="not in memory"),
+        pytest.param(2 * BATCH_FRAMES - 300, 600, True, id="in part"),
+    ],
+)
+def test_what_is_in_memory_is_copied_from_it_and_no_other_page_touched(half_there, start, frames, is_read):
+    path, stem = half_there
+    shard, out = Shard(path, "polar8", STFT), np.ones((2, frames, WIDTH), np.uint8)
+    shard.columns(0), shard.columns(2)  # headers
+    before = bytes_read()
+    shard.read_frames(0, start, frames, out)
+    read = bytes_read() - before
+    for column, name in zip(out, ("magnitude", "phase"), strict=True):
+        np.testing.assert_array_equal(column, stem[name][start : start + frames])
+    assert (read > out.nbytes // 3) is is_read, read
 
 
 MOUNTS = [
@@ -150,13 +156,12 @@ MOUNTS = [
         ("/mnt/old/data", False),
     ],
 )  # fmt: skip
-def test_a_share_is_told_from_a_disk_of_this_machine(path, local, monkeypatch):
-    def partitions(all: bool) -> list[SimpleNamespace]:
+def test_a_share_is_told_from_a_disk_of_this_machine(path, local):
+    def mounted(all: bool) -> list[SimpleNamespace]:
         kinds = {"ext4", "btrfs", "fuseblk", "xfs"}
         return [SimpleNamespace(mountpoint=at, fstype=kind) for at, kind in MOUNTS if all or kind in kinds]
 
-    monkeypatch.setattr("dataprep.shard_reader.psutil.disk_partitions", partitions)
-    assert on_local_disk(Path(path)) is local
+    assert on_local_disk(Path(path), mounted) is local
 
 
 def test_a_file_that_is_replaced_stays_what_it_was_for_who_has_it_open(two_stems, tmp_path):
@@ -238,10 +243,14 @@ def test_other_settings_are_refused_by_name(two_stems, codec, stft, named):
         Shard(two_stems[0], codec, stft)
 
 
-def test_another_schema_version_is_refused(two_stems, monkeypatch):
-    monkeypatch.setattr("dataprep.shards.SCHEMA_VERSION", 2)
-    with pytest.raises(ShardError, match="schema version 1, expected 2"):
-        Shard(two_stems[0], "polar8", STFT)
+def test_another_schema_version_is_refused(two_stems, tmp_path):
+    with pa.memory_map(str(two_stems[0])) as file:
+        table = pa.ipc.open_file(file).read_all()
+    newer = table.replace_schema_metadata({**table.schema.metadata, b"vr.schema_version": b"2"})
+    with pa.ipc.new_file(str(tmp_path / "x.arrow"), newer.schema) as writer:
+        writer.write_table(newer)
+    with pytest.raises(ShardError, match="schema version 2, expected 1"):
+        Shard(tmp_path / "x.arrow", "polar8", STFT)
 
 
 def test_a_missing_shard_and_a_foreign_file(tmp_path):

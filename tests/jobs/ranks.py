@@ -4,8 +4,14 @@ import multiprocessing
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dataprep.dataset import Dataset
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["jobs.train", "tests.jobs.ranks"])
@@ -15,7 +21,7 @@ class Rank:
     """One process, as `subprocess.Popen` has it."""
 
     def __init__(self, *arguments: object) -> None:
-        self._process = _CONTEXT.Process(target=rank_main, args=arguments)
+        self._process = _CONTEXT.Process(target=_in_group, args=arguments)
         self._process.start()
 
     def poll(self) -> int | None:
@@ -36,30 +42,42 @@ class Rank:
 
 def start(run: Path, world: int, meeting: Path, own_disks: bool = False) -> list[Rank]:
     """As many ranks of the run in that folder; they meet at a file that does not exist yet."""
-    return [Rank(run, rank, world, meeting, own_disks) for rank in range(world)]
+    return group(partial(rank_main, run, own_disks), world, meeting)
 
 
-def rank_main(run: Path, rank: int, world: int, meeting: Path, own_disks: bool) -> None:
-    """Train as one rank of a gloo group; `own_disks`: only a folder `disk<rank>` is a disk of this rank's PC."""
+def group(work: Callable[[int, int], object], world: int, meeting: Path) -> list[Rank]:
+    """`work(rank, world)`, a function of a module, in as many ranks of a gloo group."""
+    return [Rank(work, rank, world, meeting) for rank in range(world)]
+
+
+def _in_group(work: Callable[[int, int], object], rank: int, world: int, meeting: Path) -> None:
     import torch
     import torch.distributed as dist
 
-    from jobs.recipe import Recipe
-    from jobs.train import train
-    from vr_core.config import load
-
     torch.set_num_threads(1)
-    if own_disks:
-        _own_disks(run, rank)
     if world > 1:
         dist.init_process_group(
             "gloo", init_method=f"file://{meeting}", rank=rank, world_size=world, timeout=timedelta(seconds=60)
         )
-    train(load(Recipe, run / "recipe.yaml"), run, rank=rank, world=world, device=torch.device("cpu"), report=None)
+    work(rank, world)
     if world > 1:
         # gloo may abort while it closes connections that another rank has closed first: not what is tested here.
         dist.barrier()
         os._exit(0)
+
+
+def rank_main(run: Path, own_disks: bool, rank: int, world: int) -> None:
+    """Train as one rank; `own_disks`: only a folder `disk<rank>` is a disk of this rank's PC."""
+    import torch
+
+    from jobs.recipe import Recipe
+    from jobs.storage import open_data
+    from jobs.train import train
+    from vr_core.config import load
+
+    opens = partial(_with_own_disks, run, rank) if own_disks else open_data
+    recipe, cpu = load(Recipe, run / "recipe.yaml"), torch.device("cpu")
+    train(recipe, run, rank=rank, world=world, device=cpu, report=None, opens=opens)
 
 
 def end_fork_server() -> None:
@@ -68,16 +86,20 @@ def end_fork_server() -> None:
     multiprocessing.resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
 
 
-def _own_disks(run: Path, rank: int) -> None:
-    import dataprep.roots
+def _with_own_disks(run: Path, rank: int, folder: Path, cache: object, version: str | None) -> "Dataset":
+    """The data set; which disk each read goes to is noted in the run's folder."""
+    from dataclasses import replace
+
     from dataprep.dataset import Dataset
+    from dataprep.roots import Roots
 
-    dataprep.roots._is_local = lambda folder: folder.name == f"disk{rank}"
-    read = Dataset.read
+    class Noting(Dataset):
+        def read(self, song: str, role: Any, start_frame: int, frames: int, out: Any) -> None:
+            shard = self.song(song).stems[role].shard
+            place = self.roots.find(shard, self.manifest.shards[shard])
+            with open(run / f"reads-{rank}", "a") as file:
+                file.write(f"{place.parent.name}\n")
+            super().read(song, role, start_frame, frames, out)
 
-    def noted(self, song, role, start, frames, out):
-        with open(run / f"reads-{rank}", "a") as file:
-            file.write(self._path(self.song(song).stems[role].shard).parent.name + "\n")
-        read(self, song, role, start, frames, out)
-
-    Dataset.read = noted
+    roots = replace(Roots.of(folder), is_local=lambda at: at.name == f"disk{rank}")
+    return Noting.open(folder, version=version, roots=roots)

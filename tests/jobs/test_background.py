@@ -1,13 +1,14 @@
 """Checkpoints in the background: what is written is what was saved, storage that is away is waited for and said."""
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from jobs.background import BackgroundCheckpoints
-from jobs.checkpoint import read_newest
+from jobs.checkpoint import read_newest, write_checkpoint
 from jobs.runs import RunFolder
 from tests.jobs.checkpoints import SPEC, STFT
 from tests.jobs.training import until
@@ -17,26 +18,23 @@ from vr_core.weights import WeightsMeta
 
 
 class Slow:
-    """In place of `torch.save`: holds every write until it is let go, or fails as often as it is told."""
+    """A storage: holds every write until it is let go, or fails as often as it is told."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.go, self.failures, self.begun = threading.Event(), 0, 0
-        honest = torch.save
 
-        def save(*arguments: Any) -> None:
-            self.begun += 1
-            if self.failures:
-                self.failures -= 1
-                raise OSError(28, "No space left on device")
-            self.go.wait(60)
-            honest(*arguments)
-
-        monkeypatch.setattr(torch, "save", save)
+    def __call__(self, *arguments: Any) -> Path:
+        self.begun += 1
+        if self.failures:
+            self.failures -= 1
+            raise StorageError("checkpoint: cannot be written (No space left on device)")
+        self.go.wait(60)
+        return write_checkpoint(*arguments)
 
 
 @pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
-    return Slow(monkeypatch)
+def slow() -> Slow:
+    return Slow()
 
 
 def state(value: float) -> dict[str, torch.Tensor]:
@@ -50,7 +48,7 @@ def save(writer: BackgroundCheckpoints, run: RunFolder, step: int, weights: dict
 
 def test_training_goes_on_while_it_is_written_and_changes_nothing_of_it(run, slow):
     weights = state(1.0)
-    with BackgroundCheckpoints(run, 2, pytest.fail) as writer:
+    with BackgroundCheckpoints(run, 2, pytest.fail, write=slow) as writer:
         save(writer, run, 1, weights)
         assert writer.busy
         assert read_newest(run) == (None, [])
@@ -68,7 +66,7 @@ def test_training_goes_on_while_it_is_written_and_changes_nothing_of_it(run, slo
 
 
 def test_the_next_one_waits_for_the_one_before(run, slow):
-    with BackgroundCheckpoints(run, 2, pytest.fail) as writer:
+    with BackgroundCheckpoints(run, 2, pytest.fail, write=slow) as writer:
         save(writer, run, 1, state(1.0))
         threading.Timer(0.2, slow.go.set).start()
         save(writer, run, 2, state(2.0))
@@ -81,7 +79,7 @@ def test_storage_that_is_away_is_told_once_and_waited_for(run, slow):
     said: list[str] = []
     slow.failures = 3
     slow.go.set()
-    with BackgroundCheckpoints(run, 2, said.append, retry_every_s=0.01) as writer:
+    with BackgroundCheckpoints(run, 2, said.append, retry_every_s=0.01, write=slow) as writer:
         save(writer, run, 1, state(1.0))
         writer.wait()
     assert slow.begun == 4
@@ -94,7 +92,7 @@ def test_storage_that_is_away_is_told_once_and_waited_for(run, slow):
 
 def test_storage_that_stays_away_ends_the_attempt_in_the_end(run, slow):
     slow.failures = 10**9
-    with BackgroundCheckpoints(run, 2, [].append, retry_every_s=0.01, retry_for_s=0.05) as writer:
+    with BackgroundCheckpoints(run, 2, [].append, retry_every_s=0.01, retry_for_s=0.05, write=slow) as writer:
         save(writer, run, 1, state(1.0))
         until(lambda: not writer.busy)
         with pytest.raises(StorageError, match="No space left"):
@@ -106,7 +104,7 @@ def test_a_loop_that_fails_does_not_wait_for_storage_that_is_away(run, slow):
     slow.failures = 10**9
 
     def loop() -> None:
-        with BackgroundCheckpoints(run, 2, [].append, retry_every_s=3600, retry_for_s=3600) as writer:
+        with BackgroundCheckpoints(run, 2, [].append, retry_every_s=3600, retry_for_s=3600, write=slow) as writer:
             save(writer, run, 1, state(1.0))
             until(lambda: slow.begun)
             raise ZeroDivisionError
@@ -115,9 +113,8 @@ def test_a_loop_that_fails_does_not_wait_for_storage_that_is_away(run, slow):
         loop()
 
 
-def test_what_is_no_matter_of_storage_reaches_the_loop_at_once(run, monkeypatch):
-    monkeypatch.setattr(torch, "save", lambda *_: 1 / 0)
-    with BackgroundCheckpoints(run, 2, pytest.fail) as writer:
+def test_what_is_no_matter_of_storage_reaches_the_loop_at_once(run):
+    with BackgroundCheckpoints(run, 2, pytest.fail, write=lambda *_: 1 / 0) as writer:
         save(writer, run, 1, state(1.0))
         with pytest.raises(ZeroDivisionError):
             writer.wait()

@@ -7,21 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.checkpoint import best_loss, mend_pointers, read_newest, superseded, write_checkpoint
+from jobs.checkpoint import best_loss, mend_pointers, read_newest, superseded
 from jobs.runs import RunFolder, resolve_weights
-from tests.jobs.checkpoints import SPEC, STFT
+from tests.jobs.checkpoints import write_example as write
+from tests.small_disk import PAGE_BYTES, small_disk
 from vr_core.errors import StorageError
-from vr_core.models import build
-from vr_core.weights import WeightsMeta
-
-
-def write(
-    run: RunFolder, step: int, value: float, loss: float | None = None, best: bool = False, keep: int = 2
-) -> Path:
-    weights = {name: torch.full_like(p, value) for name, p in build(SPEC, STFT.bins).state_dict().items()}
-    meta = WeightsMeta(model=SPEC, stft=STFT, step=step, run=run.id)
-    training = {"step": step, "model": weights, "moments": torch.arange(3)}
-    return write_checkpoint(run, weights, training, meta, step * 8, loss, best, keep)
 
 
 def test_what_is_written_is_read_back(run: RunFolder) -> None:
@@ -143,17 +133,20 @@ def test_a_checkpoint_loads_without_unpickling_code(run: RunFolder) -> None:
     assert not (run.path / "owned").exists()
 
 
-def test_a_failed_write_leaves_the_earlier_checkpoint(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(run, 1, 1.0)
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(StorageError, match=r"step-00000002.*No space left.*vr jobs resume demo-00000000-1"):
-        write(run, 2, 2.0)
-    monkeypatch.undo()
-    checkpoint, problems = read_newest(run)
-    assert checkpoint.row.step == 1
-    assert problems == []
-    assert not list(run.checkpoints.glob(".*"))
+@pytest.mark.parametrize("pages", [0, 3], ids=["weights", "training"])
+def test_a_failed_write_leaves_the_earlier_checkpoint(tmp_path: Path, pages: int) -> None:
+    """Whichever file it is that finds no room."""
+    with small_disk(tmp_path / "disk", kib=512) as disk:
+        run = RunFolder(disk.path / "demo-00000000-1")
+        run.path.mkdir()
+        write(run, 1, 1.0)
+        (disk.path / "room").write_bytes(bytes(pages * PAGE_BYTES))
+        disk.fill()
+        (disk.path / "room").unlink()
+        with pytest.raises(StorageError, match=r"/step-00000002: .*[Nn]o space left.*vr jobs resume demo-00000000-1"):
+            write(run, 2, 2.0)
+        disk.free()
+        checkpoint, problems = read_newest(run)
+        assert checkpoint.row.step == 1
+        assert problems == []
+        assert not list(run.checkpoints.glob(".*"))

@@ -1,10 +1,11 @@
 """The training loop and its disks: copies, disks of its own on each PC, full ones, data that cannot be reached."""
 
 import contextlib
+import io
 import json
 import shutil
-import subprocess
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from jobs.checkpoint import read_newest, step_folders
 from jobs.metrics_log import read_metrics
 from jobs.own_disk import copies_of, newest_of_all
 from jobs.runs import RunFolder
+from tests.jobs import ranks
+from tests.jobs.checkpoints import write_example
 from tests.jobs.training import (
     distance,
     finish,
@@ -29,7 +32,7 @@ from tests.jobs.training import (
     start,
     until,
 )
-from tests.lan import require
+from tests.small_disk import small_disk
 from vr_core.errors import StorageError
 from vr_core.specs import StftSpec
 
@@ -61,21 +64,23 @@ def test_copies_on_own_disks_are_newer_than_the_share_and_gone_at_the_end(tiny_d
     assert not copies.exists()
 
 
-def test_copies_count_only_where_every_worker_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copies = tmp_path
-    for rank, step in ((0, 7), (0, 9), (3, 11)):
-        (copies / f"rank-{rank}" / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
-    monkeypatch.setattr("jobs.own_disk.read_checkpoint", lambda folder: folder.name)
-    assert newest_of_all(copies, 8, 1, torch.device("cpu")) == "step-00000011"
-    assert newest_of_all(copies, 11, 1, torch.device("cpu")) is None, "the share is as new"
+CPU = torch.device("cpu")
 
-    def gathered(of_all: list[torch.Tensor], told: torch.Tensor) -> None:
-        assert told.tolist() == [9, 11]
-        of_all[0].copy_(told)
-        of_all[1].copy_(torch.tensor([7, 9]))
 
-    monkeypatch.setattr("torch.distributed.all_gather", gathered)
-    assert newest_of_all(copies, 8, 2, torch.device("cpu")) == "step-00000009"
+def newest_on_two_pcs(folder: Path, rank: int, world: int) -> None:
+    found = newest_of_all(folder / f"pc{rank}", 8, world, CPU)
+    (folder / f"found-{rank}").write_text(found.folder.name)
+
+
+def test_copies_count_only_where_every_worker_has_them(tmp_path: Path) -> None:
+    for pc, rank, step in ((0, 0, 7), (0, 0, 9), (0, 3, 11), (1, 0, 7), (1, 0, 9)):
+        copies = RunFolder(tmp_path / f"pc{pc}" / f"rank-{rank}")
+        copies.path.mkdir(parents=True, exist_ok=True)
+        write_example(copies, step, 1.0)
+    assert newest_of_all(tmp_path / "pc0", 8, 1, CPU).row.step == 11
+    assert newest_of_all(tmp_path / "pc0", 11, 1, CPU) is None, "the share is as new"
+    finish(ranks.group(partial(newest_on_two_pcs, tmp_path), 2, tmp_path / "meet"))
+    assert [(tmp_path / f"found-{rank}").read_text() for rank in range(2)] == ["step-00000009"] * 2
 
 
 def test_copies_made_while_training_change_nothing_but_where_it_reads(tiny_data: Path, tmp_path: Path) -> None:
@@ -122,24 +127,16 @@ def test_ranks_with_other_disks_share_a_step_out_once(tiny_data: Path, tmp_path:
     assert own > 0.7 * sum(map(len, reads)), "half of them, if nobody looked"
 
 
-def test_a_disk_that_is_full_for_a_while_costs_nothing(
-    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A real one: the run's folder is a file system of 16 MiB that something else fills, and leaves when it is told."""
-    require()
-    said: list[str] = []
-    monkeypatch.setattr("jobs.train._note", said.append)
-    (disk := tmp_path / "disk").mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)], check=True)
-    try:
-        run = new_run(disk / "run", recipe_of(tiny_data, **{"steps": 60, "checkpoint.keep": 1}))
-        with contextlib.suppress(OSError), (disk / "other").open("wb") as other:
-            while True:
-                other.write(bytes(4096))
+def test_a_disk_that_is_full_for_a_while_costs_nothing(tiny_data: Path, tmp_path: Path) -> None:
+    """The run's folder is on a disk that something else fills, and leaves when it is told."""
+    said = io.StringIO()
+    with small_disk(tmp_path / "disk", kib=16 * 1024) as disk, contextlib.redirect_stderr(said):
+        run = new_run(disk.path / "run", recipe_of(tiny_data, **{"steps": 60, "checkpoint.keep": 1}))
+        disk.fill()
 
         def leave() -> None:
-            until(lambda: said)
-            (disk / "other").unlink()
+            until(lambda: "training goes on" in said.getvalue())
+            disk.free()
 
         leaving = threading.Thread(target=leave)
         leaving.start()
@@ -148,10 +145,10 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(
         checkpoint, problems = read_newest(run)
         assert (checkpoint.row.step, problems) == (60, [])
         assert [m["step"] for m in read_metrics(run.metrics_file) if m["kind"] == "step"] == list(range(1, 61))
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)  # what was read from it is still mapped
-    assert "training goes on" in said[0]
-    assert said[1:] == ["the storage is back, the checkpoint is written"]
+    lines = [line for line in said.getvalue().splitlines() if "not written now" not in line]
+    assert len(lines) == 2, lines
+    assert "training goes on" in lines[0]
+    assert lines[1] == "the storage is back, the checkpoint is written"
 
 
 def test_a_pc_that_cannot_read_all_of_the_data_says_how_much(tiny_data: Path, tmp_path: Path) -> None:

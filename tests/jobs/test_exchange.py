@@ -1,6 +1,8 @@
 """What a run's workers find out about each other at a start, and what they do with it."""
 
+import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ from jobs.checkpoint import read_newest
 from jobs.gradient import has_bf16
 from jobs.metrics_log import read_metrics
 from jobs.shares import Speed
-from jobs.speed import keep_speed, key_of
+from jobs.speed import devices_of_all, keep_speed, key_of
+from tests.jobs import ranks
 from tests.jobs.training import (
     finish,
     new_run,
@@ -33,6 +36,20 @@ def test_auto_chooses_how_gradients_travel_once_and_keeps_to_it(tiny_data: Path,
     finish(start(again, 2, tmp_path / "b"))
     assert [m for m in read_metrics(again.metrics_file) if m["kind"] == "sync"] == [], "nothing is left to choose"
     assert read_newest(again)[0].training["exchange"] == checkpoint.training["exchange"]
+
+
+NAMES = ("RTX 3080 Ti", "Ä" * 100)
+
+
+def tell_devices(folder: Path, rank: int, world: int) -> None:
+    found = devices_of_all({"device": NAMES[rank]}, world, torch.device("cpu"))
+    (folder / f"told-{rank}").write_text(json.dumps(found))
+
+
+def test_every_worker_learns_the_names_of_all_devices(tmp_path: Path) -> None:
+    finish(ranks.group(partial(tell_devices, tmp_path), 2, tmp_path / "meet"))
+    told = [json.loads((tmp_path / f"told-{rank}").read_text()) for rank in range(2)]
+    assert told == [[NAMES[0], NAMES[1][:64]]] * 2, "128 bytes of each"
 
 
 @pytest.mark.parametrize(("item_s", "idle"), [(1e-9, 1), (10.0, 0)])

@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from jobs.local_steps import TRAVELS, LocalSteps
 from jobs.metrics_log import read_metrics
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
+from tests.jobs import ranks
 from tests.jobs.training import (
     curve,
     distance,
@@ -153,16 +155,19 @@ def test_before_local_steps_all_is_as_one_worker_alone_would_have_it(tiny_data: 
     assert curve(run) == curve(plain)
 
 
-def test_before_local_steps_the_first_worker_s_weights_become_all_s(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Which differ where PCs round otherwise: here rank 0's are all 7."""
-    recipe = recipe_of(tmp_path, **CHANGES)
+def agree_on_sevens(folder: Path, rank: int, world: int) -> None:
+    recipe = recipe_of(folder, **CHANGES)
     model = build(recipe.model, 33)
-    local = LocalSteps(recipe, model, 0, 1, 2)
-    monkeypatch.setattr("torch.distributed.broadcast", lambda tensor, source: tensor.fill_(7 if source == 0 else 0))
+    for p in model.parameters():
+        p.data.fill_(7 - rank)
+    local = LocalSteps(recipe, model, 0, rank, world)
     local.agree()
     assert all((p == 7).all() for of in (model, local.agreed) for p in of.parameters())
+
+
+def test_before_local_steps_the_first_worker_s_weights_become_all_s(tmp_path: Path) -> None:
+    """Which differ where PCs round otherwise: here rank 0's are all 7."""
+    finish(ranks.group(partial(agree_on_sevens, tmp_path), 2, tmp_path / "meet"))
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])

@@ -1,13 +1,13 @@
 """Metrics: one line a step, a resumed run without a seam, also after a kill in the middle of a line."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 
 from jobs.metrics_log import MetricsLog, read_metrics
 from jobs.runs import RunFolder
+from tests.small_disk import PAGE_BYTES, small_disk
 
 
 def write(run: RunFolder, first: int, last: int) -> None:
@@ -48,38 +48,22 @@ def test_tensorboard_reads_the_curve(tmp_path: Path) -> None:
     assert [(e.step, e.value) for e in board.Scalars("validation/loss")] == [(1, 4.0)]
 
 
-@pytest.mark.parametrize("written", [0, 10, 150])
-def test_a_disk_that_is_full_for_a_while_costs_no_line_and_doubles_none(tmp_path, monkeypatch, capsys, written):
-    """What was written of a line before the disk was full is no part of the log."""
-    run = RunFolder(tmp_path)
-    with MetricsLog(run, 0, tensorboard=False) as log:
-        log.write("validation", 1, loss=1.0)
-        honest = os.fdopen
-
-        class Full:
-            def __init__(self, file):
-                self.file = file
-
-            def __enter__(self):
-                return self
-
-            def __exit__(self, *_):
-                self.file.close()
-
-            def __getattr__(self, name):
-                return getattr(self.file, name)
-
-            def write(self, data):
-                self.file.write(data[:written])
-                self.file.flush()
-                raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr("jobs.metrics_log.os.fdopen", lambda *a: Full(honest(*a)))
-        for step in (2, 3):
-            log.write("step", step, loss=float(step))
-            log.flush()
-        monkeypatch.undo()
-        log.write("step", 4, loss=4.0)
-    assert [line["step"] for line in read_metrics(run.metrics_file)] == [1, 2, 3, 4]
-    assert run.metrics_file.read_text().count("\n") == 4
+@pytest.mark.parametrize("written", [0, 10, 100])
+def test_a_disk_that_is_full_for_a_while_costs_no_line_and_doubles_none(tmp_path, capsys, written):
+    """What was written of lines before the disk was full (up to the end of a page) is no part of the log."""
+    with small_disk(tmp_path / "disk", kib=64) as disk:
+        run = RunFolder(disk.path)
+        before = {"kind": "step", "step": 1, "pad": ""}
+        before["pad"] = "x" * (PAGE_BYTES - written - len(json.dumps(before) + "\n"))
+        run.metrics_file.write_text(json.dumps(before) + "\n")
+        with MetricsLog(run, 1, tensorboard=False) as log:
+            disk.fill()
+            for step in (2, 3):
+                log.write("step", step, loss=float(step))
+                log.flush()
+            assert run.metrics_file.stat().st_size == PAGE_BYTES
+            disk.free()
+            log.write("step", 4, loss=4.0)
+        assert [line["step"] for line in read_metrics(run.metrics_file)] == [1, 2, 3, 4]
+        assert run.metrics_file.read_text().count("\n") == 4
     assert capsys.readouterr().err.count("not written now (No space left on device)") == 1

@@ -9,7 +9,7 @@ from cluster.facts import Facts, look
 from cluster.head import Head, Joined, head_file, joined_file, write_member
 from cluster.inventory import CacheSpec, NodeSpec
 from cluster.plan import MARKER, Ports, node_environment, node_start
-from cluster.processes import ProcessRef, _start_ticks, boot_id
+from cluster.processes import ProcessRef, boot_id, start_ticks_of
 from dataprep.manifest import read_manifest
 from jobs.recipe import RecipeCacheSpec
 from jobs.storage import cache_here, open_data, roots_here
@@ -24,7 +24,7 @@ def facts() -> Facts:
 
 def member(kind, facts: Facts, spec: NodeSpec, id: str):
     """The record of a node of which this very process is what keeps it running."""
-    ticks = _start_ticks(os.getpid())
+    ticks = start_ticks_of(os.getpid())
     assert ticks is not None
     me = ProcessRef(name="ray", pid=os.getpid(), start_ticks=ticks, boot_id=boot_id(), log=Path(os.devnull))
     node = node_start(facts, spec)

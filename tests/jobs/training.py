@@ -58,7 +58,7 @@ def until(holds: Callable[[], object]) -> None:
 
 
 def here(run: RunFolder, **options: Any) -> dict[str, float]:
-    return train(run.recipe(), run.path, rank=0, world=1, device=torch.device("cpu"), report=options.get("report"))
+    return train(run.recipe(), run.path, rank=0, world=1, device=torch.device("cpu"), **{"report": None, **options})
 
 
 def start(run: RunFolder, world: int, meeting: Path, *, own_disks: bool = False) -> list[ranks.Rank]:
