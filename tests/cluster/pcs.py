@@ -9,11 +9,15 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import psutil
+from typer.testing import CliRunner
 
 from cluster.plan import MARKER
+from jobs.cli import app
+from vr_core.errors import VrError
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,19 @@ class Pc:
         )
         return done.stdout + done.stderr
 
+    def typed(self, *arguments, code=0):
+        """The same command in this process, which saves its imports."""
+        environment = {"XDG_STATE_HOME": str(self.home), "COLUMNS": "200"}
+        done = CliRunner().invoke(app, ["cluster", *arguments], env=environment)
+        if isinstance(done.exception, VrError):
+            told, ended = str(done.exception), done.exception.exit_code
+        elif done.exception is None or isinstance(done.exception, SystemExit):
+            told, ended = "", done.exit_code
+        else:
+            raise done.exception
+        assert ended == code, f"vr cluster {' '.join(arguments)}: {ended}\n{done.stdout}{done.stderr}{told}"
+        return done.stdout + done.stderr + told
+
     @property
     def state(self):
         return self.home / "vr"
@@ -44,6 +61,15 @@ class Pc:
     @property
     def token(self):
         return (self.state / "token").read_text().strip()
+
+    @staticmethod
+    def token_of(member):
+        return member.token_file.read_text().strip()
+
+    def files(self, but=()):
+        """Names in its state folder, without those that fit a pattern of `but`."""
+        names = {path.name for path in self.state.iterdir()}
+        return names - {name for name in names for pattern in but if fnmatch(name, pattern)}
 
     def record(self, kind, name):
         return kind.model_validate_json((self.state / name).read_text())
@@ -92,3 +118,38 @@ def call(url, token=None, body=None):
     except urllib.error.HTTPError as error:
         with error:
             return error.code, None
+
+
+def submit(head, token, entrypoint, **more):
+    """Have Ray run that as a job; its name."""
+    status, answer = call(f"{head.dashboard_url}/api/jobs/", token, {"entrypoint": entrypoint, **more})
+    assert status == 200, answer
+    return answer["submission_id"]
+
+
+def await_job(head, token, job, *wanted):
+    """What Ray says of the job once its status is one of those."""
+    deadline = time.monotonic() + 120
+    while (state := call(f"{head.dashboard_url}/api/jobs/{job}", token)[1])["status"] not in wanted:
+        assert time.monotonic() < deadline, state
+        time.sleep(0.1)
+    return state
+
+
+def stop(head, token, job):
+    call(f"{head.dashboard_url}/api/jobs/{job}/stop", token, {"": ""})
+    await_job(head, token, job, "STOPPED", "SUCCEEDED", "FAILED")
+
+
+def job_log(head, token, job):
+    return call(f"{head.dashboard_url}/api/jobs/{job}/logs", token)[1]["logs"]
+
+
+def fresh_code(first):
+    """What `vr cluster head` says on a PC where the head of `tests.loopback` runs; a join code is in it."""
+    return first.typed("head", "--address", "127.0.0.2", "--name", "attic", "--num-cpus", "2", "--port", "0")
+
+
+def code_in(said, after="to join"):
+    lines = said[said.index(after) :].splitlines()
+    return next(line.split()[-1] for line in lines if "vr cluster join" in line and "-" in line.split()[-1])

@@ -1,4 +1,4 @@
-"""Ray that was killed comes back by itself, on the head and on a node: the real command on two addresses."""
+"""Ray that was killed comes back by itself, on the head and on a node."""
 
 import os
 import sys
@@ -7,34 +7,16 @@ import time
 import psutil
 import pytest
 
-from cluster.head import Head, Joined
-from tests.cluster.pcs import Pc, call, members
+from tests.cluster.pcs import await_job, call, fresh_code, job_log, members, submit
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("head"), pytest.mark.breaks]
 
 PATIENCE_S = 100.0
 TASK = """
 import ray
 ray.init(log_to_driver=False)
-print(ray.get(ray.remote(lambda: 6 * 7).options(num_cpus=1, label_selector={"vr/node": "study"}).remote()))
+print(ray.get(ray.remote(lambda: 6 * 7).options(num_cpus=1, label_selector={"vr/node": "cellar"}).remote()))
 """
-
-
-@pytest.fixture(scope="module")
-def pcs(tmp_path_factory):
-    first, second = Pc(tmp_path_factory.mktemp("first")), Pc(tmp_path_factory.mktemp("second"))
-    try:
-        first.vr("head", "--address", "127.0.0.2", "--name", "attic", "--num-cpus", "1", "--port", "0", "--yes")
-        token = second.home / "vr-token"
-        token.touch(mode=0o600)
-        token.write_text(first.token)
-        gcs = first.record(Head, "head.json").gcs_address
-        own = ("--address", "127.0.0.3", "--name", "study", "--num-cpus", "1", "--port", "0", "--yes")
-        second.vr("join", gcs, "--token-file", str(token), *own)
-        yield first, second
-    finally:
-        second.vr("down", "--yes")
-        first.vr("down", "--yes")
 
 
 def await_true(condition, what, timeout_s=PATIENCE_S):
@@ -71,58 +53,42 @@ def node_ids(head, token):
     return {node["node_name"]: node["node_id"] for node in nodes if node["state"] == "ALIVE"}
 
 
-def run_on_study(head, token, folder):
+def run_on_cellar(head, token, folder):
     script = folder / "task.py"
     script.write_text(TASK)
-    jobs = f"{head.dashboard_url}/api/jobs/"
-    url = jobs + call(jobs, token, {"entrypoint": f"{sys.executable} {script}"})[1]["submission_id"]
-    state = await_true(
-        lambda: (s := call(url, token)[1])["status"] not in ("PENDING", "RUNNING") and s, "a job that runs on study"
-    )
-    logs = call(f"{url}/logs", token)[1]["logs"]
+    job = submit(head, token, f"{sys.executable} {script}")
+    state = await_job(head, token, job, "SUCCEEDED", "FAILED", "STOPPED")
+    logs = job_log(head, token, job)
     assert state["status"] == "SUCCEEDED", (state, logs)
     return logs.split()[-1]
 
 
-def test_a_head_whose_ray_was_killed_is_back_and_its_node_was_never_gone(pcs, tmp_path):
-    first, second = pcs
-    head, joined = first.record(Head, "head.json"), second.record(Joined, "joined-study.json")
-    before = node_ids(head, first.token)
+def test_a_head_whose_ray_was_killed_is_back_and_its_node_was_never_gone(loopback, tmp_path):
+    head, joined, token = loopback.head, loopback.node, loopback.attic.token
+    before = node_ids(head, token)
     jobs = f"{head.dashboard_url}/api/jobs/"
-    running = jobs + call(jobs, first.token, {"entrypoint": "sleep 600"})[1]["submission_id"]
-    await_true(lambda: call(running, first.token)[1]["status"] == "RUNNING", "a job runs")
+    running = submit(head, token, "sleep 600")
+    await_job(head, token, running, "RUNNING")
     raylet = [process.pid for process in ray_of(joined) if process.name() == "raylet"]
 
     kill_all_of_ray(head)
-    await_true(lambda: len(node_ids(head, first.token)) == 2, "head and node")
-    after = node_ids(head, first.token)
+    await_true(lambda: len(node_ids(head, token)) == 2, "head and node")
+    after = node_ids(head, token)
     assert after["attic"] != before["attic"]
-    assert after["study"] == before["study"]
+    assert after["cellar"] == before["cellar"]
     assert [process.pid for process in ray_of(joined) if process.name() == "raylet"] == raylet
-    assert first.record(Head, "head.json") == head
+    assert loopback.head == head
     # The keeper takes up what failed; a job that is said to run for ever it would wait for.
-    await_true(lambda: call(running, first.token)[1]["status"] == "FAILED", "the job that ran is said to have failed")
+    await_job(head, token, running, "FAILED")
     assert call(jobs, "0" * 64, {"entrypoint": "true"})[0] == 403
-    assert run_on_study(head, first.token, tmp_path) == "42"
-    assert "nothing was changed" in first.vr(
-        "head", "--address", "127.0.0.2", "--name", "attic", "--num-cpus", "1", "--port", "0"
-    )
+    assert run_on_cellar(head, token, tmp_path) == "42"
+    assert "nothing was changed" in fresh_code(loopback.attic)
 
 
-def test_a_node_whose_ray_was_killed_joins_again_by_itself(pcs, tmp_path):
-    first, second = pcs
-    head, joined = first.record(Head, "head.json"), second.record(Joined, "joined-study.json")
-    before = node_ids(head, first.token)["study"]
+def test_a_node_whose_ray_was_killed_joins_again_by_itself(loopback, tmp_path):
+    head, joined, token = loopback.head, loopback.node, loopback.attic.token
+    before = node_ids(head, token)["cellar"]
     kill_all_of_ray(joined)
-    await_true(lambda: node_ids(head, first.token).get("study", before) != before, "another study")
-    assert second.record(Joined, "joined-study.json") == joined
-    assert run_on_study(head, first.token, tmp_path) == "42"
-
-
-def test_down_ends_what_came_back(pcs):
-    first, second = pcs
-    head, joined = first.record(Head, "head.json"), second.record(Joined, "joined-study.json")
-    assert "Ended: study" in second.vr("down", "--yes")
-    assert members(joined) == []
-    assert "Ended: attic" in first.vr("down", "--yes")
-    assert members(head) == []
+    await_true(lambda: node_ids(head, token).get("cellar", before) != before, "another cellar")
+    assert loopback.node == joined
+    assert run_on_cellar(head, token, tmp_path) == "42"

@@ -9,15 +9,14 @@ import time
 
 import pytest
 
-from cluster.head import Head
-from tests.cluster.pcs import Pc, call
+from tests.cluster.pcs import stop, submit
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("head")]
 # A driver, with a worker as training has them: an actor that holds a CPU.
 JOB = """
 import ray, time
 ray.init(log_to_driver=False)
-@ray.remote(num_cpus=1)
+@ray.remote(num_cpus=1, label_selector={"vr/node": "attic"})
 class Worker:
     def work(self):
         return 1
@@ -28,30 +27,26 @@ time.sleep(600)
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    pc = Pc(tmp_path_factory.mktemp("alone"))
-    pc.vr("head", "--port", "0", "--num-cpus", "1", "--name", "attic", "--yes")
-    yield pc
-    pc.vr("down", "--yes")
+def busy(loopback):
+    """A job of the run `test-1`, with a worker on attic."""
+    head, token = loopback.head, loopback.attic.token
+    line = f"{shlex.quote(sys.executable)} -c {shlex.quote(JOB)}"
+    job = submit(head, token, line, submission_id="test-1.a1", metadata={"run": "test-1"})
+    yield
+    stop(head, token, job)
 
 
-def test_status_shows_a_run_the_pc_and_who_is_missing(alone, tmp_path):
-    head = alone.record(Head, "head.json")
-    job = {
-        "entrypoint": f"{shlex.quote(sys.executable)} -c {shlex.quote(JOB)}",
-        "submission_id": "test-1.a1",
-        "metadata": {"run": "test-1"},
-    }
-    code, _ = call(f"{head.dashboard_url}/api/jobs/", alone.token, job)
-    assert code == 200
+@pytest.mark.usefixtures("busy")
+def test_status_shows_a_run_the_pc_and_who_is_missing(loopback, tmp_path):
     inventory = tmp_path / "home.yaml"
     inventory.write_text(
         "nodes:\n  - {name: attic, address: 192.168.1.10, role: head}\n  - {name: shed, address: 192.168.1.12}\n"
     )
     deadline = time.monotonic() + 120
     while True:
-        answer = json.loads(alone.vr("status", str(inventory), "--json"))
-        attic, shed = answer["nodes"]
+        answer = json.loads(loopback.attic.typed("status", str(inventory), "--json"))
+        nodes = {node["name"]: node for node in answer["nodes"]}
+        attic, shed = nodes["attic"], nodes["shed"]
         if attic["runs"] and attic["disk_bytes"] and attic["cpus_used"]:
             break
         assert time.monotonic() < deadline, attic
@@ -62,7 +57,7 @@ def test_status_shows_a_run_the_pc_and_who_is_missing(alone, tmp_path):
     assert attic["since_s"] <= time.time()
     assert (shed["name"], shed["state"], shed["address"]) == ("shed", "missing", "192.168.1.12")
     assert answer["head"]["ray"].startswith("2.60.")
-    shown = alone.vr("status", str(inventory))
+    shown = loopback.attic.typed("status", str(inventory))
     assert "test-1" in shown
     assert "has not joined" in shown
 
@@ -78,18 +73,18 @@ def findings(pc):
     return {finding["check"]: finding for finding in json.loads(doctor(pc, "--json").stdout)["findings"]}
 
 
-def test_the_doctor_finds_the_head_and_a_token_that_is_open_to_others(alone):
-    healthy = findings(alone)
+def test_the_doctor_finds_the_head_and_a_token_that_is_open_to_others(loopback):
+    healthy = findings(loopback.attic)
     assert healthy["head"]["severity"] == "ok"
     assert healthy["head"]["nodes"] == ["attic"]
-    assert healthy["token"]["measured"] == str(alone.state / "token")
-    token = alone.state / "token"
+    token = loopback.attic.state / "token"
+    assert healthy["token"]["measured"] == str(token)
     token.chmod(0o644)
     try:
-        done = doctor(alone)
+        done = doctor(loopback.attic)
         assert done.returncode == 1
         assert f"{token}: mode 0644" in done.stdout
         assert "blocks  token" in done.stdout
-        assert findings(alone)["head"]["severity"] == "blocks"
+        assert "blocks  head" in done.stdout
     finally:
         token.chmod(0o600)

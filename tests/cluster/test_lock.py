@@ -5,6 +5,7 @@ What stays open is listed here in full, and in cluster/README.md.
 
 import contextlib
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -16,10 +17,9 @@ import grpc
 import pytest
 from ray.core.generated import core_worker_pb2, gcs_service_pb2, node_manager_pb2, ray_client_pb2, reporter_pb2
 
-from cluster.head import Head
-from tests.cluster.pcs import Pc, await_listening, call, listening, members
+from tests.cluster.pcs import await_listening, call, job_log, listening, members, stop, submit
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("head")]
 
 OPEN_PORTS = {"metrics", "dashboard_metrics", "autoscaler_metrics"}
 """They answer with Prometheus text to anybody."""
@@ -56,6 +56,19 @@ PATHS = (
 )
 WRONG = "0" * 64
 JOBS_WORD = "only-for-the-owner"
+# A driver with a worker: one that has no work Ray may end at any time.
+JOB = f"""
+import ray, time
+ray.init(log_to_driver=False)
+@ray.remote(num_cpus=1, label_selector={{"vr/node": "attic"}})
+class Worker:
+    def work(self):
+        return 1
+worker = Worker.remote()
+ray.get(worker.work.remote())
+print({JOBS_WORD!r}, flush=True)
+time.sleep(600)
+"""
 
 
 def methods():
@@ -90,22 +103,19 @@ def get(url, token=None, body=None):
 
 
 @pytest.fixture(scope="module")
-def locked(tmp_path_factory):
-    """A head with a LAN address, a job on it that goes on, and the job's id."""
-    pc = Pc(tmp_path_factory.mktemp("locked"))
+def locked(loopback):
+    """The account of a head with a LAN address, the head, and the id of a job on it that goes on."""
+    pc, head = loopback.attic, loopback.head
+    job = submit(head, pc.token, f"{sys.executable} -c {shlex.quote(JOB)}")
     try:
-        pc.vr("head", "--address", "127.0.0.2", "--port", "0", "--num-cpus", "1", "--yes")
-        head = pc.record(Head, "head.json")
-        body = {"entrypoint": f"{sys.executable} -uc 'print(\"{JOBS_WORD}\"); import time; time.sleep(600)'"}
-        job = call(f"{head.dashboard_url}/api/jobs/", pc.token, body)[1]["submission_id"]
         await_listening(head, set(head.ports.singles(head=True).values()))
         deadline = time.monotonic() + 120
-        while JOBS_WORD not in call(f"{head.dashboard_url}/api/jobs/{job}/logs", pc.token)[1]["logs"]:
+        while JOBS_WORD not in job_log(head, pc.token, job):
             assert time.monotonic() < deadline, "the job does not start"
             time.sleep(0.2)
         yield pc, head, job
     finally:
-        pc.vr("down", "--yes")
+        stop(head, pc.token, job)
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +168,7 @@ def test_web_servers_show_health_and_the_empty_page_only(locked, sockets, name):
 def test_a_stranger_submits_no_job_reads_no_log_and_stops_nothing(locked):
     pc, head, job = locked
     jobs = f"{head.dashboard_url}/api/jobs/"
+    before = call(jobs, pc.token)[1]
     for token, refused in ((None, 401), (WRONG, 403)):
         assert get(jobs, token, b'{"entrypoint": "true"}') == refused
         assert get(f"{jobs}{job}", token) == refused
@@ -165,7 +176,7 @@ def test_a_stranger_submits_no_job_reads_no_log_and_stops_nothing(locked):
         assert get(f"{jobs}{job}/stop", token, b"") == refused
         node = f"{head.dashboard_url}/api/v0/logs/file?node_ip=127.0.0.2&filename=job-driver-{job}.log"
         assert get(node, token) == refused
-    assert [j["submission_id"] for j in call(jobs, pc.token)[1]] == [job]
+    assert [j["submission_id"] for j in call(jobs, pc.token)[1]] == [j["submission_id"] for j in before]
     assert call(jobs + job, pc.token)[1]["status"] == "RUNNING"
 
 
@@ -190,7 +201,7 @@ def test_a_stranger_connects_no_driver_and_joins_no_node(locked, tmp_path):
     """Without a token and with a wrong one; all at once, since each tries for long."""
     pc, head, _ = locked
     driver = f"import ray; ray.init({head.gcs_address!r}); print('CONNECTED', len(ray.nodes()))"
-    node = ["--block", f"--address={head.gcs_address}", "--node-ip-address=127.0.0.3", "--num-cpus=1"]
+    node = ["--block", f"--address={head.gcs_address}", "--node-ip-address=127.0.0.5", "--num-cpus=1"]
     tries = {"Failed to connect to Ray cluster": ["-c", driver],
              "InvalidAuthToken": ["-m", "ray.scripts.scripts", "start", *node]}  # fmt: skip
     with ThreadPoolExecutor() as pool:
@@ -203,14 +214,16 @@ def test_a_stranger_connects_no_driver_and_joins_no_node(locked, tmp_path):
         code, said = ended.result()
         assert code != 0
         assert refusal in said
-    assert len(call(f"{head.dashboard_url}/api/v0/nodes", pc.token)[1]["data"]["result"]["result"]) == 1
+    nodes = call(f"{head.dashboard_url}/api/v0/nodes", pc.token)[1]["data"]["result"]["result"]
+    assert "127.0.0.5" not in {node["node_ip"] for node in nodes}
+    assert {node["node_name"] for node in nodes if node["state"] == "ALIVE"} == {"attic", "cellar"}
 
 
 def test_the_owner_connects_a_driver(locked, tmp_path):
     pc, head, _ = locked
-    driver = f"import ray; ray.init({head.gcs_address!r}); print('CONNECTED', len(ray.nodes()))"
+    driver = f"import ray; ray.init({head.gcs_address!r}); print('CONNECTED', *(n['NodeName'] for n in ray.nodes()))"
     code, said = run([sys.executable, "-c", driver], stranger(tmp_path, pc.token))
-    assert (code, "CONNECTED 1" in said) == (0, True), said
+    assert (code, "CONNECTED" in said, "attic" in said) == (0, True, True), said
 
 
 @pytest.mark.parametrize("name", sorted(OPEN_PORTS))

@@ -71,6 +71,12 @@ def log_in(browser: webdriver.Chrome, token: str) -> None:
     next(b for b in browser.find_elements(By.TAG_NAME, "button") if b.text.upper() == "SUBMIT").click()
 
 
+def show_100_rows(browser: webdriver.Chrome) -> None:
+    """A page of a table holds 10 at first."""
+    [size] = [e for e in browser.find_elements(By.CSS_SELECTOR, "input[type=text]") if e.get_attribute("value") == "10"]
+    size.send_keys("0")
+
+
 def keep_picture(browser: webdriver.Chrome, path: Path) -> None:
     """A picture of the page, which is handed on by `keep_artefact`."""
     assert browser.save_screenshot(str(path))

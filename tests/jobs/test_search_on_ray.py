@@ -11,27 +11,24 @@ from pathlib import Path
 import psutil
 import pytest
 from selenium import webdriver
-from selenium.webdriver.common.by import By
 
-from cluster.facts import look
 from cluster.head import Head
-from cluster.inventory import NodeSpec
-from cluster.lifecycle import start_head, stop
-from cluster.plan import node_start
+from jobs.control import stop_run
 from jobs.metrics_log import read_metrics
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder, create_run
 from jobs.search import Search, shown_trial, shown_values
 from jobs.submit import start
-from tests.jobs.dashboard import await_page, chromium, keep_picture, log_in
+from tests.jobs.dashboard import await_page, chromium, keep_picture, log_in, show_100_rows
+from tests.loopback import Loopback
 from vr_core.config import load, override, to_yaml, validate
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("head"), pytest.mark.timeout(600)]
 
 PATIENCE_S = 280
 TINY = {
     "name": "tiny",
-    "steps": 150,
+    "steps": 100,
     "model": {"name": "dense_frame_transformer", "width": 8, "blocks": 1, "heads": 2, "feedforward": 8},
     "batch": {"items": 4, "micro_batch": 4, "crop_frames": 16},
     "optim": {"warmup_steps": 0, "ema_decay": 0.5},
@@ -57,22 +54,19 @@ class Searched:
 
 
 @pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
-    """A head on loopback with two cores."""
-    node = NodeSpec(name="attic", address="127.0.0.1", role="head", gpus=(), cpus=2)
-    try:
-        yield start_head(node_start(look(), node, port_base=0))[0]
-    finally:
-        stop()
+def head(loopback: Loopback) -> Head:
+    """Two cores, and two on the node beside it."""
+    return loopback.head
 
 
 @pytest.fixture(scope="module")
-def submitted(head: Head, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def submitted(head: Head, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunFolder]:
     """A small training run as a Ray job."""
     out = tmp_path_factory.mktemp("submitted")
     run = create_run(validate(Recipe, {**TINY, "data": str(tiny_data), "out": str(out), "steps": 3}, "test"))
     start(head, run)
-    return run
+    yield run
+    stop_run(run, head)
 
 
 @pytest.fixture(scope="module")
@@ -179,14 +173,15 @@ def browser() -> Iterator[webdriver.Chrome]:
 def test_a_browser_finds_the_run_the_job_and_the_trials(browser, head, submitted, searched, tmp_path):
     browser.get(f"{head.dashboard_url}/#/jobs")
     log_in(browser, head.token_file.read_text().strip())
+    await_page(browser, lambda text: "jobs.launch" in text)
+    show_100_rows(browser)
     await_page(browser, lambda text: f"{submitted.id}.a1" in text and f"jobs.launch {submitted.path} 1" in text)
     keep_picture(browser, tmp_path / "dashboard-jobs.png")
 
     browser.get(f"{head.dashboard_url}/#/actors")
     rows = searched.search.rows()
     text = await_page(browser, lambda text: "TrialCard" in text)
-    [size] = [e for e in browser.find_elements(By.CSS_SELECTOR, "input[type=text]") if e.get_attribute("value") == "10"]
-    size.send_keys("0")  # 100 rows a page
+    show_100_rows(browser)
     names = [f"{searched.search.id}/{row.id} {shown_values(row.values)}" for row in rows]
     text = await_page(browser, lambda text: all(name in text for name in names))
     for row in rows:

@@ -1,0 +1,78 @@
+"""What a module may not leave behind on the shared cluster is seen there, each by itself."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cluster.drain import change_drained, drop, put
+from cluster.head import keep_inventory
+from cluster.inventory import Inventory
+from jobs.driver import write_driver
+from jobs.ledger import Ledger
+from jobs.machines import drained_node
+from tests.cluster.pcs import await_job, stop, submit
+from tests.loopback import ATTIC, PCS
+
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("head")]
+
+
+def test_a_module_that_leaves_nothing_is_clean(loopback):
+    assert loopback.left() == []
+
+
+def test_what_is_left_in_files_is_seen(loopback, run):
+    state = loopback.attic.state
+    ledger = Ledger(state)
+    # This process carries it: the keeper has nothing to do about it.
+    run.begin_attempt()
+    write_driver(run, 1)
+    run.write_state(state="running", why="", attempt=1)
+    ledger.submitted(run, 1, f"{run.id}.a1")
+    try:
+        assert loopback.differences() == [f"open in the ledger: {run.id}"]
+    finally:
+        ledger.close(run.id)
+
+    # A PC that is not there.
+    change_drained(lambda record: put(record, drained_node("shed", None, "user", time.time(), None)))
+    try:
+        [line] = loopback.differences()
+        assert line.startswith("drained: ")
+    finally:
+        change_drained(lambda record: drop(record, ["shed"]))
+
+    keep_inventory(Inventory(nodes=(ATTIC,)))
+    try:
+        [line] = loopback.differences()
+        assert line.startswith("the inventory: ")
+    finally:
+        keep_inventory(PCS)
+
+    for pc in (loopback.attic, loopback.cellar):
+        file = pc.state / "joined-shed.json"
+        file.touch()
+        try:
+            [line] = loopback.differences()
+            assert "joined-shed.json" in line
+        finally:
+            file.unlink()
+    assert loopback.differences() == []
+
+
+def test_what_is_left_running_is_seen(loopback):
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        assert loopback.differences() == [f"running: {process.pid} {sys.executable} -c import time; time.sleep(600)"]
+    finally:
+        process.kill()
+        process.wait()
+
+    head, token = loopback.head, loopback.attic.token
+    job = submit(head, token, "sleep 600")
+    await_job(head, token, job, "RUNNING")
+    try:
+        assert f"a live job: {job}: sleep 600" in loopback.differences()
+    finally:
+        stop(head, token, job)
