@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from tests.started import MARK, started_here
 
-pytest_plugins = ["pytester", "tests.costs", "tests.tiers"]
+pytest_plugins = ["pytester", "tests.costs", "tests.loopback", "tests.standing", "tests.tiers"]
 
 settings.register_profile("vr", deadline=None, max_examples=25)
 settings.load_profile("vr")

@@ -23,6 +23,7 @@ from jobs import machines
 from jobs.ledger import Ledger
 from jobs.submit import LIVE_JOB
 from tests.cluster.pcs import Pc, members
+from tests.quick_timings import write_quick
 from tests.started import started_here
 from vr_core.config import to_yaml
 
@@ -177,18 +178,19 @@ def _until_up(act: Callable[[], str]) -> str:
 
 
 @pytest.fixture(scope="session")
-def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+def session_loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
     """The cluster of the whole run; a module uses it as `loopback`."""
-    cluster = Loopback(tmp_path_factory.mktemp("loopback"))
+    folder = tmp_path_factory.mktemp("loopback")
+    cluster = Loopback(folder, write_quick(folder))
     yield cluster
     cluster.end()
 
 
 @pytest.fixture(scope="module")
-def loopback(standing: Loopback, request: pytest.FixtureRequest) -> Iterator[Loopback]:
+def loopback(session_loopback: Loopback, request: pytest.FixtureRequest) -> Iterator[Loopback]:
     """The cluster, for one module, which is named where it leaves it other than it found it."""
-    standing.ready()
-    yield standing
-    if left := standing.left():
-        standing.end()
+    session_loopback.ready()
+    yield session_loopback
+    if left := session_loopback.left():
+        session_loopback.end()
         pytest.fail(f"{request.node.nodeid} leaves its cluster other than it found it:\n  " + "\n  ".join(left))

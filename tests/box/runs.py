@@ -1,6 +1,7 @@
 """Runs in a LAN in a box: a cluster of its hosts, a small data set, and what a run's folder says."""
 
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,21 @@ from vr_core.specs import StftSpec
 PATIENCE_S = 180
 
 
-def start_cluster(head: Host, *nodes: Host, cpus: int = 1) -> None:
-    """A head, and at the same time all nodes of it, of so many CPUs each."""
-    head.vr("cluster", "head", "--address", head.address, "--num-cpus", "1", "--yes")
+def start_cluster(head: Host, *nodes: Host, cpus: int = 1, timings: str | None = None) -> None:
+    """A head, and at the same time all nodes of it, of so many CPUs each.
+
+    `timings` names a file in the home folder of each: without it they wait as they do for users.
+    """
+    waits = () if timings is None else ("--timings", timings)
+    head.vr("cluster", "head", "--address", head.address, "--num-cpus", "1", "--yes", *waits)
     with ThreadPoolExecutor() as threads:
-        list(threads.map(lambda node: join(head, node, cpus), nodes))
+        list(threads.map(lambda node: join(head, node, cpus, waits), nodes))
 
 
-def join(head: Host, node: Host, cpus: int = 1) -> None:
+def join(head: Host, node: Host, cpus: int = 1, more: Sequence[str] = ()) -> None:
     """`node`, with a copy of the head's token, joins the cluster of `head`."""
     node.run(["scp", "-q", f"{head.address}:.local/state/vr/token", "token"])
-    node.vr("cluster", "join", head.address, "--token-file", "token", "--num-cpus", str(cpus), "--yes")
+    node.vr("cluster", "join", head.address, "--token-file", "token", "--num-cpus", str(cpus), "--yes", *more)
 
 
 def share_data(lan: Lan, stft: StftSpec) -> Path:

@@ -20,6 +20,7 @@ import pytest
 from jobs.ledger import Ledger
 from tests.box.runs import start_cluster
 from tests.lan import Host, Lan, require
+from tests.quick_timings import write_quick
 
 HEAD, NODES = "attic", ("study", "den")
 BARE, OFF = "cellar", "loft"
@@ -38,7 +39,8 @@ def set_up() -> Lan:
     lan = Lan(HEAD, *NODES, OFF, BARE).__enter__()
     try:
         lan[OFF].kill()
-        start_cluster(lan[HEAD], *(lan[name] for name in NODES))
+        [timings] = {write_quick(lan[name].home).name for name in (HEAD, *NODES)}
+        start_cluster(lan[HEAD], *(lan[name] for name in NODES), timings=timings)
     except BaseException:
         lan.__exit__()
         raise
