@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataprep.codecs import CHANNELS, CODECS, Codec
+from dataprep.codecs import CODECS, Codec
+from dataprep.columns import CHANNELS
 from dataprep.dataset import Dataset
 from dataprep.order import Item
 from dataprep.tracks import Role

@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dataprep.columns import CHANNELS, COLUMNS
 from dataprep.errors import SongError
 
-CHANNELS = 2
 RANGE_DB = 110.0
 _STEP_DB = RANGE_DB / 254
 _PIECE = 32_768  # at::internal::GRAIN_SIZE: up to here an operation of torch stays on the thread that calls it
@@ -41,7 +41,7 @@ class Codec(ABC):
 
     name: str
     columns: Mapping[str, str]
-    """Element type of each stored column, as numpy, torch and Arrow call it."""
+    """Of `dataprep.columns`."""
     has_phase = True
 
     @abstractmethod
@@ -158,7 +158,7 @@ class Polar8(Codec):
     """8-bit logarithmic magnitude and 8-bit phase."""
 
     name = "polar8"
-    columns = {"magnitude": "uint8", "phase": "uint8"}
+    columns = COLUMNS[name]
 
     def encode(self, spectrogram: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
         """As `Codec.encode`."""
@@ -196,7 +196,7 @@ class Complex16(Codec):
     """Half-precision real and imaginary parts."""
 
     name = "complex16"
-    columns = {"real": "float16", "imag": "float16"}
+    columns = COLUMNS[name]
 
     def encode(self, spectrogram: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
         """As `Codec.encode`."""
@@ -216,7 +216,7 @@ class Magnitude8(Codec):
     """The magnitude of `Polar8` alone."""
 
     name = "magnitude8"
-    columns = {"magnitude": "uint8"}
+    columns = COLUMNS[name]
     has_phase = False
 
     def encode(self, spectrogram: np.ndarray) -> tuple[dict[str, np.ndarray], float]:

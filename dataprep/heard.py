@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dataprep.batches import read_batch
-from dataprep.codecs import CHANNELS
+from dataprep.columns import CHANNELS
 from dataprep.dataset import Dataset
 from dataprep.fingerprint import Fingerprint, Listener
 from dataprep.manifest import SongRow, StemRow

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dataprep.codecs import CHANNELS, CODECS
+from dataprep.columns import CHANNELS, COLUMNS
 from dataprep.manifest import Manifest, SongRow
 from dataprep.splits import SPLITS
 from dataprep.tracks import ROLES
@@ -90,5 +90,5 @@ def _stored_bytes(manifest: Manifest, song: SongRow) -> int:
     return sum(
         stem.frames * numbers * np.dtype(kind).itemsize
         for stem in song.stems.values()
-        for kind in CODECS[manifest.shards[stem.shard].codec].columns.values()
+        for kind in COLUMNS[manifest.shards[stem.shard].codec].values()
     )

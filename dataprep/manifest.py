@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from dataprep.codecs import CODECS
+from dataprep.columns import COLUMNS
 from dataprep.errors import ManifestError
 from dataprep.shards import BATCH_FRAMES, SCHEMA_VERSION, ShardRow, no_space_as_error
 from dataprep.splits import Split
@@ -196,8 +196,8 @@ _REMEDY = "copy the data set again, or delete this file and run `vr data prepare
 
 
 def _check_references(path: Path, manifest: Manifest) -> None:
-    if manifest.codec not in CODECS:
-        known = ", ".join(CODECS)
+    if manifest.codec not in COLUMNS:
+        known = ", ".join(COLUMNS)
         raise ManifestError(f"{path}: codec {manifest.codec!r} is not known here (known: {known}); update vr")
     seen: set[str] = set()
     for song in manifest.songs:

@@ -16,7 +16,7 @@ from typing import Annotated
 from filelock import FileLock, Timeout
 from pydantic import Field
 
-from dataprep.codecs import CHANNELS, CODECS
+from dataprep.columns import CHANNELS, COLUMNS
 from dataprep.errors import AudioError, DataError, PrepareError
 from dataprep.fingerprint import LEAST_OVERLAP_S, pairs
 from dataprep.group import JOURNALS, GroupPlan, plan_groups, read_journals
@@ -317,7 +317,7 @@ def _plan(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = settings.workers or (1 if sum(todo_s.values()) <= _ONE_WORKER_S else cores)
     bin_bytes = {"uint8": 1, "float16": 2}
-    frame_bytes = CHANNELS * settings.stft.bins * sum(bin_bytes[k] for k in CODECS[settings.codec].columns.values())
+    frame_bytes = CHANNELS * settings.stft.bins * sum(bin_bytes[k] for k in COLUMNS[settings.codec].values())
     frames_per_s = settings.stft.sample_rate_hz / settings.stft.hop
     plans = plan_groups(todo_s, stamps, frame_bytes * frames_per_s, settings.shard_bytes, workers)
     return plans, min(workers, len(plans))

@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
-from dataprep.codecs import CODECS
+from dataprep.columns import COLUMNS
 from dataprep.shards import BATCH_FRAMES, check_schema, damaged, shard_schema, unreadable
 from vr_core.specs import StftSpec
 
@@ -184,7 +184,7 @@ class Shard:
             StorageError: the disk or the share failed.
         """
         self.path = path
-        self._kinds = CODECS[codec].columns
+        self._kinds = COLUMNS[codec]
         (self._dtype,) = {np.dtype(kind) for kind in self._kinds.values()}
         self._placing = threading.Lock()
         self._places: dict[int, _Place] = {}

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dataprep.codecs import CHANNELS, CODECS
+from dataprep.columns import CHANNELS, COLUMNS
 from dataprep.errors import NoSpaceError, ShardError
 from vr_core.config import Spec, plain
 from vr_core.errors import VrError
@@ -47,7 +47,7 @@ def shard_schema(codec: str, stft: StftSpec) -> pa.Schema:
     width = CHANNELS * stft.bins
     fields = [
         pa.field(name, pa.list_(pa.field("item", _ARROW_TYPES[kind], nullable=False), width), nullable=False)
-        for name, kind in CODECS[codec].columns.items()
+        for name, kind in COLUMNS[codec].items()
     ]
     facts = {"vr.schema_version": str(SCHEMA_VERSION), "vr.codec": codec, "vr.stft": json.dumps(plain(stft))}
     return pa.schema(fields, metadata=facts)

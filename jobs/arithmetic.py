@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dataprep.codecs import CHANNELS
+from dataprep.columns import CHANNELS
 from dataprep.manifest import read_manifest
 from jobs.recipe import Recipe
 from vr_core.models import build

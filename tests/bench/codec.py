@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from dataprep.codecs import CHANNELS, CODECS
+from dataprep.codecs import CODECS
+from dataprep.columns import CHANNELS
 from dataprep.dataset import Dataset
 from dataprep.manifest import SongRow
 from dataprep.prepare import PrepareSettings, prepare

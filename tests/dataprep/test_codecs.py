@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataprep.codecs import CODECS, RANGE_DB
+from dataprep.columns import COLUMNS
 from dataprep.errors import SongError
 from vr_core.specs import StftSpec
 from vr_core.spectrogram import istft, stft
@@ -59,6 +60,13 @@ def naive_polar8(spectrogram: np.ndarray) -> np.ndarray:
         code = np.clip(np.round(255 + 20 * np.log10(magnitude / peak) * 254 / RANGE_DB), 0, 255)
     level = np.where(code > 0, peak * 10 ** (-(255 - code) * RANGE_DB / 254 / 20), 0)
     return level * np.exp(2j * np.pi / 256 * np.round(np.angle(spectrogram.astype(np.complex128)) * 128 / np.pi))
+
+
+def test_each_codec_makes_the_columns_that_are_read():
+    assert [*CODECS] == [*COLUMNS]
+    for name, codec in CODECS.items():
+        made, _ = codec.encode(np.ones((2, 16, 5), np.complex64))
+        assert {column: str(values.dtype) for column, values in made.items()} == COLUMNS[name]
 
 
 def test_polar8_is_the_stated_quantiser():
