@@ -1,4 +1,7 @@
-"""The small data set, made once for all modules of a process; who changes it takes a copy."""
+"""The small data set, made once for all modules of a process; who changes it takes a copy.
+
+What imports torch is imported by the fixtures: this file is read before `tests/conftest.py` has said how many threads.
+"""
 
 import shutil
 from collections.abc import Callable
@@ -6,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from dataprep.manifest import FILE
-from tests.dataprep.data import small_data_set
-
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `music/`, of four labelled songs and two others, and `data/`, prepared of it; for reading."""
+    from tests.dataprep.data import small_data_set
+
     root = tmp_path_factory.mktemp("small")
     small_data_set(root)
     return root
@@ -24,7 +26,7 @@ def copied() -> Callable[[Path, Path], Path]:
 
     def copy(root: Path, to: Path) -> Path:
         shutil.copytree(root, to, dirs_exist_ok=True)
-        manifest = to / "data" / FILE
+        manifest = to / "data" / "manifest.json"
         manifest.write_text(manifest.read_text().replace(str(root), str(to)))
         return to / "data"
 
