@@ -183,8 +183,8 @@ def test_an_error_comes_when_its_batch_does(data):
     loader.close()
 
 
-def test_a_missing_shard_is_named(tmp_path):
-    small_data_set(tmp_path)
+def test_a_missing_shard_is_named(small, copied, tmp_path):
+    copied(small, tmp_path)
     for path in (tmp_path / "data").glob("mixture-*.arrow"):
         path.unlink()
     opened = Dataset.open(tmp_path / "data")

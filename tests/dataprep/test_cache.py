@@ -16,7 +16,6 @@ from dataprep.dataset import Dataset
 from dataprep.errors import DataError, ShardError
 from dataprep.order import Order
 from dataprep.shards import ShardRow
-from tests.dataprep.data import small_data_set
 from vr_core.specs import MaskedFramesSpec
 
 SHARD_BYTES = 20 * 2**20
@@ -215,15 +214,13 @@ def test_a_full_cache_disk_is_named_and_left_as_it_was(tmp_path, shard):
     assert said.endswith("[]\n")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("set")
-    small_data_set(root)
-    return root / "data"
+@pytest.fixture
+def folder(small):
+    return small / "data"
 
 
 @pytest.fixture
-def copied(folder, tmp_path):
+def own(folder, tmp_path):
     """A data set of its own for the test, and its cache."""
     for file in folder.glob("*.*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -243,8 +240,8 @@ def equal(one, other):
     return one.keys() == other.keys() and all(bool((one[key] == other[key]).all()) for key in one)
 
 
-def test_what_is_staged_is_read_from_the_copy_also_by_a_loader_that_runs(copied):
-    folder, cache = copied
+def test_what_is_staged_is_read_from_the_copy_also_by_a_loader_that_runs(own):
+    folder, cache = own
     batches = items_of(Dataset.open(folder))
     wanted = [values(read_batch(Dataset.open(folder), items)) for items in batches]
     data = Dataset.open(folder, cache)
@@ -264,8 +261,8 @@ def test_what_is_staged_is_read_from_the_copy_also_by_a_loader_that_runs(copied)
     assert again.stage().there == tuple(sorted(data.manifest.shards))
 
 
-def test_a_copy_that_does_not_open_is_dropped_and_the_shard_is_read(copied):
-    folder, cache = copied
+def test_a_copy_that_does_not_open_is_dropped_and_the_shard_is_read(own):
+    folder, cache = own
     data = Dataset.open(folder, cache)
     data.stage()
     for path in cache.folder.glob("*.arrow"):

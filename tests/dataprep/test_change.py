@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,16 @@ from tests.dataprep.data import SETTINGS, labelled, small_data_set, whole_stem
 from vr_core.errors import StorageError
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("made")
+    small_data_set(root, SplitByFraction(valid=0.2, seed=1))
+    return root
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    small_data_set(tmp_path, SplitByFraction(valid=0.2, seed=1))
-    return tmp_path / "data"
+def folder(made: Path, copied: Callable[[Path, Path], Path], tmp_path: Path) -> Path:
+    return copied(made, tmp_path)
 
 
 def shards_of(folder: Path) -> dict[str, bytes]:

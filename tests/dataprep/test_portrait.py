@@ -12,11 +12,13 @@ from vr_core.picture import MelPicture
 
 
 @pytest.mark.parametrize("mixture", [True, False])
-def test_each_panel_shows_what_a_listener_would_hear(tmp_path: Path, mixture: bool) -> None:
-    small_data_set(tmp_path, settings=SETTINGS.model_copy(update={"mixture": mixture}))
+def test_each_panel_shows_what_a_listener_would_hear(small: Path, tmp_path: Path, mixture: bool) -> None:
+    root = small if mixture else tmp_path
+    if not mixture:
+        small_data_set(root, settings=SETTINGS.model_copy(update={"mixture": False}))
     drawn = {}
     draw_song(
-        Dataset.open(tmp_path / "data"), "a", tmp_path / "a.png",
+        Dataset.open(root / "data"), "a", tmp_path / "a.png",
         draw=lambda panels, path, title: drawn.update({"title": title} | panels),
     )  # fmt: skip
     assert drawn.pop("title") == "a (train, as stored)"
@@ -32,9 +34,8 @@ def test_each_panel_shows_what_a_listener_would_hear(tmp_path: Path, mixture: bo
         assert drawn[role].samples == 40_000
 
 
-def test_a_song_without_labels_has_one_panel_and_an_unknown_one_none(tmp_path: Path) -> None:
-    small_data_set(tmp_path)
-    data = Dataset.open(tmp_path / "data")
+def test_a_song_without_labels_has_one_panel_and_an_unknown_one_none(small: Path, tmp_path: Path) -> None:
+    data = Dataset.open(small / "data")
     draw_song(data, "m1", tmp_path / "m1.png")
     draw_song(data, "a", tmp_path / "a.png")
     one, three = (matplotlib.image.imread(tmp_path / f"{name}.png").shape[0] for name in ("m1", "a"))

@@ -1,17 +1,17 @@
-"""A small real data set: invented songs, prepared with a short STFT so that a model of a few thousand weights fits."""
+"""A small real data set: invented songs, prepared with a short STFT so that a model of a few thousand weights fits.
+
+What imports torch is imported by the fixtures: this file is read before `tests/conftest.py` has said how many threads.
+"""
 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from dataprep.prepare import PrepareSettings, prepare
-from dataprep.splits import parse_split
-from dataprep.synth import write_songs
-from dataprep.tracks import find_tracks
-from jobs.runs import RunFolder
-from vr_core.specs import StftSpec
+if TYPE_CHECKING:
+    from jobs.runs import RunFolder
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,6 +25,12 @@ def no_fork_server() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five songs of 3 s, one of them for validation and one for testing; 32 bins."""
+    from dataprep.prepare import PrepareSettings, prepare
+    from dataprep.splits import parse_split
+    from dataprep.synth import write_songs
+    from dataprep.tracks import find_tracks
+    from vr_core.specs import StftSpec
+
     folder = tmp_path_factory.mktemp("tiny")
     list(write_songs(folder / "songs", songs=5, seconds=3.0))
     report = prepare(
@@ -38,8 +44,10 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunFolder:
+def run(tmp_path: Path) -> "RunFolder":
     """A run's folder with nothing but its recipe; a module may have a `run` of its own."""
+    from jobs.runs import RunFolder
+
     folder = RunFolder(tmp_path / "demo-00000000-1")
     folder.path.mkdir()
     folder.recipe_file.write_text("name: demo\nsteps: 1\n")

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from dataprep.dataset import Dataset
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["jobs.train", "tests.jobs.ranks"])
+# DistributedDataParallel and optimisers import torch's compiler, which takes each rank two seconds otherwise.
+_CONTEXT.set_forkserver_preload(["jobs.train", "torch._dynamo", "tests.jobs.ranks"])
 
 
 class Rank:

@@ -36,6 +36,8 @@ from tests.small_disk import small_disk
 from vr_core.errors import StorageError
 from vr_core.specs import StftSpec
 
+pytestmark = pytest.mark.xdist_group("ranks")
+
 
 def test_copies_on_own_disks_are_newer_than_the_share_and_gone_at_the_end(tiny_data: Path, tmp_path: Path) -> None:
     """Killed after step 20 of a run of whose state the share has nothing yet: goes on from there."""

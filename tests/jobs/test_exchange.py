@@ -22,6 +22,8 @@ from tests.jobs.training import (
     start,
 )
 
+pytestmark = pytest.mark.xdist_group("ranks")
+
 
 def test_auto_chooses_how_gradients_travel_once_and_keeps_to_it(tiny_data: Path, tmp_path: Path) -> None:
     changes = {"steps": 6, "sync": "auto", "nodes.min": 2, "checkpoint.every_steps": 3}

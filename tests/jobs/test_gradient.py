@@ -1,33 +1,15 @@
 """The gradient of a step is that of one device computing all its items, in float64, whatever the cut."""
 
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from dataprep.batches import read_batch
-from dataprep.dataset import Dataset
-from dataprep.order import Order
-from jobs.gradient import autocast, loss_function
-from jobs.recipe import Recipe
-from tests.jobs.training import TINY, recipe_of
-from vr_core.config import plain
-from vr_core.models import build
-
-CPU = torch.device("cpu")
-ITEMS = 11
-
-RANK = """
-import json, os, sys
-from datetime import timedelta
-from pathlib import Path
-import torch
-import torch.distributed as dist
-from safetensors.torch import save_file
 from dataprep.batches import read_batch
 from dataprep.dataset import Dataset
 from dataprep.locality import StepCut
@@ -36,40 +18,42 @@ from jobs.exchange import BusyClock, exchanging
 from jobs.gradient import add_gradients, autocast, loss_function
 from jobs.recipe import Recipe
 from jobs.shares import Pace, Speed
-from vr_core.config import load
+from tests.jobs import ranks
+from tests.jobs.training import TINY, finish, recipe_of
+from vr_core.config import load, plain
 from vr_core.models import build
-import numpy as np
 
-torch.set_num_threads(1)
-folder, rank, speeds = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
-world, cpu = len(speeds), torch.device("cpu")
-dist.init_process_group(
-    "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world, timeout=timedelta(seconds=60)
-)
-recipe = load(Recipe, folder / "recipe.yaml")
-data = Dataset.open(recipe.data)
-order = Order.of(data.manifest, recipe.objective, recipe.seed, recipe.batch.crop_frames)
-torch.manual_seed(0)
-model = build(recipe.model, data.manifest.stft.bins).double()
-clock = BusyClock(cpu)
-parallel = exchanging(model, recipe.sync, clock)
-losses_of = loss_function(recipe, cpu, autocast(recipe, cpu, False))
-pace = Pace([Speed(*speed) for speed in speeds], recipe.batch.items, 0, 1)
-cut = StepCut(order, data.manifest, np.ones((world, len(data.manifest.shards)), bool))
-for step in range(2):  # the second one goes through other buckets
-    parallel.zero_grad()
-    mine, pieces = cut.items_of(step, rank, pace.shares(step)), pace.pieces(step, rank)
-    clock.begin()
-    for number, count in enumerate(pieces):
-        batch, mine = read_batch(data, mine[:count]), mine[count:]
-        add_gradients(parallel, losses_of, batch, seed=recipe.seed, items=recipe.batch.items, world=world,
-                      last=number == len(pieces) - 1)
-    assert not mine and clock.busy_s() > 0
-save_file({name: p.grad for name, p in model.named_parameters()}, folder / f"gradient-{rank}.safetensors")
-(folder / f"pieces-{rank}.json").write_text(json.dumps(pieces))
-dist.barrier()
-os._exit(0)  # gloo may abort while it closes connections that another rank has closed first: not what is tested here
-"""
+pytestmark = pytest.mark.xdist_group("ranks")
+
+CPU = torch.device("cpu")
+ITEMS = 11
+
+
+def gradient_of_a_rank(folder: Path, speeds: list[tuple[float, float, int]], rank: int, world: int) -> None:
+    recipe = load(Recipe, folder / "recipe.yaml")
+    data = Dataset.open(recipe.data)
+    order = Order.of(data.manifest, recipe.objective, recipe.seed, recipe.batch.crop_frames)
+    torch.manual_seed(0)
+    model = build(recipe.model, data.manifest.stft.bins).double()
+    clock = BusyClock(CPU)
+    parallel = exchanging(model, recipe.sync, clock)
+    losses_of = loss_function(recipe, CPU, autocast(recipe, CPU, False))
+    pace = Pace([Speed(*speed) for speed in speeds], recipe.batch.items, 0, 1)
+    cut = StepCut(order, data.manifest, np.ones((world, len(data.manifest.shards)), bool))
+    for step in range(2):  # the second one goes through other buckets
+        parallel.zero_grad()
+        mine, pieces = cut.items_of(step, rank, pace.shares(step)), pace.pieces(step, rank)
+        clock.begin()
+        for number, count in enumerate(pieces):
+            batch, mine = read_batch(data, mine[:count]), mine[count:]
+            add_gradients(
+                parallel, losses_of, batch, seed=recipe.seed, items=recipe.batch.items, world=world,
+                last=number == len(pieces) - 1,
+            )  # fmt: skip
+        assert not mine
+        assert clock.busy_s() > 0
+    save_file({name: p.grad for name, p in model.named_parameters()}, folder / f"gradient-{rank}.safetensors")
+    (folder / f"pieces-{rank}.json").write_text(json.dumps(pieces))
 
 
 def alone(recipe: Recipe) -> dict[str, torch.Tensor]:
@@ -86,14 +70,8 @@ def alone(recipe: Recipe) -> dict[str, torch.Tensor]:
 
 
 def together(recipe: Recipe, folder: Path, speeds: list[tuple[float, float, int]]) -> tuple[list[dict], list[list]]:
-    from safetensors.torch import load_file
-
     (folder / "recipe.yaml").write_text(json.dumps(plain(recipe)))
-    ranks = [
-        subprocess.Popen([sys.executable, "-c", RANK, str(folder), str(rank), json.dumps(speeds)])
-        for rank in range(len(speeds))
-    ]
-    assert [rank.wait(timeout=120) for rank in ranks] == [0] * len(ranks)
+    finish(ranks.group(partial(gradient_of_a_rank, folder, speeds), len(speeds), folder / "meet"))
     pieces = [json.loads((folder / f"pieces-{rank}.json").read_text()) for rank in range(len(speeds))]
     return [load_file(folder / f"gradient-{rank}.safetensors") for rank in range(len(speeds))], pieces
 

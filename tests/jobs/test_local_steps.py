@@ -32,6 +32,8 @@ from tests.jobs.training import (
 from vr_core.models import build
 from vr_core.optim import adamw, learning_rate_factor, set_rates
 
+pytestmark = pytest.mark.xdist_group("ranks")
+
 CPU = torch.device("cpu")
 STEPS, EVERY, VALIDATION, BEHIND = 22, 4, 6, 2
 CHANGES: dict[str, Any] = {

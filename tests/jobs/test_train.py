@@ -31,6 +31,8 @@ from tests.jobs.training import (
 )
 from vr_core.errors import ConfigError, WeightsError
 
+pytestmark = pytest.mark.xdist_group("ranks")
+
 
 @pytest.mark.parametrize("objective", ["separate", "masked_frames"])
 def test_killed_and_resumed_ends_bit_for_bit_where_the_undisturbed_run_ends(
