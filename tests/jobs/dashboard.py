@@ -71,10 +71,10 @@ def log_in(browser: webdriver.Chrome, token: str) -> None:
     next(b for b in browser.find_elements(By.TAG_NAME, "button") if b.text.upper() == "SUBMIT").click()
 
 
-def show_100_rows(browser: webdriver.Chrome) -> None:
-    """A page of a table holds 10 at first."""
+def show_many_rows(browser: webdriver.Chrome) -> None:
+    """500, which is the most that a page of a table holds; at first it holds 10."""
     [size] = [e for e in browser.find_elements(By.CSS_SELECTOR, "input[type=text]") if e.get_attribute("value") == "10"]
-    size.send_keys("0")
+    size.send_keys("00")
 
 
 def keep_picture(browser: webdriver.Chrome, path: Path) -> None:

@@ -19,7 +19,7 @@ from jobs.recipe import Recipe
 from jobs.runs import RunFolder, create_run
 from jobs.search import Search, shown_trial, shown_values
 from jobs.submit import start
-from tests.jobs.dashboard import await_page, chromium, keep_picture, log_in, show_100_rows
+from tests.jobs.dashboard import await_page, chromium, keep_picture, log_in, show_many_rows
 from tests.loopback import Loopback
 from vr_core.config import load, override, to_yaml, validate
 
@@ -173,15 +173,13 @@ def browser() -> Iterator[webdriver.Chrome]:
 def test_a_browser_finds_the_run_the_job_and_the_trials(browser, head, submitted, searched, tmp_path):
     browser.get(f"{head.dashboard_url}/#/jobs")
     log_in(browser, head.token_file.read_text().strip())
-    await_page(browser, lambda text: "jobs.launch" in text)
-    show_100_rows(browser)
     await_page(browser, lambda text: f"{submitted.id}.a1" in text and f"jobs.launch {submitted.path} 1" in text)
     keep_picture(browser, tmp_path / "dashboard-jobs.png")
 
     browser.get(f"{head.dashboard_url}/#/actors")
     rows = searched.search.rows()
-    text = await_page(browser, lambda text: "TrialCard" in text)
-    show_100_rows(browser)
+    await_page(browser, lambda text: "Actor ID" in text and "Per Page" in text)
+    show_many_rows(browser)
     names = [f"{searched.search.id}/{row.id} {shown_values(row.values)}" for row in rows]
     text = await_page(browser, lambda text: all(name in text for name in names))
     for row in rows:
