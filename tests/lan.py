@@ -82,7 +82,8 @@ class Host:
         self.address = f"10.77.0.{10 + number}"
         self.folder = lan.folder / name
         """Its private files as this machine sees them: `home` and `tmp`."""
-        self._port = f"port{number}"
+        self.port = f"port{number}"
+        """The switch's end of its cable."""
         self._rate_mbit: float | None = None
         self._holder: subprocess.Popen[bytes] | None = None
 
@@ -113,8 +114,8 @@ class Host:
             self.lan.groups.entrances(self.name),
             self.environment(),
         )
-        self.lan.switch("link", "add", self._port, "type", "veth", "peer", "name", INTERFACE, "netns", str(self.pid))
-        self.lan.switch("link", "set", self._port, "master", "lan", "up")
+        self.lan.switch("link", "add", self.port, "type", "veth", "peer", "name", INTERFACE, "netns", str(self.pid))
+        self.lan.switch("link", "set", self.port, "master", "lan", "up")
         # The same network card as before: the others remember its number for half a minute.
         mac = f"02:00:0a:4d:00:{int(self.address.rpartition('.')[2]):02x}"
         self.run(["ip", "link", "set", INTERFACE, "address", mac])
@@ -176,21 +177,21 @@ class Host:
         # The kernel would keep the network namespace, and the cable with it, until its last open connection times out;
         # without one it may have been quicker.
         with contextlib.suppress(NoDevice):
-            self.lan.switch("link", "delete", self._port)
+            self.lan.switch("link", "delete", self.port)
 
     def cut(self) -> None:
         """Pull the cable out of the switch."""
-        self.lan.switch("link", "set", self._port, "down")
+        self.lan.switch("link", "set", self.port, "down")
 
     def mend(self) -> None:
         """Put the cable back."""
-        self.lan.switch("link", "set", self._port, "up")
+        self.lan.switch("link", "set", self.port, "up")
 
     def rate(self, mbit: float | None) -> None:
         """Let the cable carry so much in each direction; None: whatever it can."""
         self._rate_mbit = mbit
         shape = ["tbf", "rate", f"{mbit}mbit", "burst", str(_BURST_BYTES), "latency", "50ms"] if mbit else ["noqueue"]
-        for target, device in ((str(self.pid), INTERFACE), (self.lan.switch_pid, self._port)):
+        for target, device in ((str(self.pid), INTERFACE), (self.lan.switch_pid, self.port)):
             _run(["nsenter", f"--target={target}", "--net", "tc", "qdisc", "replace", "dev", device, "root", *shape])
 
     def cpu(self, cores: float | None, pids: Iterable[int] = ()) -> None:
@@ -263,6 +264,11 @@ class Lan:
     def __exit__(self, *_: object) -> None:
         self._ending.close()
 
+    @property
+    def on(self) -> list[Host]:
+        """The hosts whose plug is in, in order."""
+        return [host for host in self.hosts.values() if host.is_on]
+
     def serves(self, host: Host) -> bool:
         """Whether `host` has the shared folder on its own disk."""
         return self._shared_by == "bind" or host.name == self.names[0]
@@ -276,6 +282,11 @@ class Lan:
     def switch(self, *arguments: str) -> str:
         """What `ip ARGUMENTS` prints at the switch."""
         return _run(["nsenter", f"--target={self.switch_pid}", "--net", "ip", *arguments])
+
+    def queue(self, port: str) -> str:
+        """The kind of queue that one of the switch's ports has: `tbf` where the cable has a rate."""
+        told = _run(["nsenter", f"--target={self.switch_pid}", "--net", "tc", "qdisc", "show", "dev", port])
+        return told.split()[1]
 
     def environment(self) -> dict[str, str]:
         """Variables of every process of the box; of this one's, only a few are handed on."""

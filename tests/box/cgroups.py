@@ -69,12 +69,30 @@ class Groups:
         """Give `part` so much memory."""
         self._write(part, memory_settings(limit_bytes, v2=self.v2))
 
+    def limits(self, part: str) -> list[str]:
+        """The limits of `part` as the kernel has them, each as `file value`; none where there are none."""
+        # Without a limit of memory, version 1 tells the largest number of whole pages.
+        free = {"cpu.cfs_quota_us": "-1", "memory.limit_in_bytes": str(2**63 - 4096)}
+        if self.v2:
+            free = {"cpu.max": "max", "memory.max": "max"}
+        told = {file: place.read_text().split()[0] for file in free if (place := self._place(part, file)) is not None}
+        return [f"{file} {value}" for file, value in told.items() if value != free[file]]
+
+    def told(self, part: str, file: str) -> str:
+        """What the kernel says in a file of `part`, such as `cpu.stat`."""
+        place = self._place(part, file)
+        assert place is not None, f"{part} has no {file}"
+        return place.read_text()
+
+    def _place(self, part: str, file: str) -> Path | None:
+        return next((path for folder in self.folders if (path := folder / part / file).exists()), None)
+
     def _write(self, part: str, settings: dict[str, str]) -> None:
         self.entrances(part)
         for file, value in settings.items():
-            places = [folder / part / file for folder in self.folders if (folder / part / file).exists()]
-            assert places, f"{file}: this machine lets root make no cgroups with it; is this a container?"
-            places[0].write_text(value)
+            place = self._place(part, file)
+            assert place is not None, f"{file}: this machine lets root make no cgroups with it; is this a container?"
+            place.write_text(value)
 
 
 def enter(entrances: Sequence[Path]) -> None:

@@ -21,7 +21,6 @@ from tests.box.runs import PATIENCE_S, Run, join, pace
 from tests.lan import SHARED, Host, Lan, await_true
 
 Figures = dict[str, float]
-STORAGE_AWAY_S = 8.0
 STALL_S = 4.0
 
 
@@ -36,6 +35,10 @@ class Scene:
     cut: list[str] = field(default_factory=list)
     """Hosts without a cable."""
     drained: list[str] = field(default_factory=list)
+    returned: str = ""
+    """Host that came back by itself last."""
+    slowed: str = ""
+    """Host whose worker was made slower last."""
 
     @property
     def head(self) -> Host:
@@ -52,6 +55,11 @@ class Scene:
     def attempt(self) -> int:
         """The newest."""
         return max(int(folder.name) for folder in (self.run.folder / "attempts").iterdir())
+
+    def log(self) -> str:
+        """What `vr jobs logs` prints of the newest attempt."""
+        [file] = self.head.folder.glob(f"tmp/**/logs/job-driver-{self.run.name}.a{self.attempt}.log")
+        return file.read_text()
 
     def workers(self) -> list[str]:
         """Hosts of the newest start."""
@@ -108,9 +116,15 @@ def cable_pulled(scene: Scene) -> Figures:
 
 
 def pc_back(scene: Scene) -> Figures:
-    """Its cable is in again: it joins, with a checkpoint first."""
+    """Its cable is in again, and somebody has it join again at once: with a checkpoint first."""
     name = scene.cut.pop()
     return scene.around(lambda: come_back(scene.lan, name), f"{name} joins", len(scene.workers()) + 1)
+
+
+def cable_back(scene: Scene) -> Figures:
+    """Its cable is in again: it hears that it was given up and ends its Ray, and its supervisor starts another."""
+    name = scene.returned = scene.cut.pop()
+    return scene.around(scene.lan[name].mend, f"{name} joins", len(scene.workers()) + 1)
 
 
 def pc_drained(scene: Scene) -> Figures:
@@ -145,16 +159,19 @@ def heads_ray_killed(scene: Scene) -> Figures:
 
 
 def storage_away(scene: Scene) -> Figures:
-    """No PC sees the shared folder for a while, and then all do: nothing is lost."""
+    """No PC sees the shared folder until a checkpoint fails for that, and then all do: nothing is lost."""
     before = scene.run.await_steps(1, time.time())[-1]
-    away_s = time.time()
-    for host in scene.lan.hosts.values():
+    away_s, said = time.time(), len(scene.log())
+    for host in scene.lan.on:
         host.run(["mount", "-t", "tmpfs", "tmpfs", SHARED])
-    time.sleep(STORAGE_AWAY_S)  # the event itself
-    for host in scene.lan.hosts.values():
-        host.run(["umount", "--lazy", SHARED])
+    try:
+        await_true(lambda: "training goes on" in scene.log()[said:], "a checkpoint that cannot be written", PATIENCE_S)
+    finally:
+        for host in scene.lan.on:
+            host.run(["umount", "--lazy", SHARED])
     back_s = time.time()
     first = scene.run.await_steps(1, back_s)[0]
+    await_true(lambda: "the storage is back" in scene.log()[said:], "the checkpoint that was put off", PATIENCE_S)
     steps = [line["step"] for line in scene.run.lines("step") if line["time_s"] > away_s]
     return {
         "away_s": back_s - away_s,
@@ -203,7 +220,7 @@ def worker_slower(scene: Scene) -> Figures:
     # Shares stand in the order of the start's list of machines. Who has one item cannot have fewer: with nine of four
     # alike, 3, 3, 2 and 1 are done no later than 3, 2, 2 and 2.
     shares = dict(zip(scene.run.machines(scene.newest), before, strict=True))
-    name = scene.rng.choice([name for name in scene.workers() if shares[name] > 1])
+    name = scene.slowed = scene.rng.choice([name for name in scene.workers() if shares[name] > 1])
     pace(scene.lan, {name: 0.05}, pids)
 
     def recut() -> dict[str, Any] | None:
@@ -237,6 +254,7 @@ def worker_stalls(scene: Scene) -> Figures:
 EVENTS: dict[str, Callable[[Scene], Figures]] = {
     "worker killed": worker_killed,
     "cable pulled": cable_pulled,
+    "cable back": cable_back,
     "PC back": pc_back,
     "PC drained": pc_drained,
     "PC undrained": pc_undrained,
@@ -255,7 +273,7 @@ def possible(scene: Scene) -> list[str]:
     """Events that can happen now, in the table's order."""
     impossible = set()
     if not scene.cut:
-        impossible.add("PC back")
+        impossible |= {"cable back", "PC back"}
     if not scene.drained:
         impossible.add("PC undrained")
     if len(scene.workers()) < 3:

@@ -1,6 +1,7 @@
 """Runs in a LAN in a box: a cluster of its hosts, a small data set, and what a run's folder says."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ PATIENCE_S = 180
 
 
 def start_cluster(head: Host, *nodes: Host, cpus: int = 1) -> None:
-    """A head and nodes of it, of so many CPUs each."""
+    """A head, and at the same time all nodes of it, of so many CPUs each."""
     head.vr("cluster", "head", "--address", head.address, "--num-cpus", "1", "--yes")
-    for node in nodes:
-        join(head, node, cpus)
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lambda node: join(head, node, cpus), nodes))
 
 
 def join(head: Host, node: Host, cpus: int = 1) -> None:

@@ -57,7 +57,7 @@ def soak_recipe(data: Path, steps: int, precision: str = "float64", **changes: A
 def begin(lan: Lan, steps: int, precision: str = "float64") -> Run:
     """Submit the run on all hosts; the data set is in the shared folder then."""
     data = share_data(lan, StftSpec(n_fft=64, hop=32))
-    for host in lan.hosts.values():
+    for host in lan.on:
         host.rate(LINK_MBIT)
     everyone = plain(NodesSpec(min=2, leave_out=False))
     return submit(lan, lan[lan.names[0]], soak_recipe(data, steps, precision, out=f"{SHARED}/runs", nodes=everyone))
@@ -65,7 +65,7 @@ def begin(lan: Lan, steps: int, precision: str = "float64") -> Run:
 
 def finish(run: Run) -> None:
     """Let it come to its end; quicker, since nothing happens any more."""
-    for host in run.lan.hosts.values():
+    for host in run.lan.on:
         host.rate(None)
     await_true(lambda: run.state["state"] not in ("pending", "running"), "the end", 20 * PATIENCE_S)
     assert run.state["state"] == "finished", run.state

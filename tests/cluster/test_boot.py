@@ -10,7 +10,7 @@ import pytest
 from cluster.service import UNIT
 from tests.lan import Lan, await_true, require
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.xdist_group("box"), pytest.mark.long("cluster"), pytest.mark.ray]
 
 SYSTEMD = "/lib/systemd/systemd"
 RUNTIME = "/run/user/0"

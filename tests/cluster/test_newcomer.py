@@ -21,7 +21,7 @@ from tests.box.files import PASSWORD
 from tests.box.installs import give_uv_cache
 from tests.lan import ROOT, Lan, require
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.xdist_group("box"), pytest.mark.long("cluster", "jobs/commands"), pytest.mark.ray]
 
 PAGE = "## From two bare PCs to a cluster"
 ADDRESSES = {"192.168.1.10": "attic", "192.168.1.11": "study"}

@@ -18,7 +18,9 @@ from cluster.join_code import parse_code
 from tests.box.installs import give_uv
 from tests.lan import MARK, Lan, await_true, require
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.xdist_group("box"), pytest.mark.ray]
+
+LONG = pytest.mark.long("cluster", "jobs/commands")
 
 STATE = ".local/state/vr"
 CODE = ".local/share/vr/code"
@@ -42,6 +44,14 @@ def lan():
         yield box
 
 
+@pytest.fixture(scope="module")
+def brought_up(lan):
+    """What came of each PC that the one command was given, what it said, and all command lines meanwhile."""
+    with Arguments(lan) as arguments:
+        outcomes, said = up(lan, "home.yaml", "--yes")
+    return outcomes, said, arguments.seen
+
+
 def write_inventory(box, name, **pythons):
     """An inventory on attic; den has no environment of its own."""
     ready = {"study": sys.executable, "loft": sys.executable, **pythons}
@@ -52,6 +62,11 @@ def write_inventory(box, name, **pythons):
         for host in box.hosts.values()
     ]
     (box["attic"].home / name).write_text(json.dumps({"nodes": nodes}))
+
+
+def switch_on(host):
+    if not host.is_on:
+        host.start()
 
 
 def write_program(host, name, text):
@@ -107,9 +122,8 @@ class Arguments(threading.Thread):
         self.join()
 
 
-def test_one_command_brings_up_every_pc_that_is_on(lan):
-    with Arguments(lan) as arguments:
-        outcomes, said = up(lan, "home.yaml", "--yes")
+def test_one_command_brings_up_every_pc_that_is_on(lan, brought_up):
+    outcomes, said, command_lines = brought_up
     assert states(outcomes) == {"attic": "started", "study": "joined", "den": "joined", "loft": "off"}
     assert "loft: off (no answer at 10.77.0.14:22); join later with: vr cluster up home.yaml" in said
     assert alive(lan) == {"attic", "study", "den"}
@@ -122,8 +136,8 @@ def test_one_command_brings_up_every_pc_that_is_on(lan):
     assert not (lan["study"].home / CODE).exists()
 
     token = (lan["attic"].home / STATE / "token").read_text().strip()
-    assert any("\0join\0" in line for line in arguments.seen), "nothing was watched"
-    for line in arguments.seen:
+    assert any("\0join\0" in line for line in command_lines), "nothing was watched"
+    for line in command_lines:
         assert token not in line
         for word in line.split("\0"):
             with pytest.raises(ClusterError):
@@ -134,7 +148,8 @@ def test_one_command_brings_up_every_pc_that_is_on(lan):
         assert token not in log.read_text(errors="replace"), log
 
 
-def test_the_same_command_again_changes_nothing_and_needs_no_yes(lan):
+@LONG
+def test_the_same_command_again_changes_nothing_and_needs_no_yes(lan, brought_up):
     before = [member(lan["attic"], Head), member(lan["study"]), member(lan["den"])]
     outcomes, said = up(lan, "home.yaml")
     assert states(outcomes) == {"attic": "unchanged", "study": "unchanged", "den": "unchanged", "loft": "off"}
@@ -144,7 +159,8 @@ def test_the_same_command_again_changes_nothing_and_needs_no_yes(lan):
     assert all(invitation["used_by"] for invitation in invitations), "a code outlives the command"
 
 
-def test_a_change_of_the_code_reaches_the_pc_and_ray_stays(lan):
+@LONG
+def test_a_change_of_the_code_reaches_the_pc_and_ray_stays(lan, brought_up):
     before = member(lan["den"])
     stale = lan["den"].home / CODE / "cluster" / "stale.py"
     stale.write_text("gone from the checkout\n")
@@ -156,8 +172,8 @@ def test_a_change_of_the_code_reaches_the_pc_and_ray_stays(lan):
     assert member(lan["den"]) == before
 
 
-def test_a_pc_that_fails_is_named_with_its_last_words_and_hinders_no_other(lan):
-    lan["loft"].start()
+def test_a_pc_that_fails_is_named_with_its_last_words_and_hinders_no_other(lan, brought_up):
+    switch_on(lan["loft"])
     write_program(lan["loft"], "broken", BROKEN)
     write_inventory(lan, "broken.yaml", loft="/srv/broken")
     keys = lan["study"].home / ".ssh" / "authorized_keys"
@@ -175,13 +191,16 @@ def test_a_pc_that_fails_is_named_with_its_last_words_and_hinders_no_other(lan):
     assert alive(lan) == {"attic", "study", "den"}
 
 
-def test_a_pc_that_was_off_joins_later(lan):
+@LONG
+def test_a_pc_that_was_off_joins_later(lan, brought_up):
+    switch_on(lan["loft"])
     outcomes, _ = up(lan, "home.yaml", "--yes")
     assert states(outcomes) == {"attic": "unchanged", "study": "unchanged", "den": "unchanged", "loft": "joined"}
     assert alive(lan) == set(NAMES)
 
 
-def test_ctrl_c_ends_the_command_although_a_pc_is_not_through(lan):
+@LONG
+def test_ctrl_c_ends_the_command_although_a_pc_is_not_through(lan, brought_up):
     write_program(lan["loft"], "slow", "#!/bin/sh\nexec sleep 600\n")
     write_inventory(lan, "slow.yaml", loft="/srv/slow")
     argv = [sys.executable, "-m", "jobs.cli", "cluster", "up", "slow.yaml", "--yes"]
@@ -196,7 +215,8 @@ def test_ctrl_c_ends_the_command_although_a_pc_is_not_through(lan):
     assert alive(lan) == set(NAMES)
 
 
-def test_a_drained_pc_is_left_alone(lan):
+@LONG
+def test_a_drained_pc_is_left_alone(lan, brought_up):
     lan["attic"].vr("cluster", "drain", "loft", "--yes")
     outcomes, said = up(lan, "home.yaml")
     assert outcomes["loft"]["state"] == "drained"
@@ -204,7 +224,8 @@ def test_a_drained_pc_is_left_alone(lan):
     assert alive(lan) == {"attic", "study", "den"}
 
 
-def test_another_token_reaches_every_pc_that_is_on_through_ssh(lan):
+@LONG
+def test_another_token_reaches_every_pc_that_is_on_through_ssh(lan, brought_up):
     before, token_file = member(lan["attic"], Head), lan["attic"].home / STATE / "token"
     tokens = [token_file.read_text()]
     said = lan["attic"].vr("cluster", "rotate", "home.yaml", "--yes")
@@ -221,14 +242,15 @@ def test_another_token_reaches_every_pc_that_is_on_through_ssh(lan):
     assert states(again) == {"attic": "unchanged", "study": "unchanged", "den": "unchanged", "loft": "drained"}
 
 
-def test_another_pc_than_the_head_is_told_where_to_run_it(lan):
+@LONG
+def test_another_pc_than_the_head_is_told_where_to_run_it(lan, brought_up):
     shutil.copy(lan["attic"].home / "home.yaml", lan["study"].home / "home.yaml")
     for command in ("up", "down"):
         said = lan["study"].vr("cluster", command, "home.yaml", "--yes", code=2)
         assert "attic, the head, is another PC (10.77.0.11): run this command there" in said
 
 
-def test_down_with_the_inventory_leaves_nothing_on_any_pc(lan):
+def test_down_with_the_inventory_leaves_nothing_on_any_pc(lan, brought_up):
     assert "add --yes" in lan["attic"].vr("cluster", "down", "home.yaml", code=2)
     assert alive(lan) == {"attic", "study", "den"}
     said = lan["attic"].vr("cluster", "down", "home.yaml", "--yes")

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -13,41 +12,42 @@ import soundfile
 from dataprep.manifest import read_manifest
 from dataprep.prepare import PrepareSettings, prepare
 from dataprep.splits import parse_split
+from dataprep.synth import write_songs
 from dataprep.tracks import find_tracks
 from jobs.commands.data_options import SPLIT
 from tests.box.runs import join
-from tests.lan import SHARED, Lan, await_true, require
+from tests.lan import SHARED, await_true, require
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.xdist_group("box"), pytest.mark.ray]
 
+NAS = f"{SHARED}/nas"
 SONGS, SECONDS = 12, 20
 PATIENCE_S = 180
 
 
 @pytest.fixture(scope="module")
-def lan():
-    """A head and two nodes of one core each; den has nothing mounted at /media."""
-    require("sshfs")
-    with Lan("attic", "study", "den", shared="sshfs") as box:
-        rng = np.random.default_rng(0)
-        for number in range(SONGS):
-            folder = box.shared / "music" / f"song{number:02}"
-            folder.mkdir(parents=True)
-            for stem in ("vocals", "instrumental"):
-                signal = rng.standard_normal((44100 * SECONDS, 2)) * 0.1
-                soundfile.write(folder / f"{stem}.flac", signal, 44100)
-        box["attic"].vr("cluster", "head", "--address", box["attic"].address, "--num-cpus", "1", "--yes")
-        box["den"].run(["umount", SHARED])
-        for name in ("study", "den"):
-            join(box["attic"], box[name])
-        yield box
+def lan(standing_lan):
+    """A head and two nodes of one core each; study has attic's folder over sshfs, and den another folder there."""
+    require("sshfs", "/dev/fuse")
+    box = standing_lan
+    rng = np.random.default_rng(0)
+    for number in range(SONGS):
+        folder = box.shared / "nas" / "music" / f"song{number:02}"
+        folder.mkdir(parents=True)
+        for stem in ("vocals", "instrumental"):
+            signal = rng.standard_normal((44100 * SECONDS, 2)) * 0.1
+            soundfile.write(folder / f"{stem}.flac", signal, 44100)
+    box["study"].run(["sshfs", f"attic:{NAS}", NAS, "-o", "reconnect,ServerAliveInterval=5"])
+    box["den"].run(["mount", "-t", "tmpfs", "tmpfs", NAS])
+    yield box
+    box["den"].run(["umount", "--lazy", NAS])
 
 
 @pytest.fixture(scope="module")
 def wanted(lan, tmp_path_factory):
     """The manifest of the same songs prepared by one process of one machine."""
     folder = tmp_path_factory.mktemp("here") / "data"
-    tracks = find_tracks([lan.shared / "music"]).tracks
+    tracks = find_tracks([lan.shared / "nas" / "music"]).tracks
     return prepare(tracks, folder, PrepareSettings(workers=1), split=parse_split(SPLIT)).manifest
 
 
@@ -70,20 +70,20 @@ def preparing(host) -> list[psutil.Process]:
 
 
 def start(lan, out: str) -> subprocess.Popen[str]:
-    command = ["data", "prepare", f"{SHARED}/music", "--out", f"{SHARED}/{out}", "--cluster", "--json"]
+    command = ["data", "prepare", f"{NAS}/music", "--out", f"{NAS}/{out}", "--cluster", "--json"]
     return lan["attic"].popen(
         [sys.executable, "-m", "jobs.cli", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
 
 
 def is_whole(lan, out: str, wanted) -> None:
-    folder = Path(lan.shared) / out
+    folder = lan.shared / "nas" / out
     manifest = read_manifest(folder)
     assert manifest.digest() == wanted.digest()
     assert contents(manifest) == contents(wanted)
     assert {path.name for path in folder.glob("*.arrow*")} == set(manifest.shards)
     assert not [*folder.glob(".seen-*"), *folder.glob("journal")]
-    lan["attic"].vr("data", "verify", f"{SHARED}/{out}")
+    lan["attic"].vr("data", "verify", f"{NAS}/{out}")
 
 
 def test_pcs_that_see_the_songs_prepare_them_and_the_others_are_named(lan, wanted):
@@ -92,7 +92,7 @@ def test_pcs_that_see_the_songs_prepare_them_and_the_others_are_named(lan, wante
         assert not preparing(lan["den"])
         said, told = command.communicate(timeout=PATIENCE_S)
     assert command.returncode == 0, told
-    assert f"left out: den: does not see {SHARED}/data/.seen-" in told
+    assert f"left out: den: does not see {NAS}/data/.seen-" in told
     assert "attic (1 cores), study (1 cores)" in told
     assert len(json.loads(said)["prepared"]) == SONGS
     is_whole(lan, "data", wanted)
@@ -109,7 +109,18 @@ def test_a_pc_whose_plug_is_pulled_meanwhile_is_replaced(lan, wanted):
     is_whole(lan, "again", wanted)
 
 
+def test_a_pc_whose_plug_was_pulled_joins_again_after_it_has_booted(lan):
+    def seen():
+        return {row["name"]: row for row in lan["attic"].vr_json("cluster", "status")["nodes"]}
+
+    await_true(lambda: not seen()["study"]["alive"], "its loss is noticed")
+    lan["study"].start()
+    lan["study"].cpu(None)
+    join(lan["attic"], lan["study"])
+    assert {name: row["alive"] for name, row in seen().items()} == {"attic": True, "study": True, "den": True}
+
+
 def test_where_no_head_runs_that_is_said(lan):
-    lan["den"].vr("data", "synth", "songs", "--songs", "1", "--seconds", "1")
-    told = lan["den"].vr("data", "prepare", "songs", "--out", "data", "--cluster", code=2)
+    list(write_songs(lan.shared / "songs", songs=1, seconds=1.0))
+    told = lan["den"].vr("data", "prepare", f"{SHARED}/songs", "--out", "data", "--cluster", code=2)
     assert f"this PC is a worker of {lan['attic'].address}:6379; run this on that head" in told

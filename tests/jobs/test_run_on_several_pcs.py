@@ -1,7 +1,8 @@
-"""A cluster of PCs from its inventory to its end, in a LAN in a box: what a home sees on a Saturday, in this order.
+"""A cluster of PCs with its inventory to its end, in a LAN in a box: what a home sees on a Saturday, in this order.
 
-Brought up over ssh with one PC off, one more by code; examined; a run across the cables, one PC taken back meanwhile,
-the head's Ray killed; all of it watched in a browser on another PC; and ended.
+One PC is off, one more joins by code; examined; a run across the cables, one PC taken back meanwhile, the head's Ray
+killed; all of it watched in a browser on another PC; and ended. How a cluster comes up from nothing is in
+`tests/cluster/test_up_on_ray.py`.
 """
 
 import json
@@ -18,9 +19,9 @@ from tests.box.events import kill_ray
 from tests.box.runs import PATIENCE_S, submit
 from tests.jobs.dashboard import keep_artefact
 from tests.jobs.training import recipe_of
-from tests.lan import SHARED, Lan, await_true, require
+from tests.lan import SHARED, await_true, require
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.xdist_group("box"), pytest.mark.breaks, pytest.mark.ray]
 
 INVENTORY = f"""
 nodes:
@@ -29,20 +30,18 @@ nodes:
   - {{name: den, address: 10.77.0.13, cpus: 1, shared: /media, python: {sys.executable}}}
   - {{name: loft, address: 10.77.0.14, cpus: 1, shared: /media, python: {sys.executable}}}
 """
-STEPS = 400
+STEPS = 160
 CHECKPOINT_STEPS = 20
 LINK_MBIT = 8
 """Slow, so that the gradients of a small model make steps long enough for all that happens meanwhile."""
 
 
 @pytest.fixture(scope="module")
-def lan():
-    """Five PCs: the inventory's four, of which loft is off, and cellar, which it does not know."""
+def lan(standing_lan):
+    """Five PCs: three of the inventory's four in their cluster; loft is off, and cellar is not in it."""
     require("rsync")
-    with Lan("attic", "study", "den", "loft", "cellar") as box:
-        (box["attic"].home / "home.yaml").write_text(INVENTORY)
-        box["loft"].kill()
-        yield box
+    (standing_lan["attic"].home / "home.yaml").write_text(INVENTORY)
+    return standing_lan
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +50,7 @@ def run(lan, tiny_data):
     shutil.copytree(tiny_data, lan.shared / "data")
     changes = {
         "steps": STEPS, "out": f"{SHARED}/runs", "batch.crop_frames": 64, "model.width": 32,
-        "checkpoint.every_steps": CHECKPOINT_STEPS, "validation.every_steps": 120, "workers.device": "cpu",
+        "checkpoint.every_steps": CHECKPOINT_STEPS, "validation.every_steps": 60, "workers.device": "cpu",
         "workers.count": 2, "workers.labels": [{"vr/node": "attic"}, {"vr/node": "in(study,den)"}],
     }  # fmt: skip
     return submit(lan, lan["attic"], recipe_of(Path(SHARED) / "data", **changes))
@@ -61,9 +60,10 @@ def nodes(lan):
     return {row["name"]: row for row in lan["attic"].vr_json("cluster", "status")["nodes"]}
 
 
-def test_one_command_starts_what_is_on_and_a_fifth_pc_joins_by_code(lan):
+def test_one_command_finds_what_is_on_and_a_fifth_pc_joins_by_code(lan):
     said = lan["attic"].vr("cluster", "up", "home.yaml", "--yes")
     assert "loft: off (no answer at 10.77.0.14:22); join later with: vr cluster up home.yaml" in said
+    assert "The head runs already." in said
     code = re.search(r"vr cluster join (\S+)", lan["attic"].vr("cluster", "head", "home.yaml"))[1]
     lan["cellar"].vr("cluster", "join", code, "--num-cpus", "1", "--yes")
 
@@ -73,6 +73,7 @@ def test_who_is_there_and_who_is_missing(lan):
     assert states == {"attic": "alive", "study": "alive", "den": "alive", "cellar": "alive", "loft": "missing"}
 
 
+@pytest.mark.long("cluster", "jobs/commands")
 def test_the_doctor_finds_what_was_planted_and_nothing_besides(lan):
     lan["study"].rate(100)
     lan["den"].run(["mount", "-t", "tmpfs", "tmpfs", SHARED])  # another folder of that name
@@ -91,9 +92,8 @@ def test_the_doctor_finds_what_was_planted_and_nothing_besides(lan):
 
 
 def test_a_run_trains_across_pcs_and_moves_off_the_one_that_is_taken_back(lan, run):
-    for host in lan.hosts.values():
-        if host.is_on:
-            host.rate(LINK_MBIT)
+    for host in lan.on:
+        host.rate(LINK_MBIT)
     first = run.await_started("1.1")
     [taken] = set(first) - {"attic"}
     assert first == {"attic": "attic", taken: taken}, "every worker computes on its own PC"
@@ -156,7 +156,6 @@ def test_down_leaves_nothing_on_any_pc(lan):
     said = lan["attic"].vr("cluster", "down", "home.yaml", "--yes")
     assert re.search(r"Ended: .*attic", said), said
     lan["cellar"].vr("cluster", "down", "--yes")
-    for host in lan.hosts.values():
-        if host.is_on:
-            left = host.run(["ps", "-eo", "args"]).stdout
-            assert "ray" not in left, left
+    for host in lan.on:
+        left = host.run(["ps", "-eo", "args"]).stdout
+        assert "ray" not in left, left
