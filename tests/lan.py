@@ -284,8 +284,9 @@ class Lan:
         return _run(["nsenter", f"--target={self.switch_pid}", "--net", "ip", *arguments])
 
     def queue(self, port: str) -> str:
-        """What the kernel says of the queue of one of the switch's ports: what it sends through that cable."""
-        return _run(["nsenter", f"--target={self.switch_pid}", "--net", "tc", "qdisc", "show", "dev", port]).strip()
+        """The kind of queue that one of the switch's ports has: `tbf` where the cable has a rate."""
+        told = _run(["nsenter", f"--target={self.switch_pid}", "--net", "tc", "qdisc", "show", "dev", port])
+        return told.split()[1]
 
     def environment(self) -> dict[str, str]:
         """Variables of every process of the box; of this one's, only a few are handed on."""

@@ -179,7 +179,15 @@ SPINS = ["sh", "-c", "while :; do :; done"]
 
 def spinning(host):
     """The process of `SPINS` on the host, as this machine numbers it."""
-    return await_true(lambda: [p for p in host.pids() if psutil.Process(p).cmdline() == SPINS], "it runs")
+    return await_true(lambda: [pid for pid in host.pids() if command_line(pid) == SPINS], "it runs")
+
+
+def command_line(pid):
+    """Of a process that may have ended meanwhile."""
+    try:
+        return psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return []
 
 
 def test_a_host_has_no_more_of_the_cpus_than_it_is_given(lan, attic, study):

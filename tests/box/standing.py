@@ -107,8 +107,11 @@ def traces(lan: Lan) -> Traces:
     found = {"runs": Counter(row.run for row in Ledger(lan[HEAD].home / STATE).rows(only_open=True))}
     if lan[HEAD].is_on:
         done = lan[HEAD].run([sys.executable, "-m", "jobs.cli", "cluster", "status", "--json"], code=None)
-        rows = json.loads(done.stdout)["nodes"] if done.returncode == 0 else []
-        found["nodes"] = Counter(" ".join([row["name"], row["state"], *row["runs"]]) for row in rows)
+        if done.returncode == 0:
+            rows = json.loads(done.stdout)["nodes"]
+            found["nodes"] = Counter(" ".join([row["name"], row["state"], *row["runs"]]) for row in rows)
+        else:
+            found["nodes"] = Counter(["none: no head answers"])
     return found | traces_of_hosts(lan)
 
 
