@@ -14,6 +14,7 @@ from jobs.ledger import Ledger
 from jobs.machines import drained_node
 from tests.cluster.pcs import await_job, stop, submit
 from tests.loopback import ATTIC, PCS
+from vr_core.files import write_json
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("head")]
 
@@ -28,7 +29,7 @@ def test_what_is_left_in_files_is_seen(loopback, run):
     # This process carries it: the keeper has nothing to do about it.
     run.begin_attempt()
     write_driver(run, 1)
-    run.write_state(state="running", why="", attempt=1)
+    write_json(run.state_file, {"state": "running", "steps": 1, "attempt": 1})
     ledger.submitted(run, 1, f"{run.id}.a1")
     try:
         assert loopback.differences() == [f"open in the ledger: {run.id}"]
