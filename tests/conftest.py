@@ -34,9 +34,10 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     # Ray reads it once, when it is first imported, which may be in a test that starts no cluster.
     os.environ["RAY_AUTH_MODE"] = "token"
-    # A shell's background jobs ignore Ctrl-C, and so would the processes that tests interrupt.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A shell's background jobs ignore Ctrl-C and those of nohup a closed terminal, as would what tests interrupt.
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Each process that runs tests has a mark of its own: it looks after what it has started.
     os.environ[MARK] = uuid.uuid4().hex
