@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import json
 import os
 import signal
 import subprocess
@@ -48,3 +49,12 @@ def test_the_usual_mode_and_ending(tmp_path: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     assert (tmp_path / "a.flac").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_who_reads_meanwhile_has_the_old_file_whole(tmp_path):
+    path = tmp_path / "state.json"
+    write_json(path, {"step": 1})
+    with path.open() as reader:
+        write_json(path, {"step": 2})
+        assert json.load(reader) == {"step": 1}
+    assert json.loads(path.read_text()) == {"step": 2}
