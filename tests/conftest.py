@@ -16,6 +16,11 @@ from tests.started import MARK, started_here
 
 pytest_plugins = ["pytester", "tests.costs", "tests.loopback", "tests.standing", "tests.tiers"]
 
+# Two cores are shared by many small computations: threads cost more than they bring. Set here and not in
+# `pytest_configure`, before which another conftest is read, and may import torch.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ[name] = "1"
+
 settings.register_profile("vr", deadline=None, max_examples=25)
 settings.load_profile("vr")
 
@@ -27,9 +32,6 @@ ENDING_S = 15.0
 
 def pytest_configure(config: pytest.Config) -> None:
     """Set this process's environment before any test module, and with it torch or ray, is imported."""
-    # Two cores are shared by many small computations: threads cost more than they bring.
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[name] = "1"
     # The first as `vr` itself sets it; with the second nothing is reported to Ray's makers.
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     # Ray reads it once, when it is first imported, which may be in a test that starts no cluster.

@@ -4,7 +4,7 @@ Each panel is a mel spectrogram in decibels on the same colour scale, so that wh
 """
 
 import io
-import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -113,30 +113,23 @@ def draw(panels: Mapping[str, MelPicture], path: Path, title: str = "") -> None:
 
 
 def _mel_bank(spec: StftSpec) -> NDArray[np.float32]:
-    """Weights `[mel, bin]` that sum to one in each band: triangles over its neighbours' centres."""
+    """Weights `[mel, bin]` that sum to one in each band."""
+    import librosa
+
     rate_hz, bins = spec.sample_rate_hz, spec.bins
-    edges_hz = _hz_of(np.linspace(0, _mel_of(rate_hz / 2), _MELS + 2))
-    below = edges_hz[:, None] - np.arange(bins) * rate_hz / spec.n_fft
-    width_hz = np.diff(edges_hz)[:, None]
-    bank = np.maximum(0, np.minimum(-below[:-2] / width_hz[:-1], below[2:] / width_hz[1:]))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Empty filters")  # they are filled below
+        bank = librosa.filters.mel(sr=rate_hz, n_fft=spec.n_fft, n_mels=_MELS, htk=True, norm=None)[:, :bins]
+    centres_hz = librosa.mel_frequencies(_MELS + 2, fmax=rate_hz / 2, htk=True)[1:-1]
     # A short window has fewer bins than there are low bands: such a band takes the nearest bin.
     for band in np.flatnonzero(bank.sum(axis=1) == 0):
-        bank[band, min(round(edges_hz[band + 1] * spec.n_fft / rate_hz), bins - 1)] = 1
+        bank[band, min(round(centres_hz[band] * spec.n_fft / rate_hz), bins - 1)] = 1
     weights: NDArray[np.float32] = (bank / bank.sum(axis=1, keepdims=True)).astype(np.float32)
     return weights
 
 
-def _mel_of(hz: float) -> float:
-    """HTK's scale of pitch."""
-    return 2595 * math.log10(1 + hz / 700)
-
-
-def _hz_of(mel: NDArray[np.float64]) -> NDArray[np.float64]:
-    hz: NDArray[np.float64] = 700 * (10 ** (mel / 2595) - 1)
-    return hz
-
-
 def _png(panels: Mapping[str, MelPicture], title: str) -> bytes:
+    import librosa
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -149,7 +142,7 @@ def _png(panels: Mapping[str, MelPicture], title: str) -> bytes:
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(len(images), 1, sharex=True, squeeze=False)[:, 0]
     spec = next(iter(panels.values())).spec
-    mel_top = _mel_of(spec.sample_rate_hz / 2)
+    mel_top = float(librosa.hz_to_mel(spec.sample_rate_hz / 2, htk=True))
     ticks = [khz for khz in _TICKS_KHZ if khz * 1000 <= spec.sample_rate_hz / 2]
     seconds = max(next(iter(panels.values())).samples, spec.hop) / spec.sample_rate_hz
     for axis, (name, image) in zip(axes, images.items(), strict=True):
@@ -158,7 +151,7 @@ def _png(panels: Mapping[str, MelPicture], title: str) -> bytes:
             extent=(0, seconds, 0, mel_top), interpolation="bilinear",
         )  # fmt: skip
         axis.set_title(name, loc="left", fontsize=11)
-        axis.set_yticks([_mel_of(khz * 1000) for khz in ticks], [f"{k:g}" for k in ticks])
+        axis.set_yticks([float(librosa.hz_to_mel(khz * 1000, htk=True)) for khz in ticks], [f"{k:g}" for k in ticks])
         axis.set_ylabel("kHz")
     axes[-1].set_xlabel("seconds")
     figure.colorbar(drawn, ax=list(axes), label="dB", pad=0.01, aspect=40)
