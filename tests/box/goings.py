@@ -103,13 +103,17 @@ SEEN = {"worker slower": has_less_to_do, "cable pulled": is_lost, "cable back": 
 """Event → what else is seen of it."""
 
 
-def ends_as_if_undisturbed(run: Run, attempts: int, folder: Path) -> None:
-    """Every step once, and the weights of one process that was never disturbed."""
+def takes_every_step_once(run: Run, attempts: int) -> None:
+    """Let it come to its end, in so many attempts."""
     run.await_one_more_step()
     finish(run)
     assert run.state["attempt"] == attempts
     assert steps_wrongly_taken(run) == {}
     assert read_newest(RunFolder(run.folder))[0].row.step == run.state["steps"]
+
+
+def has_undisturbed_weights(run: Run, folder: Path) -> None:
+    """At its end, and after the step that follows a checkpoint: those of one process that was never disturbed."""
     assert weights_off(run, undisturbed_weights(run, folder / "undisturbed")) < WEIGHTS_WITHIN
     off = next_steps_off(run, folder, every=3)
     assert len(off) > 3

@@ -9,7 +9,7 @@ Ray is killed are in `test_run_on_several_pcs`.
 
 import pytest
 
-from tests.box.goings import PCS, begin_scene, ends_as_if_undisturbed, goes_on_after, restore
+from tests.box.goings import PCS, begin_scene, goes_on_after, has_undisturbed_weights, restore, takes_every_step_once
 
 pytestmark = [pytest.mark.xdist_group("box"), pytest.mark.ray]
 
@@ -32,5 +32,9 @@ def test_it_goes_on_after(event, scene):
     goes_on_after(event, scene)
 
 
-def test_every_step_once_and_the_weights_of_an_undisturbed_run(scene, tmp_path):
-    ends_as_if_undisturbed(scene.run, 2, tmp_path)
+def test_every_step_is_taken_once(scene):
+    takes_every_step_once(scene.run, 2)
+
+
+def test_the_weights_are_those_of_an_undisturbed_run(scene, tmp_path):
+    has_undisturbed_weights(scene.run, tmp_path)
