@@ -57,6 +57,19 @@ def test_a_pc_that_is_in_the_cluster_uses_no_code_up(loopback, study):
     assert "is in the cluster" in study.typed("join", loopback.head.gcs_address, *token, *OWN)
 
 
+def test_a_node_that_has_an_earlier_token_would_be_ended_first(loopback, study):
+    joined = study.record(Joined, "joined-study.json")
+    token = study.token_of(joined)
+    joined.token_file.write_text("0" * 64)
+    try:
+        said = study.typed("join", code_in(fresh_code(loopback.attic)), *OWN, code=2)
+    finally:
+        joined.token_file.write_text(token + "\n")
+    assert "ends this PC's node, which has an earlier token" in said
+    assert "add --yes" in said
+    assert study.record(Joined, "joined-study.json") == joined
+
+
 def test_the_token_is_in_no_argument_and_no_log_of_any(loopback, study):
     token = loopback.attic.token
     pcs = [
