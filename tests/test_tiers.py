@@ -97,7 +97,8 @@ def test_shares(): pass
 
 def test_groups_come_first_and_in_each_what_breaks_its_cluster_last(pytester, ran):
     pytester.makepyfile(test_a=GROUPED.format(group="head"), test_b=GROUPED.format(group="box"))
-    pytester.makepyfile(test_c=GROUPED.format(group="head"), test_d=GROUPED.format(group="of its own"))
+    pytester.makepyfile(test_c=GROUPED.format(group="head"), test_d=GROUPED.format(group="other"))
+    assert set(ran("-m", "pure")) == {"test_quick", "test_event[one]"}
     names = [name for name in ran() if name.startswith(("test_shares", "test_breaks"))]
     assert names == [
         "test_shares",

@@ -7,7 +7,7 @@ run, and with `--long-until`, those that begin in time.
 Tests of one `xdist_group` run one after the other in one process, which is how they share a head or a box of PCs. The
 groups of `GROUPS` come first: they mostly wait, and the others fill the cores meanwhile. What breaks a shared cluster
 is marked `breaks` and comes last in its group. Every other module is a group of its own, so that its fixtures are made
-once.
+once; its tests are marked `pure`.
 """
 
 import re
@@ -65,11 +65,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long(*folders): not in the quick tier; covers these folders of the product")
+    config.addinivalue_line("markers", "pure: needs no cluster, no box and no ranks; nobody writes this mark")
     config.addinivalue_line("markers", "breaks: changes a shared cluster for good, and so comes last in its group")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     if not group_of(item):
+        item.add_marker(pytest.mark.pure)
         item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}-{item.path.stem}"))
 
 

@@ -15,6 +15,7 @@ from vr_core.config import to_yaml
 
 
 @pytest.mark.ray
+@pytest.mark.xdist_group("head")
 def test_ctrl_c_on_training_here_saves_and_exits_as_interrupted(tiny_data, tmp_path):
     file = tmp_path / "tiny.yaml"
     changes = {"out": str(tmp_path / "runs"), "steps": 1_000_000, "workers.device": "cpu"}
