@@ -58,8 +58,8 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(cluster.app, name="cluster")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run `vr` with `arguments`, by default those of this process, and exit.
+def main(arguments: Sequence[str] | None = None, command: typer.Typer = app) -> None:
+    """Run `vr`, or another `command`, with `arguments`, by default those of this process, and exit.
 
     Exit codes: 0 done, 1 a failure, 2 the user's mistake, 130 Ctrl-C. An exception that is not a `VrError` is a bug
     and shows its traceback.
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # We are started by `uv run`: without this Ray would start every worker through uv again.
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     try:
-        app(arguments, prog_name="vr")
+        command(arguments, prog_name="vr")
     except VrError as error:
         print(f"vr: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(error.exit_code)

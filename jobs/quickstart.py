@@ -150,9 +150,9 @@ def quickstart(folder: Path, spec: QuickstartSpec, keep: bool, console: "Console
     folder = folder.expanduser().absolute()
     take(folder, spec)
     stages = Stages(console)
-    with _alone(folder), _signals_as_interrupts():
+    with _alone(folder), signals_as_interrupts():
         with stages.stage("songs", f"{spec.songs} invented ones of {spec.seconds:g} s in {folder / 'songs'}"):
-            _make_songs(folder / "songs", spec, stages)
+            make_songs(folder / "songs", spec, stages)
         with stages.stage("data set", f"their spectrograms, in {folder / 'data'}"):
             _prepare(folder, spec, stages)
         with _Cluster(keep, stages) as cluster:
@@ -208,7 +208,8 @@ def next_step(earlier: Sequence[RunState]) -> Step:
     return "use" if earlier[-1].state == "finished" else "go on"
 
 
-def _make_songs(folder: Path, spec: QuickstartSpec, stages: Stages) -> None:
+def make_songs(folder: Path, spec: QuickstartSpec, stages: Stages) -> None:
+    """Write the invented songs that are not there yet."""
     from dataprep.synth import write_songs
 
     # Not written again: new files would be prepared again.
@@ -248,7 +249,7 @@ class _Cluster:
         self._runs: list[RunFolder] = []
 
     def __enter__(self) -> "_Cluster":
-        self._head = self.left_running = _running_head()
+        self._head = self.left_running = running_head()
         if self._keep:
             self.head()
         return self
@@ -271,7 +272,7 @@ class _Cluster:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if error is not None:
-            with _signals_ignored():
+            with signals_ignored():
                 self._interrupt()
         elif self._head is not None and self._started:
             if self._keep or self._has_other_jobs(self._head):
@@ -306,8 +307,8 @@ class _Cluster:
         return bool(others)
 
 
-def _running_head() -> Head | None:
-    """The head that runs here.
+def running_head(find: Callable[[], Head] = find_head) -> Head | None:
+    """The head that runs here, looked for by `find` while no other process starts or ends one.
 
     Raises:
         NoHead: this PC is a worker of another's.
@@ -315,7 +316,7 @@ def _running_head() -> Head | None:
     try:
         # One that another quickstart is ending still answers for seconds, and would take no job.
         with unchanging():
-            return find_head()
+            return find()
     except NoHead:
         if any(alive(joined.ray) for joined in all_joined()):
             raise
@@ -393,7 +394,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals_as_interrupts() -> Iterator[None]:
+def signals_as_interrupts() -> Iterator[None]:
     """SIGTERM and a closed terminal end the block as Ctrl-C does, so that nothing is left running."""
 
     def interrupt(number: int, _: object) -> None:
@@ -405,7 +406,8 @@ def _signals_as_interrupts() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals_ignored() -> Iterator[None]:
+def signals_ignored() -> Iterator[None]:
+    """What is being cleared away is not interrupted."""
     with _handled(signal.SIG_IGN, [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]):
         yield
 

@@ -323,14 +323,13 @@ def test_nothing_of_a_box_is_left(how):
 
 
 def test_where_a_box_cannot_be_the_test_is_skipped_and_in_ci_it_fails(monkeypatch):
-    monkeypatch.setattr("tests.lan.PROGRAMS", ("no-such-program",))
     monkeypatch.delenv("CI", raising=False)
     reason = "not root|missing no-such-program, /no/such/file"
     with pytest.raises(pytest.skip.Exception, match=reason):
-        require("/no/such/file")
+        require("no-such-program", "/no/such/file")
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match=reason):
-        require("/no/such/file")
+        require("no-such-program", "/no/such/file")
 
 
 def test_settings_of_both_versions_of_cgroups():

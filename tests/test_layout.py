@@ -1,5 +1,6 @@
 """Who may import whom: the rules are in pyproject.toml and CI runs them; here, that they catch what they should."""
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -47,3 +48,12 @@ def test_package_init_files_are_empty():
     for package in PACKAGES:
         for path in (ROOT / package).rglob("__init__.py"):
             assert path.read_text().strip() == "", path
+
+
+def test_no_test_module_is_imported_by_another():
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            module = getattr(node, "module", None) or ""
+            named = [part for name in [module, *names] for part in name.split(".")]
+            assert not any(part.startswith("test_") for part in named), f"{path}:{node.lineno}: {module} {names}"

@@ -66,22 +66,20 @@ def test_an_error_is_one_line_and_an_exit_code(monkeypatch, capsys, error, code,
     def failing() -> None:
         raise error
 
-    monkeypatch.setattr(cli, "app", app)
     monkeypatch.delenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV")
     with pytest.raises(SystemExit) as stopped:
-        cli.main([])
+        cli.main([], app)
     assert stopped.value.code == code
     assert capsys.readouterr() == ("", line)
     assert os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0"
 
 
-def test_a_bug_shows_its_traceback(monkeypatch):
+def test_a_bug_shows_its_traceback():
     app = typer.Typer(pretty_exceptions_enable=False)
 
     @app.command()
     def failing() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "app", app)
     with pytest.raises(ZeroDivisionError):
-        vr()
+        cli.main([], app)

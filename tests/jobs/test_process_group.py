@@ -56,6 +56,7 @@ def test_a_worker_is_in_rays_own_context_while_it_trains(monkeypatch):
         def __exit__(self, *error):
             seen.append("out")
 
+    # Ray's own does something only where there is a GPU.
     monkeypatch.setattr(TorchConfig, "train_func_context", Context)
     with OURS.train_func_context():
         assert seen == ["in"]

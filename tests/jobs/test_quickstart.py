@@ -6,7 +6,6 @@ import pytest
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-import jobs.quickstart
 from cluster.errors import NoHead
 from cluster.head import state_folder
 from jobs.errors import FolderTaken
@@ -16,12 +15,12 @@ from jobs.quickstart import (
     NOTE,
     QuickstartSpec,
     Stages,
-    _make_songs,
-    _running_head,
-    _signals_as_interrupts,
-    _signals_ignored,
+    make_songs,
     next_step,
     quickstart,
+    running_head,
+    signals_as_interrupts,
+    signals_ignored,
     take,
 )
 from jobs.recipe import Recipe
@@ -102,15 +101,15 @@ def test_what_is_finished_is_used_and_what_is_not_goes_on(earlier, step):
 
 
 def test_finished_songs_are_not_written_again_and_a_missing_one_is(tmp_path):
-    _make_songs(tmp_path / "songs", SPEC, STAGES)
+    make_songs(tmp_path / "songs", SPEC, STAGES)
     files = sorted((tmp_path / "songs").rglob("*.wav"))
     assert len(files) == 6
     before = {path: path.stat().st_mtime_ns for path in files}
-    _make_songs(tmp_path / "songs", SPEC, STAGES)
+    make_songs(tmp_path / "songs", SPEC, STAGES)
     assert {path: path.stat().st_mtime_ns for path in files} == before
     content = files[0].read_bytes()
     files[0].unlink()
-    _make_songs(tmp_path / "songs", SPEC, STAGES)
+    make_songs(tmp_path / "songs", SPEC, STAGES)
     assert files[0].read_bytes() == content
 
 
@@ -121,7 +120,7 @@ def test_the_second_recipe_starts_from_what_the_first_makes():
     assert first.batch.crop_frames <= QuickstartSpec.model_fields["seconds"].metadata[0].ge * 44_100 / 1024
 
 
-def test_a_head_is_looked_for_when_no_other_process_is_starting_or_ending_one(monkeypatch):
+def test_a_head_is_looked_for_when_no_other_process_is_starting_or_ending_one():
     others_may = []
 
     def find_head():
@@ -132,8 +131,7 @@ def test_a_head_is_looked_for_when_no_other_process_is_starting_or_ending_one(mo
             others_may.append(False)
         raise NoHead("none")
 
-    monkeypatch.setattr(jobs.quickstart, "find_head", find_head)
-    assert _running_head() is None
+    assert running_head(find_head) is None
     assert others_may == [False]
 
 
@@ -151,8 +149,8 @@ def test_a_stage_says_when_it_begins_and_ends(capsys):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_termination_ends_the_work_as_ctrl_c_does_unless_it_is_ignored(number):
     before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt), _signals_as_interrupts():
+    with pytest.raises(KeyboardInterrupt), signals_as_interrupts():
         os.kill(os.getpid(), number)
-    with _signals_as_interrupts(), _signals_ignored():
+    with signals_as_interrupts(), signals_ignored():
         os.kill(os.getpid(), number)
     assert signal.getsignal(number) == before
