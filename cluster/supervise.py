@@ -112,6 +112,7 @@ class Supervisor:
         """Return when Ray has ended, or is to; nothing of it is left then."""
         assert self.ray is not None
         left = False
+        raylet: psutil.Process | None = None
         raylet_seen_s = time.monotonic()
         while self.ray.poll() is None and not left and not self.ending.is_set():
             self.ending.wait(POLL_S)
@@ -119,7 +120,9 @@ class Supervisor:
                 self.came_up = True
                 if self.ever_up and self.charge.agent_port is not None:
                     threading.Thread(target=_wake_job_watch, args=(self.charge, self.ray), daemon=True).start()
-            if not self.came_up or _has_raylet(self.ray.pid):
+            if self.came_up and (raylet is None or not _lives(raylet)):
+                raylet = _raylet_of(self.ray.pid)
+            if not self.came_up or raylet is not None:
                 raylet_seen_s = time.monotonic()
             left = has_left(raylet_seen_s, time.monotonic(), self.charge.timings)
         left = left and self.ray.poll() is None
@@ -145,12 +148,27 @@ class Supervisor:
             return STARTED_LINE.encode() in log.read()
 
 
-def _has_raylet(pid: int) -> bool:
+def _raylet_of(pid: int) -> psutil.Process | None:
+    """The living raylet that `ray start` has; looking for it reads all processes of the PC."""
     try:
         children = psutil.Process(pid).children()
-        return any(child.name() == "raylet" and child.status() != psutil.STATUS_ZOMBIE for child in children)
     except psutil.NoSuchProcess:
-        return True  # something ended just now; whether it is Ray itself is seen next time
+        return None
+    return next((child for child in children if _is_raylet(child) and _lives(child)), None)
+
+
+def _is_raylet(process: psutil.Process) -> bool:
+    try:
+        return process.name() == "raylet"
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _wake_job_watch(charge: Charge, ray: subprocess.Popen[bytes]) -> None:

@@ -17,6 +17,8 @@ from jobs.origin import copy_source
 DRIVER_ENVIRONMENT = {
     # How often Ray Train's controller looks at its workers, which bounds how often they can report; Ray's 2 s is slow.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # A run leaves a drained PC by itself (`jobs.supervisor`): Ray Train's own watcher is one more process of 190 MB.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """What a driver of ours sets beside `cluster.plan.client_environment`."""

@@ -51,12 +51,12 @@ def require(*more: str) -> None:
         pytest.fail(said) if os.environ.get("CI") == "true" else pytest.skip(said)
 
 
-def await_true(condition: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
+def await_true(condition: Callable[[], Any], what: str, timeout_s: float = 60.0, every_s: float = 0.05) -> Any:
     """The first true value of `condition`, asked again and again."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
-        time.sleep(0.05)
+        time.sleep(every_s)
     return value
 
 

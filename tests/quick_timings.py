@@ -28,7 +28,7 @@ QUICK = Timings(
     ray_longest_delay_s=2.0,
     left_s=2.0,
     head_away_s=1.0,
-    drained_s=2.0,
+    drained_s=4.0,
     service_again_s=5.0,
 )
 

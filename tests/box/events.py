@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from tests.box.runs import PATIENCE_S, Run, join, pace
+from tests.box.runs import EVERY_S, PATIENCE_S, Run, join, pace
 from tests.lan import SHARED, Host, Lan, await_true
 
 Figures = dict[str, float]
@@ -88,7 +88,7 @@ class Scene:
             steps = (s for s in self.run.lines("step") if s["time_s"] > there["time_s"])
             return next((step for step in steps if len(step["busy_s"]) == count), None)
 
-        first = await_true(stepped, f"the next step of {count}", PATIENCE_S)
+        first = await_true(stepped, f"the next step of {count}", PATIENCE_S, EVERY_S)
         print(f"{told}: {first['time_s'] - acted_s:.1f} s", file=sys.stderr, flush=True)
         earlier_s = [s["time_s"] for s in self.run.lines("step") if s["step"] < first["step"]]
         still_s = first["time_s"] - max(earlier_s, default=acted_s)  # none: there was no checkpoint yet
@@ -165,13 +165,17 @@ def storage_away(scene: Scene) -> Figures:
     for host in scene.lan.on:
         host.run(["mount", "-t", "tmpfs", "tmpfs", SHARED])
     try:
-        await_true(lambda: "training goes on" in scene.log()[said:], "a checkpoint that cannot be written", PATIENCE_S)
+        await_true(
+            lambda: "training goes on" in scene.log()[said:], "a checkpoint that cannot be written", PATIENCE_S, EVERY_S
+        )
     finally:
         for host in scene.lan.on:
             host.run(["umount", "--lazy", SHARED])
     back_s = time.time()
     first = scene.run.await_steps(1, back_s)[0]
-    await_true(lambda: "the storage is back" in scene.log()[said:], "the checkpoint that was put off", PATIENCE_S)
+    await_true(
+        lambda: "the storage is back" in scene.log()[said:], "the checkpoint that was put off", PATIENCE_S, EVERY_S
+    )
     steps = [line["step"] for line in scene.run.lines("step") if line["time_s"] > away_s]
     return {
         "away_s": back_s - away_s,
@@ -226,7 +230,7 @@ def worker_slower(scene: Scene) -> Figures:
     def recut() -> dict[str, Any] | None:
         return next((s for s in scene.run.lines("step") if s["time_s"] > began_s and s["shares"] != before), None)
 
-    after = await_true(recut, f"other shares than {shares}, with {name} slower", PATIENCE_S)
+    after = await_true(recut, f"other shares than {shares}, with {name} slower", PATIENCE_S, EVERY_S)
     scene.lan[name].cpu(1.0, [pids[name]])
     return {
         "recut_s": after["time_s"] - began_s,

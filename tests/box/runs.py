@@ -16,6 +16,8 @@ from vr_core.config import to_yaml
 from vr_core.specs import StftSpec
 
 PATIENCE_S = 180
+EVERY_S = 0.3
+"""Between two looks at a run's folder, whose lines are all read each time."""
 
 
 def start_cluster(head: Host, *nodes: Host, cpus: int = 1, timings: str | None = None) -> None:
@@ -79,7 +81,7 @@ class Run:
             assert self.state["state"] in ("pending", "running"), self.state
             return self.machines(fit)
 
-        machines: dict[str, str] = await_true(started, f"start {fit}", PATIENCE_S)
+        machines: dict[str, str] = await_true(started, f"start {fit}", PATIENCE_S, EVERY_S)
         return machines
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
@@ -98,14 +100,14 @@ class Run:
             steps = [line for line in self.lines("step") if line["time_s"] > since_s]
             return steps if len(steps) >= count else []
 
-        steps: list[dict[str, Any]] = await_true(enough, f"{count} steps", timeout_s)
+        steps: list[dict[str, Any]] = await_true(enough, f"{count} steps", timeout_s, EVERY_S)
         return steps
 
     def await_one_more_step(self) -> None:
         """Until the run has got further than it is now."""
         step = self.state["step"]
         assert step < self.state["steps"], "it has ended already"
-        await_true(lambda: self.state["step"] > step, f"a step after {step}", PATIENCE_S)
+        await_true(lambda: self.state["step"] > step, f"a step after {step}", PATIENCE_S, EVERY_S)
 
     def await_event(self, words: str, since_s: float = 0.0) -> dict[str, Any]:
         """The first event after `since_s` that has these words in it."""
@@ -113,7 +115,7 @@ class Run:
         def found() -> dict[str, Any] | None:
             return next((e for e in self.events() if e["time_s"] > since_s and words in e["said"]), None)
 
-        event: dict[str, Any] = await_true(found, f"the event: {words}", PATIENCE_S)
+        event: dict[str, Any] = await_true(found, f"the event: {words}", PATIENCE_S, EVERY_S)
         return event
 
     def worker_pids(self, fit: str) -> dict[str, int]:

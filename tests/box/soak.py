@@ -23,7 +23,7 @@ from jobs.metrics_log import read_metrics
 from jobs.recipe import NodesSpec, Recipe
 from jobs.runs import RunFolder
 from tests.box.events import EVENTS, Scene, possible
-from tests.box.runs import PATIENCE_S, Run, share_data, start_cluster, submit
+from tests.box.runs import EVERY_S, PATIENCE_S, Run, share_data, start_cluster, submit
 from tests.jobs.training import distance, here, last_weights, new_run, recipe_of
 from tests.lan import SHARED, Lan, await_true
 from vr_core.config import plain
@@ -67,7 +67,7 @@ def finish(run: Run) -> None:
     """Let it come to its end; quicker, since nothing happens any more."""
     for host in run.lan.on:
         host.rate(None)
-    await_true(lambda: run.state["state"] not in ("pending", "running"), "the end", 20 * PATIENCE_S)
+    await_true(lambda: run.state["state"] not in ("pending", "running"), "the end", 20 * PATIENCE_S, EVERY_S)
     assert run.state["state"] == "finished", run.state
 
 
