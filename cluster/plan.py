@@ -214,7 +214,6 @@ def client_environment(address: str, token_file: Path) -> dict[str, str]:
         "RAY_AUTH_TOKEN_PATH": str(token_file),
         # Otherwise Ray sees that it runs under `uv run` and starts every worker through uv again.
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
         # PCs set up in different months have different patch levels of one Python.
         "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL": "minor",
     }

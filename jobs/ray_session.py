@@ -31,8 +31,7 @@ def private_ray() -> Iterator[None]:
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(_token(), encoding="ascii")
-    # State tracking needs a dashboard, which this Ray has not.
-    changes = client_environment(LOOPBACK, token) | DRIVER_ENVIRONMENT | {"RAY_TRAIN_ENABLE_STATE_TRACKING": "0"}
+    changes = client_environment(LOOPBACK, token) | DRIVER_ENVIRONMENT
     with _environment(changes, removed=("RAY_ADDRESS", "RAY_AUTH_TOKEN")):
         import ray
 

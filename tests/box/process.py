@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-CLEANING_S = 30.0
+CLEANING_S = 120.0
 """The kernel needs a moment to end the processes of a cgroup; after this long the watcher gives up."""
 
 

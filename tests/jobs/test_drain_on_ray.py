@@ -88,12 +88,9 @@ def test_a_run_leaves_a_pc_that_is_taken_back_and_no_step_is_computed_twice(head
     assert cellar.busy
     assert not leave_if_idle(head, cellar.node_id, "suspended"), "a PC in use is not sent to sleep"
     vr("undrain", "attic")
-    began_s = time.monotonic()
     assert "cellar has left" in vr("drain", "cellar", "--for", "2h", "--yes")
-    print(f"left after {time.monotonic() - began_s:.1f} s")
     left_at = run.last_step()
     assert 4 < left_at < STEPS
-    assert time.monotonic() - began_s < head.timings.leave_within_s, "it was ended, it did not leave"
     wait_for("a start on the other PC", lambda: rooms(run, "1.2") == ["attic", "attic"], head, run)
     wait_for("some steps there", lambda: run.state().step > left_at + 4, head, run)
     nodes = {node["name"]: node for node in json.loads(vr("status", "--json"))["nodes"]}
@@ -112,7 +109,9 @@ def test_a_run_leaves_a_pc_that_is_taken_back_and_no_step_is_computed_twice(head
     assert run.newest_attempt() == 1
     steps = [line["step"] for line in read_metrics(run.metrics_file) if line["kind"] == "step"]
     assert steps == list(range(1, STEPS + 1))
-    assert len(computed.read_text().splitlines()) == 2 * STEPS, "each rank computed each step once"
+    assert len(computed.read_text().splitlines()) == 2 * STEPS, (
+        "each rank computed each step once: it left, it was not ended"
+    )
     vr("undrain", "attic")
 
 

@@ -32,22 +32,20 @@ def test_what_is_left_in_files_is_seen(loopback, run):
     write_json(run.state_file, {"state": "running", "steps": 1, "attempt": 1})
     ledger.submitted(run, 1, f"{run.id}.a1")
     try:
-        assert loopback.differences() == [f"open in the ledger: {run.id}"]
+        assert f"open in the ledger: {run.id}" in loopback.differences()
     finally:
         ledger.close(run.id)
 
     # A PC that is not there.
     change_drained(lambda record: put(record, drained_node("shed", None, "user", time.time(), None)))
     try:
-        [line] = loopback.differences()
-        assert line.startswith("drained: ")
+        assert any(line.startswith("drained: ") for line in loopback.differences())
     finally:
         change_drained(lambda record: drop(record, ["shed"]))
 
     keep_inventory(Inventory(nodes=(ATTIC,)))
     try:
-        [line] = loopback.differences()
-        assert line.startswith("the inventory: ")
+        assert any(line.startswith("the inventory: ") for line in loopback.differences())
     finally:
         keep_inventory(PCS)
 
@@ -55,11 +53,10 @@ def test_what_is_left_in_files_is_seen(loopback, run):
         file = pc.state / "joined-shed.json"
         file.touch()
         try:
-            [line] = loopback.differences()
-            assert "joined-shed.json" in line
+            assert any("joined-shed.json" in line for line in loopback.differences())
         finally:
             file.unlink()
-    assert loopback.differences() == []
+    assert loopback.left() == []
 
 
 def test_what_is_left_running_is_seen(loopback):
