@@ -1,6 +1,5 @@
 """Measured speeds: the fitted line, what is kept on a PC, and what makes a measurement another one."""
 
-import time
 
 import pytest
 import torch
@@ -45,16 +44,16 @@ def test_one_size_says_what_an_item_costs():
 
 
 def test_what_is_measured_is_what_was_computed():
-    computed = []
+    computed, now_s = [], 0.0
 
     def compute(count):
+        nonlocal now_s
         computed.append(count)
-        time.sleep(0.01 * count)
+        now_s += 0.02 + 0.01 * count
 
-    speed = measure_speed(compute, 6, CPU)
-    assert speed.micro_batch == 6
+    speed = measure_speed(compute, 6, CPU, clock=lambda: now_s)
     assert set(computed) == {1, 3, 6}
-    assert speed.takes_s(6) >= 0.06, "a sleep is no shorter than it is asked to be"
+    assert speed == Speed(pytest.approx(0.02), pytest.approx(0.01), 6)
 
 
 def test_a_device_that_gets_slower_meanwhile_keeps_its_line():
