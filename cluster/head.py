@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -158,10 +159,14 @@ def _read(kind: type[AnyMember], path: Path) -> AnyMember | None:
 
 
 def timings_here() -> Timings:
-    """Those of the head that is recorded here; the default ones where none is, or its record says something else."""
+    """Those of the head that is recorded here; the default ones where none is, or its record cannot be read.
+
+    A run keeps the code that it was submitted with, which may not understand the record of a newer head.
+    """
     try:
         head = read_head()
-    except VrError:  # of another version of this: a run keeps the code that it was submitted with
+    except VrError as error:
+        print(f"the default waits are used: {error}", file=sys.stderr, flush=True)
         head = None
     return head.timings if head is not None else DEFAULT_TIMINGS
 

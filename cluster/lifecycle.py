@@ -77,7 +77,7 @@ def start_head(
 ) -> tuple[Head, bool]:
     """Start the head `node` and the companions; where it runs already, only companions that have ended are started.
 
-    Without `timings` a head that runs keeps its own, and one that is started gets the default ones.
+    Without `timings` a head keeps those of its record, whether it runs or has died; a first one gets the default ones.
 
     Returns:
         The head, and whether anything was started.
@@ -89,11 +89,17 @@ def start_head(
     with unchanging():
         head = running_head(node, timings)
         if head is None:
-            _clear(read_head(), head_file())
-            return _start_head(node, None, companions, timings or DEFAULT_TIMINGS), True
+            before = read_head()
+            _clear(before, head_file())
+            return _start_head(node, None, companions, timings or kept_timings(before)), True
         await_up(head)
         complete = _with_companions(head, companions)
         return complete, complete != head
+
+
+def kept_timings(before: Member | None) -> Timings:
+    """What a start without timings of its own gets: those of the record `before`."""
+    return before.timings if before is not None else DEFAULT_TIMINGS
 
 
 def restart_head(meanwhile: Callable[[], None], companions: Sequence[Companion] = ()) -> Head:

@@ -16,7 +16,7 @@ Seconds = Annotated[float, Field(gt=0)]
 
 
 class Timings(Spec):
-    """Every wait, in seconds."""
+    """The waits that whoever runs a cluster may change, in seconds; checkpoints and start-up keep theirs."""
 
     # The keeper.
     keeper_turn_s: Seconds = 2.0

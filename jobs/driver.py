@@ -7,7 +7,6 @@ from pathlib import Path
 
 import psutil
 
-from cluster.timings import DEFAULT_TIMINGS
 from jobs.errors import RunExists
 from jobs.runs import LIVE, RunFolder, RunState, read_json
 from vr_core.files import write_json
@@ -22,9 +21,7 @@ def write_driver(run: RunFolder, attempt: int) -> None:
     )
 
 
-def is_driven(
-    run: RunFolder, state: RunState, now_s: float | None = None, silent_s: float = DEFAULT_TIMINGS.driver_silent_s
-) -> bool:
+def is_driven(run: RunFolder, state: RunState, silent_s: float, now_s: float | None = None) -> bool:
     """Whether a live process carries the run, which is then in `state`.
 
     A driver of this machine is looked up; of one elsewhere only the age of its last write is known. It writes every few
@@ -44,7 +41,7 @@ def is_driven(
     return fresh
 
 
-def require_resumable(run: RunFolder, silent_s: float = DEFAULT_TIMINGS.driver_silent_s) -> None:
+def require_resumable(run: RunFolder, silent_s: float) -> None:
     """Check that an attempt of `run` may begin; `silent_s` as for `is_driven`.
 
     Raises:

@@ -101,7 +101,7 @@ def end_fit() -> None:
 class Fits:
     """How the supervisor starts a run's workers, and how it ends them at once: with Ray Train, unless told otherwise.
 
-    A run ends and goes on by the same rules whatever takes its steps.
+    Tests give others, which take steps in one process.
     """
 
     start: Callable[[RunFolder, Recipe, int, int, Placement, str, Collection[str]], dict[str, Any]] = fit

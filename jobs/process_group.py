@@ -40,15 +40,6 @@ class ProcessGroup(BackendConfig):
         """What a worker is in while it trains; called there."""
         return _torch_context
 
-    @property
-    def framework(self) -> Any:
-        """What the dashboard calls it; the controller asks."""
-        return self.torch_config().framework
-
-    def to_dict(self) -> dict[str, Any]:
-        """What the dashboard shows of it; the controller asks."""
-        return self.torch_config().to_dict()
-
 
 class _LateTorch(Backend):
     """Ray's torch backend, made when it is first called."""

@@ -19,6 +19,8 @@ DRIVER_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # A run leaves a drained PC by itself (`jobs.supervisor`): Ray Train's own watcher is one more process of 190 MB.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Nothing here asks for it, and its actor takes a fifth of a slow core.
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """What a driver of ours sets beside `cluster.plan.client_environment`."""

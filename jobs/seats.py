@@ -36,7 +36,7 @@ class ClusterView:
     own: Callable[[], str] = own_node
     """Id of the driver's node."""
     now_s: Callable[[], float] = time.monotonic
-    """The clock of all its waits."""
+    """The clock by which it waits for machines and workers."""
 
 
 class Seats:

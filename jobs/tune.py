@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import NoHead
-from cluster.head import Head, find_head
+from cluster.head import Head, find_head, timings_here
 from jobs.driver import is_driven, write_driver
 from jobs.errors import RunExists, RunFailed, Unplaceable
 from jobs.placement import Missing, live_nodes, place
@@ -82,7 +82,7 @@ def _begin(search: Search) -> None:
     state = search.run.state()
     if state.state == "finished":
         raise RunExists(f"{search.id} is finished; see `vr trials {search.path}`, or search again with --again")
-    if search.run.newest_attempt() > 0 and is_driven(search.run, state):
+    if search.run.newest_attempt() > 0 and is_driven(search.run, state, timings_here().driver_silent_s):
         raise RunExists(f"{search.id} is going on; watch it with `vr trials {search.path} --watch`")
     attempt = search.run.begin_attempt()
     write_driver(search.run, attempt)

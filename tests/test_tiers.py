@@ -2,7 +2,6 @@
 
 import ast
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -54,6 +53,8 @@ def test_the_long_tier_runs_only_where_it_is_named(ran):
         (["cluster/probe/links.py", "dataprep/order.py"], ["test_long", "test_event[other]"]),
         (["test_suite.py"], ["test_long", "test_event[other]"]),
         (["pyproject.toml"], ["test_long", "test_event[other]"]),
+        (["tests/box/goings.py"], ["test_long", "test_event[other]"]),
+        (["tests/jobs/test_train.py", "tests/README.md", "tests/bench/sync.py"], []),
     ],
 )
 def test_of_the_long_tier_runs_what_covers_a_changed_folder(ran, pytester, changed, wanted):
@@ -62,23 +63,20 @@ def test_of_the_long_tier_runs_what_covers_a_changed_folder(ran, pytester, chang
 
 
 LATE = """
-import time
 import pytest
 
 pytestmark = pytest.mark.long("jobs")
 
-def test_one():
-    while time.monotonic() < {until_s} + 0.1:
-        time.sleep(0.05)
+def test_one(request):
+    request.config.option.long_until = 0.0
 
 def test_two(): pass
 """
 
 
 def test_no_long_module_begins_after_its_time_and_one_that_began_goes_on(pytester):
-    until_s = time.monotonic() + 1.5
-    pytester.makepyfile(test_first=LATE.format(until_s=until_s), test_second=LATE.format(until_s=until_s))
-    arguments = ("-p", "tests.tiers", "-p", "no:xdist", "-m", "long", "-rs", "--long-until", str(until_s))
+    pytester.makepyfile(test_first=LATE, test_second=LATE)
+    arguments = ("-p", "tests.tiers", "-p", "no:xdist", "-m", "long", "-rs", "--long-until", "inf")
     done = pytester.runpytest_inprocess(*arguments)
     done.assert_outcomes(passed=2, skipped=2)
     done.stdout.fnmatch_lines(["*no time left for test_second.py*"])

@@ -20,7 +20,7 @@ import pytest
 GROUPS = ("box", "head", "ranks")
 """A LAN in a box; a head and a node on loopback; ranks that are forked from one process that has imported torch."""
 EVERYTHING = "pyproject.toml"
-"""A change of it, and with it of what is installed, concerns every long test."""
+"""What is installed."""
 
 
 def covers(item: pytest.Item) -> tuple[str, ...]:
@@ -35,9 +35,18 @@ def names_long(expression: str) -> bool:
 
 
 def concerned(folders: Iterable[str], changed: Iterable[str]) -> bool:
-    """Whether a changed file lies in one of the folders, at any depth."""
+    """Whether a changed file lies in one of the folders, at any depth, or is something that every test stands on."""
     names = tuple(folders)
-    return any(file in (EVERYTHING, name) or file.startswith(f"{name}/") for file in changed for name in names)
+    return any(
+        is_beneath_all(file) or file in names or file.startswith(tuple(f"{name}/" for name in names))
+        for file in changed
+    )
+
+
+def is_beneath_all(file: str) -> bool:
+    """Whether a change of the file concerns every long test: what is installed, and what tests share."""
+    shared = file.startswith("tests/") and file.endswith(".py") and not file.rpartition("/")[2].startswith("test_")
+    return file == EVERYTHING or (shared and not file.startswith("tests/bench/"))
 
 
 def group_of(item: pytest.Item) -> str:
@@ -83,7 +92,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = [item for item in items if not covers(item) or concerned([*covers(item), _file(item)], changed)]
     else:
         kept = items[:]
-    left_out = [item for item in items if item not in set(kept)]
+    chosen = set(kept)
+    left_out = [item for item in items if item not in chosen]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
     items[:] = in_order(kept)

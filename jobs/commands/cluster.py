@@ -62,9 +62,10 @@ def head(
     minutes. Example: vr cluster head --address 192.168.1.10
     """
     from cluster.facts import look
+    from cluster.head import read_head
     from cluster.inventory import Inventory
     from cluster.invitations import invite
-    from cluster.lifecycle import running_head
+    from cluster.lifecycle import kept_timings, running_head
     from cluster.plan import node_start
     from cluster.timings import Timings
     from vr_core.config import load
@@ -74,7 +75,7 @@ def head(
     node = node_start(look(), spec, name=name, address=address, cpus=num_cpus, port_base=port)
     waits = load(Timings, timings) if timings else None
     if running_head(node, waits) is None:
-        show_plan(node, waits)
+        show_plan(node, waits or kept_timings(read_head()))
         agree("Start this head?", yes)
     started, changed = put_up_head(node, described, waits)
     console().print("The head runs." if changed else "The head runs already; nothing was changed.")

@@ -216,14 +216,14 @@ def resume(
 
     Example: vr jobs resume songs-pretrain-1a2b3c4d-1 --watch
     """
-    from cluster.head import find_head
+    from cluster.head import find_head, timings_here
     from jobs.driver import require_resumable
     from jobs.overview import find_run
     from jobs.submit import start
 
     run = find_run(name, out)
     if here:
-        require_resumable(run)
+        require_resumable(run, timings_here().driver_silent_s)
         return _train_here(run, as_json=False)
     submission = start(find_head(), run)
     print(f"{run.id} goes on from step {run.last_step()} as {submission}", file=sys.stderr)

@@ -130,10 +130,12 @@ def _carry(search: "Search", as_json: bool) -> None:
 def _watch(search: "Search") -> None:
     import time
 
+    from cluster.head import timings_here
     from jobs.driver import is_driven
 
+    silent_s = timings_here().driver_silent_s
     with _shown(search) as show:
-        while is_driven(search.run, search.run.state()):
+        while is_driven(search.run, search.run.state(), silent_s):
             show(search.rows())
             time.sleep(REFRESH_S)
         show(search.rows())
@@ -141,6 +143,7 @@ def _watch(search: "Search") -> None:
 
 def _print_end(search: "Search") -> None:
     """The best recipe and what to type next, or how to go on."""
+    from cluster.head import timings_here
     from jobs.driver import is_driven
     from jobs.search import best, shown_values
 
@@ -149,7 +152,7 @@ def _print_end(search: "Search") -> None:
     if state.state == "finished" and row is not None:
         print(f"best: trial {row.id}, {shown_values(row.values)}, score {row.score:.6g}", file=sys.stderr)
         print(f"next: vr submit {search.best_file}", file=sys.stderr)
-    elif search.run.newest_attempt() == 0 or not is_driven(search.run, state):
+    elif search.run.newest_attempt() == 0 or not is_driven(search.run, state, timings_here().driver_silent_s):
         print(f"{search.id} is not finished; go on with: vr tune --resume {search.path}", file=sys.stderr)
 
 

@@ -160,6 +160,22 @@ def test_what_was_up_is_started_again_and_nothing_of_the_first_is_left(supervise
     assert in_session(ref) == []
 
 
+def test_ray_whose_raylet_has_ended_has_left_and_is_started_again(supervised, tmp_path):
+    (tmp_path / "raylet").symlink_to("/usr/bin/sleep")
+    waits = Timings(raylet_gone_s=0.1, left_s=0.1, ray_first_delay_s=0.1)
+    ref = supervised(f"{UP} echo $$ >> $HERE/pids; $HERE/raylet 600 & wait; sleep 600", timings=waits)
+
+    def raylets():
+        return [process for process in in_session(ref) if process.name() == "raylet"]
+
+    await_true(lambda: raylets() and "up" in ref.log.read_text())
+    [first] = raylets()
+    first.kill()
+    await_true(lambda: raylets() and first not in raylets())
+    said = [line.partition("supervisor: ")[2] for line in ref.log.read_text().splitlines() if "supervisor: " in line]
+    assert said == ["the node has left", "starting Ray again"]
+
+
 def test_how_long_a_supervisor_waits_stands_in_its_charge(supervised):
     ref = supervised(f"{UP} exit 1", timings=Timings(ray_first_delay_s=0.01, ray_longest_delay_s=0.01))
     await_true(lambda: not alive(ref))  # by default after three minutes

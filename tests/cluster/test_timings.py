@@ -14,7 +14,7 @@ import typer.testing
 from cluster.errors import ClusterError, ClusterFailure
 from cluster.facts import look
 from cluster.head import Head, Joined, head_file, joined_file, read_head, read_joined, timings_here, write_member
-from cluster.lifecycle import running_head, running_node
+from cluster.lifecycle import kept_timings, running_head, running_node
 from cluster.plan import Ports, node_environment, node_start
 from cluster.processes import ProcessRef, boot_id
 from cluster.service import run as run_service
@@ -277,3 +277,9 @@ def test_the_service_tries_again_after_service_again_s(node, tmp_path, timings):
     assert len(tried_s) >= 3
     # It looks every two seconds.
     assert all(0 <= later - at_s - timings.service_again_s < 2 for at_s, later in itertools.pairwise(tried_s)), tried_s
+
+
+def test_a_head_that_died_is_started_again_with_the_waits_that_it_had(node, tmp_path):
+    assert kept_timings(None) == DEFAULT_TIMINGS
+    write_member(head_file(), member(Head, node, tmp_path, timings=QUICK))
+    assert kept_timings(read_head()) == QUICK

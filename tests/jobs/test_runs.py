@@ -26,6 +26,8 @@ from jobs.runs import (
 from jobs.search import create_search
 from vr_core.errors import ConfigError, StorageError
 
+SILENT_S = DEFAULT_TIMINGS.driver_silent_s
+
 
 @pytest.fixture
 def recipe(tmp_path) -> Recipe:
@@ -229,34 +231,34 @@ def test_a_driver_here_is_looked_up_and_one_elsewhere_believed_while_it_writes(r
     run = create_run(recipe)
     attempt = run.begin_attempt()
     write_driver(run, attempt)
-    long_ago_s = time.time() + 10 * DEFAULT_TIMINGS.driver_silent_s
+    long_ago_s = time.time() + 10 * SILENT_S
     state = run.write_state(state="running", attempt=attempt)
-    assert is_driven(run, state, long_ago_s)
+    assert is_driven(run, state, SILENT_S, long_ago_s)
     with pytest.raises(RunExists, match="running already"):
-        require_resumable(run)
+        require_resumable(run, SILENT_S)
 
     file = run.attempt_folder(attempt) / "driver.json"
     here = json.loads(file.read_text())
     ended = subprocess.Popen(["true"])
     ended.wait()
     file.write_text(json.dumps({**here, "pid": ended.pid}))
-    assert not is_driven(run, state)
+    assert not is_driven(run, state, SILENT_S)
     # The same number, given to another process since.
     file.write_text(json.dumps({**here, "pid": os.getpid(), "started_s": here["started_s"] - 100}))
-    assert not is_driven(run, state)
-    require_resumable(run)
+    assert not is_driven(run, state, SILENT_S)
+    require_resumable(run, SILENT_S)
 
     file.write_text(json.dumps({**here, "boot_id": "another machine", "pid": ended.pid}))
-    assert is_driven(run, state)
-    assert not is_driven(run, state, state.updated_s + DEFAULT_TIMINGS.driver_silent_s + 1)
-    assert not is_driven(run, run.write_state(state="stopped"))
+    assert is_driven(run, state, SILENT_S)
+    assert not is_driven(run, state, SILENT_S, state.updated_s + SILENT_S + 1)
+    assert not is_driven(run, run.write_state(state="stopped"), SILENT_S)
 
 
 def test_a_finished_run_is_not_resumed(recipe):
     run = create_run(recipe)
     run.write_state(state="finished")
     with pytest.raises(RunExists, match="--again"):
-        require_resumable(run)
+        require_resumable(run, SILENT_S)
 
 
 def test_the_source_of_a_run_is_the_four_packages_and_nothing_else(tmp_path):

@@ -1,6 +1,5 @@
 """Measured speeds: the fitted line, what is kept on a PC, and what makes a measurement another one."""
 
-
 import pytest
 import torch
 from hypothesis import given

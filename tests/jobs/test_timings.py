@@ -193,8 +193,8 @@ def test_a_driver_elsewhere_is_taken_for_dead_after_driver_silent_s(run, timings
     write_json(run.attempt_folder(attempt) / "driver.json", {"boot_id": "another PC", "pid": 1, "started_s": 0.0})
     state = run.write_state(state="running", attempt=attempt)
     silent_s = timings.driver_silent_s
-    assert is_driven(run, state, state.updated_s + silent_s - EPSILON_S, silent_s)
-    assert not is_driven(run, state, state.updated_s + silent_s, silent_s)
+    assert is_driven(run, state, silent_s, state.updated_s + silent_s - EPSILON_S)
+    assert not is_driven(run, state, silent_s, state.updated_s + silent_s)
 
     def aged(age_s: float) -> None:
         write_json(run.state_file, {**plain(state), "updated_s": state.updated_s - age_s})
@@ -309,7 +309,7 @@ class Attempt:
         self.looked_s: list[float] = []
         """When it looked for machines."""
         self.ended_s = 0.0
-        """When it ended workers."""
+        """When it first ended workers."""
         self.shown: list[tuple[float, RunState]] = []
         self.on_state: Callable[[RunState], None] = lambda state: None
         self.workers = OneProcess(*acts)
@@ -324,7 +324,7 @@ class Attempt:
         return list(self.nodes)
 
     def _end(self) -> None:
-        self.ended_s = self.clock.at_s
+        self.ended_s = self.ended_s or self.clock.at_s
         self.workers.fits.end()
 
     def _watch(self, state: RunState) -> None:
