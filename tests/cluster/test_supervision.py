@@ -9,6 +9,7 @@ import pytest
 
 from cluster.plan import MARKER
 from cluster.processes import alive, end, spawn
+from cluster.supervise import POLL_S
 from cluster.supervision import (
     FAILURES,
     Ask,
@@ -170,6 +171,7 @@ def test_ray_whose_raylet_has_ended_has_left_and_is_started_again(supervised, tm
 
     await_true(lambda: raylets() and "up" in ref.log.read_text())
     [first] = raylets()
+    time.sleep(3 * POLL_S)  # so that the supervisor has seen it, of which nothing tells
     first.kill()
     await_true(lambda: raylets() and first not in raylets())
     said = [line.partition("supervisor: ")[2] for line in ref.log.read_text().splitlines() if "supervisor: " in line]
