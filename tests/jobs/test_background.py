@@ -65,12 +65,19 @@ def test_training_goes_on_while_it_is_written_and_changes_nothing_of_it(run, slo
         assert all((value == 1.0).all() for value in found.values())
 
 
-def test_the_next_one_waits_for_the_one_before(run, slow):
-    with BackgroundCheckpoints(run, 2, pytest.fail, write=slow) as writer:
+def test_the_next_one_waits_for_the_one_before(run):
+    gates = {1: threading.Event(), 2: threading.Event()}
+
+    def write(folder: RunFolder, weights: Any, training: dict[str, Any], *more: Any) -> Path:
+        gates[training["step"]].wait(60)
+        return write_checkpoint(folder, weights, training, *more)
+
+    with BackgroundCheckpoints(run, 2, pytest.fail, write=write) as writer:
         save(writer, run, 1, state(1.0))
-        threading.Timer(0.2, slow.go.set).start()
+        threading.Timer(0.2, gates[1].set).start()
         save(writer, run, 2, state(2.0))
         assert read_newest(run)[0].row.step == 1, "whole before the next is begun"
+        gates[2].set()
     assert read_newest(run)[0].row.step == 2, "leaving the block waits"
     assert [written.step for written in writer.written()] == [1, 2]
 
