@@ -200,8 +200,7 @@ def join(node: NodeStart, token: str, timings: Timings | None = None) -> tuple[J
         if joined is not None and has_token(joined, token_sha256(token)):
             return joined, False
         before = read_joined(node.name)
-        if timings is None:
-            timings = before.timings if before is not None else DEFAULT_TIMINGS
+        timings = timings or kept_timings(before)
         _clear(before, record)
         require_answer(node.head)
         own_token_file = record.with_suffix(".token")

@@ -1,6 +1,6 @@
 """Who of the ranks takes which items of a step: who has them on its own disk, where that can be.
 
-Which items a step covers and how many each rank takes is decided elsewhere and stays (DESIGN sections 6 and 7); a
+Which items a step covers and how many each rank takes is decided elsewhere and stays; a
 step's gradient is a sum over its items, so that only the time of reading depends on what is decided here.
 """
 

@@ -3,7 +3,7 @@
 Items are numbered from 0 without end. Item i belongs to epoch i // items_per_epoch; an epoch visits every slot once, a
 slot being a crop's length of one song. Slots are permuted by numbers keyed by (seed, epoch), and everything else about
 an item is drawn from numbers keyed by (seed, epoch, place in the epoch). So the position of a run is one integer, any
-item can be computed without those before it, and no cut over machines changes any of them (DESIGN section 6).
+item can be computed without those before it, and no cut over machines changes any of them.
 
 Numbers come from Philox, a counter-based generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
 SC 2011), as raw 64-bit words: unlike numpy's distributions and shuffles, they are the same in every version of numpy.

@@ -1,7 +1,7 @@
 """The gradient of one micro-batch: the part of a step that every worker computes by itself, and adds up.
 
 The loss of a step is the mean of its items' losses, so that the number of items is the only divisor, whoever computes
-them (DESIGN section 7): each worker adds up the gradients of its items' *sum*, times world / items, since
+them: each worker adds up the gradients of its items' *sum*, times world / items, since
 DistributedDataParallel divides what it adds up by the world. The shares may be any, and the counts of micro-batches.
 """
 

@@ -21,7 +21,7 @@ OF_THE_LINE = 0.94
 """Part of a link's rate that TCP carries, at 1,500 bytes a frame."""
 LINKS_GBIT = (1.0, 2.5, 10.0)
 UTILISATION = 0.4
-"""Of a card's rate that training is assumed to reach (`reference/performance.md`)."""
+"""Of a card's rate that training is assumed to reach, a rule of thumb."""
 TFLOPS = {
     "RTX 3080": 59.5, "RTX 3080 Ti": 68.0, "RTX 3090": 71.0, "RTX 3090 Ti": 80.0, "RTX 4080": 97.5, "RTX 4090": 165.0,
 }  # fmt: skip

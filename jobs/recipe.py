@@ -49,7 +49,7 @@ class CheckpointSpec(Spec):
 
 SyncName = Literal["plain", "bf16", "powersgd", "diloco"]
 """plain: gradients as they are; bf16: half the bytes, rounded; powersgd: their largest parts; diloco: weights, now and
-then (DESIGN section 7)."""
+then."""
 SYNC_NAMES: tuple[SyncName, ...] = ("plain", "bf16", "powersgd", "diloco")
 """The most exact first."""
 AUTO_SYNC: tuple[SyncName, ...] = ("plain", "bf16")

@@ -86,9 +86,9 @@ def longest_s(speeds: Sequence[Speed], shares: Sequence[int]) -> float:
 def even_pieces(items: int, most: int) -> list[int]:
     """Sizes of the micro-batches of a share: as few as can be, and as even as whole items allow.
 
-    DESIGN section 7 has fixed shapes, a share being a multiple of the micro-batch. Without compilation nothing here
+    A share need not be a multiple of the micro-batch: without compilation nothing here
     depends on shapes, and with whole micro-batches a step of 31 of them reaches 0.86 of the machines' sum where one of
-    62 reaches 0.99 (`reference/performance.md` 1.1): the grain of one item is finer than both.
+    62 reaches 0.99: the grain of one item is finer than both.
     """
     count = -(-items // most)
     return [items // count + (piece < items % count) for piece in range(count)]
@@ -148,7 +148,7 @@ def step_s(speeds: Sequence[Speed], items: int, exchange: Exchange, links_bytes_
     """Predicted seconds of a step whose items are cut as well as can be.
 
     An exchange with every step hides behind the backward pass of the last micro-batch, which is taken for two thirds
-    of its time (`reference/performance.md` 2.2: twice the forward pass); what is left of it adds to the step. One that
+    of its time (it costs twice the forward pass); what is left of it adds to the step. One that
     is behind hides behind whole steps, and what is left of it is shared by all steps of the round.
     """
     shares = cut_shares(speeds, items)

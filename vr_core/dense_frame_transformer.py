@@ -23,7 +23,7 @@ STEREO = 2
 
 
 class DenseBlock(nn.Module):
-    """`maps` maps in, one map out: `[B, T, maps, D] -> [B, T, D]` (`lineage.md` 1.2)."""
+    """`maps` maps in, one map out: `[B, T, maps, D] -> [B, T, D]`."""
 
     def __init__(self, maps: int, spec: DenseFrameTransformerSpec, index: int) -> None:
         super().__init__()

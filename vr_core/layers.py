@@ -51,7 +51,7 @@ class BranchedConv(nn.Module):
     """Two separable convolutions over time side by side, then a third (Evolved Transformer; So et al. 2019, fig. 3).
 
     Left: kernel 11 to `hidden`/2, ReLU. Right: kernel 7 to `hidden`/4, no activation (as the seed has it), zero-padded
-    and added. Then a norm and kernel 7 back to the width (`lineage.md` 1.2, step 3).
+    and added. Then a norm and kernel 7 back to the width.
     """
 
     def __init__(self, width: int, hidden: int) -> None:
@@ -75,7 +75,7 @@ class RelativeAttention(nn.Module):
     logits[i, j] = (q_i · k_j + q_i · e_{j-i}) / sqrt(K), K the width of a head: Shaw et al. 2018, eq. 5, computed by
     the skewing of Music Transformer (Huang et al. 2019, sec. 3.4.1) in its two-sided form with 2L-1 vectors. q, k and
     v each pass a depthwise convolution over 3 frames (Primer's MDHA, So et al. 2021, sec. 3), centred because nothing
-    here is causal. The seed scaled by the whole width and added q_j · e_i (`lineage.md` 1.3); both are corrected.
+    here is causal. The seed scaled by the whole width and added q_j · e_i; both are corrected.
     """
 
     def __init__(self, width: int, heads: int, max_distance_frames: int) -> None:

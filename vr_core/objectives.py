@@ -1,7 +1,7 @@
 """What a training step minimises: losses of single items, as functions of a model and magnitudes.
 
 The loss of an item is the mean over its counted elements (masked frames, or all); what the loop minimises is the mean
-of the items' losses, so that the number of items is the only divisor however the batch is cut (DESIGN section 7).
+of the items' losses, so that the number of items is the only divisor however the batch is cut.
 
 Losses are stated in thousandths of full scale. Magnitudes of music are 1e-4 to 1e-2 of a full-scale sine, and with
 gradients that small AdamW's epsilon of 1e-8 would act as a brake and clipping by norm would never act: measured on the
@@ -56,7 +56,7 @@ def hide_frames(spec: MaskedFramesSpec, magnitude: Tensor, draws: Draws) -> tupl
     """Choose tokens (runs of `token_frames` frames) and fill them: BERT's 80/10/10 rule on frames.
 
     Fills are set on scaled magnitudes. The lineage set its "ones" before scaling, so that for eleven days they were
-    near zero and a mask times the input could not recover what they hid (`lineage.md` 2.1).
+    near zero and a mask times the input could not recover what they hid.
 
     Args:
         spec: rates.

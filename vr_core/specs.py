@@ -79,7 +79,7 @@ ModelSpec = Annotated[DenseFrameTransformerSpec | PlainStackSpec, Field(discrimi
 
 
 class MaskedFramesSpec(Spec):
-    """Pretraining: hide runs of frames of a mixture and predict their magnitudes (`lineage.md` 2.1)."""
+    """Pretraining: hide runs of frames of a mixture and predict their magnitudes."""
 
     name: Literal["masked_frames"] = "masked_frames"
     rate: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -99,7 +99,7 @@ class MaskedFramesSpec(Spec):
 
 
 class SeparateSpec(Spec):
-    """Fine-tuning: the instrumental's magnitude out of the mixture's, L1 (`lineage.md` 3)."""
+    """Fine-tuning: the instrumental's magnitude out of the mixture's, L1."""
 
     name: Literal["separate"] = "separate"
     remix: Fraction = 0.8

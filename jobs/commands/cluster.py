@@ -110,7 +110,8 @@ def join(
     Example: vr cluster join 60M0M2GM-…, as the head printed it
     """
     from cluster.facts import address_towards, look
-    from cluster.lifecycle import has_token, running_node
+    from cluster.head import read_joined
+    from cluster.lifecycle import has_token, kept_timings, running_node
     from cluster.lifecycle import join as join_head
     from cluster.plan import node_start
     from cluster.redeem import entry
@@ -134,7 +135,7 @@ def join(
     if way.token_sha256 is None:
         way.take()  # a token file that is missing is named before anything is asked
     require_answer(target)
-    show_plan(node, waits)
+    show_plan(node, waits or kept_timings(read_joined(node.name)))
     if running:
         console().print("first   ends this PC's node, which has an earlier token of the head, and what runs on it")
     agree(f"Join the cluster of {target}?", yes)

@@ -2,7 +2,7 @@
 
 One process carries out what every rank does in a step, for worlds of 2 to 64 with simulated clocks; the exchange of the
 told numbers is a real one between as many processes as this machine has cores. The step that it is held against is
-that of `reference/performance.md`: 8,192 frames a card on an RTX 3090 Ti, 0.22 s.
+that of 8,192 frames a card on an RTX 3090 Ti, 0.22 s.
 """
 
 import os

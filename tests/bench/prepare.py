@@ -1,6 +1,6 @@
 """How fast songs become a data set: beside the lineage's way, and beside what each part of ours takes by itself.
 
-The lineage's way, after its sources (reference: lineage.md, section 4): librosa loads both stems at 44.1 kHz and
+The lineage's way, after its sources: librosa loads both stems at 44.1 kHz and
 transforms each channel, 2,048 over 1,024, and mixture and instrumental are written as uncompressed npz of 2,048 frames
 of complex64. Ours stores vocals, instrumental and the mixture's magnitude. Both on one core, in a process of its own
 that has worked once before; then ours on all cores. Over the shared songs where they are, else over invented ones.

@@ -49,7 +49,7 @@ def test_no_cut_is_done_earlier(speeds, items):
 
 
 def test_a_3090_ti_and_a_3080_ti_reach_what_whole_items_allow():
-    """`reference/performance.md` 1.1: the best share of the summed speed at N of 8, 16, 32 and 128."""
+    """Worked out by hand: the best share of the summed speed at N of 8, 16, 32 and 128."""
     speeds = [Speed(0, 1, 64), Speed(0, 1 / 0.86, 64)]
     reached = {n: n / longest_s(speeds, cut_shares(speeds, n)) / 1.86 for n in (8, 16, 32, 128)}
     assert reached == pytest.approx({8: 0.925, 16: 0.956, 32: 0.986, 128: 0.997}, abs=0.001)
@@ -192,7 +192,7 @@ def test_what_is_validated_is_split_whole(count):
 
 GBE = 0.94 * 125e6
 CARD = Speed(0, 0.446 / 16, 4)
-"""`reference/performance.md`: 16 items of 1,024 frames take 0.446 s on a 3090 Ti."""
+"""Assumed: 16 items of 1,024 frames take 0.446 s on a 3090 Ti."""
 GRADIENTS_BYTES = 492_000_000
 
 
@@ -257,7 +257,7 @@ def test_what_diloco_sends_hides_behind_whole_steps():
 
 
 def test_powersgd_sends_thin_matrices_of_large_ones():
-    """`reference/performance.md` 2.1: torch's rule, (n + m) r 2 < n m; vectors as they are."""
+    """torch's rule, (n + m) r 2 < n m; vectors as they are."""
     recipe = validate(Recipe, {"name": "demo", "steps": 1, "powersgd": {"rank": 4}}, "demo")
     shapes = [(896, 3584), (896,), (8, 8), (16, 4, 100)]
     assert exchange_of("powersgd", recipe, shapes).sent_bytes == 4 * ((896 + 3584) * 4 + 896 + 64 + (16 + 400) * 4)

@@ -73,7 +73,7 @@ def test_separation_loss_is_l1_on_the_instrumentals_magnitude() -> None:
 @pytest.mark.parametrize("spec", [MaskedFramesSpec(token_frames=3), SeparateSpec()], ids=lambda s: s.name)
 @pytest.mark.parametrize("cut", [[6], [1, 5], [2, 3, 1], [1] * 6])
 def test_the_gradient_is_the_same_for_any_cut_with_dropout_on(spec: ObjectiveSpec, cut: list[int]) -> None:
-    """DESIGN section 6: the sum over pieces equals one batch, in float64."""
+    """The sum over pieces equals one batch, in float64."""
     torch.manual_seed(0)
     model = build(DenseFrameTransformerSpec(width=8, blocks=2, heads=2, feedforward=8, dropout=0.3), bins=16).double()
     x = torch.rand(6, 2, 16, 10, dtype=torch.float64) * 0.1

@@ -35,7 +35,7 @@ def test_cosine_is_half_way_in_the_middle() -> None:
 
 
 def test_layer_wise_rates_survive_the_schedule() -> None:
-    """The seed's schedule wrote one rate to every group, which erased them (`lineage.md` 3.3)."""
+    """The seed's schedule wrote one rate to every group, which erased them."""
     model = build(MODEL, bins=16)
     spec = OptimSpec(lr=0.01, layer_decay=0.5)
     optimiser = adamw(model, spec)
