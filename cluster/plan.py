@@ -1,5 +1,6 @@
 """From what is asked and what was found to the exact `ray start`: arguments, environment, ports. Pure."""
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -258,6 +259,8 @@ def node_environment(
         }
         if store is not None:
             environment |= {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(store)}
+    else:
+        environment["RAY_gcs_rpc_server_reconnect_timeout_s"] = str(math.ceil(timings.head_lost_after_s))
     return environment
 
 

@@ -87,6 +87,8 @@ class Timings(Spec):
     """Between two looks of a node for a head that does not answer; each costs a connection."""
     drained_s: Seconds = 30.0
     """Between two questions of a drained node whether it may come back; each costs a second of one CPU."""
+    head_lost_after_s: Seconds = 60.0
+    """A node ends its Ray when its head has not answered for so long (in whole seconds); then it joins anew."""
     service_again_s: Seconds = 60.0
     """Between two attempts of the service to start what does not run."""
 

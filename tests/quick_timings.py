@@ -1,7 +1,8 @@
 """The waits of a cluster that tests start: what is only waited for is short, what is a limit for real work is not.
 
 A limit (until a run has stopped, a node has left, a PC is taken for lost) costs no time where all goes well, and would
-end what is merely slow on a busy machine with two cores; so those keep their values, as Ray's own health checks do.
+end what is merely slow on a busy machine with two cores; so those keep their values, as Ray's own health checks do. A
+head that was killed needs 90 s there until it is back, and its nodes are to be there still.
 """
 
 from pathlib import Path
@@ -29,6 +30,7 @@ QUICK = Timings(
     left_s=2.0,
     head_away_s=1.0,
     drained_s=4.0,
+    head_lost_after_s=300.0,
     service_again_s=5.0,
 )
 

@@ -1,8 +1,9 @@
 """Ways of becoming one over a slow link: what each reaches of the rate without any communication, and what it costs.
 
 Speed, in a LAN in a box: two hosts, whose link is so slow that an exchange of all gradients beside the computing of a
-step is what it is for 123 M parameters and 16 items on an RTX 3090 Ti over 1 GbE (4.2 s : 0.45 s). Without communication: a run of one worker on each host, both at the same time. Then one
-run for each way, and one that may choose among all of them.
+step is what it is for 123 M parameters and 16 items on an RTX 3090 Ti over 1 GbE (4.2 s : 0.45 s). Without
+communication: a run of one worker on each host, both at the same time. Then one run for each way, and one that may
+choose among all of them.
 
 Loss, over the shared songs where they are, else over invented ones: the validation loss at the end of `songs-finetune`
 from nothing, by two workers, for each way and seed. The items are the same, and so is their order.

@@ -69,6 +69,7 @@ DOCUMENTED = {
     "left_s": 15.0,
     "head_away_s": 5.0,
     "drained_s": 30.0,
+    "head_lost_after_s": 60.0,
     "service_again_s": 60.0,
 }
 BOTH = pytest.mark.parametrize("timings", [DEFAULT_TIMINGS, QUICK], ids=["default", "quick"])
@@ -206,6 +207,13 @@ def test_rays_head_checks_its_nodes_by_them(node, timings):
         "timeout_ms": within,
         "failure_threshold": "3",
     }
+
+
+@BOTH
+def test_a_node_waits_for_its_head_for_head_lost_after_s(node, timings):
+    joined = node.model_copy(update={"head": "192.168.1.10:6379"})
+    environment = node_environment({}, joined, Ports(), Path("token"), "1", timings=timings)
+    assert environment["RAY_gcs_rpc_server_reconnect_timeout_s"] == f"{timings.head_lost_after_s:.0f}"
 
 
 @BOTH
