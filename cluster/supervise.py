@@ -23,7 +23,7 @@ from cluster.drain import may_start
 from cluster.errors import TokenError
 from cluster.gcs import ask
 from cluster.plan import LOOPBACK
-from cluster.processes import end_session
+from cluster.processes import end_session, start_ticks_of
 from cluster.start import STARTED_LINE, prepare_temp_dir
 from cluster.supervision import Ask, Asked, Charge, Ended, GiveUp, Start, decide, failures_after, has_left
 from cluster.token import read_token
@@ -152,23 +152,13 @@ def _raylet_of(pid: int) -> psutil.Process | None:
     """The living raylet that `ray start` has; looking for it reads all processes of the PC."""
     try:
         children = psutil.Process(pid).children()
+        return next((child for child in children if child.name() == "raylet" and _lives(child)), None)
     except psutil.NoSuchProcess:
-        return None
-    return next((child for child in children if _is_raylet(child) and _lives(child)), None)
-
-
-def _is_raylet(process: psutil.Process) -> bool:
-    try:
-        return process.name() == "raylet"
-    except psutil.NoSuchProcess:
-        return False
+        return None  # something ended just now; whether it is Ray itself is seen next time
 
 
 def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    return process.is_running() and start_ticks_of(process.pid) is not None
 
 
 def _wake_job_watch(charge: Charge, ray: subprocess.Popen[bytes]) -> None:

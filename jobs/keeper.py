@@ -212,7 +212,8 @@ def keep(ledger: Ledger, end: threading.Event) -> None:
     """Take turns until `end` is set."""
     complaints: dict[str, str] = {}
     memory = machines.Memory()
-    while not end.wait(timings_here().keeper_turn_s):
+    turn_s = timings_here().keeper_turn_s  # a head with other waits starts another keeper
+    while not end.wait(turn_s):
         turn(ledger, complaints)
         memory = machines_turn(ledger, memory, complaints)
 
