@@ -12,7 +12,7 @@ from pydantic import Field
 from cluster.errors import ClusterError
 from cluster.facts import Facts, interface_of
 from cluster.inventory import Address, CacheSpec, GpuSpec, NodeName, NodeSpec, check_address, node_labels
-from cluster.timings import DEFAULT_TIMINGS, Timings
+from cluster.timings import Timings
 from vr_core.config import Spec, digest
 
 LOOPBACK = "127.0.0.1"
@@ -231,8 +231,8 @@ def node_environment(
     ports: Ports,
     token_file: Path,
     member_id: str,
+    timings: Timings,
     store: Path | None = None,
-    timings: Timings = DEFAULT_TIMINGS,
 ) -> dict[str, str]:
     """The whole environment of `ray start`, which its workers and jobs inherit.
 

@@ -19,7 +19,7 @@ from cluster.plan import NodeStart, Ports, node_environment, ray_argv, temp_dir
 from cluster.processes import ProcessRef, alive, spawn
 from cluster.sources import commit_of, source_root
 from cluster.supervision import Charge
-from cluster.timings import DEFAULT_TIMINGS, Timings
+from cluster.timings import Timings
 from cluster.versions import labels, own_versions
 from vr_core.config import Spec
 
@@ -42,7 +42,7 @@ def start_ray(
     token_file: Path,
     record: Path,
     kind: type[AnyMember],
-    timings: Timings = DEFAULT_TIMINGS,
+    timings: Timings,
     *,
     after_boot: bool = False,
 ) -> AnyMember:
@@ -79,7 +79,7 @@ def start_ray(
     ref = spawn(
         "ray",
         [sys.executable, "-m", "cluster.supervise", charge.model_dump_json(exclude_defaults=True)],
-        node_environment(os.environ, node, ports, token_file, member_id, store, timings),
+        node_environment(os.environ, node, ports, token_file, member_id, timings, store),
         log,
         state_folder(),
     )
@@ -99,7 +99,7 @@ def start_ray(
 
 def start_companion(head: Head, companion: Companion) -> Head:
     """`head` with the started companion in its record, in place of an earlier one of its name."""
-    base = node_environment(os.environ, head.node, head.ports, head.token_file, head.id, timings=head.timings)
+    base = node_environment(os.environ, head.node, head.ports, head.token_file, head.id, head.timings)
     log = state_folder() / f"{companion.name}.log"
     ref = spawn(companion.name, companion.argv, base | head.environment(), log, state_folder())
     others = tuple(old for old in head.processes if old.name != companion.name)

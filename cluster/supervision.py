@@ -85,7 +85,7 @@ class GiveUp:
 Action = Wait | Ask | Start | GiveUp
 
 
-def has_left(raylet_seen_s: float, now_s: float, timings: Timings = DEFAULT_TIMINGS) -> bool:
+def has_left(raylet_seen_s: float, now_s: float, timings: Timings) -> bool:
     """Whether a node that is up has left, whose raylet was last seen then.
 
     Of one that was killed Ray hears within a second, and ends; of one that left it makes nothing.
@@ -93,19 +93,17 @@ def has_left(raylet_seen_s: float, now_s: float, timings: Timings = DEFAULT_TIMI
     return now_s - raylet_seen_s > timings.raylet_gone_s
 
 
-def failures_after(before: int, ran_s: float, timings: Timings = DEFAULT_TIMINGS) -> int:
+def failures_after(before: int, ran_s: float, timings: Timings) -> int:
     """Quick failures in a row after one more end, `ran_s` after its start."""
     return before + 1 if ran_s < timings.ray_quick_s else 0
 
 
-def delay_s(failures: int, timings: Timings = DEFAULT_TIMINGS) -> float:
+def delay_s(failures: int, timings: Timings) -> float:
     """Seconds to wait before the start after that many quick failures: by default none, 2, 4, 8 … 60."""
     return min(timings.ray_first_delay_s * 2.0 ** (failures - 1), timings.ray_longest_delay_s) if failures else 0.0
 
 
-def decide(
-    ended: Ended, asked: Asked | None, now_s: float, *, is_head: bool, timings: Timings = DEFAULT_TIMINGS
-) -> Action:
+def decide(ended: Ended, asked: Asked | None, now_s: float, *, is_head: bool, timings: Timings) -> Action:
     """What to do while Ray does not run.
 
     A first start that fails is the user's to see and not to be repeated. A head starts again by itself; a node only

@@ -21,7 +21,7 @@ from pathlib import Path
 from cluster.drain import read_drained
 from cluster.head import Head, find_head, read_inventory, state_folder, timings_here
 from cluster.start import Companion
-from cluster.timings import DEFAULT_TIMINGS, Timings
+from cluster.timings import Timings
 from jobs import machines
 from jobs.driver import is_driven
 from jobs.ledger import Ledger, Row
@@ -84,7 +84,7 @@ class Seen:
     """Somebody carries the run, with a job or without."""
 
 
-def decide(row: Row, seen: Seen, now_s: float, timings: Timings = DEFAULT_TIMINGS) -> Action:
+def decide(row: Row, seen: Seen, now_s: float, timings: Timings) -> Action:
     """What to do about one open row.
 
     A job that Ray has forgotten counts for nothing: the head was started anew, which is not the run's fault. One that
@@ -112,7 +112,7 @@ def decide(row: Row, seen: Seen, now_s: float, timings: Timings = DEFAULT_TIMING
     return Wait() if since_s < delay_s(idle, timings) else Submit(idle)
 
 
-def look(row: Row, jobs: Mapping[str, str], timings: Timings = DEFAULT_TIMINGS) -> Seen:
+def look(row: Row, jobs: Mapping[str, str], timings: Timings) -> Seen:
     """The run of `row` as it is now."""
     run = RunFolder(Path(row.folder))
     state = run.state()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cluster.head import timings_here
-from cluster.timings import DEFAULT_TIMINGS, Timings
+from cluster.timings import Timings
 from jobs.driver import write_driver
 from jobs.errors import RunFailed
 from jobs.recipe import Recipe
@@ -32,7 +32,7 @@ def launch(
     can_wait: bool = True,
     is_job: bool = False,
     watch: Callable[[RunState], None] = lambda state: None,
-    timings: Timings = DEFAULT_TIMINGS,
+    timings: Timings,
 ) -> RunState:
     """Carry attempt `attempt` of `run` to its end in this process, which is connected to Ray already.
 

@@ -16,7 +16,7 @@ from cluster.head import Head, fetch
 from cluster.hours import duration_s, is_within, next_begin, weekly_hours
 from cluster.inventory import Inventory, NodeSpec, node_labels
 from cluster.status import node_rows
-from cluster.timings import DEFAULT_TIMINGS, Timings
+from cluster.timings import Timings
 from cluster.wake import suspend, wake
 from jobs.placement import Missing, Node, needed, place
 from jobs.recipe import WorkersSpec
@@ -101,7 +101,7 @@ def by_time(
     record: Record,
     nodes: Sequence[Seen],
     now: datetime.datetime,
-    timings: Timings = DEFAULT_TIMINGS,
+    timings: Timings,
 ) -> list[Action]:
     """Who comes back now, and who is outside of its owner hours."""
     now_s = now.timestamp()
@@ -128,7 +128,7 @@ def drained_node(
     by: DrainedBy,
     now_s: float,
     until_s: float | None,
-    timings: Timings = DEFAULT_TIMINGS,
+    timings: Timings,
 ) -> Drained:
     """The record of a node that is drained from now on."""
     there = seen is not None and seen.alive
@@ -145,9 +145,7 @@ def drained_node(
     )
 
 
-def leaving(
-    record: Record, nodes: Sequence[Seen], memory: Memory, now_s: float, timings: Timings = DEFAULT_TIMINGS
-) -> list[Action]:
+def leaving(record: Record, nodes: Sequence[Seen], memory: Memory, now_s: float, timings: Timings) -> list[Action]:
     """What Ray and the nodes are to be told about the drained ones."""
     names = frozenset(node.name for node in record.nodes)
     old = bool(names) and now_s - memory.published_s >= timings.publish_again_s
@@ -167,7 +165,7 @@ def waking(
     waiting: Sequence[WorkersSpec],
     memory: Memory,
     now_s: float,
-    timings: Timings = DEFAULT_TIMINGS,
+    timings: Timings,
 ) -> list[Action]:
     """Whom to wake for runs that wait for machines.
 
@@ -220,7 +218,7 @@ def decide(
     waiting: Sequence[WorkersSpec],
     memory: Memory,
     now: datetime.datetime,
-    timings: Timings = DEFAULT_TIMINGS,
+    timings: Timings,
 ) -> list[Action]:
     """All that is to be done now."""
     now_s = now.timestamp()

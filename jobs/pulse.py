@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from cluster.timings import DEFAULT_TIMINGS, Timings
+from cluster.timings import Timings
 from jobs.placement import Node
 
 
-def answers(address: str, port: int, within_s: float = DEFAULT_TIMINGS.answer_within_s) -> bool:
+def answers(address: str, port: int, within_s: float) -> bool:
     """Whether something takes a connection there."""
     try:
         with socket.create_connection((address, port), timeout=within_s):
@@ -30,7 +30,7 @@ class Pulse:
     def __init__(
         self,
         nodes: Sequence[Node],
-        timings: Timings = DEFAULT_TIMINGS,
+        timings: Timings,
         *,
         ask: Callable[[str, int, float], bool] = answers,
         now_s: Callable[[], float] = time.monotonic,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cluster.timings import DEFAULT_TIMINGS, Timings
+from cluster.timings import Timings
 from jobs.errors import DamagedRun
 from jobs.progress import last_step
 from jobs.runs import RunFolder, RunState
@@ -22,7 +22,7 @@ class Record:
         run: RunFolder,
         attempt: int,
         watch: Callable[[RunState], None],
-        timings: Timings = DEFAULT_TIMINGS,
+        timings: Timings,
         *,
         sleep: Callable[[float], object] = time.sleep,
         now_s: Callable[[], float] = time.monotonic,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.timings import DEFAULT_TIMINGS, Timings
+from cluster.timings import Timings
 
 ATTEMPTS_WITHOUT_PROGRESS = 3
 """Failures in a row without a new checkpoint after which a run is given up."""
@@ -42,7 +42,7 @@ class Stop:
     user_error: bool = False
 
 
-def decide(history: Sequence[Failed], first_step: int, timings: Timings = DEFAULT_TIMINGS) -> Retry | Stop:
+def decide(history: Sequence[Failed], first_step: int, timings: Timings) -> Retry | Stop:
     """What follows the last of `history` (not empty), for a run that began with a checkpoint at `first_step`.
 
     A new checkpoint between two failures is progress and forgives all earlier ones: a run on a machine that is taken
@@ -65,6 +65,6 @@ def decide(history: Sequence[Failed], first_step: int, timings: Timings = DEFAUL
     return Retry(delay_s(idle, timings))
 
 
-def delay_s(idle: int, timings: Timings = DEFAULT_TIMINGS) -> float:
+def delay_s(idle: int, timings: Timings) -> float:
     """Seconds to wait after `idle` failures in a row without progress."""
     return min(timings.longest_retry_s, timings.first_retry_s * 2.0 ** max(0, idle - 1))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from cluster.drain import Drained, read_drained
 from cluster.errors import ClusterError
-from cluster.timings import DEFAULT_TIMINGS, Timings
+from cluster.timings import Timings
 from jobs.placement import Missing, Node, Placement, avoiding, live_nodes, place_run
 from jobs.recipe import Recipe
 
@@ -42,9 +42,7 @@ class ClusterView:
 class Seats:
     """Where a run can go now; every call looks anew."""
 
-    def __init__(
-        self, recipe: Recipe, shared: bool, timings: Timings = DEFAULT_TIMINGS, view: ClusterView = ClusterView()
-    ) -> None:
+    def __init__(self, recipe: Recipe, shared: bool, timings: Timings, view: ClusterView = ClusterView()) -> None:
         """Of a run of `recipe`; a private Ray (`shared` is false) has one node and nobody to drain it."""
         self.drained: tuple[Drained, ...] = ()
         """As of the last look."""

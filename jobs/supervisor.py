@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster.timings import DEFAULT_TIMINGS, Timings
+from cluster.timings import Timings
 from jobs.errors import DamagedRun, RunFailed, Unplaceable
 from jobs.fit import Fits, carried, first_cause
 from jobs.placement import Missing, Node, Placement, machine_name
@@ -52,7 +52,7 @@ class Supervisor:
     can_wait: bool
     """Machines may still join; without, a run that does not fit is refused."""
     watch: Callable[[RunState], None]
-    timings: Timings = DEFAULT_TIMINGS
+    timings: Timings
     fits: Fits = Fits()
     """What starts workers."""
     view: ClusterView = ClusterView()

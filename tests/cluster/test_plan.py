@@ -19,6 +19,7 @@ from cluster.plan import (
     ray_argv,
     temp_dir,
 )
+from cluster.timings import DEFAULT_TIMINGS
 from cluster.versions import Versions, labels
 
 CARD = GpuSpec(model="NVIDIA GeForce RTX 3090 Ti", memory_gib=24)
@@ -114,7 +115,7 @@ def test_the_join_endpoint_is_beside_a_head_with_a_lan_address_only():
 def test_the_environment_of_a_node_carries_no_other_clusters_secrets_nor_its_own():
     inherited = {"PATH": "bin", "RAY_ADDRESS": "10.0.0.1:6379", "RAY_AUTH_TOKEN": "other", "NCCL_SOCKET_IFNAME": "eth9"}
     node = node_start(FACTS, SPEC)
-    environment = node_environment(inherited, node, Ports(), Path("token"), "1234")
+    environment = node_environment(inherited, node, Ports(), Path("token"), "1234", DEFAULT_TIMINGS)
     assert environment["PATH"] == "bin"
     assert environment[MARKER] == "1234"
     assert "RAY_ADDRESS" not in environment
@@ -131,7 +132,7 @@ def test_only_a_loopback_cluster_uses_the_switch_that_keeps_ray_there():
 
 
 def test_a_lost_node_is_noticed_within_15_s():
-    environment = node_environment({}, node_start(FACTS, SPEC), Ports(), Path("token"), "1")
+    environment = node_environment({}, node_start(FACTS, SPEC), Ports(), Path("token"), "1", DEFAULT_TIMINGS)
     delay_ms, period_ms, timeout_ms, failures = (
         int(environment[f"RAY_health_check_{key}"])
         for key in ("initial_delay_ms", "period_ms", "timeout_ms", "failure_threshold")

@@ -29,11 +29,11 @@ KILLED = Ended(ended_s=100.0, came_up=True, ever_up=True, failures=0)
 
 
 def of_head(ended, now_s, asked=None):
-    return decide(ended, asked, now_s, is_head=True)
+    return decide(ended, asked, now_s, is_head=True, timings=DEFAULT_TIMINGS)
 
 
 def of_node(ended, now_s, asked=None):
-    return decide(ended, asked, now_s, is_head=False)
+    return decide(ended, asked, now_s, is_head=False, timings=DEFAULT_TIMINGS)
 
 
 def changed(**changes):
@@ -56,7 +56,7 @@ def test_a_head_that_does_not_come_up_from_its_state_is_started_without_it():
 
 
 def test_the_delay_grows_with_each_quick_failure_to_a_minute_and_ends_in_one_line():
-    delays = [delay_s(failures) for failures in range(FAILURES)]
+    delays = [delay_s(failures, DEFAULT_TIMINGS) for failures in range(FAILURES)]
     assert delays[0] == 0.0
     assert delays == sorted(delays)
     assert delays[-1] == DEFAULT_TIMINGS.ray_longest_delay_s
@@ -68,8 +68,8 @@ def test_the_delay_grows_with_each_quick_failure_to_a_minute_and_ends_in_one_lin
 
 
 def test_only_an_end_soon_after_the_start_is_a_failure():
-    assert failures_after(3, DEFAULT_TIMINGS.ray_quick_s - 1) == 4
-    assert failures_after(3, DEFAULT_TIMINGS.ray_quick_s) == 0
+    assert failures_after(3, DEFAULT_TIMINGS.ray_quick_s - 1, DEFAULT_TIMINGS) == 4
+    assert failures_after(3, DEFAULT_TIMINGS.ray_quick_s, DEFAULT_TIMINGS) == 0
 
 
 def test_a_node_asks_before_it_starts_and_again_while_its_head_is_away():

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.head import head_file, state_folder, write_member
-from cluster.timings import DEFAULT_TIMINGS, Timings
+from cluster.timings import DEFAULT_TIMINGS as USUAL
+from cluster.timings import Timings
 from cluster.token import read_token
 from jobs.keeper import (
     Close,
@@ -56,7 +57,7 @@ def row(**changes) -> Row:
     ],
 )
 def test_a_run_whose_driver_is_gone_is_submitted_again(job, expected):
-    assert decide(ROW, seen(job), NOW_S) == expected
+    assert decide(ROW, seen(job), NOW_S, USUAL) == expected
 
 
 @given(
@@ -65,14 +66,14 @@ def test_a_run_whose_driver_is_gone_is_submitted_again(job, expected):
     st.sampled_from(["running", "stopped"]),
 )
 def test_a_run_that_has_ended_is_never_touched(state, job, wanted):
-    assert decide(row(wanted=wanted), seen(job, state), NOW_S) == Close()
+    assert decide(row(wanted=wanted), seen(job, state), NOW_S, USUAL) == Close()
 
 
 @given(
     st.sampled_from([None, "PENDING", "RUNNING", "FAILED", "STOPPED", "SUCCEEDED"]), st.integers(0, 9), st.booleans()
 )
 def test_what_the_user_stopped_is_never_submitted_again(job, idle, driven):
-    action = decide(row(wanted="stopped", idle=idle), seen(job, driven=driven), NOW_S)
+    action = decide(row(wanted="stopped", idle=idle), seen(job, driven=driven), NOW_S, USUAL)
     assert not isinstance(action, Submit)
     if job == "RUNNING":
         assert action == StopJob()
@@ -81,28 +82,30 @@ def test_what_the_user_stopped_is_never_submitted_again(job, idle, driven):
 def test_failures_without_a_new_checkpoint_are_counted_and_end_the_run():
     kept = ROW
     for n in range(1, ATTEMPTS_WITHOUT_PROGRESS):
-        action = decide(kept, seen("FAILED"), NOW_S)
+        action = decide(kept, seen("FAILED"), NOW_S, USUAL)
         assert action == Submit(n)
         kept = row(idle=n)
-    ended = decide(kept, seen("FAILED"), NOW_S)
+    ended = decide(kept, seen("FAILED"), NOW_S, USUAL)
     assert isinstance(ended, End)
     assert ended.state == "failed"
-    assert decide(kept, seen("FAILED", step=11), NOW_S) == Submit(0)
+    assert decide(kept, seen("FAILED", step=11), NOW_S, USUAL) == Submit(0)
 
 
 def test_a_head_that_was_started_again_is_not_the_fault_of_the_run():
-    assert decide(row(idle=ATTEMPTS_WITHOUT_PROGRESS - 1), seen(None), NOW_S) == Submit(ATTEMPTS_WITHOUT_PROGRESS - 1)
+    assert decide(row(idle=ATTEMPTS_WITHOUT_PROGRESS - 1), seen(None), NOW_S, USUAL) == Submit(
+        ATTEMPTS_WITHOUT_PROGRESS - 1
+    )
 
 
 def test_a_job_that_is_just_being_submitted_is_waited_for():
-    assert decide(row(updated_s=NOW_S - DEFAULT_TIMINGS.submitting_s + 1), seen(None), NOW_S) == Wait()
-    assert decide(row(updated_s=NOW_S - 1), seen("FAILED"), NOW_S) == Wait()
-    assert decide(ROW, seen(None, driven=True), NOW_S) == Wait()
+    assert decide(row(updated_s=NOW_S - USUAL.submitting_s + 1), seen(None), NOW_S, USUAL) == Wait()
+    assert decide(row(updated_s=NOW_S - 1), seen("FAILED"), NOW_S, USUAL) == Wait()
+    assert decide(ROW, seen(None, driven=True), NOW_S, USUAL) == Wait()
 
 
 @pytest.mark.parametrize("job", ["FAILED", "SUCCEEDED", "STOPPED", None])
 def test_a_run_that_somebody_carries_without_a_job_is_left_to_them(job):
-    assert decide(ROW, seen(job, driven=True), NOW_S) == Wait()
+    assert decide(ROW, seen(job, driven=True), NOW_S, USUAL) == Wait()
 
 
 def test_a_row_that_changed_since_it_was_read_is_not_claimed(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from cluster.drain import change_drained, drop, put
 from cluster.head import keep_inventory
 from cluster.inventory import Inventory
+from cluster.timings import DEFAULT_TIMINGS
 from jobs.driver import write_driver
 from jobs.ledger import Ledger
 from jobs.machines import drained_node
@@ -37,7 +38,7 @@ def test_what_is_left_in_files_is_seen(loopback, run):
         ledger.close(run.id)
 
     # A PC that is not there.
-    change_drained(lambda record: put(record, drained_node("shed", None, "user", time.time(), None)))
+    change_drained(lambda record: put(record, drained_node("shed", None, "user", time.time(), None, DEFAULT_TIMINGS)))
     try:
         assert any(line.startswith("drained: ") for line in loopback.differences())
     finally:

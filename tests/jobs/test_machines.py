@@ -5,7 +5,7 @@ import pytest
 
 from cluster.drain import Drained, Record
 from cluster.inventory import GpuSpec, Inventory, NodeSpec
-from cluster.timings import DEFAULT_TIMINGS
+from cluster.timings import DEFAULT_TIMINGS as WAITS
 from jobs.machines import (
     Drain,
     Leave,
@@ -49,88 +49,88 @@ STUDY_OFF = dataclasses.replace(STUDY_UP, alive=False, cpus=0, gpus=0)
 
 
 def drained(**changes) -> Drained:
-    base = {"name": "study", "by": "user", "since_s": NIGHT_S, "leaves_s": NIGHT_S + DEFAULT_TIMINGS.leave_within_s}
+    base = {"name": "study", "by": "user", "since_s": NIGHT_S, "leaves_s": NIGHT_S + WAITS.leave_within_s}
     return Drained.model_validate({**base, **changes})
 
 
 def test_a_drained_node_comes_back_at_its_time():
     record = Record(nodes=(drained(until_s=NIGHT_S), drained(name="attic")))
-    assert by_time(None, record, [], NIGHT) == [Return("study")]
-    assert by_time(None, record, [], NIGHT - datetime.timedelta(seconds=1)) == []
+    assert by_time(None, record, [], NIGHT, WAITS) == [Return("study")]
+    assert by_time(None, record, [], NIGHT - datetime.timedelta(seconds=1), WAITS) == []
 
 
 def test_outside_of_its_owner_hours_a_node_is_drained_until_they_begin_also_when_it_is_off():
-    [action] = by_time(LENT_BY_NIGHT, Record(), [ATTIC_UP, STUDY_UP], DAY)
+    [action] = by_time(LENT_BY_NIGHT, Record(), [ATTIC_UP, STUDY_UP], DAY, WAITS)
     assert isinstance(action, Drain)
     node = action.node
     assert (node.name, node.by, node.is_head, node.cpus, node.gpus) == ("study", "hours", False, 4, 1)
     assert node.why == "study is drained until 22:00"
-    assert node.leaves_s == DAY.timestamp() + DEFAULT_TIMINGS.leave_within_s
-    assert by_time(LENT_BY_NIGHT, Record(nodes=(node,)), [STUDY_UP], DAY) == []
-    [off] = by_time(LENT_BY_NIGHT, Record(), [ATTIC_UP], DAY)
+    assert node.leaves_s == DAY.timestamp() + WAITS.leave_within_s
+    assert by_time(LENT_BY_NIGHT, Record(nodes=(node,)), [STUDY_UP], DAY, WAITS) == []
+    [off] = by_time(LENT_BY_NIGHT, Record(), [ATTIC_UP], DAY, WAITS)
     assert isinstance(off, Drain)
-    assert by_time(LENT_BY_NIGHT, Record(), [STUDY_UP], NIGHT) == []
+    assert by_time(LENT_BY_NIGHT, Record(), [STUDY_UP], NIGHT, WAITS) == []
 
 
 def test_with_its_owner_hours_a_node_comes_back_but_not_one_that_the_user_drained():
     by_hours = drained(by="hours", until_s=NIGHT_S + 3600)  # the hours in the inventory were changed meanwhile
-    assert by_time(LENT_BY_NIGHT, Record(nodes=(by_hours,)), [], NIGHT) == [Return("study")]
-    assert by_time(LENT_BY_NIGHT, Record(nodes=(drained(),)), [], NIGHT) == []
-    assert by_time(HOME, Record(nodes=(by_hours,)), [], NIGHT) == [Return("study")], "it has no hours any more"
+    assert by_time(LENT_BY_NIGHT, Record(nodes=(by_hours,)), [], NIGHT, WAITS) == [Return("study")]
+    assert by_time(LENT_BY_NIGHT, Record(nodes=(drained(),)), [], NIGHT, WAITS) == []
+    assert by_time(HOME, Record(nodes=(by_hours,)), [], NIGHT, WAITS) == [Return("study")], "it has no hours any more"
 
 
 def test_a_node_that_was_brought_back_is_left_alone_until_its_hours_begin():
     lent = Record(lent=("study",))
-    assert by_time(LENT_BY_NIGHT, lent, [STUDY_UP], DAY) == []
-    assert by_time(LENT_BY_NIGHT, lent, [STUDY_UP], NIGHT) == [Return("study")]
+    assert by_time(LENT_BY_NIGHT, lent, [STUDY_UP], DAY, WAITS) == []
+    assert by_time(LENT_BY_NIGHT, lent, [STUDY_UP], NIGHT, WAITS) == [Return("study")]
     for inventory in (HOME, None):
-        assert by_time(inventory, lent, [STUDY_UP], DAY) == [Return("study")], "it has no hours any more"
+        assert by_time(inventory, lent, [STUDY_UP], DAY, WAITS) == [Return("study")], "it has no hours any more"
 
 
 def test_ray_is_asked_once_for_each_life_of_a_node_and_never_to_end_the_head():
     record = Record(nodes=(drained(), drained(name="attic", is_head=True)))
     names = frozenset({"study", "attic"})
     nodes = [ATTIC_UP, STUDY_UP]
-    publish, leave = leaving(record, nodes, Memory(), NIGHT_S)
+    publish, leave = leaving(record, nodes, Memory(), NIGHT_S, WAITS)
     assert publish == Publish(names)
-    assert leave == Leave(STUDY_UP, "study is drained until `vr cluster undrain study`", DEFAULT_TIMINGS.leave_within_s)
+    assert leave == Leave(STUDY_UP, "study is drained until `vr cluster undrain study`", WAITS.leave_within_s)
     done = Memory(published=names, published_s=NIGHT_S, asked=frozenset({"s1"}))
-    again_s = NIGHT_S + DEFAULT_TIMINGS.publish_again_s
-    assert leaving(record, nodes, done, again_s - 1) == []
-    assert leaving(record, nodes, done, again_s) == [Publish(names)], "a new GCS knows nothing"
+    again_s = NIGHT_S + WAITS.publish_again_s
+    assert leaving(record, nodes, done, again_s - 1, WAITS) == []
+    assert leaving(record, nodes, done, again_s, WAITS) == [Publish(names)], "a new GCS knows nothing"
     again = dataclasses.replace(STUDY_UP, node_id="s2")
-    [_, leave] = leaving(record, [ATTIC_UP, again], done, NIGHT_S + 1e4)
+    [_, leave] = leaving(record, [ATTIC_UP, again], done, NIGHT_S + 1e4, WAITS)
     assert isinstance(leave, Leave)
-    assert leave.within_s == DEFAULT_TIMINGS.least_notice_s
-    assert leaving(record, [ATTIC_UP, STUDY_OFF], Memory(published=names, published_s=NIGHT_S), NIGHT_S) == []
+    assert leave.within_s == WAITS.least_notice_s
+    assert leaving(record, [ATTIC_UP, STUDY_OFF], Memory(published=names, published_s=NIGHT_S), NIGHT_S, WAITS) == []
 
 
 def test_a_pc_is_woken_when_a_run_waits_that_fits_with_it():
     gpu = WorkersSpec(count=1, device="cuda")
     nodes = [ATTIC_UP, STUDY_OFF]
-    assert waking(HOME, Record(), nodes, [gpu], Memory(), NIGHT_S) == [Wake(STUDY)]
+    assert waking(HOME, Record(), nodes, [gpu], Memory(), NIGHT_S, WAITS) == [Wake(STUDY)]
     for workers in (
         WorkersSpec(count=1, device="cpu"),  # waits for another run to end
         WorkersSpec(count=2, device="cuda"),  # would not fit with it either
         WorkersSpec(count=1, device="cuda", labels=({"room": "cellar"},)),
     ):
-        assert waking(HOME, Record(), nodes, [workers], Memory(), NIGHT_S) == []
-    assert waking(HOME, Record(nodes=(drained(),)), nodes, [gpu], Memory(), NIGHT_S) == [], "the owner has it"
-    assert waking(HOME, Record(), [ATTIC_UP, STUDY_UP], [gpu], Memory(), NIGHT_S) == [], "it is up"
+        assert waking(HOME, Record(), nodes, [workers], Memory(), NIGHT_S, WAITS) == []
+    assert waking(HOME, Record(nodes=(drained(),)), nodes, [gpu], Memory(), NIGHT_S, WAITS) == [], "the owner has it"
+    assert waking(HOME, Record(), [ATTIC_UP, STUDY_UP], [gpu], Memory(), NIGHT_S, WAITS) == [], "it is up"
     no_mac = Inventory(nodes=(ATTIC, STUDY.model_copy(update={"mac": None})))
-    assert waking(no_mac, Record(), nodes, [gpu], Memory(), NIGHT_S) == []
+    assert waking(no_mac, Record(), nodes, [gpu], Memory(), NIGHT_S, WAITS) == []
 
 
 def test_a_drained_head_offers_nothing_to_a_run_that_waits_for_a_sleeping_pc():
     record = Record(nodes=(drained(name="attic", is_head=True, cpus=8),))
     cpu = WorkersSpec(count=1, device="cpu")
-    assert waking(HOME, record, [ATTIC_UP, STUDY_OFF], [cpu], Memory(), NIGHT_S) == [Wake(STUDY)]
+    assert waking(HOME, record, [ATTIC_UP, STUDY_OFF], [cpu], Memory(), NIGHT_S, WAITS) == [Wake(STUDY)]
 
 
 def test_a_pc_that_was_woken_has_time_to_start():
     gpu, woken = WorkersSpec(count=1, device="cuda"), Memory(woken_s={"study": NIGHT_S})
-    assert waking(HOME, Record(), [ATTIC_UP], [gpu], woken, NIGHT_S + DEFAULT_TIMINGS.wake_again_s - 1) == []
-    assert waking(HOME, Record(), [ATTIC_UP], [gpu], woken, NIGHT_S + DEFAULT_TIMINGS.wake_again_s) == [Wake(STUDY)]
+    assert waking(HOME, Record(), [ATTIC_UP], [gpu], woken, NIGHT_S + WAITS.wake_again_s - 1, WAITS) == []
+    assert waking(HOME, Record(), [ATTIC_UP], [gpu], woken, NIGHT_S + WAITS.wake_again_s, WAITS) == [Wake(STUDY)]
 
 
 def test_what_the_inventory_leaves_open_is_taken_for_enough():
@@ -175,4 +175,4 @@ def test_a_cluster_without_such_wishes_is_not_looked_at():
         assert has_cares(inventory, Record(lent=("study",)), told)
     assert has_cares(HOME, Record(), told)
     assert has_cares(LENT_BY_NIGHT, Record(), told)
-    assert decide(None, Record(), [ATTIC_UP], [WorkersSpec(count=9)], told, NIGHT) == []
+    assert decide(None, Record(), [ATTIC_UP], [WorkersSpec(count=9)], told, NIGHT, WAITS) == []

@@ -135,7 +135,7 @@ def world(monkeypatch, tmp_path):
 
 
 def test_a_pc_joins_when_it_is_steady_and_the_run_has_rested(world):
-    seats = Seats(recipe(), shared=True, view=world.view)
+    seats = Seats(recipe(), shared=True, view=world.view, timings=DEFAULT_TIMINGS)
     world.nodes = [BIG]
     now = seats.place(None)
     world.now_s += DEFAULT_TIMINGS.rest_s
@@ -145,11 +145,11 @@ def test_a_pc_joins_when_it_is_steady_and_the_run_has_rested(world):
     assert seats.joining(now, world.now_s - 1) == [], "the run has just begun"
     assert seats.joining(now, 1000.0) == ["small"]
     fixed = validate(Recipe, {"name": "demo", "steps": 9}, "demo")
-    assert Seats(fixed, True, view=world.view).joining(now, 0.0) == []
+    assert Seats(fixed, True, view=world.view, timings=DEFAULT_TIMINGS).joining(now, 0.0) == []
 
 
 def test_a_lost_pc_is_left_alone_until_it_has_another_id(world):
-    seats = Seats(recipe(), shared=True, view=world.view)
+    seats = Seats(recipe(), shared=True, view=world.view, timings=DEFAULT_TIMINGS)
     world.nodes = [BIG, SMALL]
     assert seats.place(None).names == ("big", "small")
     seats.lose([SMALL])
@@ -160,7 +160,10 @@ def test_a_lost_pc_is_left_alone_until_it_has_another_id(world):
 
 def test_a_fixed_number_of_workers_is_kept_from_a_ghost_as_well(world):
     seats = Seats(
-        validate(Recipe, {"name": "demo", "steps": 9, "workers": {"count": 2}}, "demo"), True, view=world.view
+        validate(Recipe, {"name": "demo", "steps": 9, "workers": {"count": 2}}, "demo"),
+        True,
+        view=world.view,
+        timings=DEFAULT_TIMINGS,
     )
     world.nodes = [BIG, SMALL, OLD]
     seats.lose([SMALL])
@@ -170,9 +173,9 @@ def test_a_fixed_number_of_workers_is_kept_from_a_ghost_as_well(world):
 def test_who_answers_is_there_and_who_does_not_is_lost():
     with listening() as (port, _):
         there, nowhere = (Node(n, {}, 1, 0, n, "127.0.0.1", p) for n, p in (("there", port), ("nowhere", 1)))
-        assert answers("127.0.0.1", port)
+        assert answers("127.0.0.1", port, DEFAULT_TIMINGS.answer_within_s)
         began_s = time.monotonic()
-        with Pulse([there, nowhere]) as pulse:
+        with Pulse([there, nowhere], DEFAULT_TIMINGS) as pulse:
             assert pulse.lost() == []
             until(lambda: pulse.lost())
             assert time.monotonic() - began_s > DEFAULT_TIMINGS.silent_s, "one lost answer is none"

@@ -10,6 +10,7 @@ from cluster.head import Head, Joined, head_file, joined_file, write_member
 from cluster.inventory import CacheSpec, NodeSpec
 from cluster.plan import MARKER, Ports, node_environment, node_start
 from cluster.processes import ProcessRef, boot_id, start_ticks_of
+from cluster.timings import DEFAULT_TIMINGS
 from dataprep.manifest import read_manifest
 from jobs.recipe import RecipeCacheSpec
 from jobs.storage import cache_here, open_data, roots_here
@@ -76,4 +77,4 @@ def test_half_a_place_is_refused():
 
 def test_what_ray_starts_for_a_node_is_marked_as_its_own(facts):
     node = node_start(facts, NodeSpec(name="attic", address="127.0.0.1"))
-    assert node_environment({}, node, Ports(), Path("token"), "id-of-attic")[MARKER] == "id-of-attic"
+    assert node_environment({}, node, Ports(), Path("token"), "id-of-attic", DEFAULT_TIMINGS)[MARKER] == "id-of-attic"
