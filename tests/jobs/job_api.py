@@ -26,6 +26,8 @@ from cluster.plan import NodeStart, Ports
 from cluster.processes import ProcessRef, boot_id
 from cluster.timings import DEFAULT_TIMINGS, Timings
 from cluster.token import write_private
+from jobs.recipe import Recipe
+from jobs.runs import RunFolder, create_run
 
 LIVE = ("PENDING", "RUNNING")
 
@@ -235,3 +237,12 @@ def head_without_ray(
         monkeypatch.setenv("RAY_AUTH_MODE", "token")
         write_member(head_file(), head)
         yield WithoutRay(head, api)
+
+
+def nearly_without_code(folder: Path) -> RunFolder:
+    """A run in `folder` that can be submitted, with next to no code to be sent."""
+    (folder / "data").mkdir()
+    run = create_run(Recipe(name="line", data=folder / "data", out=folder / "runs", steps=100))
+    (run.path / "source").mkdir()
+    (run.path / "source" / "code.py").touch()
+    return run

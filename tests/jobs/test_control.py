@@ -10,11 +10,10 @@ from cluster.timings import Timings
 from jobs.control import follow, stop_run
 from jobs.errors import JobsFailure, RunFailed
 from jobs.ledger import Ledger
-from jobs.recipe import Recipe
-from jobs.runs import RunFolder, RunState, create_run
+from jobs.runs import RunFolder, RunState
 from jobs.submit import submit_attempt
 from tests.jobs.drivers import dies, drives
-from tests.jobs.job_api import Job, WithoutRay, head_without_ray
+from tests.jobs.job_api import Job, WithoutRay, head_without_ray, nearly_without_code
 from tests.jobs.training import until
 
 QUICK = Timings(beat_s=0.01, stop_within_s=0.1, stop_job_within_s=0.2, stopped_within_s=0.3)
@@ -29,10 +28,7 @@ def cluster(tmp_path, monkeypatch) -> Iterator[WithoutRay]:
 @pytest.fixture
 def run(cluster, tmp_path) -> RunFolder:
     """A run whose job has been submitted, with next to no code."""
-    (tmp_path / "data").mkdir()
-    run = create_run(Recipe(name="line", data=tmp_path / "data", out=tmp_path / "runs", steps=100))
-    (run.path / "source").mkdir()
-    (run.path / "source" / "code.py").touch()
+    run = nearly_without_code(tmp_path)
     submit_attempt(cluster.head, run, idle=0)
     return run
 

@@ -30,7 +30,7 @@ from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS
 from jobs.runs import WAITS, RunFolder, RunState, create_run
 from jobs.submit import submit_attempt
 from tests.jobs.drivers import dies, drives
-from tests.jobs.job_api import WithoutRay, head_without_ray
+from tests.jobs.job_api import WithoutRay, head_without_ray, nearly_without_code
 from tests.jobs.one_process import save
 
 NOW_S = 1000.0
@@ -199,11 +199,7 @@ def waits_long(cluster: WithoutRay, **waits: float) -> None:
 @pytest.fixture
 def run(cluster, tmp_path) -> RunFolder:
     """A run with next to no code."""
-    (tmp_path / "data").mkdir()
-    run = create_run(Recipe(name="line", data=tmp_path / "data", out=tmp_path / "runs", steps=100))
-    (run.path / "source").mkdir()
-    (run.path / "source" / "code.py").touch()
-    return run
+    return nearly_without_code(tmp_path)
 
 
 class Kept:
