@@ -16,7 +16,7 @@ from cluster.facts import look
 from cluster.head import Head, Joined, head_file, joined_file, read_head, read_joined, timings_here, write_member
 from cluster.lifecycle import kept_timings, running_head, running_node
 from cluster.plan import Ports, node_environment, node_start
-from cluster.processes import ProcessRef, boot_id
+from cluster.processes import ProcessRef, boot_id, start_ticks_of
 from cluster.service import run as run_service
 from cluster.supervision import (
     FAILURES,
@@ -134,7 +134,7 @@ def node(tmp_path, monkeypatch):
 def member(kind, node, tmp_path, ref=None, **more):
     """The record of a member whose process is this test's own, which lives, or `ref`."""
     own = psutil.Process()
-    ticks = int(Path(f"/proc/{own.pid}/stat").read_text().rpartition(")")[2].split()[19])
+    ticks = start_ticks_of(own.pid)
     log = tmp_path / "log"
     log.touch()
     ref = ref or ProcessRef(name="ray", pid=own.pid, start_ticks=ticks, boot_id=boot_id(), log=log)

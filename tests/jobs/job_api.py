@@ -9,6 +9,7 @@ uploaded fails; `stop` answers at once and the job ends later; a failure of its 
 import contextlib
 import http.server
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,13 +18,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from cluster.head import Head, head_file, write_member
 from cluster.inventory import node_labels
 from cluster.plan import NodeStart, Ports
-from cluster.processes import ProcessRef, boot_id
+from cluster.processes import ProcessRef, boot_id, start_ticks_of
 from cluster.timings import DEFAULT_TIMINGS, Timings
 from cluster.token import write_private
 from jobs.recipe import Recipe
@@ -184,8 +184,8 @@ def head_record(folder: Path, port: int, token: str, timings: Timings = DEFAULT_
     """A head whose Ray is this very process; its token's file lies in `folder`."""
     token_file = folder / "head-token"
     write_private(token_file, token + "\n")
-    # psutil gives the start in seconds since the epoch; the record has it in ticks since boot.
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    own, ticks = os.getpid(), start_ticks_of(os.getpid())
+    assert ticks is not None
     return Head(
         id="without-ray",
         node=NodeStart(
@@ -196,7 +196,7 @@ def head_record(folder: Path, port: int, token: str, timings: Timings = DEFAULT_
         token_file=token_file,
         temp_dir=folder,
         processes=(
-            ProcessRef(name="ray", pid=psutil.Process().pid, start_ticks=ticks, boot_id=boot_id(), log=folder / "log"),
+            ProcessRef(name="ray", pid=own, start_ticks=ticks, boot_id=boot_id(), log=folder / "log"),
         ),
         timings=timings,
     )  # fmt: skip
