@@ -19,7 +19,7 @@ from jobs.ledger import Ledger
 from jobs.origin import copy_source, read_origin
 from jobs.ray_session import DRIVER_ENVIRONMENT
 from jobs.runs import RunFolder, read_json
-from vr_core.errors import UserError
+from vr_core.errors import UserError, VrError
 from vr_core.files import write_json
 
 if TYPE_CHECKING:
@@ -82,11 +82,27 @@ def submit_attempt(head: Head, run: RunFolder, idle: int) -> str:
             runtime_env={"working_dir": str(run.path / "source"), "env_vars": job_environment(head.timings)},
             metadata={"run": run.id, "recipe": recipe.name, "attempt": str(attempt)},
         )
-    except (RuntimeError, OSError, ValueError) as error:
-        raise JobsFailure(
-            f"run {run.id}: the head did not take the job ({told(error)}); see `vr cluster status`"
-        ) from None
+    except _failures() as error:
+        if not (isinstance(error, OSError) and _has_job(head, submission)):
+            raise JobsFailure(
+                f"run {run.id}: the head did not take the job ({told(error)}); see `vr cluster status`"
+            ) from None
     return submission
+
+
+def _has_job(head: Head, submission: str) -> bool:
+    """Whether the head took a job although its answer was lost; an id is given to one job only."""
+    try:
+        return submission in job_states(head)
+    except VrError:
+        return False
+
+
+def _failures(*more: type[Exception]) -> tuple[type[Exception], ...]:
+    """What Ray's client raises where a head does not do what it is asked, and `more`; an OSError: no answer came."""
+    from ray.exceptions import AuthenticationError
+
+    return (RuntimeError, OSError, ValueError, AuthenticationError, *more)
 
 
 def job_environment(timings: Timings) -> dict[str, str]:
@@ -115,7 +131,7 @@ def stop_job(head: Head, submission: str) -> None:
     """Ask Ray to end a job: SIGTERM to its driver, which lets the loop write a checkpoint."""
     try:
         _client(head).stop_job(submission)
-    except (RuntimeError, OSError) as error:
+    except _failures() as error:
         raise JobsFailure(f"job {submission}: cannot be stopped ({told(error)})") from None
 
 
@@ -123,7 +139,7 @@ def job_logs(head: Head, submission: str) -> str:
     """What the job's driver and workers have printed."""
     try:
         logs: str = _client(head).get_job_logs(submission)
-    except (RuntimeError, OSError) as error:
+    except _failures() as error:
         raise JobsFailure(f"job {submission}: no logs ({' '.join(str(error).split())[:300]})") from None
     return logs
 
@@ -139,7 +155,7 @@ async def follow_logs(head: Head, submission: str) -> AsyncIterator[str]:
     try:
         async for piece in _client(head).tail_job_logs(submission):
             yield piece
-    except (aiohttp.ClientError, RuntimeError, OSError) as error:
+    except _failures(aiohttp.ClientError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise JobsFailure(f"job {submission}: no more of its output ({reason}); see `vr cluster status`") from None
 

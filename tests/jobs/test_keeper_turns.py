@@ -225,7 +225,7 @@ def test_a_job_that_was_taken_without_an_answer_is_not_submitted_twice(kept):
     kept.fails()
     kept.api.closes_after_submit = True
     kept.turn()
-    assert "the head did not take the job" in kept.complaints[kept.run.id]
+    assert kept.complaints == {}
     kept.api.closes_after_submit = False
     kept.turn()
     assert kept.jobs() == ["a1", "a2"]

@@ -20,7 +20,7 @@ from jobs.errors import JobsFailure, RunExists
 from jobs.ledger import Ledger
 from jobs.ray_session import DRIVER_ENVIRONMENT
 from jobs.recipe import Recipe
-from jobs.runs import RunFolder, create_run
+from jobs.runs import create_run
 from jobs.submit import follow_logs, job_logs, job_states, start, stop_job, submitted_runs, told
 from tests.jobs.drivers import dies, drives
 from tests.jobs.job_api import WithoutRay, head_record, head_without_ray
@@ -186,11 +186,6 @@ def test_what_the_head_says_is_told_in_one_line(cluster, recipe):
         job_states(cluster.head)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Ray's client raises its own AuthenticationError, which jobs.submit does not turn into one line: a command "
-    "ends with a traceback, and so would the keeper",
-)
 def test_a_token_that_the_job_api_does_not_accept_is_told_in_one_line(cluster, recipe):
     """Ray's client keeps the first token that its process has read, whatever the file says now."""
     cluster.api.token = "b" * 64
@@ -208,29 +203,20 @@ def test_a_head_that_takes_its_time_is_waited_for(cluster, recipe):
     assert job_states(cluster.head) == {f"{run.id}.a1": "PENDING"}
 
 
-def closed_after_submit(cluster: WithoutRay, recipe: Recipe) -> RunFolder:
-    """A run whose job was taken, and the answer was lost."""
+def test_a_run_whose_job_was_taken_without_an_answer_is_kept(cluster, recipe):
     cluster.api.closes_after_submit = True
+    run = create_run(recipe)
+    assert start(cluster.head, run) == f"{run.id}.a1"
+    assert job_states(cluster.head) == {f"{run.id}.a1": "PENDING"}
+    assert run.state().state == "pending"
+    assert Ledger(state_folder()).row(run.id).open
+
+
+def test_a_job_that_was_not_taken_and_not_answered_is_told(cluster, recipe):
+    cluster.api.closes_after_submit = True
+    cluster.api.broken = frozenset({"POST /api/jobs/"})
     run = create_run(recipe)
     with pytest.raises(JobsFailure, match="the head did not take the job"):
         start(cluster.head, run)
-    assert job_states(cluster.head) == {f"{run.id}.a1": "PENDING"}
-    return run
-
-
-def test_a_job_that_was_taken_without_an_answer_is_told_as_one_that_was_not(cluster, recipe):
-    """What happens today; the test after it says what should."""
-    run = closed_after_submit(cluster, recipe)
     assert run.state().state == "failed"
     assert not Ledger(state_folder()).row(run.id).open
-
-
-@pytest.mark.xfail(
-    strict=True,
-    reason="a connection that is closed after the job was taken reads like a refusal: the run is written off as failed "
-    "and the keeper forgets it, while its job trains",
-)
-def test_a_run_whose_job_was_taken_without_an_answer_is_kept(cluster, recipe):
-    run = closed_after_submit(cluster, recipe)
-    assert run.state().state == "pending"
-    assert Ledger(state_folder()).row(run.id).open
