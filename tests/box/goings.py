@@ -1,6 +1,13 @@
-"""What must hold after each event of a run on the standing box's PCs, and at the run's end."""
+"""What must hold after each event of a run on the standing box's PCs, and at the run's end.
 
+A module of such a run is a class with its events: `class TestMine(Goings)`.
+"""
+
+from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
+
+import pytest
 
 from jobs.checkpoint import read_newest
 from jobs.runs import RunFolder
@@ -118,3 +125,34 @@ def has_undisturbed_weights(run: Run, folder: Path) -> None:
     off = next_steps_off(run, folder, every=3)
     assert len(off) > 3
     assert max(off.values()) < NEXT_STEP_WITHIN["float64"]
+
+
+class Goings:
+    """The tests of one run: each event is one, in this order, and then what must hold at the end."""
+
+    events: ClassVar[tuple[str, ...]]
+    attempts: ClassVar[int]
+    """In which the run comes to its end."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def scene(cls, standing_lan: Lan) -> Iterator[Scene]:
+        played = begin_scene(standing_lan, len(cls.events))
+        yield played
+        restore(played)
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        if "event" in metafunc.fixturenames:
+            metafunc.parametrize("event", self.events)
+
+    def test_it_starts_on_all_that_are_there(self, scene: Scene) -> None:
+        assert set(scene.workers()) == PCS
+
+    def test_it_goes_on_after(self, event: str, scene: Scene) -> None:
+        goes_on_after(event, scene)
+
+    def test_every_step_is_taken_once(self, scene: Scene) -> None:
+        takes_every_step_once(scene.run, self.attempts)
+
+    def test_the_weights_are_those_of_an_undisturbed_run(self, scene: Scene, tmp_path: Path) -> None:
+        has_undisturbed_weights(scene.run, tmp_path)

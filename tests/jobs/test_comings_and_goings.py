@@ -9,32 +9,11 @@ Ray is killed are in `test_run_on_several_pcs`.
 
 import pytest
 
-from tests.box.goings import PCS, begin_scene, goes_on_after, has_undisturbed_weights, restore, takes_every_step_once
+from tests.box.goings import Goings
 
 pytestmark = [pytest.mark.xdist_group("box"), pytest.mark.ray]
 
-EVENTS = ("cable pulled", "cable back", "storage away", "worker hangs", "checkpoint damaged", "driver killed")
 
-
-@pytest.fixture(scope="module")
-def scene(standing_lan):
-    played = begin_scene(standing_lan, len(EVENTS))
-    yield played
-    restore(played)
-
-
-def test_it_starts_on_all_that_are_there(scene):
-    assert set(scene.workers()) == PCS
-
-
-@pytest.mark.parametrize("event", EVENTS)
-def test_it_goes_on_after(event, scene):
-    goes_on_after(event, scene)
-
-
-def test_every_step_is_taken_once(scene):
-    takes_every_step_once(scene.run, 2)
-
-
-def test_the_weights_are_those_of_an_undisturbed_run(scene, tmp_path):
-    has_undisturbed_weights(scene.run, tmp_path)
+class TestOneOfEachKind(Goings):
+    events = ("cable pulled", "cable back", "storage away", "worker hangs", "checkpoint damaged", "driver killed")
+    attempts = 2
