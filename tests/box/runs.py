@@ -1,6 +1,7 @@
 """Runs in a LAN in a box: a cluster of its hosts, a small data set, and what a run's folder says."""
 
 import json
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -81,8 +82,21 @@ class Run:
             assert self.state["state"] in ("pending", "running"), self.state
             return self.machines(fit)
 
-        machines: dict[str, str] = await_true(started, f"start {fit}", PATIENCE_S, EVERY_S)
+        try:
+            machines: dict[str, str] = await_true(started, f"start {fit}", PATIENCE_S, EVERY_S)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.seen_on_head()}") from None
         return machines
+
+    def seen_on_head(self) -> str:
+        """For a test that fails: the run's state and newest events, who is there, the ends of the head's logs."""
+        head = self.lan[self.lan.names[0]]
+        said = [f"state: {self.state}", *(f"event: {event}" for event in self.events()[-12:])]
+        status = head.run([sys.executable, "-m", "jobs.cli", "cluster", "status"], code=None, timeout_s=60)
+        said.append(status.stdout + status.stderr)
+        logs = sorted(head.home.glob(".local/state/vr/*.log"))
+        logs += sorted(head.folder.glob(f"tmp/**/logs/job-driver-{self.name}.*.log"))
+        return "\n".join(said + [f"--- {log.name}\n{log.read_text(errors='replace')[-1500:]}" for log in logs])
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
         """Records of `metrics.jsonl` of one kind."""

@@ -13,11 +13,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import psutil
-from typer.testing import CliRunner
+import pytest
 
 from cluster.plan import MARKER
-from jobs.cli import app
-from vr_core.errors import VrError
+from tests.command_line import vr
 
 
 @dataclass(frozen=True)
@@ -43,16 +42,11 @@ class Pc:
 
     def typed(self, *arguments, code=0):
         """The same command in this process, which saves its imports."""
-        environment = {"XDG_STATE_HOME": str(self.home), "COLUMNS": "200"}
-        done = CliRunner().invoke(app, ["cluster", *arguments], env=environment)
-        if isinstance(done.exception, VrError):
-            told, ended = str(done.exception), done.exception.exit_code
-        elif done.exception is None or isinstance(done.exception, SystemExit):
-            told, ended = "", done.exit_code
-        else:
-            raise done.exception
-        assert ended == code, f"vr cluster {' '.join(arguments)}: {ended}\n{done.stdout}{done.stderr}{told}"
-        return done.stdout + done.stderr + told
+        with pytest.MonkeyPatch.context() as account:
+            account.setenv("XDG_STATE_HOME", str(self.home))
+            account.setenv("COLUMNS", "200")
+            said = vr("cluster", *arguments, code=code)
+        return said.stdout + said.stderr
 
     @property
     def state(self):
