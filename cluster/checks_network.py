@@ -121,7 +121,7 @@ def _link_problems(one: Patient, other: Patient, link: Link) -> Iterator[Finding
         if low is not None and low < 1000:
             cable = f"the card agreed on {low} Mbit/s: a cable with eight wires (Cat 5e or better), a Gigabit switch"
         needed = f"{_needed_rate()}, {exchange_s(max(slower, 1e-3)):.1f} s here"
-        remedy = f"{cable}; or recipes with sync: {{auto: [bf16, powersgd, diloco]}}"
+        remedy = f"{cable}; or recipes with sync: {{auto: [bf16, diloco]}}"
         yield problem("link", "warns", names, describe(link), needed, remedy)
     elif speeds and slower < _SHARE_OF_SPEED * min(speeds):
         needed = f"{_SHARE_OF_SPEED * min(speeds):.0f} Mbit/s on cards that agreed on {min(speeds)}"

@@ -4,7 +4,7 @@
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,10 +12,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed import GradBucket  # type: ignore[attr-defined]  # torch asks for this very annotation
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
-from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
 from jobs.errors import WorkersLeftOut
-from jobs.recipe import Recipe, SyncName
+from jobs.recipe import POWERSGD_IS_GONE, Recipe, SyncName
 from jobs.shares import (
     Exchange,
     Speed,
@@ -29,10 +28,7 @@ from jobs.shares import (
     step_s,
     worth_keeping,
 )
-from jobs.speed import await_device
-
-_EPSILON = 1e-8
-"""Added to columns that are made orthogonal: a parameter's gradient may be all zeros."""
+from vr_core.errors import ConfigError
 
 _FIRST_BYTES, _SAMPLE_BYTES = 2**17, 8 * 2**20
 _SAMPLE_S = 0.5
@@ -99,6 +95,9 @@ class Company:
             world: workers.
             device: of this process.
             kept: `kept` of the run's start before.
+
+        Raises:
+            ConfigError: the run has chosen a way that is no more.
         """
         self._least = recipe.nodes.min if recipe.nodes is not None else world
         measured = world > 1 and recipe.workers.shares == "measured"
@@ -106,6 +105,8 @@ class Company:
         # Once in a run is enough to tell its user.
         self._may_advise = measured and not self._may_leave_out and kept is None
         chosen: SyncName | None = kept["sync"] if kept else None
+        if chosen == "powersgd":
+            raise ConfigError(f"recipe {recipe.name}: {POWERSGD_IS_GONE}")
         behind: int | None = kept["behind_steps"] if kept else recipe.diloco.behind_steps
         ways = recipe.sync_choices if chosen is None else (chosen,)
         may_choose = world > 1 and len(ways) > 1
@@ -115,10 +116,7 @@ class Company:
         self._items = recipe.batch.items
         self._exchanges: dict[SyncName, Exchange] = {}
         for way in ways:
-            measure = way == "powersgd" and (self._may_leave_out or may_choose)
-            added_s = compressing_s(trained, recipe.powersgd.rank, world, device) if measure else 0.0
-            shapes = [p.shape for p in trained]
-            self._exchanges[way] = exchange_of(way, recipe, shapes, trained[0].element_size(), added_s)
+            self._exchanges[way] = exchange_of(way, recipe, [p.shape for p in trained], trained[0].element_size())
         self.predicted_s: dict[SyncName, float] = {}
         """Way → seconds of a step, where there was something to choose."""
         if may_choose:
@@ -209,42 +207,7 @@ class BusyClock:
         return event
 
 
-class Compression:
-    """torch's PowerSGD, with a state that a checkpoint can hold; one for each worker."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        start = recipe.powersgd.start_step
-        self.state = PowerSGDState(
-            process_group=None,
-            matrix_approximation_rank=recipe.powersgd.rank,
-            start_powerSGD_iter=max(2, recipe.optim.warmup_steps) if start is None else start,
-            orthogonalization_epsilon=_EPSILON,
-            random_seed=recipe.seed,
-        )
-
-    def common(self) -> dict[str, Any]:
-        """What is the same for all workers: tensors and numbers."""
-        return {"steps": self.state.iter, "p": dict(self.state.p_memory_dict), "q": dict(self.state.q_memory_dict)}
-
-    def own(self) -> dict[int, torch.Tensor]:
-        """What the compression of this worker's gradients has left out so far: bucket → tensor."""
-        return dict(self.state.error_dict)
-
-    def restore(self, common: dict[str, Any], own: dict[int, torch.Tensor] | None, device: torch.device) -> None:
-        """Go on from `common` and `own`; without the latter nothing has been left out so far."""
-        self.state.iter = int(common["steps"])
-        self.state.p_memory_dict = {bucket: p.to(device) for bucket, p in common["p"].items()}
-        self.state.q_memory_dict = {bucket: q.to(device) for bucket, q in common["q"].items()}
-        self.state.error_dict = {bucket: error.to(device) for bucket, error in (own or {}).items()}
-
-
-def exchanging(
-    model: nn.Module,
-    sync: SyncName,
-    clock: BusyClock,
-    compression: Compression | None = None,
-    rehearse: Callable[[nn.Module], None] | None = None,
-) -> nn.Module:
+def exchanging(model: nn.Module, sync: SyncName, clock: BusyClock) -> nn.Module:
     """`model` such that the backward pass of a step's last micro-batch also adds gradients up over the workers.
 
     Buckets travel while the backward pass goes on; `clock` is told when the last of a step's is ready to travel.
@@ -253,59 +216,15 @@ def exchanging(
         model: on its device.
         sync: any but `diloco`.
         clock: of this worker.
-        compression: of `powersgd`.
-        rehearse: with `powersgd`, a backward pass over the model that it is given, whose gradients are thrown away.
-            torch cuts buckets anew after the first one, and what PowerSGD keeps belongs to buckets: with that behind
-            it, a resumed run has the same from its first step on.
     """
-    # PowerSGD has three exchanges for each bucket, the later ones begun by whoever has the earlier: of several buckets
-    # they would come in another order on each worker (and did, over a slow link: gloo ended the process).
-    one_bucket_mb = 1 + sum(p.numel() * p.element_size() for p in model.parameters()) // 2**20
-    parallel = nn.parallel.DistributedDataParallel(
-        model, bucket_cap_mb=one_bucket_mb if compression is not None else None
-    )
-    rehearsing = rehearse is not None
+    parallel = nn.parallel.DistributedDataParallel(model)
 
-    def send(bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
-        if compression is not None:
-            return powerSGD_hook(compression.state, bucket)
+    def hook(_: None, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
+        if bucket.is_last():
+            clock.complete()
         if sync == "bf16":  # what is sent is rounded, what is added up is rounded again, the weights stay float32
             return default_hooks.bf16_compress_hook(None, bucket)  # type: ignore[arg-type]
         return default_hooks.allreduce_hook(None, bucket)  # type: ignore[arg-type]  # None: all workers
 
-    def hook(_: None, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
-        if rehearsing:
-            nothing_sent: torch.futures.Future[torch.Tensor] = torch.futures.Future()
-            nothing_sent.set_result(bucket.buffer())
-            return nothing_sent
-        if bucket.is_last():
-            clock.complete()
-        return send(bucket)
-
     parallel.register_comm_hook(None, hook)
-    if rehearse is not None:
-        rehearse(parallel)
-        parallel.zero_grad(set_to_none=True)
-        rehearsing = False
     return parallel
-
-
-def compressing_s(trained: Sequence[nn.Parameter], rank: int, world: int, device: torch.device) -> float:
-    """Seconds that PowerSGD computes for the gradients of a step, on the slowest worker; measured on noise."""
-    matrices = [torch.randn(p.shape, device=device, dtype=p.dtype).view(p.shape[0], -1) for p in trained if p.ndim]
-    matrices = [m for m in matrices if 2 * min(*m.shape, rank) * sum(m.shape) < m.numel()]
-    took_s = 0.0
-    for _ in range(2):  # the first time loads libraries
-        await_device(device)
-        began_s = time.monotonic()
-        for matrix in matrices:
-            before = matrix.clone()
-            right = torch.linalg.qr(before.T[:, :rank])[0]
-            left = torch.linalg.qr(before @ right)[0]
-            matrix.copy_(left @ (before.T @ left).T)
-            before -= matrix
-        await_device(device)
-        took_s = time.monotonic() - began_s
-    slowest = torch.tensor(took_s, dtype=torch.float64, device=device)
-    dist.all_reduce(slowest, dist.ReduceOp.MAX)
-    return float(slowest)

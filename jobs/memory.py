@@ -37,10 +37,10 @@ _UNLIMITED_BYTES = 1 << 60
 def models_kept(recipe: Recipe) -> float:
     """How many times the model's size the recipe's ways of exchanging keep on a worker's device.
 
-    PowerSGD: what it left out, and gradients before it. DiLoCo: the agreed weights, their momentum, the worker's own
-    of when its delta was taken, and that delta, of half the size.
+    DiLoCo: the agreed weights, their momentum, the worker's own of when its delta was taken, and that delta, of half the
+    size.
     """
-    return {"powersgd": 2.0, "diloco": 3.5}.get(recipe.sync_choices[-1], 0.0)
+    return 3.5 if "diloco" in recipe.sync_choices else 0.0
 
 
 def predicted_bytes(first_bytes: int, second_bytes: int, items: int) -> int:

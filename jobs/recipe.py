@@ -1,7 +1,7 @@
 """The schema of a recipe: everything that one run needs, read by the command line, the workers and Tune alike."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -43,32 +43,29 @@ class CheckpointSpec(Spec):
     keep: Count = 2
     """Newest ones kept; the best one stays besides."""
     own_disk_every_s: Positive | None = None
-    """Where set, every PC copies the state to its own disk so often: for a share that is slow. Not with `powersgd` and
-    `diloco`."""
+    """Where set, every PC copies the state to its own disk so often: for a share that is slow. Not with `diloco`."""
 
 
 SyncName = Literal["plain", "bf16", "powersgd", "diloco"]
-"""plain: gradients as they are; bf16: half the bytes, rounded; powersgd: their largest parts; diloco: weights, now and
-then."""
-SYNC_NAMES: tuple[SyncName, ...] = ("plain", "bf16", "powersgd", "diloco")
+"""plain: gradients as they are; bf16: half the bytes, rounded; diloco: weights, now and then. Recipes of earlier runs may
+name powersgd, which no run can take any more."""
+SYNC_NAMES: tuple[SyncName, ...] = ("plain", "bf16", "diloco")
 """The most exact first."""
 AUTO_SYNC: tuple[SyncName, ...] = ("plain", "bf16")
 """What `sync: auto` chooses from: what keeps the recipe's step."""
+
+
+POWERSGD_IS_GONE = (
+    "sync: powersgd is no longer supported: diloco is faster and costs less loss; use sync=bf16 or sync=diloco in a new run"
+)
+_REMOVED_KEYS: dict[str, Any] = {"powersgd": {"rank": 4, "start_step": None}}
+"""Top-level keys that recipes had once, with their defaults: read and ignored, and digested as if they were there."""
 
 
 class AutoSyncSpec(Spec):
     """Choose by measurement among ways of which some change what is computed: only where the recipe lists them."""
 
     auto: Annotated[tuple[SyncName, ...], Field(min_length=1)]
-
-
-class PowerSgdSpec(Spec):
-    """Gradients as products of thin matrices; what that leaves out is added to the next step's (Vogels et al. 2019)."""
-
-    rank: Count = 4
-    """Columns of those matrices: more bytes, less left out."""
-    start_step: Annotated[int, Field(ge=2)] | None = None
-    """Gradients travel as they are until then; without it, while the learning rate warms up."""
 
 
 LOCAL_FROM_STEP = 2000
@@ -207,12 +204,16 @@ class Recipe(Spec):
     """Where set, the run has a worker for each GPU of each such machine (or one for each, without GPUs)."""
     sync: SyncName | Literal["auto"] | AutoSyncSpec = "plain"
     """How gradients travel. auto: chosen at the run's first start from measured speeds and links, and kept."""
-    powersgd: PowerSgdSpec = PowerSgdSpec()
     diloco: DilocoSpec = DilocoSpec()
     tune: TuneSpec | None = None
     log: LogSpec = LogSpec()
     cache: RecipeCacheSpec | None = None
     """Not part of a run's identity."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_removed_keys(cls, raw: object) -> object:
+        return {key: value for key, value in raw.items() if key not in _REMOVED_KEYS} if isinstance(raw, dict) else raw
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
@@ -234,14 +235,22 @@ class Recipe(Spec):
 
     @property
     def sync_choices(self) -> tuple[SyncName, ...]:
-        """The ways that the run may take, the most exact first."""
-        if isinstance(self.sync, AutoSyncSpec):
-            return tuple(name for name in SYNC_NAMES if name in self.sync.auto)
-        return AUTO_SYNC if self.sync == "auto" else (self.sync,)
+        """The ways that the run may take, the most exact first.
+
+        Raises:
+            ConfigError: only powersgd, which is no more.
+        """
+        if self.sync == "auto":
+            return AUTO_SYNC
+        named = self.sync.auto if isinstance(self.sync, AutoSyncSpec) else (self.sync,)
+        choices = tuple(name for name in SYNC_NAMES if name in named)
+        if not choices:
+            raise ConfigError(f"recipe {self.name}: {POWERSGD_IS_GONE}")
+        return choices
 
     def digest(self) -> str:
         """8 hex digits of the resolved recipe without paths and logging: the middle of a run's id."""
-        identity = plain(self)
+        identity = plain(self) | _REMOVED_KEYS
         for key in ("data", "out", "init", "log", "cache"):
             del identity[key]
         return digest(identity)
@@ -251,8 +260,9 @@ def require_startable(recipe: Recipe) -> None:
     """Check what a recipe must have before a run of it starts.
 
     Raises:
-        ConfigError: no data set, or no `init` where the recipe needs one.
+        ConfigError: no data set, no `init` where the recipe needs one, or no way of `sync` that there still is.
     """
+    _ = recipe.sync_choices
     if recipe.data is None:
         raise ConfigError(f"recipe {recipe.name}: no data set; add data=FOLDER (made by `vr data prepare`)")
     if recipe.needs_init and recipe.init is None:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from dataprep.dataset import Dataset
 from jobs.checkpoint import Checkpoint, mend_pointers, read_checkpoint, read_newest, read_part
 from jobs.errors import RunFailed
-from jobs.exchange import Compression
 from jobs.local_steps import LocalSteps
 from jobs.own_disk import newest_of_all
 from jobs.runs import RunFolder
@@ -109,12 +108,11 @@ def restore_own(
     optimiser: torch.optim.Optimizer,
     model: nn.Module,
     local: LocalSteps | None,
-    compression: Compression | None,
 ) -> None:
     """Put back what a way of `sync` keeps for each worker: exactly, where their number is what it was.
 
-    With another number PowerSGD goes on as if nothing had been left out. DiLoCo takes the outer step that was due from
-    the weights of all who were there, and workers that were not begin with the first one's optimiser.
+    With another number DiLoCo takes the outer step that was due from the weights of all who were there, and workers that
+    were not begin with the first one's optimiser.
 
     Raises:
         NotACheckpoint: a worker's part is damaged.
@@ -122,12 +120,6 @@ def restore_own(
     """
     training = checkpoint.training
     workers = int(training.get("world", 1))
-    if compression is not None and training.get("powersgd"):
-        own = training["own"]
-        if rank and world == workers:
-            own = read_part(checkpoint.folder, rank)["left_out"]
-        device = next(model.parameters()).device
-        compression.restore(training["powersgd"], own if world == workers else None, device)
     if local is not None and training.get("diloco"):
         if 0 < rank < workers:
             part = read_part(checkpoint.folder, rank)

@@ -103,14 +103,12 @@ class Exchange(NamedTuple):
     """Steps of which only one comes with an exchange."""
     behind_steps: int = 0
     """Steps that go on meanwhile."""
-    added_s: float = 0.0
-    """What is computed for it."""
     whole: float = 0.0
     """Part of the run's steps that every worker computes whole, before any exchange."""
 
 
 def exchange_of(
-    sync: SyncName, recipe: Recipe, shapes: Sequence[Sequence[int]], element_bytes: int = 4, added_s: float = 0.0
+    sync: SyncName, recipe: Recipe, shapes: Sequence[Sequence[int]], element_bytes: int = 4
 ) -> Exchange:
     """What a way costs.
 
@@ -119,23 +117,13 @@ def exchange_of(
         recipe: how it is set.
         shapes: of the trained parameters.
         element_bytes: of a gradient's element.
-        added_s: what PowerSGD computes (`jobs.exchange.compressing_s`).
     """
     parameters = sum(math.prod(shape) for shape in shapes)
-    if sync == "powersgd":
-        return Exchange(element_bytes * sum(_compressed(s, recipe.powersgd.rank) for s in shapes), added_s=added_s)
     if sync == "diloco":
         every, behind = recipe.diloco.every_steps, recipe.diloco.behind_steps
         whole = recipe.local_from_step / recipe.steps
         return Exchange(2 * parameters, every, every if behind is None else behind, whole=whole)
     return Exchange(parameters * (2 if sync == "bf16" else element_bytes))
-
-
-def _compressed(shape: Sequence[int], rank: int) -> int:
-    """Elements that PowerSGD sends of a gradient; torch leaves as it is what would not become half as many."""
-    rows, columns = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
-    thin = min(rows, columns, rank) * (rows + columns)
-    return thin if 2 * thin < rows * columns else rows * columns
 
 
 def ring_s(gradient_bytes: float, links_bytes_per_s: Sequence[float]) -> float:
@@ -161,7 +149,7 @@ def step_s(speeds: Sequence[Speed], items: int, exchange: Exchange, links_bytes_
         2 / 3 * speed.takes_s(even_pieces(share, speed.micro_batch)[-1])
         for speed, share in zip(speeds, shares, strict=True)
     )
-    return computing_s + max(0.0, exchange_s - hidden_s) + (exchange.added_s if len(speeds) > 1 else 0.0)
+    return computing_s + max(0.0, exchange_s - hidden_s)
 
 
 def behind_steps(exchange_s: float, computing_s: float, every_steps: int) -> int:

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dataprep.batches import TAKEN_AHEAD, Loader, read_batch
+from dataprep.batches import TAKEN_AHEAD, Loader
 from dataprep.dataset import Dataset
 from dataprep.locality import StepCut, shard_names
 from dataprep.order import Item, Order, cut, fixed_items, shards_read
@@ -31,7 +31,7 @@ from dataprep.staging import BackgroundStaging
 from jobs.background import BackgroundCheckpoints
 from jobs.checkpoint import best_loss
 from jobs.errors import RunFailed, RunLeft, RunStopped
-from jobs.exchange import BusyClock, Company, Compression, exchanging
+from jobs.exchange import BusyClock, Company, exchanging
 from jobs.gradient import add_gradients, autocast, has_bf16, loss_function, weights_dtype
 from jobs.local_steps import LocalSteps
 from jobs.memory import keep_freed_memory
@@ -142,13 +142,11 @@ def train(
         recipe, trained, speeds, rank, world, device, checkpoint.training.get("exchange") if checkpoint else None
     )
     company.require_worth(speeds)
-    local = compression = None
+    local = None
     if company.sync == "diloco":
         local = LocalSteps(recipe, model, company.behind_steps, rank, world)
-    elif company.sync == "powersgd" and world > 1:
-        compression = Compression(recipe)
     if checkpoint is not None:
-        restore_own(checkpoint, rank, world, optimiser, model, local, compression)
+        restore_own(checkpoint, rank, world, optimiser, model, local)
     agreed = local.agreed if local else model
     shadow = deepcopy(agreed).eval() if average else agreed
     round_steps = recipe.diloco.every_steps if local else 1
@@ -157,12 +155,9 @@ def train(
         measured=recipe.workers.shares == "measured", whole_until=recipe.local_from_step if local else 0,
     )  # fmt: skip
 
-    def rehearse(over: nn.Module) -> None:
-        losses_of(over, read_batch(data, order.items(0, 1)), recipe.seed, training=True).sum().backward()  # type: ignore[no-untyped-call]
-
     parallel = model
     if world > 1 and local is None:
-        parallel = exchanging(model, company.sync, clock, compression, rehearse if compression else None)
+        parallel = exchanging(model, company.sync, clock)
 
     def whole(step: int) -> bool:
         """Whether every worker computes all items of the step after `step` steps."""
@@ -205,8 +200,6 @@ def train(
             if whole(step - 1):
                 local.follow()
             own = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-        elif compression is not None:
-            own = {"left_out": compression.own()}
         if checkpoints and rank and own:
             checkpoints.save_part(step, rank, own)
         if metrics:
@@ -222,19 +215,18 @@ def train(
             training = {
                 "model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step,
                 "skipped_in_a_row": skipped_in_a_row, "position": step * items, "data": data.manifest.digest(),
-                "exchange": company.kept, "world": world, "own": own.get("left_out"),
-                "diloco": local.state() if local else None, "powersgd": compression.common() if compression else None,
+                "exchange": company.kept, "world": world, "diloco": local.state() if local else None,
             }  # fmt: skip
             parts = world - 1 if own else 0
             writer.save(weights, training, meta, step * items, validation_loss, best, parts)
 
     best, result, first_step = best_loss(run), {"step": float(step)}, step
     metrics = MetricsLog(run, step, recipe.log.tensorboard) if rank == 0 else None
-    writes = rank == 0 or local is not None or compression is not None
+    writes = rank == 0 or local is not None
     start = _name_of_start(world, device)
     checkpoints = BackgroundCheckpoints(run, recipe.checkpoint.keep, _note, start) if writes else None
     own_disk = None
-    if copies is not None and local is None and compression is None:
+    if copies is not None and local is None:
         own_disk = OwnDisk(copies, rank, start, _note)
     if rank == 0:
         with contextlib.suppress(OSError):  # the first checkpoint will say so

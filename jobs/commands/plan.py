@@ -107,6 +107,5 @@ def _show(about: dict[str, Any], found: "Outlook", inventory: Path) -> None:
     say(f"what links carry: {', '.join(carried)}" + ("" if known else f"; vr cluster doctor {inventory} measures them"))
     say(
         f"reading: {about['items'] * about['item_bytes'] / now.step_s / 1e6:.1f} MB/s of data over all machines. "
-        "Assumed: an exchange in a ring, hidden behind the last backward pass (diloco: behind the next steps); "
-        "PowerSGD computes nothing"
+        "Assumed: an exchange in a ring, hidden behind the last backward pass (diloco: behind the next steps)"
     )

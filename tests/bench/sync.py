@@ -34,7 +34,7 @@ CORES = 0.65
 """Of each worker: this machine's two also carry three Rays."""
 ITEMS = 16
 EXCHANGE_OF_A_STEP = 4.2 / 0.45
-STEPS = {"plain": 10, "bf16": 12, "powersgd": 40, "diloco": 64, "auto": 64}
+STEPS = {"plain": 10, "bf16": 12, "diloco": 64, "auto": 64}
 """Of each run; the first ones are not counted."""
 WARM = 4
 DILOCO_WARM = 32
@@ -51,7 +51,7 @@ def recipe_of(name: str, data: Path, nodes: NodesSpec, sync: Any) -> Recipe:
             "model": {"name": "dense_frame_transformer", "width": 384, "blocks": 4, "heads": 4, "feedforward": 1536,
                       "max_distance_frames": 32},
             "batch": {"items": ITEMS, "micro_batch": ITEMS, "crop_frames": 32},
-            "powersgd": {"start_step": 2}, "diloco": {"start_step": 0},
+            "diloco": {"start_step": 0},
             "validation": {"every_steps": 100_000}, "checkpoint": {"every_s": 1e6},
             "workers": {"device": "cpu"}, "nodes": plain(nodes), "log": {"tensorboard": False},
         },

@@ -65,6 +65,15 @@ def test_what_a_run_needs_before_it_starts() -> None:
     require_startable(recipe(data="/a", needs_init=True, init="/b"))
 
 
+def test_powersgd_is_read_in_old_recipes_and_refused_where_a_run_would_take_it() -> None:
+    """An unused section changes nothing, nor the digest that it had part in."""
+    assert recipe(powersgd={"rank": 9, "start_step": 50}) == recipe()
+    assert recipe().digest() == "4843f7db"
+    with pytest.raises(ConfigError, match="recipe demo: sync: powersgd is no longer supported.*sync=diloco in a new run"):
+        require_startable(recipe(data="/a", sync="powersgd"))
+    assert recipe(sync={"auto": ["bf16", "powersgd"]}).sync_choices == ("bf16",)
+
+
 def test_the_command_line_says_the_same_as_the_file() -> None:
     given = parse_overrides(["optim.lr=1e-3", "name=no", "batch.items=4"])
     assert given == {"optim.lr": 1e-3, "name": "no", "batch.items": 4}

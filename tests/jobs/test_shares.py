@@ -256,12 +256,12 @@ def test_what_diloco_sends_hides_behind_whole_steps():
     assert behind_steps(0, 0.446, 16) == 0
 
 
-def test_powersgd_sends_thin_matrices_of_large_ones():
-    """torch's rule, (n + m) r 2 < n m; vectors as they are."""
-    recipe = validate(Recipe, {"name": "demo", "steps": 1, "powersgd": {"rank": 4}}, "demo")
+def test_diloco_and_bf16_send_half_of_the_bytes():
+    recipe = validate(Recipe, {"name": "demo", "steps": 1}, "demo")
     shapes = [(896, 3584), (896,), (8, 8), (16, 4, 100)]
-    assert exchange_of("powersgd", recipe, shapes).sent_bytes == 4 * ((896 + 3584) * 4 + 896 + 64 + (16 + 400) * 4)
-    assert exchange_of("diloco", recipe, shapes).sent_bytes == exchange_of("bf16", recipe, shapes).sent_bytes
+    elements = 896 * 3584 + 896 + 64 + 6400
+    assert exchange_of("plain", recipe, shapes).sent_bytes == 4 * elements
+    assert exchange_of("diloco", recipe, shapes).sent_bytes == exchange_of("bf16", recipe, shapes).sent_bytes == 2 * elements
 
 
 def test_steps_that_all_compute_whole_say_nothing_about_shares():
