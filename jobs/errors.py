@@ -13,15 +13,10 @@
     ├── RunFailed          the supervisor gave a run up
     ├── JobsFailure        the head's job service refused
     ├── DamagedRun         a file of a run folder is unreadable
-    ├── RunStopped         the user asked a run to stop, and it has
-    ├── RunLeft            a run has left its machines with a checkpoint; it goes on elsewhere
-    ├── WorkersLeftOut     steps are shorter without some workers; the run goes on without them
     └── SongsFailed        some songs could not be separated or scored; the others were
 
 The command line prints the message as one line and exits with the class's `exit_code`.
 """
-
-from collections.abc import Sequence
 
 from vr_core.errors import Failure, UserError
 
@@ -52,25 +47,6 @@ class JobsFailure(Failure):
 
 class DamagedRun(Failure):
     """A file of a run folder is unreadable."""
-
-
-class RunStopped(Failure):
-    """The user asked the run to stop, and it has, with a checkpoint written: how the loop leaves on every rank."""
-
-
-class RunLeft(Failure):
-    """A machine is taken back: the loop has left on every rank, with a checkpoint written; the run goes on."""
-
-
-class WorkersLeftOut(Failure):
-    """Steps are shorter without some of the workers: the loop has left on every rank, and the run goes on."""
-
-    def __init__(self, ranks: Sequence[int], with_s: float, without_s: float) -> None:
-        """Without `ranks` a step takes `without_s`, with them `with_s`, both predicted."""
-        super().__init__(
-            f"workers {', '.join(map(str, ranks))} make a step {with_s:.2f} s instead of {without_s:.2f} s"
-        )
-        self.ranks, self.with_s, self.without_s = list(ranks), with_s, without_s
 
 
 class NoDevice(UserError):

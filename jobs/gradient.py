@@ -5,59 +5,76 @@ them: each worker adds up the gradients of its items' *sum*, times world / items
 DistributedDataParallel divides what it adds up by the world. The shares may be any, and the counts of micro-batches.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dataprep.batches import CodedBatch, widen_magnitudes
 from jobs.recipe import Recipe
+from jobs.training.world import World
 from vr_core.draws import Draws
-from vr_core.objectives import Magnitudes, item_losses
+from vr_core.objectives.objective import Magnitudes, item_losses
+from vr_core.objectives.registry import objective_of
 
-Losses = Callable[..., Tensor]
-"""(model, batch, seed, training=) → losses `[item]`."""
+
+class ItemLosses:
+    """Losses of a coded batch's items under a recipe's objective: widened where they are used, draws keyed by item."""
+
+    def __init__(self, recipe: Recipe, device: torch.device, *, bf16: bool) -> None:
+        """Of `recipe` on `device`; `bf16` says whether every rank has such units (`everywhere_bf16`)."""
+        self.seed, self.bf16 = recipe.seed, bf16
+        self._objective = objective_of(recipe.objective)
+        self._device, self._dtype = device, weights_dtype(recipe)
+        self._mixed = mixed(recipe, bf16)
+
+    def terms(
+        self, model: nn.Module, batch: CodedBatch, *, training: bool, seed: int | None = None
+    ) -> dict[str, Tensor]:
+        """Term of the objective → losses `[item]`; the recipe's seed unless another one is given."""
+        mixture, instrumental = widen_magnitudes(batch, self._device)
+        magnitudes = Magnitudes(mixture.to(self._dtype), None if instrumental is None else instrumental.to(self._dtype))
+        seed = self.seed if seed is None else seed
+        draws = Draws.of_items(seed, [item.index for item in batch.items], self._device)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._mixed):
+            found = item_losses(self._objective, model, magnitudes, draws, training=training)
+        return {name: losses.to(self._dtype) for name, losses in found.items()}
+
+    def total(self, model: nn.Module, batch: CodedBatch, *, training: bool, seed: int | None = None) -> Tensor:
+        """The sum of the terms, `[item]`: what is minimised."""
+        return total_of(list(self.terms(model, batch, training=training, seed=seed).values()))
+
+
+def total_of(terms: Sequence[Tensor]) -> Tensor:
+    """Terms added up, in order."""
+    first, *rest = terms
+    for term in rest:
+        first = first + term
+    return first
 
 
 def add_gradients(
-    model: nn.Module, losses_of: Losses, batch: CodedBatch, *, seed: int, items: int, world: int, last: bool
-) -> Tensor:
-    """Add the gradients of a micro-batch to those that are there; with a step's last one, over all workers.
+    model: nn.Module, losses_of: ItemLosses, batch: CodedBatch, *, items: int, world: int, last: bool
+) -> dict[str, Tensor]:
+    """Add the gradients of a micro-batch to those that are there; with a step's last one, over all ranks.
 
     Args:
-        model: from `jobs.exchange.exchanging` where the world is more than one.
-        losses_of: from `loss_function`.
-        batch: some of the worker's items of the step.
-        seed: of the recipe.
+        model: wrapped by `World.data_parallel` where the world is more than one.
+        losses_of: of the recipe.
+        batch: some of the rank's items of the step.
         items: of the whole step.
-        world: workers that take part.
-        last: the worker's last micro-batch of this step: what travels overlaps with its backward pass.
+        world: ranks that take part.
+        last: the rank's last micro-batch of this step: what travels overlaps with its backward pass.
 
     Returns:
-        Losses `[item]`, detached.
+        Term of the objective → losses `[item]`, detached.
     """
     # The model itself, rather than `no_sync`: nothing travels either (the reducer waits for no gradient that its own
     # forward pass has not announced), and of a small model on a slow core that wrapper was 2.4 % of the time.
     net = model.module if world > 1 and not last else model
-    losses = losses_of(net, batch, seed, training=True)
-    (losses.sum() * (world / items)).backward()  # type: ignore[no-untyped-call]
-    return losses.detach()
-
-
-def loss_function(recipe: Recipe, device: torch.device, cast: Callable[[], Any]) -> Losses:
-    """Losses `[item]` of a coded batch: widened on the device that trains, draws keyed by item."""
-    dtype = weights_dtype(recipe)
-
-    def losses(model: nn.Module, batch: CodedBatch, seed: int, *, training: bool) -> Tensor:
-        mixture, instrumental = widen_magnitudes(batch, device)
-        magnitudes = Magnitudes(mixture.to(dtype), None if instrumental is None else instrumental.to(dtype))
-        draws = Draws.of_items(seed, [item.index for item in batch.items], device)
-        with cast():
-            found = item_losses(recipe.objective, model, magnitudes, draws, training=training)
-        return found.to(dtype)
-
-    return losses
+    terms = losses_of.terms(net, batch, training=True)  # type: ignore[arg-type]
+    (total_of(list(terms.values())).sum() * (world / items)).backward()  # type: ignore[no-untyped-call]
+    return {name: losses.detach() for name, losses in terms.items()}
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -65,10 +82,14 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def autocast(recipe: Recipe, device: torch.device, bf16: bool) -> Callable[[], Any]:
-    """Mixed precision: bfloat16 where the recipe says so, or by itself where every worker has it (`bf16`)."""
-    wanted = recipe.precision == "bfloat16" or (recipe.precision == "auto" and bf16)
-    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+def everywhere_bf16(world: World) -> bool:
+    """Whether every rank `has_bf16`: what one card cannot do none does, so that every item is computed alike."""
+    return bool(world.least(torch.tensor(int(has_bf16(world.device)), device=world.device)))
+
+
+def mixed(recipe: Recipe, bf16: bool) -> bool:
+    """Whether to compute in bfloat16: where the recipe says so, or by itself where every rank has it (`bf16`)."""
+    return recipe.precision == "bfloat16" or (recipe.precision == "auto" and bf16)
 
 
 def weights_dtype(recipe: Recipe) -> torch.dtype:

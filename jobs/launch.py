@@ -40,7 +40,7 @@ def launch(
         recipe: The run's resolved recipe.
         run: Its folder.
         attempt: A number from `run.begin_attempt()`.
-        loop: `module:function` to train with; the training loop of `jobs.train` by default.
+        loop: `module:function` to train with; `jobs.training.loop:train` by default.
         can_wait: Wait for machines that are missing now.
         is_job: This process is a job of Ray's: whoever ends it without saying that the run is to stop ends Ray.
         watch: Called with every written state, at least every `beat_s`.

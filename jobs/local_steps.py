@@ -15,7 +15,7 @@ of an outer SGD with Nesterov momentum, and all go on from the outer optimiser's
   2.3, there with a mixture of both weights): what it has moved since is put on top of the outer step's weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from jobs.recipe import Recipe
+from jobs.training.world import World
 
 TRAVELS = torch.bfloat16
 
@@ -31,20 +32,23 @@ TRAVELS = torch.bfloat16
 class LocalSteps:
     """One worker's rounds. `agreed` holds the weights of the last outer step, the same on every worker."""
 
-    def __init__(self, recipe: Recipe, model: nn.Module, behind_steps: int, rank: int, world: int) -> None:
+    def __init__(
+        self, recipe: Recipe, model: nn.Module, trained: Collection[str], behind_steps: int, world: World
+    ) -> None:
         """All workers' models are alike now.
 
         Args:
             recipe: its `diloco`, `validation` and `steps` say when a round ends.
             model: the worker's own, on its device.
+            trained: names of its parameters that are ever trained.
             behind_steps: steps that go on while deltas travel.
-            rank: of this process.
-            world: workers.
+            world: of this worker.
         """
-        self._recipe, self._behind_steps, self._rank, self._world = recipe, behind_steps, rank, world
-        self._own = [p for p in model.parameters() if p.requires_grad]
-        self.agreed = deepcopy(model)
-        self._agreed = [p for p in self.agreed.parameters() if p.requires_grad]
+        self._recipe, self._behind_steps, self._world = recipe, behind_steps, world
+        self._names = [name for name, _ in model.named_parameters() if name in trained]
+        self._own = [dict(model.named_parameters())[name] for name in self._names]
+        self.agreed = deepcopy(model).requires_grad_(True)
+        self._agreed = [dict(self.agreed.named_parameters())[name] for name in self._names]
         self._outer = torch.optim.SGD(
             self._agreed, recipe.diloco.lr, recipe.diloco.momentum, nesterov=recipe.diloco.momentum > 0
         )
@@ -71,8 +75,7 @@ class LocalSteps:
     def agree(self) -> None:
         """Before local steps: all take the first worker's weights; by as many roundings theirs may differ."""
         for own in self._own:
-            if self._world > 1:
-                dist.broadcast(own.data, 0)
+            self._world.of_first(own.data)
         self.follow()
 
     def ends_round(self, step: int) -> bool:
@@ -96,11 +99,10 @@ class LocalSteps:
             items: that each worker computed in it.
         """
         self._began, self._steps, self._items = step, steps, list(items)
-        part = items[self._rank] / sum(items)
+        part = items[self._world.rank] / sum(items)
         self._then = [p.clone() for p in self._own]
         self._deltas = _sent(self._agreed, self._own, part)
-        if self._world > 1:
-            self._work = dist.all_reduce(self._deltas, async_op=True)
+        self._work = self._world.sum_later(self._deltas)
 
     @torch.no_grad()
     def settle(self) -> int:
@@ -142,16 +144,16 @@ class LocalSteps:
 
     @torch.no_grad()
     def _join(self, state: dict[str, Any], others: Sequence[dict[str, Tensor]]) -> None:
-        named = [name for name, p in self.agreed.named_parameters() if p.requires_grad]
         if state["travelling"]:
             deltas = [
-                _sent([a.cpu() for a in self._agreed], [theirs[name] for name in named], items / sum(state["items"]))
+                _sent(
+                    [a.cpu() for a in self._agreed], [theirs[name] for name in self._names], items / sum(state["items"])
+                )
                 for theirs, items in zip(others, state["items"], strict=True)
             ]
             self._take(torch.stack(deltas).sum(0).to(self._agreed[0].device))
         for own, agreed in zip(self._own, self._agreed, strict=True):
-            if self._world > 1:  # adding up on different devices may round differently
-                dist.broadcast(agreed.data, 0)
+            self._world.of_first(agreed.data)  # adding up on different devices may round differently
             own.copy_(agreed)
 
     def _take(self, deltas: Tensor) -> None:

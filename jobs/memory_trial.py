@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
-from jobs.gradient import autocast, weights_dtype
+from jobs.gradient import mixed, total_of, weights_dtype
 from jobs.memory import OUT_OF_MEMORY, keep_freed_memory, models_kept
 from jobs.recipe import Recipe
 from vr_core.config import validate
 from vr_core.draws import Draws
 from vr_core.models import build
-from vr_core.objectives import Magnitudes, item_losses
+from vr_core.objectives.objective import Magnitudes, item_losses
+from vr_core.objectives.registry import objective_of
 from vr_core.optim import WeightAverage, adamw
 
 
@@ -34,12 +35,13 @@ def take_step(recipe: Recipe, bins: int, device: torch.device, bf16: bool, items
     mixture, instrumental = torch.rand((2, items, 2, bins, recipe.batch.crop_frames), device=device, dtype=dtype)
     magnitudes = Magnitudes(mixture, instrumental)
     draws = Draws.of_items(0, range(items), device)
+    objective = objective_of(recipe.objective)
     bytes_kept = models_kept(recipe) * sum(p.numel() * p.element_size() for p in model.parameters())
     kept = torch.ones(int(bytes_kept), dtype=torch.uint8, device=device)
     for _ in range(2):  # the second one has the first's moments
-        with autocast(recipe, device, bf16)():
-            losses = item_losses(recipe.objective, model, magnitudes, draws, training=True)
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed(recipe, bf16)):
+            terms = item_losses(objective, model, magnitudes, draws, training=True)
+        total_of(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         if average is not None:
@@ -55,8 +57,7 @@ def main() -> int:
     asked: dict[str, Any] = json.load(sys.stdin)
     torch.set_num_threads(int(asked["threads"]))
     recipe, device = validate(Recipe, asked["recipe"], "memory trial"), torch.device(asked["device"])
-    if device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(device)
     held = torch.ones(asked["held_bytes"] * asked["items"], dtype=torch.uint8)  # what is read ahead
     try:
         take_step(recipe, asked["bins"], device, asked["bf16"], asked["items"])

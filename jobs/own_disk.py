@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from cluster.head import state_folder
 from jobs.background import BackgroundCheckpoints
 from jobs.checkpoint import Checkpoint, read_checkpoint, step_folders
 from jobs.runs import RunFolder, read_json
+from jobs.training.world import World
 from vr_core.errors import StorageError, UserError
 
 KEPT = 2
@@ -40,7 +40,7 @@ def copies_of(run: RunFolder) -> Path | None:
     return state_folder() / "checkpoints" / f"{run.id}.{born}"
 
 
-def newest_of_all(copies: Path | None, shared_step: int, world: int, device: torch.device) -> Checkpoint | None:
+def newest_of_all(copies: Path | None, shared_step: int, world: World) -> Checkpoint | None:
     """The newest copy that every worker has, if it is newer than `shared_step`; asks all of them.
 
     A damaged copy counts as none.
@@ -54,12 +54,8 @@ def newest_of_all(copies: Path | None, shared_step: int, world: int, device: tor
         with contextlib.suppress(UserError, OSError):
             if step > shared_step and step not in read and len(read) < KEPT:
                 read[step] = read_checkpoint(folder)
-    told = torch.tensor(([*sorted(read)] + [-1] * KEPT)[:KEPT], device=device)
-    of_all = [told]
-    if world > 1:
-        of_all = [torch.empty_like(told) for _ in range(world)]
-        dist.all_gather(of_all, told)
-    common = set.intersection(*(set(steps.tolist()) for steps in of_all)) - {-1}
+    told = torch.tensor(([*sorted(read)] + [-1] * KEPT)[:KEPT], device=world.device)
+    common = set.intersection(*map(set, world.gather(told).tolist())) - {-1}
     return read[max(common)] if common else None
 
 

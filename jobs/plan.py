@@ -6,6 +6,7 @@ measured them from here, else assumed. What is assumed is said. How steps are cu
 what the run itself goes by (`jobs.shares`).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ from jobs.machines import offer
 from jobs.placement import Missing, place_run
 from jobs.recipe import SYNC_NAMES, AutoSyncSpec, Recipe, SyncName
 from jobs.shares import Speed, choose_sync, cut_shares, exchange_of, ring_s, step_s, worth_keeping
+from jobs.training.phases import Phase
 from vr_core.errors import UserError
 
 OF_THE_LINE = 0.94
@@ -205,8 +207,9 @@ def predict(machines: Sequence[Machine], recipe: Recipe, shapes: Shapes) -> Pred
     links = _links(machines)
     items = recipe.batch.items
     ways = {way: exchange_of(way, recipe, shapes) for way in recipe.sync_choices}
-    least = recipe.nodes.min if recipe.nodes is not None and recipe.nodes.leave_out else len(machines)
-    kept = {way: worth_keeping(speeds, items, exchange, links, least) for way, exchange in ways.items()}
+    pcs = [machine.name.partition("/")[0] for machine in machines]
+    least = recipe.nodes.min if recipe.nodes is not None and recipe.nodes.leave_out else len(set(pcs))
+    kept = {way: worth_keeping(speeds, items, exchange, links, least, pcs) for way, exchange in ways.items()}
     sync = choose_sync({way: kept[way].step_s for way in ways})
     workers = kept[sync].workers
     taken = [machines[worker] for worker in workers]
@@ -227,6 +230,34 @@ def predict(machines: Sequence[Machine], recipe: Recipe, shapes: Shapes) -> Pred
         hours=hours,
         kwh=None if None in power_w else sum(w for w in power_w if w is not None) * hours / 1000,
     )
+
+
+@dataclass(frozen=True)
+class PhaseForecast:
+    """What a phase of a run costs."""
+
+    first_step: int
+    steps: int
+    crop_frames: int
+    parameters: int
+    """That it trains."""
+    step_s: float
+    hours: float
+
+
+def forecast_phase(phase: Phase, until_step: int, machines: Sequence[Machine], shapes: Shapes) -> PhaseForecast:
+    """A phase on these machines.
+
+    Args:
+        phase: of the run.
+        until_step: where it ends.
+        machines: with their speeds at this phase's items.
+        shapes: of the parameters that it trains.
+    """
+    step_s, steps = predict(machines, phase.recipe, shapes).step_s, until_step - phase.first_step
+    parameters = sum(math.prod(shape) for shape in shapes)
+    crop_frames = phase.recipe.batch.crop_frames
+    return PhaseForecast(phase.first_step, steps, crop_frames, parameters, step_s, step_s * steps / 3600)
 
 
 def enough_items(machines: Sequence[Machine], recipe: Recipe, shapes: Shapes) -> int | None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vr_core.config import Spec, digest, plain
 from vr_core.errors import ConfigError
@@ -28,6 +28,14 @@ class BatchSpec(Spec):
     crop_frames: Count = 256
 
 
+class CurriculumSpec(Spec):
+    """Crops of another length for the first steps: short ones cost less, and say enough at first."""
+
+    until_step: Count
+    """The step with which it ends; then comes the next row, and after the last one `batch.crop_frames`."""
+    crop_frames: Count
+
+
 class ValidationSpec(Spec):
     """Fixed crops and fixed masks, so that two validations differ by the weights alone."""
 
@@ -47,8 +55,8 @@ class CheckpointSpec(Spec):
 
 
 SyncName = Literal["plain", "bf16", "powersgd", "diloco"]
-"""plain: gradients as they are; bf16: half the bytes, rounded; diloco: weights, now and then. Recipes of earlier runs may
-name powersgd, which no run can take any more."""
+"""plain: gradients as they are; bf16: half the bytes, rounded; diloco: weights, now and then. Recipes of earlier runs
+may name powersgd, which no run can take any more."""
 SYNC_NAMES: tuple[SyncName, ...] = ("plain", "bf16", "diloco")
 """The most exact first."""
 AUTO_SYNC: tuple[SyncName, ...] = ("plain", "bf16")
@@ -56,7 +64,8 @@ AUTO_SYNC: tuple[SyncName, ...] = ("plain", "bf16")
 
 
 POWERSGD_IS_GONE = (
-    "sync: powersgd is no longer supported: diloco is faster and costs less loss; use sync=bf16 or sync=diloco in a new run"
+    "sync: powersgd is no longer supported: diloco is faster and costs less loss; "
+    "use sync=bf16 or sync=diloco in a new run"
 )
 _REMOVED_KEYS: dict[str, Any] = {"powersgd": {"rank": 4, "start_step": None}}
 """Top-level keys that recipes had once, with their defaults: read and ignored, and digested as if they were there."""
@@ -192,6 +201,7 @@ class Recipe(Spec):
     model: ModelSpec = DenseFrameTransformerSpec()
     objective: ObjectiveSpec = SeparateSpec()
     batch: BatchSpec = BatchSpec()
+    curriculum: tuple[CurriculumSpec, ...] = ()
     optim: OptimSpec = OptimSpec()
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """auto: bfloat16 autocast where every worker has a GPU with such units, float32 elsewhere. float64: for proofs."""
@@ -204,19 +214,24 @@ class Recipe(Spec):
     """Where set, the run has a worker for each GPU of each such machine (or one for each, without GPUs)."""
     sync: SyncName | Literal["auto"] | AutoSyncSpec = "plain"
     """How gradients travel. auto: chosen at the run's first start from measured speeds and links, and kept."""
+    powersgd: Annotated[Any, Field(exclude=True)] = None
+    """Of earlier recipes; ignored."""
     diloco: DilocoSpec = DilocoSpec()
     tune: TuneSpec | None = None
     log: LogSpec = LogSpec()
     cache: RecipeCacheSpec | None = None
     """Not part of a run's identity."""
 
-    @model_validator(mode="before")
+    @field_validator("powersgd")
     @classmethod
-    def _without_removed_keys(cls, raw: object) -> object:
-        return {key: value for key, value in raw.items() if key not in _REMOVED_KEYS} if isinstance(raw, dict) else raw
+    def _is_ignored(cls, _: object) -> None:
+        return None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
+        ends = [row.until_step for row in self.curriculum]
+        if ends != sorted(set(ends)) or (ends and ends[-1] >= self.steps):
+            raise ValueError(f"curriculum: until_step must rise from row to row and end before step {self.steps}")
         if self.nodes is not None and (self.workers.count != 1 or self.workers.labels):
             raise ValueError("nodes says where the workers are, and how many: leave out workers.count and .labels")
         if self.nodes is not None and self.nodes.min > self.batch.items:
@@ -251,6 +266,10 @@ class Recipe(Spec):
     def digest(self) -> str:
         """8 hex digits of the resolved recipe without paths and logging: the middle of a run's id."""
         identity = plain(self) | _REMOVED_KEYS
+        if not self.curriculum:
+            del identity["curriculum"]
+        if not self.optim.unfreeze:
+            del identity["optim"]["unfreeze"]
         for key in ("data", "out", "init", "log", "cache"):
             del identity[key]
         return digest(identity)

@@ -107,9 +107,7 @@ class Exchange(NamedTuple):
     """Part of the run's steps that every worker computes whole, before any exchange."""
 
 
-def exchange_of(
-    sync: SyncName, recipe: Recipe, shapes: Sequence[Sequence[int]], element_bytes: int = 4
-) -> Exchange:
+def exchange_of(sync: SyncName, recipe: Recipe, shapes: Sequence[Sequence[int]], element_bytes: int = 4) -> Exchange:
     """What a way costs.
 
     Args:
@@ -187,20 +185,28 @@ class Kept(NamedTuple):
 
 
 def worth_keeping(
-    speeds: Sequence[Speed], items: int, exchange: Exchange, links_bytes_per_s: Sequence[float], least: int
+    speeds: Sequence[Speed],
+    items: int,
+    exchange: Exchange,
+    links_bytes_per_s: Sequence[float],
+    least: int,
+    machines: Sequence[str] | None = None,
 ) -> Kept:
-    """The workers without which a step would take longer.
+    """The workers without which a step would take longer, machine by machine.
 
-    A slow card behind a slow link can cost more than it brings: the exchange of all waits for that link. Workers are
-    left out one at a time, each time the one whose absence helps most, as long as a step is shorter by `WORTH` without.
+    A slow card behind a slow link can cost more than it brings: the exchange of all waits for that link. Machines are
+    left out one at a time, with all of their workers, each time the one whose absence helps most, as long as a step is
+    shorter by `WORTH` without. A run places workers by machine, so one card of two cannot be left out.
 
     Args:
         speeds: of the workers.
         items: of a step.
         exchange: how their gradients become one.
         links_bytes_per_s: of each worker to the others.
-        least: so many workers stay at least.
+        least: so many machines stay at least.
+        machines: name of each worker's; without it each has one of its own.
     """
+    names = [str(worker) for worker in range(len(speeds))] if machines is None else machines
 
     def predicted_s(workers: Sequence[int]) -> float:
         links = [links_bytes_per_s[worker] for worker in workers]
@@ -208,8 +214,8 @@ def worth_keeping(
 
     kept = tuple(range(len(speeds)))
     all_s = now_s = predicted_s(kept)
-    while len(kept) > max(1, least):
-        fewer = [tuple(other for other in kept if other != worker) for worker in kept]
+    while len(left := dict.fromkeys(names[worker] for worker in kept)) > max(1, least):
+        fewer = [tuple(worker for worker in kept if names[worker] != name) for name in left]
         best = min(fewer, key=predicted_s)
         if predicted_s(best) > (1 - WORTH) * now_s:
             break

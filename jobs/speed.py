@@ -11,14 +11,13 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from pydantic import Field
 from torch import nn
 
@@ -26,16 +25,15 @@ from cluster.head import state_folder, this_member
 from dataprep.batches import BUFFERS, CodedBatch, read_batch
 from dataprep.dataset import Dataset
 from dataprep.order import Order
-from jobs.gradient import Losses
+from jobs.gradient import ItemLosses
 from jobs.memory import SMALLER, budget_bytes, fitting, fitting_on_gpu, forget_peak, lives, models_kept, peak_bytes
 from jobs.recipe import Recipe
 from jobs.shares import Speed
+from jobs.training.world import World
 from vr_core.config import Spec, digest, plain, validate
 from vr_core.errors import ConfigError
 from vr_core.files import write_json
 
-_NAME_BYTES = 128
-"""Of a device's name, as it travels."""
 ROUNDS, ROUND_S = 3, 0.1
 """Each size is computed in so many turns, for at least so long and at least once; before them once, not counted."""
 
@@ -156,7 +154,7 @@ def speed_here(
     recipe: Recipe,
     key: dict[str, Any],
     model: nn.Module,
-    losses_of: Losses,
+    losses_of: ItemLosses,
     data: Dataset,
     order: Order,
     device: torch.device,
@@ -169,7 +167,7 @@ def speed_here(
     read = functools.cache(lambda count: read_batch(data, items[:count]))
 
     def compute(count: int) -> None:
-        losses_of(model, read(count), recipe.seed, training=True).sum().backward()  # type: ignore[no-untyped-call]
+        losses_of.total(model, read(count), training=True).sum().backward()  # type: ignore[no-untyped-call]
 
     size = _size_here(recipe, key, model, compute, read(1), device)
     speed = measure_speed(compute, size, device)
@@ -230,23 +228,11 @@ def _size_here(
     return size
 
 
-def speeds_of_all(speed: Speed, world: int, device: torch.device) -> list[Speed]:
+def speeds_of_all(speed: Speed, world: World) -> list[Speed]:
     """The speeds of all ranks, in rank order."""
-    told = torch.tensor([[speed.fixed_s, speed.item_s, speed.micro_batch]], dtype=torch.float64, device=device)
-    if world > 1:
-        rows = [torch.empty_like(told) for _ in range(world)]
-        dist.all_gather(rows, told)
-        told = torch.cat(rows)
-    return [Speed(fixed_s, item_s, int(most)) for fixed_s, item_s, most in told.tolist()]
-
-
-def devices_of_all(key: dict[str, Any], world: int, device: torch.device) -> list[str]:
-    """The names of the devices of all ranks, in rank order, as far as they are short."""
-    name = key["device"].encode()[:_NAME_BYTES]
-    mine = torch.tensor(list(name.ljust(_NAME_BYTES, b"\0")), dtype=torch.uint8, device=device)
-    names = [torch.empty_like(mine) for _ in range(world)]
-    dist.all_gather(names, mine)
-    return [bytes(told.tolist()).rstrip(b"\0").decode(errors="replace") for told in names]
+    mine = [speed.fixed_s, speed.item_s, speed.micro_batch]
+    rows = world.gather(torch.tensor(mine, dtype=torch.float64, device=world.device)).tolist()
+    return [Speed(fixed_s, item_s, int(most)) for fixed_s, item_s, most in rows]
 
 
 def keep_others(key: dict[str, Any], devices: Sequence[str], speeds: Sequence[Speed]) -> None:
@@ -263,17 +249,6 @@ def keep_others(key: dict[str, Any], devices: Sequence[str], speeds: Sequence[Sp
         if other != key and (known is None or known.elsewhere):
             with contextlib.suppress(OSError):
                 _write_row(other, SpeedRow(**asdict(speed), elsewhere=True))
-
-
-@contextlib.contextmanager
-def less_after_out_of_memory(key: dict[str, Any], speed: Callable[[], Speed]) -> Iterator[None]:
-    """A GPU that runs out of memory in the block computes fewer items at once at the next start."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        now = speed()
-        keep_or_note(key, replace(now, micro_batch=max(1, int(SMALLER * now.micro_batch))))
-        raise
 
 
 def note_first_step(key: dict[str, Any]) -> None:

@@ -182,7 +182,7 @@ class Supervisor:
         self._beat(now=True)
         [ended] = done
         if not isinstance(ended, BaseException):
-            if ended["ended"] != "left_out":
+            if ended["ended"] != "excluded":
                 return Outcome(ended["ended"])
             return self._leave_out(ended)
         if self._stopping():

@@ -37,11 +37,12 @@ def train_trial(config: dict[str, Any]) -> None:
     """Tune function: the training loop on the run folder `config["folder"]`, reporting at validations.
 
     Raises:
-        VrError: as `jobs.train.train`; it is also written to the folder's `error.json`.
+        VrError: as `jobs.training.loop.train`; it is also written to the folder's `error.json`.
     """
     import torch
 
-    from jobs.train import train
+    from jobs.training.loop import train
+    from jobs.training.world import World
 
     run = RunFolder(Path(config["folder"]))
     error_file = run.path / "error.json"
@@ -57,7 +58,7 @@ def train_trial(config: dict[str, Any]) -> None:
             report({STEP: step, "validation_loss": float(record.get("loss", math.nan))})
             return
         device = torch.device("cuda" if config["use_gpu"] else "cpu")
-        train(recipe, run.path, rank=0, world=1, device=device, report=report)
+        train(recipe, run.path, World.alone(device), report)
     except Exception as error:
         message = str(error) if isinstance(error, VrError) else f"{type(error).__name__}: {error}"
         write_json(error_file, {"message": message, "traceback": traceback.format_exc()})

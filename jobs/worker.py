@@ -12,11 +12,12 @@ import math
 import os
 import platform
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.errors import RunLeft, RunStopped, WorkersLeftOut
 from jobs.fit import words
+from jobs.placement import machine_name
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
 from vr_core.config import Spec, validate
@@ -26,7 +27,9 @@ from vr_core.files import write_json
 if TYPE_CHECKING:
     import torch
 
-DEFAULT_LOOP = "jobs.train:train"
+    from jobs.training.decision import Ended
+
+DEFAULT_LOOP = "jobs.training.loop:train"
 
 
 class WorkerSpec(Spec):
@@ -41,55 +44,42 @@ class WorkerSpec(Spec):
     """Host names of PCs whose workers have been in a start of the run before."""
     use_gpu: bool
     loop: str = DEFAULT_LOOP
-    """`module:function` with the signature of `jobs.train.train`."""
+    """`module:function` with the signature of `jobs.training.loop.train`."""
 
 
 def work(config: dict[str, Any]) -> dict[str, Any]:
     """Train as one rank; the returned mapping of rank 0 reaches the supervisor.
 
     Returns:
-        `{"ended": "stopped"}` where the user asked the run to stop, `{"ended": "left"}` where it has left its machines,
-        `{"ended": "left_out", ...}` where steps are shorter without some `ranks`, else `{"ended": "finished"}` and what
-        the loop returned.
+        `ended`: how the loop did (`jobs.training.decision.Ending`), and its figures; where it is `excluded`, the
+        `ranks` without which a step takes `without_s` instead of `with_s`.
     """
     import ray.train
     import ray.train.torch
     import torch
 
+    from jobs.training.world import World
+
     spec = validate(WorkerSpec, config, "worker")
     run = RunFolder(spec.run)
     context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
+    rank, size = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device() if spec.use_gpu else torch.device("cpu")
     # Ray gives a worker one thread unless told otherwise; the recipe says how many cores it has.
     torch.set_num_threads(spec.recipe.workers.cpus)
     folder = run.attempt_folder(spec.attempt)
     try:
         require_folders(folder, spec.recipe.data, platform.node() in spec.been)
-        _announce(folder / f"machines-{spec.fit}.json", rank, world, device)
-        loop = _loop(spec.loop)
-        result = loop(
-            spec.recipe,
-            run.path,
-            rank=rank,
-            world=world,
-            device=device,
-            report=_reporter(ray.train.report),
-        )
-    except RunStopped:
-        return {"ended": "stopped"}
-    except RunLeft:
-        return {"ended": "left"}
-    except WorkersLeftOut as left_out:
-        return {
-            "ended": "left_out", "ranks": left_out.ranks, "with_s": left_out.with_s, "without_s": left_out.without_s,
-        }  # fmt: skip
+        mine = _announce(folder / f"machines-{spec.fit}.json", rank, size, device)
+        world = World(rank, size, device, machine_name(mine))
+        ended = _loop(spec.loop)(spec.recipe, run.path, world, _reporter(ray.train.report))
     except BaseException as error:
         # Without the folder, Ray alone carries the error (jobs.supervisor).
         with contextlib.suppress(OSError):
             write_json(folder / f"error-{spec.fit}-rank-{rank}.json", words(error, rank))
         raise
-    return {"ended": "finished", **result}
+    exclusion = {} if ended.exclusion is None else asdict(ended.exclusion)
+    return {"ended": ended.how, **ended.figures, **exclusion}
 
 
 def require_folders(attempt: Path, data: Path | None, been: bool) -> None:
@@ -113,9 +103,9 @@ def require_folders(attempt: Path, data: Path | None, been: bool) -> None:
         raise StorageError(f"{data} is not there any more: is its share mounted?")
 
 
-def _loop(name: str) -> Callable[..., dict[str, Any]]:
+def _loop(name: str) -> "Callable[..., Ended]":
     module, _, function = name.partition(":")
-    loop: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), function)
+    loop: Callable[..., Ended] = getattr(importlib.import_module(module), function)
     return loop
 
 
@@ -128,8 +118,12 @@ def _reporter(ray_report: Callable[[dict[str, float]], None]) -> Callable[[dict[
     return report
 
 
-def _announce(file: Path, rank: int, world: int, device: "torch.device") -> None:
-    """Rank 0 writes what every rank computes on; its appearance says that all workers are running."""
+def _announce(file: Path, rank: int, world: int, device: "torch.device") -> dict[str, Any]:
+    """Rank 0 writes what every rank computes on; its appearance says that all workers are running.
+
+    Returns:
+        What is written of this rank.
+    """
     import ray
     import torch
     import torch.distributed as dist
@@ -150,3 +144,4 @@ def _announce(file: Path, rank: int, world: int, device: "torch.device") -> None
         dist.all_gather_object(machines, mine)
     if rank == 0:
         write_json(file, {"machines": machines})
+    return mine

@@ -31,7 +31,9 @@ def learning_rate_factor(step: int, steps: int, spec: OptimSpec) -> float:
 
 
 def parameter_groups(model: nn.Module, spec: OptimSpec) -> list[dict[str, object]]:
-    """Parameters by layer and by weight decay; frozen ones are taken out of training and of the groups.
+    """Parameters by layer and by weight decay; those of `freeze` are taken out of training and of the groups.
+
+    Those of `unfreeze` are in the groups: until their step they have no gradients, and the optimiser passes over them.
 
     Each group carries `lr_share`: `layer_decay` to the power of the layer's distance from the output. `set_rates`
     writes `lr = peak × factor × lr_share` from it, so that one schedule never erases the layer-wise rates.
@@ -40,13 +42,9 @@ def parameter_groups(model: nn.Module, spec: OptimSpec) -> list[dict[str, object
         ConfigError: a pattern of `freeze` names nothing, or nothing is left to train.
     """
     prefixes: tuple[str, ...] = model.layer_prefixes()  # type: ignore[operator]
-    named = dict(model.named_parameters())
-    for pattern in spec.freeze:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in named):
-            raise ConfigError(f"optim.freeze: {pattern!r} names no parameter; layers are {', '.join(prefixes)}")
+    freeze(model, spec.freeze)
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
-    for name, parameter in named.items():
-        parameter.requires_grad_(not any(fnmatch.fnmatchcase(name, pattern) for pattern in spec.freeze))
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             depth = next(i for i, prefix in enumerate(prefixes) if name.startswith(prefix))
             # Position vectors are no matrices of weights: pulling them to zero is pulling attention to no position.
@@ -63,6 +61,21 @@ def parameter_groups(model: nn.Module, spec: OptimSpec) -> list[dict[str, object
         }
         for (depth, decayed), parameters in sorted(groups.items())
     ]
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Train all parameters of `model` but those that a shell pattern names.
+
+    Raises:
+        ConfigError: a pattern names nothing.
+    """
+    named = dict(model.named_parameters())
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in named):
+            layers = ", ".join(model.layer_prefixes())  # type: ignore[operator]
+            raise ConfigError(f"optim.freeze: {pattern!r} names no parameter; layers are {layers}")
+    for name, parameter in named.items():
+        parameter.requires_grad_(not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
 
 
 def adamw(model: nn.Module, spec: OptimSpec) -> torch.optim.AdamW:

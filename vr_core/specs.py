@@ -132,5 +132,8 @@ class OptimSpec(Spec):
     """Rate of each layer as a share of the rate of the layer after it (fine-tuning)."""
     freeze: tuple[str, ...] = ()
     """Names of layers or parameters that stay as they are, as shell patterns: `blocks.0.*`."""
+    unfreeze: dict[str, Count] = {}
+    """Shell pattern → step until which what it names stays as it is: the last layers are trained first (Howard and
+    Ruder 2018, "Universal Language Model Fine-tuning for Text Classification", section 3.3, gradual unfreezing)."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Exponential moving average of the weights; 0 turns it off."""

@@ -1,6 +1,7 @@
 """`vr plan`: what a recipe will cost on the PCs of an inventory."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,26 +30,34 @@ def plan(
     from cluster.inventory import Inventory
     from cluster.links import rates_mbit, read_links
     from jobs.arithmetic import arithmetic_of
-    from jobs.plan import OF_THE_LINE, machines_of, outlook
+    from jobs.plan import OF_THE_LINE, forecast_phase, machines_of, outlook
     from jobs.recipe import Recipe
     from jobs.shipped import recipe_file
     from jobs.speed import kept_speeds
+    from jobs.training.phases import phases_of
     from vr_core.config import load
     from vr_core.errors import UserError
 
     spec = load(Recipe, recipe_file(recipe), overrides or [])
-    model = arithmetic_of(spec)
+    phases = phases_of(spec)
     pcs = load(Inventory, inventory)
     links_gbit = {name: mbit / 1000 / OF_THE_LINE for name, mbit in rates_mbit(pcs, read_links()).items()}
     if link_gbit is not None:
         links_gbit = dict.fromkeys([node.name for node in pcs.nodes], link_gbit)
-    machines, unknown = machines_of(pcs, spec, model.item_flop, kept_speeds(spec, model.bins), links_gbit)
-    if not machines:
-        raise UserError(f"{inventory}: no machine for this recipe ({'; '.join(unknown) or 'none is wanted'})")
-    found = outlook(machines, spec, model.shapes)
+    forecasts = []
+    ends = [*(phase.first_step for phase in phases[1:]), spec.steps]
+    for phase, end in zip(phases, ends, strict=True):
+        model = arithmetic_of(phase.recipe)
+        speeds = kept_speeds(phase.recipe, model.bins)
+        machines, unknown = machines_of(pcs, phase.recipe, model.item_flop, speeds, links_gbit)
+        if not machines:
+            raise UserError(f"{inventory}: no machine for this recipe ({'; '.join(unknown) or 'none is wanted'})")
+        forecasts.append(forecast_phase(phase, end, machines, model.shapes))
+    found = outlook(machines, phases[-1].recipe, model.shapes)  # what holds at the end, and mostly for longest
     about = {
         "recipe": spec.name, "parameters": model.parameters, "item_flop": model.item_flop,
         "item_bytes": model.item_bytes, "steps": spec.steps, "items": spec.batch.items, "unknown": unknown,
+        "phases": [asdict(forecast) for forecast in forecasts],
     }  # fmt: skip
     if as_json:
         print(json.dumps({**about, **found.plain()}))
@@ -88,6 +97,16 @@ def _show(about: dict[str, Any], found: "Outlook", inventory: Path) -> None:
             "" if one.kwh is None else f"{one.kwh:.1f}",
         )  # fmt: skip
     console.print(links)
+    if len(about["phases"]) > 1:
+        phases = Table("from step", "steps", "crop frames", "M trained", "s a step", "hours", box=None)
+        for row in about["phases"]:
+            phases.add_row(
+                str(row["first_step"]), str(row["steps"]), str(row["crop_frames"]), f"{row['parameters'] / 1e6:.1f}",
+                f"{row['step_s']:.3f}", f"{row['hours']:.2f}",
+            )  # fmt: skip
+        console.print(phases)
+        hours = sum(row["hours"] for row in about["phases"])
+        say(f"in all phases {hours:.2f} hours; the tables above are of the last one, as if it were the whole run")
     for ways_s, allowed in ((now.ways_s, "allows"), (found.other_ways_s, "does not list (sync={auto: [...]})")):
         if ways_s:
             told = ", ".join(f"{way} {seconds:.3f} s" for way, seconds in ways_s.items())

@@ -1,30 +1,21 @@
-"""A small real training loop with the signature of `jobs.train.train`: descent on a parabola, with checkpoints."""
+"""A small real training loop with the signature of `jobs.training.loop.train`: descent on a parabola."""
 
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed as dist
 
-from jobs.errors import RunStopped
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
+from jobs.training.decision import Ended
+from jobs.training.world import World
 from vr_core.errors import UserError
 from vr_core.files import write_json
 
 
-def line(
-    recipe: Recipe,
-    run: Path,
-    *,
-    rank: int,
-    world: int,
-    device: torch.device,
-    report: Callable[[dict[str, float]], None] | None,
-) -> dict[str, Any]:
+def line(recipe: Recipe, run: Path, world: World, report: Callable[[dict[str, float]], None] | None = None) -> Ended:
     """w ← w - 0.1 · mean over ranks of (w - rank); a checkpoint at every step."""
     folder = RunFolder(run)
     last = folder.pointer("last")
@@ -34,18 +25,15 @@ def line(
         step, w = saved["step"], torch.tensor(saved["w"])
     while step < recipe.steps:
         if folder.stop_file.exists():
-            raise RunStopped(f"run {folder.id} was asked to stop")
-        gradient = w - rank
-        if world > 1:
-            dist.all_reduce(gradient)
-        w = w - 0.1 * gradient / world
+            return Ended("stopped")
+        w = w - 0.1 * world.sum(w - world.rank) / world.size
         step += 1
-        if rank == 0:
+        if world.rank == 0:
             _save(folder, step, float(w))
         if report is not None:
             report({"step": step, "w": float(w)})
         _misbehave(folder, recipe, step)
-    return {"w": float(w)}
+    return Ended("finished", {"w": float(w)})
 
 
 def _save(run: RunFolder, step: int, w: float) -> None:

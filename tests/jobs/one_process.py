@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobs.errors import RunLeft, RunStopped
 from jobs.fit import Fits, words
 from jobs.placement import Placement
 from jobs.recipe import Recipe
@@ -50,7 +49,7 @@ class Start:
         """Steps, each with a checkpoint, up to step `until`.
 
         Raises:
-            RunStopped, RunLeft: as the training loop, when the run's folder says so.
+            Leaves: the run's folder says so.
         """
         for step in range(self.run.last_step() + 1, until + 1):
             self.obey()
@@ -59,9 +58,9 @@ class Start:
     def obey(self) -> None:
         """What the loop does before each step."""
         if self.run.stop_file.exists():
-            raise RunStopped("stopped")
+            raise Leaves("stopped")
         if self.run.leave_file.exists():
-            raise RunLeft("left")
+            raise Leaves("left")
 
     def wait_for(self, condition: Callable[[], object]) -> None:
         """Until it holds; one that is ended meanwhile raises as Ray Train does."""
@@ -94,10 +93,8 @@ class OneProcess:
         self.starts.append(start)
         try:
             return self._acts[min(len(self.starts), len(self._acts)) - 1](start)
-        except RunStopped:
-            return {"ended": "stopped"}
-        except RunLeft:
-            return {"ended": "left"}
+        except Leaves as leaves:
+            return {"ended": leaves.how}
         except Unsaid:
             raise
         except Exception as error:
@@ -112,6 +109,14 @@ class OneProcess:
         """Let go of every thread that still hangs."""
         for start in self.starts:
             start.ended.set()
+
+
+class Leaves(Exception):
+    """Somebody has asked the run to stop, or to leave its machines."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(how)
+        self.how = how
 
 
 class Unsaid(RuntimeError):

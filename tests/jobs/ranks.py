@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 # DistributedDataParallel and optimisers import torch's compiler, which takes each rank two seconds otherwise.
-_CONTEXT.set_forkserver_preload(["jobs.train", "torch._dynamo", "tests.jobs.ranks"])
+_CONTEXT.set_forkserver_preload(["jobs.training.loop", "torch._dynamo", "tests.jobs.ranks"])
 
 
 class Rank:
@@ -73,12 +73,13 @@ def rank_main(run: Path, own_disks: bool, rank: int, world: int) -> None:
 
     from jobs.recipe import Recipe
     from jobs.storage import open_data
-    from jobs.train import train
+    from jobs.training.loop import train
+    from jobs.training.world import World
     from vr_core.config import load
 
     opens = partial(_with_own_disks, run, rank) if own_disks else open_data
     recipe, cpu = load(Recipe, run / "recipe.yaml"), torch.device("cpu")
-    train(recipe, run, rank=rank, world=world, device=cpu, report=None, opens=opens)
+    train(recipe, run, World(rank, world, cpu), opens=opens)
 
 
 def end_fork_server() -> None:

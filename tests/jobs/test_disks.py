@@ -19,6 +19,7 @@ from jobs.checkpoint import read_newest, step_folders
 from jobs.metrics_log import read_metrics
 from jobs.own_disk import copies_of, newest_of_all
 from jobs.runs import RunFolder
+from jobs.training.world import World
 from tests.jobs import ranks
 from tests.jobs.checkpoints import write_example
 from tests.jobs.training import (
@@ -70,7 +71,7 @@ CPU = torch.device("cpu")
 
 
 def newest_on_two_pcs(folder: Path, rank: int, world: int) -> None:
-    found = newest_of_all(folder / f"pc{rank}", 8, world, CPU)
+    found = newest_of_all(folder / f"pc{rank}", 8, World(rank, world, CPU))
     (folder / f"found-{rank}").write_text(found.folder.name)
 
 
@@ -79,8 +80,8 @@ def test_copies_count_only_where_every_worker_has_them(tmp_path: Path) -> None:
         copies = RunFolder(tmp_path / f"pc{pc}" / f"rank-{rank}")
         copies.path.mkdir(parents=True, exist_ok=True)
         write_example(copies, step, 1.0)
-    assert newest_of_all(tmp_path / "pc0", 8, 1, CPU).row.step == 11
-    assert newest_of_all(tmp_path / "pc0", 11, 1, CPU) is None, "the share is as new"
+    assert newest_of_all(tmp_path / "pc0", 8, World.alone(CPU)).row.step == 11
+    assert newest_of_all(tmp_path / "pc0", 11, World.alone(CPU)) is None, "the share is as new"
     finish(ranks.group(partial(newest_on_two_pcs, tmp_path), 2, tmp_path / "meet"))
     assert [(tmp_path / f"found-{rank}").read_text() for rank in range(2)] == ["step-00000009"] * 2
 

@@ -13,7 +13,8 @@ from jobs.checkpoint import read_newest
 from jobs.gradient import has_bf16
 from jobs.metrics_log import read_metrics
 from jobs.shares import Speed
-from jobs.speed import devices_of_all, keep_speed, key_of
+from jobs.speed import keep_speed, key_of
+from jobs.training.world import World
 from tests.jobs import ranks
 from tests.jobs.training import (
     finish,
@@ -44,7 +45,7 @@ NAMES = ("RTX 3080 Ti", "Ä" * 100)
 
 
 def tell_devices(folder: Path, rank: int, world: int) -> None:
-    found = devices_of_all({"device": NAMES[rank]}, world, torch.device("cpu"))
+    found = World(rank, world, torch.device("cpu")).texts(NAMES[rank])
     (folder / f"told-{rank}").write_text(json.dumps(found))
 
 

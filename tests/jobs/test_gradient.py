@@ -12,16 +12,21 @@ from safetensors.torch import load_file, save_file
 
 from dataprep.batches import read_batch
 from dataprep.dataset import Dataset
-from dataprep.locality import StepCut
 from dataprep.order import Order
-from jobs.exchange import BusyClock, exchanging
-from jobs.gradient import add_gradients, autocast, loss_function
+from jobs.gradient import ItemLosses
 from jobs.recipe import Recipe
-from jobs.shares import Pace, Speed
+from jobs.shares import Speed
+from jobs.sync.busy_clock import BusyClock
+from jobs.sync.ddp import Ddp
+from jobs.training.phases import phases_of
+from jobs.training.state import MAIN, TrainState
+from jobs.training.step_plan import StepPlan
+from jobs.training.world import World
 from tests.jobs import ranks
 from tests.jobs.training import TINY, finish, recipe_of
 from vr_core.config import load, plain
 from vr_core.models import build
+from vr_core.optim import adamw
 
 pytestmark = pytest.mark.xdist_group("ranks")
 
@@ -32,26 +37,22 @@ ITEMS = 11
 def gradient_of_a_rank(folder: Path, speeds: list[tuple[float, float, int]], rank: int, world: int) -> None:
     recipe = load(Recipe, folder / "recipe.yaml")
     data = Dataset.open(recipe.data)
-    order = Order.of(data.manifest, recipe.objective, recipe.seed, recipe.batch.crop_frames)
     torch.manual_seed(0)
     model = build(recipe.model, data.manifest.stft.bins).double()
-    clock = BusyClock(CPU)
-    parallel = exchanging(model, recipe.sync, clock)
-    losses_of = loss_function(recipe, CPU, autocast(recipe, CPU, False))
-    pace = Pace([Speed(*speed) for speed in speeds], recipe.batch.items, 0, 1)
-    cut = StepCut(order, data.manifest, np.ones((world, len(data.manifest.shards)), bool))
+    state = TrainState(recipe, model, {MAIN: adamw(model, recipe.optim)})
+    sync = Ddp(recipe.sync, ItemLosses(recipe, CPU, bf16=False), World(rank, world, CPU), BusyClock(CPU))
+    sync.enter(state)
+    everywhere = np.ones((world, len(data.manifest.shards)), bool)
+    [phase] = phases_of(recipe)
+    plan = StepPlan(recipe, data.manifest, {phase: [Speed(*speed) for speed in speeds]}, everywhere, rank, 0)
     for step in range(2):  # the second one goes through other buckets
-        parallel.zero_grad()
-        mine, pieces = cut.items_of(step, rank, pace.shares(step)), pace.pieces(step, rank)
-        clock.begin()
-        for number, count in enumerate(pieces):
-            batch, mine = read_batch(data, mine[:count]), mine[count:]
-            add_gradients(
-                parallel, losses_of, batch, seed=recipe.seed, items=recipe.batch.items, world=world,
-                last=number == len(pieces) - 1,
-            )  # fmt: skip
-        assert not mine
-        assert clock.busy_s() > 0
+        model.zero_grad()
+        batches = plan.micro_batches(step)
+        sync.clock.begin()
+        for number in plan.pieces(step):
+            sync.backward(read_batch(data, batches[number]), plan, step, last=number == len(batches) - 1)
+        pieces = [len(batch) for batch in batches]
+        assert sync.clock.busy_s() > 0
     save_file({name: p.grad for name, p in model.named_parameters()}, folder / f"gradient-{rank}.safetensors")
     (folder / f"pieces-{rank}.json").write_text(json.dumps(pieces))
 
@@ -62,9 +63,9 @@ def alone(recipe: Recipe) -> dict[str, torch.Tensor]:
     order = Order.of(data.manifest, recipe.objective, recipe.seed, recipe.batch.crop_frames)
     torch.manual_seed(0)
     model = build(recipe.model, data.manifest.stft.bins).double()
-    losses_of = loss_function(recipe, CPU, autocast(recipe, CPU, False))
+    losses_of = ItemLosses(recipe, CPU, bf16=False)
     for item in order.items(recipe.batch.items, recipe.batch.items):
-        [loss] = losses_of(model, read_batch(data, [item]), recipe.seed, training=True)
+        [loss] = losses_of.total(model, read_batch(data, [item]), training=True)
         (loss / recipe.batch.items).backward()
     return {name: p.grad for name, p in model.named_parameters()}
 

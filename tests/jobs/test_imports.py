@@ -72,7 +72,7 @@ def start_workers():
     from jobs import fit, placement, recipe, runs
     demo = recipe.Recipe(name="demo", steps=1)
     place = placement.Placement(use_gpu=False, resources={"CPU": 1.0}, selectors=[{}])
-    fit.trainer(runs.RunFolder(Path.cwd() / "demo"), demo, 1, 1, place, "jobs.train:train", ())
+    fit.trainer(runs.RunFolder(Path.cwd() / "demo"), demo, 1, 1, place, "jobs.training.loop:train", ())
 
 for kind, *words in asked:
     if kind == "vr":

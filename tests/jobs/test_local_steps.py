@@ -13,11 +13,12 @@ from dataprep.batches import read_batch
 from dataprep.dataset import Dataset
 from dataprep.order import Order
 from jobs.checkpoint import read_newest
-from jobs.gradient import autocast, loss_function
+from jobs.gradient import ItemLosses
 from jobs.local_steps import TRAVELS, LocalSteps
 from jobs.metrics_log import read_metrics
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
+from jobs.training.world import World
 from tests.jobs import ranks
 from tests.jobs.training import (
     curve,
@@ -50,7 +51,7 @@ def by_hand(recipe: Recipe, workers: dict[int, int]) -> torch.nn.Module:
     """
     data = Dataset.open(recipe.data)
     order = Order.of(data.manifest, recipe.objective, recipe.seed, recipe.batch.crop_frames)
-    losses_of = loss_function(recipe, CPU, autocast(recipe, CPU, False))
+    losses_of = ItemLosses(recipe, CPU, bf16=False)
     lr, momentum, items = recipe.diloco.lr, recipe.diloco.momentum, recipe.batch.items
 
     def worker(like: Any) -> Any:
@@ -93,7 +94,7 @@ def by_hand(recipe: Recipe, workers: dict[int, int]) -> torch.nn.Module:
             share = items if whole else items // len(models) + (rank < items % len(models))
             batch, mine = read_batch(data, mine[:share]), mine if whole else mine[share:]
             optimiser.zero_grad()
-            losses_of(model, batch, recipe.seed, training=True).mean().backward()
+            losses_of.total(model, batch, training=True).mean().backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optim.clip_norm)
             set_rates(optimiser, recipe.optim.lr, learning_rate_factor(step, STEPS, recipe.optim))
             optimiser.step()
@@ -162,7 +163,7 @@ def agree_on_sevens(folder: Path, rank: int, world: int) -> None:
     model = build(recipe.model, 33)
     for p in model.parameters():
         p.data.fill_(7 - rank)
-    local = LocalSteps(recipe, model, 0, rank, world)
+    local = LocalSteps(recipe, model, dict(model.named_parameters()), 0, World(rank, world, CPU))
     local.agree()
     assert all((p == 7).all() for of in (model, local.agreed) for p in of.parameters())
 

@@ -121,6 +121,21 @@ def test_what_was_measured_is_used_and_what_is_assumed_is_said(tmp_path, monkeyp
     assert unknown == []
 
 
+def test_each_phase_is_predicted_by_itself(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    changes = ["steps=1000", "curriculum=[{until_step: 400, crop_frames: 64}]", "optim.unfreeze={blocks.0.*: 900}"]
+    told = json.loads(vr("plan", "home-pretrain", "-i", EXAMPLE, *changes, "batch.crop_frames=256", "--json").stdout)
+    rows = told["phases"]
+    assert [(row["first_step"], row["steps"], row["crop_frames"]) for row in rows] == [
+        (0, 400, 64), (400, 500, 256), (900, 100, 256),
+    ]  # fmt: skip
+    assert rows[0]["parameters"] == rows[1]["parameters"] < rows[2]["parameters"] == told["parameters"]
+    assert rows[0]["step_s"] < rows[1]["step_s"] <= rows[2]["step_s"] == told["prediction"]["step_s"]
+    assert all(row["hours"] == pytest.approx(row["steps"] * row["step_s"] / 3600) for row in rows)
+    shown = vr("plan", "home-pretrain", "-i", EXAMPLE, *changes).stdout
+    assert f"in all phases {sum(row['hours'] for row in rows):.2f} hours" in shown
+
+
 def test_links_are_as_the_doctor_measured_them_and_else_assumed(tmp_path, monkeypatch):
     """A card of 10 Gbit/s, one of 1 and one that was not measured; a later look replaces an earlier one."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))

@@ -69,7 +69,9 @@ def test_powersgd_is_read_in_old_recipes_and_refused_where_a_run_would_take_it()
     """An unused section changes nothing, nor the digest that it had part in."""
     assert recipe(powersgd={"rank": 9, "start_step": 50}) == recipe()
     assert recipe().digest() == "4843f7db"
-    with pytest.raises(ConfigError, match="recipe demo: sync: powersgd is no longer supported.*sync=diloco in a new run"):
+    with pytest.raises(
+        ConfigError, match="recipe demo: sync: powersgd is no longer supported.*sync=diloco in a new run"
+    ):
         require_startable(recipe(data="/a", sync="powersgd"))
     assert recipe(sync={"auto": ["bf16", "powersgd"]}).sync_choices == ("bf16",)
 

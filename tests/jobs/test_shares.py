@@ -228,6 +228,28 @@ def test_a_card_that_is_slow_alone_is_kept():
     assert worth_keeping([CARD, CARD.slower(200)], 64, Exchange(0), [GBE, GBE], 1).workers == (0,)
 
 
+def test_a_pc_with_a_slow_second_card_is_kept_or_left_out_as_a_whole():
+    """Without its old card attic and study would be quickest, which no placement by machine can have."""
+    cards, home = [CARD, CARD.slower(30), CARD.slower(3)], ["attic", "attic", "study"]
+    links, exchange = [10 * GBE] * 3, Exchange(1_000_000)
+    assert worth_keeping(cards, 16, exchange, links, 1).workers == (0, 2), "the cards by themselves"
+    kept = worth_keeping(cards, 16, exchange, links, 1, home)
+    assert kept.workers == (0, 1, 2)
+    assert kept.step_s < step_s([cards[2]], 16, exchange, [10 * GBE]), "what dropping attic would leave"
+
+
+@given(
+    st.lists(st.tuples(SPEED, st.sampled_from("abc")), min_size=1, max_size=6),
+    st.integers(6, 40),
+    st.integers(0, 10**9),
+)
+def test_who_is_left_out_is_left_out_with_all_of_its_machine(workers, items, sent):
+    speeds, machines = [speed for speed, _ in workers], [machine for _, machine in workers]
+    kept = worth_keeping(speeds, items, Exchange(sent), [1e8] * len(workers), 1, machines)
+    taken = {machines[worker] for worker in kept.workers}
+    assert kept.workers == tuple(worker for worker, machine in enumerate(machines) if machine in taken)
+
+
 @given(st.lists(SPEED, min_size=1, max_size=5), st.integers(5, 40), st.integers(0, 10**9), st.integers(1, 5))
 def test_leaving_out_never_makes_a_step_longer(speeds, items, sent, least):
     links = [1e8 * (i + 1) for i in range(len(speeds))]
@@ -261,7 +283,11 @@ def test_diloco_and_bf16_send_half_of_the_bytes():
     shapes = [(896, 3584), (896,), (8, 8), (16, 4, 100)]
     elements = 896 * 3584 + 896 + 64 + 6400
     assert exchange_of("plain", recipe, shapes).sent_bytes == 4 * elements
-    assert exchange_of("diloco", recipe, shapes).sent_bytes == exchange_of("bf16", recipe, shapes).sent_bytes == 2 * elements
+    assert (
+        exchange_of("diloco", recipe, shapes).sent_bytes
+        == exchange_of("bf16", recipe, shapes).sent_bytes
+        == 2 * elements
+    )
 
 
 def test_steps_that_all_compute_whole_say_nothing_about_shares():

@@ -312,7 +312,7 @@ def test_a_machine_that_is_gone_before_the_loop_could_leave_it_counts_as_no_fail
 def test_a_machine_that_makes_steps_longer_is_left_out_and_said(run, port):
     def act(start: Start) -> dict[str, Any]:
         start.announce(*start.placement.names)
-        return {"ended": "left_out", "ranks": [1], "with_s": 0.93, "without_s": 0.41}
+        return {"ended": "excluded", "ranks": [1], "with_s": 0.93, "without_s": 0.41}
 
     attempt = Attempt(run, act, finishes, nodes={})
     attempt.nodes = [pc("a"), pc("b", port)]

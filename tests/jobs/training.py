@@ -16,7 +16,9 @@ from jobs.checkpoint import read_newest
 from jobs.metrics_log import read_metrics
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
-from jobs.train import train
+from jobs.training.decision import Ended
+from jobs.training.loop import train
+from jobs.training.world import World
 from tests.jobs import ranks
 from vr_core.config import override, plain, validate
 
@@ -57,8 +59,8 @@ def until(holds: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def here(run: RunFolder, **options: Any) -> dict[str, float]:
-    return train(run.recipe(), run.path, rank=0, world=1, device=torch.device("cpu"), **{"report": None, **options})
+def here(run: RunFolder, **options: Any) -> Ended:
+    return train(run.recipe(), run.path, World.alone(torch.device("cpu")), **options)
 
 
 def start(run: RunFolder, world: int, meeting: Path, *, own_disks: bool = False) -> list[ranks.Rank]:

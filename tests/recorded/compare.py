@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.recorded.runs import RUNS
+from tests.recorded.runs import RUNS, SAME_EVERYWHERE
 
 ROOT = Path(__file__).parents[2]
 BEFORE = Path(__file__).parent / "before"
@@ -25,7 +25,8 @@ def recorded_commit() -> str:
 def train_with(tree: Path, folder: Path) -> None:
     """Train all runs with the code in `tree`, over the recorded data set, into `folder`."""
     environment = os.environ | {
-        "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "XDG_STATE_HOME": str(folder.parent / f"{folder.name}-state"),
+        **SAME_EVERYWHERE, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1",
+        "XDG_STATE_HOME": str(folder.parent / f"{folder.name}-state"),
     }  # fmt: skip
     command = [sys.executable, "-m", "tests.recorded.runs", str(folder), str(BEFORE / "data")]
     subprocess.run(command, cwd=tree, env=environment, check=True)

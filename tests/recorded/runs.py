@@ -4,7 +4,7 @@
     python -m tests.recorded.compare                the code that `before/` was recorded with and this one, bit for bit
 
 Nothing in them is measured: the speeds of the workers, and with them shares and micro-batches, are given. So two trees
-that compute the same give the same bits on one machine.
+that compute the same give the same bits on one machine, and on two machines the same but for rounding in float64.
 """
 
 import json
@@ -52,6 +52,8 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 SPEEDS = (Speed(fixed_s=0.0, item_s=0.01, micro_batch=2), Speed(fixed_s=0.0, item_s=0.02, micro_batch=1))
 """Of rank 0 and rank 1: four and two of six items, in micro-batches of two and of one."""
+SAME_EVERYWHERE = {"ATEN_CPU_CAPABILITY": "default"}
+"""Spectrograms are widened in float32, and kernels for AVX2 and AVX-512 round that otherwise. These are for any CPU."""
 TOLD = ("kind", "step", "loss", "grad_norm", "lr", "shares")
 """Of a line of metrics: what does not depend on the time."""
 
@@ -140,17 +142,21 @@ def _start(run: RunFolder, what: Recorded, meeting: Path) -> list[ranks.Rank]:
 
 def train_rank(run: Path, rank: int, world: int) -> None:
     """Train as one rank, on a PC of its own that has measured its speed already."""
+    os.environ |= SAME_EVERYWHERE
     import torch
+
+    assert torch.backends.cpu.get_cpu_capability() == "DEFAULT", "torch has chosen its kernels already"
 
     from dataprep.manifest import read_manifest
     from jobs.speed import keep_speed, key_of
-    from jobs.train import train
+    from jobs.training.loop import train
+    from jobs.training.world import World
 
     os.environ["XDG_STATE_HOME"] = str(run.parent / f"state-{rank}")
     recipe, cpu = load(Recipe, run / "recipe.yaml"), torch.device("cpu")
     assert recipe.data is not None
     keep_speed(key_of(recipe, read_manifest(recipe.data).stft.bins, cpu, False), SPEEDS[rank])
-    train(recipe, run, rank=rank, world=world, device=cpu, report=None)
+    train(recipe, run, World(rank, world, cpu))
 
 
 def relative_difference(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> float:

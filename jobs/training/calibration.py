@@ -1,0 +1,85 @@
+"""How fast all ranks compute the items of each phase: measured at a start, kept for the next one."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from dataprep.dataset import Dataset
+from dataprep.order import Order
+from jobs.gradient import ItemLosses
+from jobs.memory import SMALLER
+from jobs.shares import Speed
+from jobs.speed import keep_or_note, keep_others, key_of, note_first_step, speed_here, speeds_of_all
+from jobs.training.phases import Phase, phase_at
+from jobs.training.state import TrainState
+from jobs.training.step_plan import StepPlan
+from jobs.training.world import World
+
+
+class Calibration:
+    """The speeds of all ranks in each phase that is not over, and where this PC keeps its own."""
+
+    def __init__(
+        self,
+        phases: Sequence[Phase],
+        state: TrainState,
+        losses_of: ItemLosses,
+        data: Dataset,
+        world: World,
+    ) -> None:
+        """Measure what this PC has not kept, with the model as it is; enter the phase of the state's step.
+
+        Args:
+            phases: of the run.
+            state: of this rank.
+            losses_of: of the recipe.
+            data: of the run.
+            world: of this rank.
+        """
+        now = phase_at(phases, state.step)
+        self._keys: dict[Phase, dict[str, Any]] = {}
+        self._world = world
+        self._noted: set[Phase] = set()
+        self.speeds: dict[Phase, list[Speed]] = {}
+        """Phase → speed of each rank."""
+        for phase in phases[phases.index(now) :]:
+            state.enter(phase)
+            recipe = phase.recipe
+            key = key_of(recipe, data.manifest.stft.bins, world.device, losses_of.bf16)
+            order = Order.of(data.manifest, recipe.objective, recipe.seed, recipe.batch.crop_frames)
+            speed = speed_here(recipe, key, state.model, losses_of, data, order, world.device)
+            self._keys[phase], self.speeds[phase] = key, speeds_of_all(speed, world)
+            if world.size > 1:
+                keep_others(key, world.texts(key["device"]), self.speeds[phase])
+        state.enter(now)
+
+    def now(self, state: TrainState) -> list[Speed]:
+        """Of each rank in the phase that the state is in."""
+        assert state.phase is not None
+        return self.speeds[state.phase]
+
+    def first_step_taken(self, state: TrainState) -> None:
+        """What this rank computes at once in a phase has been enough for a step."""
+        if state.phase is not None and state.phase not in self._noted:
+            self._noted.add(state.phase)
+            note_first_step(self._keys[state.phase])
+
+    def keep(self, plan: StepPlan, step: int) -> None:
+        """Keep what steps have corrected since, for the next start."""
+        planned = plan.at(step)
+        keep_or_note(self._keys[planned.phase], planned.pace.speeds[self._world.rank])
+
+    @contextmanager
+    def smaller_after_out_of_memory(self, plan: StepPlan, state: TrainState) -> Iterator[None]:
+        """A GPU that runs out of memory in the block computes fewer items at once at the next start."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            planned = plan.at(state.step)
+            now = planned.pace.speeds[self._world.rank]
+            smaller = replace(now, micro_batch=max(1, int(SMALLER * now.micro_batch)))
+            keep_or_note(self._keys[planned.phase], smaller)
+            raise

@@ -1,0 +1,134 @@
+"""The checkpoints of one start of a run: on the share, and copies on each PC's own disk where the recipe asks."""
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from dataprep.dataset import Dataset
+from jobs.background import BackgroundCheckpoints, Written
+from jobs.own_disk import OwnDisk
+from jobs.recipe import Recipe
+from jobs.runs import RunFolder
+from jobs.sync.sync import Sync
+from jobs.training.decision import Destination, Ending
+from jobs.training.state import TrainState
+from jobs.training.world import World
+from vr_core.weights import WeightsMeta
+
+
+class Checkpointer:
+    """Says when one is due by the clock, and writes them in the background; a context manager."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        recipe: Recipe,
+        data: Dataset,
+        sync: Sync,
+        kept: dict[str, Any] | None,
+        world: World,
+        copies: Path | None,
+    ) -> None:
+        """Of `run`.
+
+        Args:
+            run: its folder.
+            recipe: of it.
+            data: whose version and spectrograms a checkpoint names.
+            sync: how ranks become one.
+            kept: of the choice that it comes from.
+            world: of this rank.
+            copies: where this PC keeps copies of the run; None for no copies.
+        """
+        self._run, self._recipe, self._data, self._sync, self._kept, self._world = run, recipe, data, sync, kept, world
+        start = f"{int(world.of_first(torch.tensor(time.time_ns(), device=world.device))):x}"
+        rounds = sync.name == "diloco"
+        self._share = self._disk = None
+        if world.rank == 0 or rounds:
+            self._share = BackgroundCheckpoints(run, recipe.checkpoint.keep, note, start)
+        if copies is not None and not rounds:
+            self._disk = OwnDisk(copies, world.rank, start, note)
+        if world.rank == 0:
+            with contextlib.suppress(OSError):  # the first checkpoint will say so
+                run.checkpoints.mkdir(exist_ok=True)
+        self._saved_s = self._copied_s = time.monotonic()
+
+    def wishes(self) -> dict[str, bool]:
+        """`save` and `save_here` by the clock of rank 0.
+
+        Only where the one before is written: a slow share makes checkpoints rarer, not steps.
+        """
+        if self._world.rank or self._share is None:
+            return {}
+        now_s, spec = time.monotonic(), self._recipe.checkpoint
+        here_s = spec.own_disk_every_s or math.inf
+        return {
+            "save": now_s - self._saved_s > spec.every_s and not self._share.busy,
+            "save_here": self._disk is not None and now_s - self._copied_s > here_s and not self._disk.busy,
+        }
+
+    def save(self, to: Destination, state: TrainState, validation_loss: float | None, *, best: bool) -> None:
+        """Copy the state in memory and go on; it is written meanwhile.
+
+        Raises:
+            StorageError: the one before could not be written.
+        """
+        with self._sync.clock.paused():
+            self._save(to, state, validation_loss, best)
+
+    def _save(self, to: Destination, state: TrainState, validation_loss: float | None, best: bool) -> None:
+        self._copied_s = time.monotonic()
+        own = self._sync.own(state)
+        if self._share and self._world.rank and own:
+            self._share.save_part(state.step, self._world.rank, own)
+        writer: BackgroundCheckpoints | None = self._disk
+        if to == "share":
+            self._saved_s = self._copied_s
+            writer = self._share if self._world.rank == 0 else None
+        if writer is None:
+            return
+        recipe, manifest = self._recipe, self._data.manifest
+        meta = WeightsMeta(
+            model=recipe.model, stft=manifest.stft, crop_frames=recipe.batch.crop_frames, step=state.step,
+            run=self._run.id,
+        )  # fmt: skip
+        saved = state.saved(manifest.digest(), self._kept, self._world.size, self._sync.common())
+        writer.save(
+            state.weights(self._sync.agreed), saved.to_dict(), meta, saved.position, validation_loss, best,
+            self._world.size - 1 if own else 0,
+        )  # fmt: skip
+
+    def end(self, how: Ending) -> None:
+        """Wait for what is being written; copies of a run that is over are removed.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        if self._disk is not None and how in ("finished", "stopped"):
+            self._disk.forget()
+        if self._share is not None:
+            self._share.wait()
+
+    def written(self) -> Iterator[Written]:
+        """What has been written to the share since the last call."""
+        return iter(self._share.written() if self._share is not None else ())
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for writer in (self._disk, self._share):
+            if writer is not None:
+                writer.__exit__(kind, error, at)
+
+
+def note(line: str) -> None:
+    """Tell the user, by the log of the run's job."""
+    print(line, file=sys.stderr, flush=True)

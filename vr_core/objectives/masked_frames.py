@@ -1,0 +1,66 @@
+"""Pretraining: hide runs of frames of a mixture and predict their magnitudes."""
+
+import torch
+from torch import Tensor
+
+from vr_core.draws import Draws
+from vr_core.objectives.objective import LOSS_SCALE, Magnitudes, Posed
+from vr_core.specs import MaskedFramesSpec
+
+# Streams of an item's draws that belong to the objective; a model's layers count up from zero.
+_CHOICE, _FILL, _NOISE = 1_000_001, 1_000_002, 1_000_003
+
+
+class MaskedFrames:
+    """L1 between the model's answer and the magnitudes that were hidden from it, over the hidden frames."""
+
+    def __init__(self, spec: MaskedFramesSpec) -> None:
+        """`spec` says how much is hidden, and how."""
+        self._spec = spec
+
+    def pose(self, magnitudes: Magnitudes, draws: Draws) -> Posed:
+        """The mixture with frames hidden."""
+        hidden_it, shown = hide_frames(self._spec, magnitudes.mixture, draws)
+        return Posed(shown, magnitudes.mixture, hidden_it)
+
+    def judge(self, mask: Tensor, posed: Posed) -> dict[str, Tensor]:
+        """As `Objective.judge`."""
+        assert posed.counted is not None
+        error_it = (mask * posed.heard - posed.target).abs().mean(dim=(1, 2))
+        return {"l1": (error_it * posed.counted).sum(dim=1) / posed.counted.sum(dim=1) * LOSS_SCALE}
+
+
+def hide_frames(spec: MaskedFramesSpec, magnitude: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    """Choose tokens (runs of `token_frames` frames) and fill them: BERT's 80/10/10 rule on frames.
+
+    Fills are set on scaled magnitudes. The lineage set its "ones" before scaling, so that for eleven days they were
+    near zero and a mask times the input could not recover what they hid.
+
+    Args:
+        spec: rates.
+        magnitude: `[item, channel, bin, frame]`.
+        draws: one stream an item.
+
+    Returns:
+        Which frames are counted, `[item, frame]` float 0 or 1 (at least one token an item), and what the model is
+        shown, `[item, channel, bin, frame]`.
+    """
+    items, channels, bins, frames = magnitude.shape
+    tokens = -(-frames // spec.token_frames)
+    choice = draws.fold(_CHOICE).uniform((tokens,))
+    chosen = choice < spec.rate
+    chosen |= choice == choice.min(dim=1, keepdim=True).values
+    fill = draws.fold(_FILL).uniform((tokens,))
+    ones, noisy = chosen & (fill < spec.ones), chosen & (fill >= spec.ones) & (fill < spec.ones + spec.noise)
+
+    def per_frame(by_token: Tensor) -> Tensor:
+        return by_token.repeat_interleave(spec.token_frames, dim=1)[:, :frames]
+
+    shown = torch.where(per_frame(ones)[:, None, None, :], 1.0, magnitude)
+    for item, token in noisy.nonzero().tolist():
+        first = token * spec.token_frames
+        width = min(spec.token_frames, frames - first)
+        row = torch.tensor([item], device=magnitude.device)
+        noise = draws[row].fold(_NOISE).fold(token).uniform((channels, bins, spec.token_frames))[0]
+        shown[item, :, :, first : first + width] = noise[..., :width].to(shown.dtype)
+    return per_frame(chosen).to(magnitude.dtype), shown

@@ -1,0 +1,63 @@
+"""What a training step minimises: losses of single items, as functions of a model and magnitudes.
+
+The loss of an item is the mean over its counted elements (masked frames, or all); what the loop minimises is the mean
+of the items' losses, so that the number of items is the only divisor however the batch is cut.
+
+Losses are stated in thousandths of full scale. Magnitudes of music are 1e-4 to 1e-2 of a full-scale sine, and with
+gradients that small AdamW's epsilon of 1e-8 would act as a brake and clipping by norm would never act: measured on the
+shared songs, the same stack after 600 steps was 3 dB worse.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from vr_core.draws import Draws
+
+LOSS_SCALE = 1000.0
+
+
+@dataclass(frozen=True)
+class Magnitudes:
+    """Magnitudes of a batch, `[item, channel, bin, frame]` each; `instrumental` only where the objective needs it."""
+
+    mixture: Tensor
+    instrumental: Tensor | None
+
+
+@dataclass(frozen=True)
+class Posed:
+    """A batch as an objective puts it to a model; all `[item, channel, bin, frame]` unless said otherwise."""
+
+    heard: Tensor
+    """What the model is given."""
+    target: Tensor
+    """What its mask times `heard` should be."""
+    counted: Tensor | None = None
+    """`[item, frame]`, 0 or 1: frames that count. None where all do."""
+
+
+class Objective(Protocol):
+    """Poses a batch to a model and judges the answer."""
+
+    def pose(self, magnitudes: Magnitudes, draws: Draws) -> Posed:
+        """What the model hears, and what is wanted of it; `draws` has one stream an item."""
+        ...
+
+    def judge(self, mask: Tensor, posed: Posed) -> dict[str, Tensor]:
+        """Term → losses `[item]`; what is minimised is their sum.
+
+        Args:
+            mask: the model's answer, `[item, channel, bin, frame]`.
+            posed: from `pose`.
+        """
+        ...
+
+
+def item_losses(
+    objective: Objective, model: nn.Module, magnitudes: Magnitudes, draws: Draws, *, training: bool
+) -> dict[str, Tensor]:
+    """Term → losses `[item]` of a batch; with dropout where `training`."""
+    posed = objective.pose(magnitudes, draws)
+    return objective.judge(model(posed.heard, draws if training else None), posed)

@@ -1,0 +1,28 @@
+"""Fine-tuning: the instrumental's magnitude out of the mixture's."""
+
+from torch import Tensor
+
+from vr_core.draws import Draws
+from vr_core.objectives.objective import LOSS_SCALE, Magnitudes, Posed
+from vr_core.specs import SeparateSpec
+
+
+class Separate:
+    """L1 between mask × mixture and the instrumental, over all elements."""
+
+    def __init__(self, spec: SeparateSpec) -> None:
+        """`spec` has what the order of items draws; the loss has no settings."""
+
+    def pose(self, magnitudes: Magnitudes, draws: Draws) -> Posed:
+        """The mixture, of which the instrumental is wanted.
+
+        Raises:
+            ValueError: the batch has no instrumental.
+        """
+        if magnitudes.instrumental is None:
+            raise ValueError("the objective separate needs the instrumental's magnitudes")
+        return Posed(magnitudes.mixture, magnitudes.instrumental)
+
+    def judge(self, mask: Tensor, posed: Posed) -> dict[str, Tensor]:
+        """As `Objective.judge`."""
+        return {"l1": (mask * posed.heard - posed.target).abs().mean(dim=(1, 2, 3)) * LOSS_SCALE}
