@@ -86,7 +86,7 @@ def timelines(run: RunFolder) -> list[Timeline]:
     """
     starts = machines_of_starts(run)
     began_s, names = starts[-1] if starts else (0.0, [])
-    records = [r for r in read_metrics(run.metrics_file) if r["kind"] == "step" and "busy_s" in r]
+    records = [r for r in read_metrics(run) if r["kind"] == "step" and "busy_s" in r]
     # The first steps of a start fill caches.
     steps = [record for record in records if record["time_s"] >= began_s][2:]
     if len(steps) < 2:

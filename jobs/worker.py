@@ -19,6 +19,7 @@ from jobs.errors import RunLeft, RunStopped, WorkersLeftOut
 from jobs.fit import words
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
+from jobs.starts import Start
 from vr_core.config import Spec, validate
 from vr_core.errors import StorageError, UserError
 from vr_core.files import write_json
@@ -75,6 +76,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
             world=world,
             device=device,
             report=_reporter(ray.train.report),
+            start=Start(spec.attempt, spec.fit),
         )
     except RunStopped:
         return {"ended": "stopped"}

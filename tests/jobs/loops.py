@@ -12,6 +12,7 @@ import torch.distributed as dist
 from jobs.errors import RunStopped
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
+from jobs.starts import Start
 from vr_core.errors import UserError
 from vr_core.files import write_json
 
@@ -24,6 +25,7 @@ def line(
     world: int,
     device: torch.device,
     report: Callable[[dict[str, float]], None] | None,
+    start: Start | None = None,
 ) -> dict[str, Any]:
     """w ← w - 0.1 · mean over ranks of (w - rank); a checkpoint at every step."""
     folder = RunFolder(run)
