@@ -51,6 +51,7 @@ from jobs.speed import (
     speed_here,
     speeds_of_all,
 )
+from jobs.starts import Start, begin_start
 from jobs.storage import open_data
 from vr_core.errors import ConfigError
 from vr_core.models import build
@@ -73,6 +74,7 @@ def train(
     world: int,
     device: torch.device,
     report: Report | None,
+    start: Start | None = None,
     opens: Callable[[Path, RecipeCacheSpec | None, str | None], Dataset] = open_data,
 ) -> dict[str, float]:
     """Train `recipe` to its last step, from the newest good checkpoint in the run's folder.
@@ -84,6 +86,7 @@ def train(
         world: processes that train together.
         device: of this rank.
         report: called with finite numbers at the same steps on every rank: validations and the end.
+        start: of the workers, as the run's driver counts them; by default the next one.
         opens: the data set in a folder, as `jobs.storage.open_data`.
 
     Returns:
@@ -96,10 +99,12 @@ def train(
         RunFailed: more non-finite steps in a row than the recipe allows.
         ConfigError, ManifestError, WeightsError: recipe, data set and start do not fit together.
         StorageError: a checkpoint could not be written, or the disk or the share with them failed.
+        NewerStart: a newer start of the run's workers has begun.
     """
     if device.type == "cpu":
         keep_freed_memory()
     run = RunFolder(run_path)
+    start = _begun(run, start, rank, world, device)
     own_disks = recipe.checkpoint.own_disk_every_s is not None
     copies = copies_of(run) if own_disks else None
     checkpoint = newest_checkpoint(run, rank, world, device, _note, own_disks, copies)
@@ -229,9 +234,8 @@ def train(
             writer.save(weights, training, meta, step * items, validation_loss, best, parts)
 
     best, result, first_step = best_loss(run), {"step": float(step)}, step
-    metrics = MetricsLog(run, step, recipe.log.tensorboard) if rank == 0 else None
+    metrics = MetricsLog(run, start, step, recipe.log.tensorboard) if rank == 0 else None
     writes = rank == 0 or local is not None or compression is not None
-    start = _name_of_start(world, device)
     checkpoints = BackgroundCheckpoints(run, recipe.checkpoint.keep, _note, start) if writes else None
     own_disk = None
     if copies is not None and local is None and compression is None:
@@ -429,12 +433,14 @@ def _sum_over_ranks(value: Tensor, world: int) -> Tensor:
     return value
 
 
-def _name_of_start(world: int, device: torch.device) -> str:
-    """A name that no other start of a run has, the same on every rank."""
-    name = torch.tensor(time.time_ns(), device=device)
+def _begun(run: RunFolder, start: Start | None, rank: int, world: int, device: torch.device) -> Start:
+    """The start that begins now, the same on every rank: before anything of the run is read that it will change."""
+    if rank == 0:
+        start = begin_start(run, start)
+    numbers = torch.tensor([start.attempt, start.number] if start else [0, 0], device=device)
     if world > 1:
-        dist.broadcast(name, src=0)
-    return f"{int(name):x}"
+        dist.broadcast(numbers, src=0)
+    return Start(int(numbers[0]), int(numbers[1]))
 
 
 def _note(line: str) -> None:
