@@ -132,6 +132,21 @@ class RunFolder:
         write_json(self.state_file, plain(state))
         return state
 
+    def mend_state(self) -> None:
+        """Write a state that is damaged anew, for a run that is taken up again; a driver that lives has written it.
+
+        Raises:
+            ConfigError: recipe.yaml is damaged as well.
+            OSError: it cannot be written.
+        """
+        try:
+            validate(RunState, read_json(self.state_file), str(self.state_file))
+        except OSError:  # not damage: whoever reads it says so
+            return
+        except (ValueError, ConfigError):
+            known = {"step": self.last_step(), "steps": self.recipe().steps, "attempt": self.newest_attempt()}
+            self.write_state(**known, state="failed", why="its state was damaged")
+
     def give_notice(self, state: State, why: str) -> RunState:
         """What anybody but the driver may do: say the run's state until its driver writes; returns it."""
         about = self._written_state()
@@ -149,9 +164,13 @@ class RunFolder:
     def _written_state(self) -> RunState:
         try:
             return validate(RunState, read_json(self.state_file), str(self.state_file))
-        except (OSError, ValueError, ConfigError) as error:
+        except OSError as error:
             raise DamagedRun(
                 f"run {self.id}: {self.state_file} cannot be read ({error}); start the recipe anew with --again"
+            ) from None
+        except (ValueError, ConfigError) as error:
+            raise DamagedRun(
+                f"run {self.id}: {self.state_file} is damaged ({error}); `vr jobs resume {self.path}` mends it"
             ) from None
 
     def newest_attempt(self) -> int:

@@ -230,6 +230,7 @@ def resume(
     from jobs.submit import start
 
     run = find_run(name, out)
+    run.mend_state()
     if here:
         require_resumable(run, timings_here().driver_silent_s)
         return _train_here(run, as_json=False)

@@ -210,6 +210,23 @@ def test_a_damaged_state_is_said(recipe, damage):
         run.state()
 
 
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"state": "asleep", "steps": 3}', b"\xff"])
+def test_a_run_whose_state_is_damaged_can_be_taken_up_again(recipe, damage):
+    """The defect: its checkpoints were of no use any more."""
+    run = create_run(recipe)
+    with_checkpoint(run, 20, "last")
+    run.write_state(state="running", attempt=run.begin_attempt(), step=23)
+    run.state_file.write_bytes(damage)
+    with pytest.raises(DamagedRun, match=f"`vr jobs resume {run.path}` mends it"):
+        run.state()
+    run.mend_state()
+    mended = run.state()
+    assert (mended.state, mended.step, mended.steps, mended.attempt) == ("failed", 20, recipe.steps, 1)
+    require_resumable(run, SILENT_S)
+    run.mend_state()
+    assert run.state() == mended, "one that is whole is left as it is"
+
+
 @given(st.lists(st.sampled_from(["pending", "running", "failed", "stopped"]), min_size=1, max_size=5))
 def test_states_survive_writing(tmp_path_factory, states):
     run = RunFolder(tmp_path_factory.mktemp("run"))
