@@ -127,9 +127,12 @@ def write_checkpoint(
         raise StorageError(
             f"checkpoint {folder}: cannot be written ({reason}); free some space, then `vr jobs resume {run.id}`"
         ) from error
+    named = _named(run, "best")
+    if (run.checkpoints / "best").exists() and (named is None or not (run.checkpoints / named).is_dir()):
+        return folder  # any of them may be the best one: the next start, or validation, decides
     # Later folders are damaged ones that a resume passed over: they must not count as the newest.
     names = [p.name for p in step_folders(run) if p.name <= folder.name]
-    for old in superseded(names, _named(run, "best"), keep):
+    for old in superseded(names, named, keep):
         shutil.rmtree(run.checkpoints / old, ignore_errors=True)
     return folder
 
