@@ -15,6 +15,7 @@ from torch import Tensor
 
 from jobs.checkpoint import write_checkpoint, write_part
 from jobs.runs import RunFolder
+from jobs.starts import BEFORE, Start
 from vr_core.errors import StorageError
 from vr_core.weights import WeightsMeta
 
@@ -41,7 +42,7 @@ class BackgroundCheckpoints:
         run: RunFolder,
         keep: int,
         note: Callable[[str], None],
-        start: str = "",
+        start: Start = BEFORE,
         retry_every_s: float = RETRY_EVERY_S,
         retry_for_s: float = RETRY_FOR_S,
         write: Callable[..., Path] = write_checkpoint,

@@ -24,7 +24,8 @@ from pydantic import Field
 from torch import Tensor
 
 from jobs.errors import NotACheckpoint
-from jobs.runs import RunFolder, read_json
+from jobs.runs import PointerName, RunFolder, read_json
+from jobs.starts import BEFORE, Start, read_start, require_newest
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError, StorageError, UserError, VrError
 from vr_core.files import storage_failure, whole_file, write_json
@@ -66,7 +67,7 @@ def write_checkpoint(
     validation_loss: float | None,
     best: bool,
     keep: int,
-    start: str = "",
+    start: Start = BEFORE,
     parts: int = 0,
 ) -> Path:
     """Write one checkpoint, point `last` (and `best`) at it and remove what retention lets go.
@@ -80,18 +81,21 @@ def write_checkpoint(
         validation_loss: of these weights, where it is known.
         best: point `best` here too.
         keep: newest ones kept; the best stays besides.
-        start: of the run, a name that no other start has: what is left of those is removed.
+        start: of the run's workers: what earlier ones have left is removed.
         parts: other workers of this start that write one (`write_part`).
 
     Raises:
         StorageError: it could not be written, or a part has not come; earlier checkpoints are untouched.
+        NewerStart: one has begun, whose checkpoints and drafts are untouched.
     """
     folder = run.checkpoints / f"step-{meta.step:08d}"
     draft = _draft(run, meta.step, start)
     hashes: dict[str, str] = {}
     try:
+        require_newest(run, start)
         for left in run.checkpoints.glob(".step-*"):  # of processes that were killed while they wrote
-            if left.suffix != draft.suffix:
+            whose = _start_of(left)
+            if whose is None or whose < start:
                 shutil.rmtree(left, ignore_errors=True)
         _make(draft, run)
         save_weights(draft / "weights.safetensors", weights, meta)
@@ -105,6 +109,7 @@ def write_checkpoint(
             sha256=hashes | {name: _sha256(draft / name) for name in ("weights.safetensors", "training.pt")},
         )
         write_json(draft / "checkpoint.json", plain(row))
+        require_newest(run, start)  # from here on it is about what all starts share
         if folder.exists():  # the same step again, after a resume from an earlier one
             shutil.rmtree(folder)
         draft.rename(folder)
@@ -122,14 +127,17 @@ def write_checkpoint(
         raise StorageError(
             f"checkpoint {folder}: cannot be written ({reason}); free some space, then `vr jobs resume {run.id}`"
         ) from error
+    named = _named(run, "best")
+    if (run.checkpoints / "best").exists() and (named is None or not (run.checkpoints / named).is_dir()):
+        return folder  # any of them may be the best one: the next start, or validation, decides
     # Later folders are damaged ones that a resume passed over: they must not count as the newest.
     names = [p.name for p in step_folders(run) if p.name <= folder.name]
-    for old in superseded(names, _named(run.checkpoints / "best"), keep):
+    for old in superseded(names, named, keep):
         shutil.rmtree(run.checkpoints / old, ignore_errors=True)
     return folder
 
 
-def write_part(run: RunFolder, step: int, start: str, rank: int, own: dict[str, Any]) -> None:
+def write_part(run: RunFolder, step: int, start: Start, rank: int, own: dict[str, Any]) -> None:
     """Write what a worker has of its own beside the checkpoint that rank 0 is about to write.
 
     Raises:
@@ -223,13 +231,16 @@ def mend_pointers(run: RunFolder, newest: Checkpoint) -> list[str]:
         StorageError: the disk or the share failed.
     """
     name = f"step-{newest.row.step:08d}"
-    if _named(run.checkpoints / "last") != name:
+    if _named(run, "last") != name:
         write_pointer(run.checkpoints / "last", name)
-    best = _named(run.checkpoints / "best")
-    if best is None or best == name:
+    if not (run.checkpoints / "best").is_file():
         return []
+    best = _named(run, "best")
+    if best == name:
+        return []
+    what = f"best checkpoint {best} is damaged" if best else "the name of the best checkpoint is damaged"
     rows: dict[str, CheckpointRow] = {}
-    for folder in [run.checkpoints / best, *step_folders(run)]:
+    for folder in [*([run.checkpoints / best] if best else []), *step_folders(run)]:
         try:
             # The weights alone are what one takes from it; the rest would be three times the bytes at every resume.
             rows[folder.name] = verify_checkpoint(folder, ("weights.safetensors",))
@@ -240,10 +251,10 @@ def mend_pointers(run: RunFolder, newest: Checkpoint) -> list[str]:
     losses = {n: row.validation_loss for n, row in rows.items() if row.validation_loss is not None}
     if not losses:
         (run.checkpoints / "best").unlink()
-        return [f"best checkpoint {best} is damaged; the next validation decides anew"]
+        return [f"{what}; the next validation decides anew"]
     chosen = min(losses, key=losses.__getitem__)
     write_pointer(run.checkpoints / "best", chosen)
-    return [f"best checkpoint {best} is damaged; {chosen} is the best of the others"]
+    return [f"{what}; {chosen} is the best of the others"]
 
 
 def step_folders(run: RunFolder) -> list[Path]:
@@ -259,7 +270,7 @@ def write_pointer(path: Path, name: str) -> None:
 
 def best_loss(run: RunFolder) -> float:
     """Validation loss of the best checkpoint; infinity without one."""
-    name = _named(run.checkpoints / "best")
+    name = _named(run, "best")
     if name is None:
         return float("inf")
     try:
@@ -269,12 +280,23 @@ def best_loss(run: RunFolder) -> float:
     return float("inf") if row.validation_loss is None else row.validation_loss
 
 
-def _named(pointer: Path) -> str | None:
-    return pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
+def _named(run: RunFolder, pointer: PointerName) -> str | None:
+    """Name of the folder that a pointer names; None where there is none, or it is damaged: a start mends it."""
+    try:
+        named = run.pointer(pointer)
+    except NotACheckpoint:
+        return None
+    return named.name if named else None
 
 
-def _draft(run: RunFolder, step: int, start: str) -> Path:
-    return run.checkpoints / f".step-{step:08d}.{start or os.getpid()}"
+def _draft(run: RunFolder, step: int, start: Start) -> Path:
+    return run.checkpoints / f".step-{step:08d}.{start}"
+
+
+def _start_of(draft: Path) -> Start | None:
+    """Whose draft it is; None for one of an earlier version, which was older than every start."""
+    _, _, name = draft.name.removeprefix(".").partition(".")
+    return read_start(name)
 
 
 def _make(draft: Path, run: RunFolder) -> None:

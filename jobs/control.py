@@ -89,7 +89,7 @@ def stop_run(run: RunFolder, head: Head | None, now_s: Callable[[], float] = tim
         if state.state not in LIVE:
             return state
         if gone or not is_driven(run, state, silent_s=timings.driver_silent_s):
-            return run.write_state(state="stopped", why="stopped by the user")
+            return run.give_notice("stopped", "stopped by the user")
         if now_s() > end_s:
             raise RunFailed(f"run {run.id}: attempt {state.attempt} does not react; end its process by hand")
         time.sleep(POLL_S)

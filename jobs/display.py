@@ -5,72 +5,17 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from jobs.progress import MetricsReader
 from jobs.runs import RunFolder, RunState
+from jobs.summary import RunSummary, SummaryReader, Validation, read_summary
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 SPARKS = "▁▂▃▄▅▆▇█"
-RATE_STEPS = 50
-"""The rate is that of this many last steps."""
 LINE_EVERY_S = 15.0
 """Where stderr is no terminal."""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What one looks for in a running job."""
-
-    run: str
-    state: str
-    why: str
-    step: int
-    steps: int
-    steps_per_s: float | None
-    left_s: float | None
-    loss: float | None
-    validation: tuple[int, float] | None
-    """Step and loss of the last validation."""
-    losses: tuple[float, ...]
-    """Of all steps so far, in order."""
-
-
-def summarise(run: str, state: RunState, records: Sequence[dict[str, Any]]) -> Summary:
-    """Summary of a run in `state` with the metrics `records`."""
-    steps = [r for r in records if r.get("kind") == "step"]
-    validations = [r for r in records if r.get("kind") == "validation" and r.get("loss") is not None]
-    step = max(state.step, steps[-1]["step"] if steps else 0)
-    rate = _rate(steps[-RATE_STEPS:])
-    running = state.state == "running" and rate is not None
-    losses = tuple(float(r["loss"]) for r in steps if _finite(r.get("loss")))
-    return Summary(
-        run=run,
-        state=state.state,
-        why=state.why,
-        step=step,
-        steps=state.steps,
-        steps_per_s=rate,
-        left_s=(state.steps - step) / rate if running and rate else None,
-        loss=losses[-1] if losses else None,
-        validation=(validations[-1]["step"], float(validations[-1]["loss"])) if validations else None,
-        losses=losses,
-    )
-
-
-def _rate(steps: Sequence[dict[str, Any]]) -> float | None:
-    """Steps per second between the first and the last of `steps`; pauses between attempts are part of it."""
-    if len(steps) < 2 or "time_s" not in steps[0] or "time_s" not in steps[-1]:
-        return None
-    elapsed_s = steps[-1]["time_s"] - steps[0]["time_s"]
-    return (steps[-1]["step"] - steps[0]["step"]) / elapsed_s if elapsed_s > 0 else None
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
@@ -86,20 +31,26 @@ def sparkline(values: Sequence[float], width: int) -> str:
     return "".join(SPARKS[min(len(SPARKS) - 1, int((h - low) / span * len(SPARKS)))] for h in heights)
 
 
-def line(summary: Summary) -> str:
+def line(run: str, state: RunState, summary: RunSummary) -> str:
     """One line for logs and for terminals that are none."""
-    parts = [f"{summary.run}: {summary.state}", f"step {summary.step}/{summary.steps}"]
-    if summary.steps_per_s is not None and summary.state == "running":
+    running = state.state == "running"
+    parts = [f"{run}: {state.state}", f"step {max(state.step, summary.step)}/{state.steps}"]
+    if summary.steps_per_s is not None and running:
         parts.append(f"{summary.steps_per_s:.2f} steps/s")
-    if summary.left_s is not None:
+    if summary.left_s is not None and running:
         parts.append(f"{duration(summary.left_s)} left")
     if summary.loss is not None:
         parts.append(f"loss {summary.loss:.4g}")
     if summary.validation is not None:
-        parts.append(f"validation {summary.validation[1]:.4g} at step {summary.validation[0]}")
-    if summary.why:
-        parts.append(summary.why)
+        parts.append(_validation(summary.validation))
+    if state.why:
+        parts.append(state.why)
     return ", ".join(parts)
+
+
+def _validation(validation: Validation) -> str:
+    loss = "not finite" if validation.loss is None else f"{validation.loss:.4g}"
+    return f"validation {loss} at step {validation.step}"
 
 
 def duration(seconds: float) -> str:
@@ -109,7 +60,7 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def render(summary: Summary) -> "RenderableType":
+def render(run: str, state: RunState, summary: RunSummary) -> "RenderableType":
     """The live view of `vr train` and `vr jobs watch`."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
@@ -121,24 +72,22 @@ def render(summary: Summary) -> "RenderableType":
         top.add_column(no_wrap=True)
     top.add_column(ratio=1)
     top.add_column(no_wrap=True)
+    step = max(state.step, summary.step)
     rate = "" if summary.steps_per_s is None else f"{summary.steps_per_s:.2f} steps/s"
-    left = "" if summary.left_s is None else f"{duration(summary.left_s)} left"
+    left = "" if summary.left_s is None or state.state != "running" else f"{duration(summary.left_s)} left"
     top.add_row(
-        Text(summary.run, style="bold"),
-        Text(summary.state),
-        ProgressBar(summary.steps, summary.step),
-        Text(f"{summary.step}/{summary.steps}  {rate}  {left}"),
+        Text(run, style="bold"),
+        Text(state.state),
+        ProgressBar(state.steps, step),
+        Text(f"{step}/{state.steps}  {rate}  {left}"),
     )
     rows: list[RenderableType] = [top]
     if summary.loss is not None:
-        validation = (
-            ""
-            if summary.validation is None
-            else (f"   validation {summary.validation[1]:.4g} at step {summary.validation[0]}")
-        )
-        rows.append(Text(f"loss {summary.loss:.4g}  {sparkline(summary.losses, 48)}{validation}"))
-    if summary.why:
-        rows.append(Text(summary.why, style="yellow"))
+        bars = sparkline([loss for _, loss in summary.losses], 48)
+        validation = "" if summary.validation is None else f"   {_validation(summary.validation)}"
+        rows.append(Text(f"loss {summary.loss:.4g}  {bars}{validation}"))
+    if state.why:
+        rows.append(Text(state.why, style="yellow"))
     return Group(*rows)
 
 
@@ -150,23 +99,26 @@ class Display:
         from rich.live import Live
 
         self._run = run
-        self._reader = MetricsReader(run.metrics_file)
+        self._reader: SummaryReader | None = None
+        """For a run whose driver tells nothing."""
         console = Console(stderr=True)
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._said: tuple[str, str] = ("", "")
         self._said_s = -math.inf
 
     def show(self, state: RunState) -> None:
-        """Show `state` and the metrics that are new."""
-        self._reader.read()
-        summary = summarise(self._run.id, state, self._reader.records)
+        """Show `state`, and how far the run is."""
+        summary = read_summary(self._run)
+        if summary is None:
+            self._reader = self._reader or SummaryReader(self._run, state.steps)
+            summary = self._reader.read()
         if self._live is not None:
-            self._live.update(render(summary), refresh=True)
+            self._live.update(render(self._run.id, state, summary), refresh=True)
             return
         news = (state.state, state.why) != self._said
         if news or time.monotonic() - self._said_s > LINE_EVERY_S:
             self._said, self._said_s = (state.state, state.why), time.monotonic()
-            print(line(summary), file=sys.stderr, flush=True)
+            print(line(self._run.id, state, summary), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@
     └── FolderTaken        vr quickstart cannot have the folder
     Failure
     ├── RunFailed          the supervisor gave a run up
+    │   ├── Superseded     a newer attempt owns the run
+    │   └── NewerStart     a newer start of the run's workers writes its files
     ├── JobsFailure        the head's job service refused
     ├── DamagedRun         a file of a run folder is unreadable
     └── SongsFailed        some songs could not be separated or scored; the others were
@@ -39,6 +41,14 @@ class Unplaceable(UserError):
 
 class RunFailed(Failure):
     """The supervisor gave a run up, or the loop did: trying again would end the same way."""
+
+
+class Superseded(RunFailed):
+    """A newer attempt owns the run: this driver must not write to it any more."""
+
+
+class NewerStart(RunFailed):
+    """A newer start of the run's workers has begun: this one must not write any more."""
 
 
 class JobsFailure(Failure):

@@ -28,7 +28,7 @@ from jobs.ledger import Ledger, Row
 from jobs.placement import least_workers
 from jobs.recipe import WorkersSpec
 from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS, delay_s
-from jobs.runs import LIVE, WAITS, RunFolder, RunState
+from jobs.runs import LIVE, WAITS, RunFolder, RunState, State
 from jobs.submit import LIVE_JOB, job_states, stop_job, submit_attempt
 from vr_core.errors import VrError
 
@@ -52,7 +52,7 @@ class Close:
 class End:
     """Nobody carries the run and nobody will: write its last state."""
 
-    state: str
+    state: State
     why: str
 
 
@@ -127,7 +127,7 @@ def act(action: Action, row: Row, head: Head, ledger: Ledger) -> None:
         case Close():
             ledger.close(row.run)
         case End(state, why):
-            run.write_state(state=state, why=why)
+            run.give_notice(state, why)
             ledger.close(row.run)
             log.info("%s: %s: %s", row.run, state, why)
         case StopJob():

@@ -16,10 +16,10 @@ from pathlib import Path
 from cluster.head import timings_here
 from cluster.timings import Timings
 from jobs.driver import write_driver
-from jobs.errors import RunFailed
+from jobs.errors import RunFailed, Superseded
 from jobs.recipe import Recipe
 from jobs.runs import LIVE, RunFolder, RunState
-from jobs.supervisor import Superseded, Supervisor
+from jobs.supervisor import Supervisor
 from vr_core.errors import UserError, VrError
 
 
@@ -63,7 +63,8 @@ def launch(
         except Superseded:
             raise
         except VrError as error:
-            run.write_state(state="failed", why=str(error), user_error=isinstance(error, UserError))
+            why, user_error = str(error), isinstance(error, UserError)
+            run.write_state(state="failed", why=why, user_error=user_error, attempt=attempt)
             raise
 
 
@@ -123,8 +124,9 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     except VrError as error:
-        if run.state().state in LIVE:
-            run.write_state(state="failed", why=str(error), user_error=isinstance(error, UserError))
+        if run.newest_attempt() == arguments.attempt and run.state().state in LIVE:
+            why, user_error = str(error), isinstance(error, UserError)
+            run.write_state(state="failed", why=why, user_error=user_error, attempt=arguments.attempt)
         print(error, file=sys.stderr)
         return error.exit_code
     finally:

@@ -1,7 +1,8 @@
 """What `vr jobs list` and `vr jobs show` tell: run folders first, Ray's job states beside them where a head runs."""
 
 import dataclasses
-import statistics
+import itertools
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,15 @@ from typing import Any
 from cluster.head import Head, state_folder
 from cluster.timings import DEFAULT_TIMINGS
 from jobs.driver import is_driven
-from jobs.errors import DamagedRun
+from jobs.errors import DamagedRun, NotACheckpoint
 from jobs.ledger import Ledger
-from jobs.metrics_log import read_metrics
 from jobs.progress import last_record
 from jobs.recipe import SYNC_NAMES, SyncName
 from jobs.record import read_events
-from jobs.runs import LIVE, RunFolder, list_runs, read_json, resolve_run
+from jobs.runs import LIVE, POINTERS, PointerName, RunFolder, read_json, resolve_run
 from jobs.shares import choose_sync
 from jobs.submit import job_states
+from jobs.summary import RunSummary, read_summary, summary_of
 from jobs.trace import machines_of_starts
 from vr_core.config import plain
 
@@ -72,40 +73,71 @@ def find_run(name_or_path: str, out: Path) -> RunFolder:
     return resolve_run(name_or_path, out)
 
 
-def overview(out: Path, head: Head | None) -> list[RunRow]:
-    """The runs under `out` and those submitted on this machine, newest change last."""
+@dataclass(frozen=True)
+class Overview:
+    """Some of the runs, newest change last."""
+
+    rows: list[RunRow]
+    has_older: bool
+    """Whether there are runs besides these."""
+
+
+def overview(out: Path, head: Head | None, newest: int | None = None) -> Overview:
+    """The runs under `out` and those submitted on this machine; with `newest`, no other runs than those are read."""
     ledger = {row.run: row for row in Ledger(state_folder()).rows()}
-    folders = {run.path: run for run in list_runs(out.absolute())}
-    for row in ledger.values():
-        run = RunFolder(Path(row.folder))
-        if run.recipe_file.is_file():
-            folders.setdefault(run.path, run)
-    jobs = job_states(head) if head is not None else {}
-    submissions = {run.id: ledger[run.id].submission if run.id in ledger else None for run in folders.values()}
-    rows = [_row(run, submissions[run.id], jobs, _silent_s(head)) for run in folders.values()]
-    return sorted(rows, key=lambda row: row.updated_s)
+    submitted = {Path(row.folder) for row in ledger.values()}
+    # A folder changes when a file in it is replaced, as state.json is: so no file of older runs has to be looked at.
+    changed_s = _folders_in(out.absolute())
+    changed_s |= {path: at_s for path in submitted - changed_s.keys() if (at_s := _changed_s(path)) is not None}
+    runs = (
+        RunFolder(path)
+        for path in sorted(changed_s, key=changed_s.__getitem__, reverse=True)
+        if (path / "recipe.yaml").is_file() and (path in submitted or (path / "state.json").is_file())
+    )
+    chosen = list(itertools.islice(runs, newest))
+    jobs = job_states(head) if head is not None and chosen else {}
+    submissions = {run.id: ledger[run.id].submission if run.id in ledger else None for run in chosen}
+    rows = [_row(run, submissions[run.id], jobs, _silent_s(head)) for run in chosen]
+    return Overview(sorted(rows, key=lambda row: row.updated_s), next(runs, None) is not None)
+
+
+def _folders_in(out: Path) -> dict[Path, float]:
+    """The folders in `out`, and when each was changed."""
+    if not out.is_dir():
+        return {}
+    with os.scandir(out) as entries:
+        folders = [out / entry.name for entry in entries if entry.is_dir()]
+    return {path: at_s for path in folders if (at_s := _changed_s(path)) is not None}
+
+
+def _changed_s(folder: Path) -> float | None:
+    try:
+        return folder.stat().st_mtime
+    except OSError:  # gone, or its share is away
+        return None
 
 
 def details(run: RunFolder, head: Head | None) -> dict[str, Any]:
     """All that is known about one run, JSON-ready."""
+    recipe = run.recipe()
     kept = Ledger(state_folder()).row(run.id)
     jobs = job_states(head) if head is not None else {}
     row = _row(run, kept.submission if kept else None, jobs, _silent_s(head))
     checkpoints = sorted(p.name for p in run.checkpoints.glob("step-*")) if run.checkpoints.is_dir() else []
-    pointers = {name: pointed.name for name in ("last", "best") if (pointed := run.pointer(name))}
+    pointers: dict[str, str] = {name: pointed for name in POINTERS if (pointed := _pointed(run, name))}
     return {
         **row.plain(),
         "updated": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.updated_s)),
         "checkpoints": checkpoints,
         **pointers,
-        **foretold(run),
+        **foretold(run, summary_of(run, recipe.steps)),
         "events": read_events(run)[-EVENTS:],
         "origin": read_json(run.origin_file),
-        "recipe": plain(run.recipe()),
+        "recipe": plain(recipe),
     }
 
 
-def foretold(run: RunFolder) -> dict[str, Any]:
+def foretold(run: RunFolder, summary: RunSummary) -> dict[str, Any]:
     """What the run's workers predicted at a start, beside what came of it; empty where they had nothing to say.
 
     Returns:
@@ -113,23 +145,26 @@ def foretold(run: RunFolder) -> dict[str, Any]:
         `not_worth`: the `machines` without which steps would have been shorter, `with_s` and `without_s`: what the
         first start of a run that keeps all of its workers predicted.
     """
-    records = [*read_metrics(run.metrics_file)]
     found: dict[str, Any] = {}
-    for record in records:
-        if record["kind"] == "sync":
-            predicted_s: dict[SyncName, float] = {way: record[way] for way in SYNC_NAMES if way in record}
-            found["sync"] = {"chosen": choose_sync(predicted_s), "predicted_s": predicted_s}
-        elif record["kind"] == "not_worth":
-            found["not_worth"] = record
-    if "sync" in found:
-        steps_s = [record["step_s"] for record in records if record["kind"] == "step" and "step_s" in record]
-        found["sync"]["step_s"] = statistics.fmean(steps_s) if steps_s else None
-    if "not_worth" in found:
-        told, starts = found["not_worth"], machines_of_starts(run)
+    if summary.predicted_s:
+        predicted_s: dict[SyncName, float] = {w: summary.predicted_s[w] for w in SYNC_NAMES if w in summary.predicted_s}
+        found["sync"] = {
+            "chosen": choose_sync(predicted_s), "predicted_s": predicted_s, "step_s": summary.step_s,
+        }  # fmt: skip
+    if summary.not_worth is not None:
+        told, starts = summary.not_worth, machines_of_starts(run)
         names = starts[0][1] if starts else []
-        machines = [names[rank] if rank < len(names) else f"worker {rank}" for rank in told["ranks"]]
-        found["not_worth"] = {"machines": machines, "with_s": told["with_s"], "without_s": told["without_s"]}
+        machines = [names[rank] if rank < len(names) else f"worker {rank}" for rank in told.ranks]
+        found["not_worth"] = {"machines": machines, "with_s": told.with_s, "without_s": told.without_s}
     return found
+
+
+def _pointed(run: RunFolder, name: PointerName) -> str | None:
+    try:
+        pointed = run.pointer(name)
+    except NotACheckpoint:
+        return "damaged"
+    return pointed.name if pointed else None
 
 
 def _silent_s(head: Head | None) -> float:
@@ -141,8 +176,6 @@ def _row(run: RunFolder, submission: str | None, jobs: dict[str, str], silent_s:
         state = run.state()
     except DamagedRun as error:
         return RunRow(run.id, str(run.path), "damaged", False, 0, 0, None, 0, submission, None, str(error), 0.0)
-    record = last_record(run, "step")
-    loss = record.get("loss") if record else None
     return RunRow(
         run=run.id,
         folder=str(run.path),
@@ -150,10 +183,18 @@ def _row(run: RunFolder, submission: str | None, jobs: dict[str, str], silent_s:
         driven=is_driven(run, state, silent_s=silent_s),
         step=state.step,
         steps=state.steps,
-        loss=float(loss) if loss is not None else None,
+        loss=_last_loss(run),
         attempt=state.attempt,
         submission=submission,
         job=jobs.get(submission) if submission else None,
         why=state.why,
         updated_s=state.updated_s,
     )
+
+
+def _last_loss(run: RunFolder) -> float | None:
+    summary = read_summary(run)
+    if summary is not None:
+        return summary.loss
+    loss = (last_record(run, "step") or {}).get("loss")
+    return float(loss) if isinstance(loss, int | float) else None

@@ -19,6 +19,7 @@ from cluster.head import state_folder
 from jobs.background import BackgroundCheckpoints
 from jobs.checkpoint import Checkpoint, read_checkpoint, step_folders
 from jobs.runs import RunFolder, read_json
+from jobs.starts import Start
 from jobs.training.world import World
 from vr_core.errors import StorageError, UserError
 
@@ -62,7 +63,7 @@ def newest_of_all(copies: Path | None, shared_step: int, world: World) -> Checkp
 class OwnDisk(BackgroundCheckpoints):
     """Writes them; what fails is said once and costs nothing but the copies."""
 
-    def __init__(self, copies: Path, rank: int, start: str, note: Callable[[str], None]) -> None:
+    def __init__(self, copies: Path, rank: int, start: Start, note: Callable[[str], None]) -> None:
         """Into `copies`, for the worker of a rank; the others as `BackgroundCheckpoints`."""
         self._copies, self._own = copies, RunFolder(copies / f"rank-{rank}")
         super().__init__(self._own, KEPT, note, start, retry_for_s=0.0)

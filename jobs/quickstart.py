@@ -295,7 +295,7 @@ class _Cluster:
         stop()
         for run in live:
             if run.state().state in LIVE:
-                run.write_state(state="stopped", why="vr quickstart was interrupted")
+                run.give_notice("stopped", "vr quickstart was interrupted")
 
     def _has_other_jobs(self, head: Head) -> bool:
         ours = tuple(f"{run.id}.a" for run in self._runs)

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.timings import Timings
-from jobs.errors import DamagedRun
+from jobs.errors import DamagedRun, Superseded
 from jobs.progress import last_step
 from jobs.runs import RunFolder, RunState
+from vr_core.config import plain
 
 
 class Record:
@@ -31,7 +32,7 @@ class Record:
         self._run, self._attempt, self._watch = run, attempt, watch
         self._timings, self._sleep, self._now_s = timings, sleep, now_s
         self._known: RunState | None = None
-        self._unwritten: dict[str, Any] = {}
+        """The whole state, as last written or as it is to be written."""
 
     def say(self, line: str) -> None:
         """Into the job's log and the run's events."""
@@ -46,13 +47,15 @@ class Record:
 
         Raises:
             OSError, DamagedRun: the first state of the attempt cannot be written, or an end for `tell_for_s`.
+            Superseded: a newer attempt owns the run, and nothing was written.
         """
         ends = changes.get("state") in ("finished", "failed", "stopped")
         said, until_s = False, self._now_s() + self._timings.tell_for_s
         while True:
             try:
-                self._known = self._run.write_state(**{**self._unwritten, **changes})
-                self._unwritten = {}
+                self.require_newest()
+                known = plain(self._known) if self._known is not None else {}
+                self._known = self._run.write_state(**{**known, **changes})
             except (OSError, DamagedRun) as error:  # a file on a share that is away looks damaged
                 if not said:
                     print(f"run {self._run.id}: state not written: {error}", file=sys.stderr, flush=True)
@@ -62,10 +65,19 @@ class Record:
                 if ends:
                     self._sleep(self._timings.storage_again_s)
                     continue
-                self._unwritten |= changes
                 self._known = self._known.model_copy(update=changes)
             self._watch(self._known)
             return self._known
+
+    def require_newest(self) -> None:
+        """Check that the run is this driver's still.
+
+        Raises:
+            Superseded: a newer attempt owns it.
+        """
+        newest = self._run.newest_attempt()
+        if newest > self._attempt:
+            raise Superseded(f"run {self._run.id}: attempt {newest} has taken over from attempt {self._attempt}")
 
     def await_folder(self, stop: threading.Event) -> None:
         """Until the run's folder is there: without it nothing can be told, and a start on it would be a mistake."""
@@ -85,10 +97,12 @@ class Record:
 
 
 def read_events(run: RunFolder) -> list[dict[str, Any]]:
-    """What happened to the run, oldest first: `time_s`, `attempt`, `step`, `said`; a line cut short is left out."""
+    """What happened to the run, oldest first: `time_s`, `attempt`, `step`, `said`; a damaged line is left out."""
     found = []
     with contextlib.suppress(FileNotFoundError):
-        for line in run.events_file.read_text(encoding="utf-8").splitlines():
+        for line in run.events_file.read_bytes().splitlines():
             with contextlib.suppress(ValueError):
-                found.append(json.loads(line))
+                event = json.loads(line)
+                if isinstance(event, dict) and {"time_s", "step", "said"} <= event.keys():
+                    found.append(event)
     return found

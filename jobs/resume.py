@@ -14,9 +14,23 @@ from jobs.errors import RunFailed
 from jobs.own_disk import newest_of_all
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
+from jobs.starts import Start, begin_start
 from jobs.training.world import World
 from vr_core.errors import ConfigError, StorageError, UserError
 from vr_core.weights import load_state, load_weights
+
+
+def begin(run: RunFolder, start: Start | None, world: World) -> Start:
+    """The start of the run's workers that begins now, the same on every rank; earlier ones are out from then on.
+
+    Raises:
+        NewerStart, StorageError: as `begin_start`.
+    """
+    if world.rank == 0:
+        start = begin_start(run, start)
+    numbers = [start.attempt, start.number] if start else [0, 0]
+    attempt, number = world.of_first(torch.tensor(numbers, device=world.device)).tolist()
+    return Start(attempt, number)
 
 
 def newest_checkpoint(run: RunFolder, recipe: Recipe, copies: Path | None, world: World) -> Checkpoint | None:

@@ -3,12 +3,17 @@
     <out>/<recipe>-<8 hex>-<n>/
         recipe.yaml       the resolved recipe, with absolute paths
         origin.json       git commit, package versions, machines of each attempt
-        state.json        RunState
         attempts/<n>/     made by the driver of attempt n; the newest attempt owns the run
+        state.json        RunState
+        summary.json      how far it is (`jobs.summary`)
         events.jsonl      what happened to the run: starts, machines lost and joined
-        metrics.jsonl  tensorboard/  checkpoints/step-NNNNNNNN/  checkpoints/{last,best}
+        metrics.jsonl     a line for each step and each validation: what counts of all starts
+        metrics/<a>.<k>.jsonl  tensorboard/  checkpoints/step-NNNNNNNN/  checkpoints/{last,best}
+        notice.json       Notice: what others say of the state: handed in, or ended without its driver
+        stop, leave       wishes
 
-The loop writes metrics and checkpoints; the driver of the newest attempt writes the rest.
+The loop writes what stands in the folders, each start under its own number (`jobs.starts`). The driver of the newest
+attempt writes state, summary, events and metrics.jsonl; whoever else has something to say writes a file beside them.
 """
 
 import contextlib
@@ -29,9 +34,12 @@ from jobs.origin import read_origin
 from jobs.recipe import Recipe, require_startable
 from vr_core.config import Spec, load, plain, to_yaml, validate
 from vr_core.errors import ConfigError, StorageError
-from vr_core.files import write_json
+from vr_core.files import storage_failure, write_json
 
 State = Literal["pending", "running", "finished", "failed", "stopped"]
+PointerName = Literal["last", "best"]
+POINTERS: tuple[PointerName, ...] = ("last", "best")
+"""Files that name a checkpoint."""
 LIVE: tuple[State, ...] = ("pending", "running")
 WAITS = "waits: "
 """A pending run whose `why` begins so waits for machines."""
@@ -40,7 +48,7 @@ _STEP = re.compile(r"step-\d{8,}")
 
 
 class RunState(Spec):
-    """`state.json`: written by the driver of the newest attempt, and by whoever finds that driver dead."""
+    """`state.json`, which the driver of the newest attempt alone writes."""
 
     state: State
     step: Annotated[int, Field(ge=0)] = 0
@@ -54,6 +62,24 @@ class RunState(Spec):
     """Unix time of the last write."""
 
 
+class Notice(Spec):
+    """`notice.json`: a run's state by somebody else than its driver, who has not written yet or can write no more."""
+
+    state: State
+    why: str
+    of_updated_s: float
+    """`updated_s` of the state that it is about: as soon as the driver writes, the driver is believed."""
+    updated_s: float
+
+
+def standing(written: RunState, notice: Notice | None) -> RunState:
+    """A run's state by what its driver wrote and by what others have to say of that."""
+    if notice is None or notice.of_updated_s != written.updated_s:
+        return written
+    changes = {"state": notice.state, "why": notice.why, "user_error": False, "updated_s": notice.updated_s}
+    return written.model_copy(update=changes)
+
+
 class RunFolder:
     """Paths and state of one run; the folder is on storage that every machine sees."""
 
@@ -64,10 +90,13 @@ class RunFolder:
         self.recipe_file = self.path / "recipe.yaml"
         self.origin_file = self.path / "origin.json"
         self.state_file = self.path / "state.json"
+        self.notice_file = self.path / "notice.json"
+        self.summary_file = self.path / "summary.json"
         self.stop_file = self.path / "stop"
         self.leave_file = self.path / "leave"
         self.attempts = self.path / "attempts"
         self.metrics_file = self.path / "metrics.jsonl"
+        self.metrics = self.path / "metrics"
         self.events_file = self.path / "events.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
@@ -86,18 +115,63 @@ class RunFolder:
         Raises:
             DamagedRun: state.json is missing or damaged.
         """
+        return standing(self._written_state(), self._notice())
+
+    def write_state(self, **changes: Any) -> RunState:
+        """What the driver alone may do: write the state with `changes` and a new time, in one piece.
+
+        A state that is given as a whole is written whatever stands there: nobody else has anything to say in it.
+
+        Raises:
+            DamagedRun: state.json is missing or damaged, and `changes` is not a whole state.
+            OSError: it cannot be written.
+        """
+        whole = {"state", "steps"} <= changes.keys()
+        written = {} if whole else plain(self._written_state())
+        state = validate(RunState, {**written, **changes, "updated_s": time.time()}, str(self.state_file))
+        write_json(self.state_file, plain(state))
+        return state
+
+    def mend_state(self) -> None:
+        """Write a state that is damaged anew, for a run that is taken up again; a driver that lives has written it.
+
+        Raises:
+            ConfigError: recipe.yaml is damaged as well.
+            OSError: it cannot be written.
+        """
+        try:
+            validate(RunState, read_json(self.state_file), str(self.state_file))
+        except OSError:  # not damage: whoever reads it says so
+            return
+        except (ValueError, ConfigError):
+            known = {"step": self.last_step(), "steps": self.recipe().steps, "attempt": self.newest_attempt()}
+            self.write_state(**known, state="failed", why="its state was damaged")
+
+    def give_notice(self, state: State, why: str) -> RunState:
+        """What anybody but the driver may do: say the run's state until its driver writes; returns it."""
+        about = self._written_state()
+        notice = Notice(state=state, why=why, of_updated_s=about.updated_s, updated_s=time.time())
+        write_json(self.notice_file, plain(notice))
+        return standing(about, notice)
+
+    def _notice(self) -> Notice | None:
+        """Nothing where there is none, or one that cannot be read: it is what others have to say, and no more."""
+        try:
+            return validate(Notice, read_json(self.notice_file), str(self.notice_file))
+        except (OSError, ValueError, ConfigError):
+            return None
+
+    def _written_state(self) -> RunState:
         try:
             return validate(RunState, read_json(self.state_file), str(self.state_file))
-        except (OSError, ValueError, ConfigError) as error:
+        except OSError as error:
             raise DamagedRun(
                 f"run {self.id}: {self.state_file} cannot be read ({error}); start the recipe anew with --again"
             ) from None
-
-    def write_state(self, **changes: Any) -> RunState:
-        """The state with `changes` and a new time, written in one piece."""
-        state = validate(RunState, {**plain(self.state()), **changes, "updated_s": time.time()}, str(self.state_file))
-        write_json(self.state_file, plain(state))
-        return state
+        except (ValueError, ConfigError) as error:
+            raise DamagedRun(
+                f"run {self.id}: {self.state_file} is damaged ({error}); `vr jobs resume {self.path}` mends it"
+            ) from None
 
     def newest_attempt(self) -> int:
         """Number of the attempt that owns the run; 0 before the first."""
@@ -122,21 +196,31 @@ class RunFolder:
 
     def last_step(self) -> int:
         """Step of the newest complete checkpoint; 0 without one."""
-        last = self.pointer("last")
+        try:
+            last = self.pointer("last")
+        except NotACheckpoint:  # the next start mends it; how far the run is can be seen without
+            whole = [path.parent for path in self.checkpoints.glob("step-*/checkpoint.json")]
+            last = max((path for path in whole if _STEP.fullmatch(path.name)), default=None)
         return int(last.name.removeprefix("step-")) if last else 0
 
-    def pointer(self, name: Literal["last", "best"]) -> Path | None:
+    def pointer(self, name: PointerName) -> Path | None:
         """Step folder that `checkpoints/<name>` names; None where there is no such pointer.
 
         Raises:
-            NotACheckpoint: the pointer or the folder that it names is damaged.
+            NotACheckpoint: the pointer is damaged.
+            StorageError: the disk or the share with it failed.
         """
         file = self.checkpoints / name
         try:
             step = file.read_text(encoding="utf-8").strip()
         except FileNotFoundError:
             return None
-        except (OSError, UnicodeDecodeError):
+        except OSError as error:
+            failed = storage_failure(file, error)
+            if failed is not None:
+                raise failed from None
+            step = ""
+        except UnicodeDecodeError:
             step = ""
         if not _STEP.fullmatch(step):
             raise NotACheckpoint(f"{file}: damaged, should name a folder such as step-00000200; write it there by hand")
@@ -175,10 +259,10 @@ def resolve_paths(recipe: Recipe) -> Recipe:
     return validate(Recipe, changes, f"recipe {recipe.name}")
 
 
-def list_runs(out: Path) -> Iterator[RunFolder]:
-    """Runs in the folder `out`, oldest name first; folders that are not runs are passed over."""
+def list_runs(out: Path, stem: str = "") -> Iterator[RunFolder]:
+    """Runs in the folder `out` whose ids begin with `stem`, by name; folders that are not runs are passed over."""
     if out.is_dir():
-        for path in sorted(out.iterdir()):
+        for path in sorted(path for path in out.iterdir() if path.name.startswith(stem)):
             if (path / "recipe.yaml").is_file() and (path / "state.json").is_file():
                 yield RunFolder(path)
 
@@ -186,7 +270,7 @@ def list_runs(out: Path) -> Iterator[RunFolder]:
 def repeats(recipe: Recipe) -> list[RunFolder]:
     """Earlier runs of the same recipe over the same data from the same start, oldest first."""
     stem = f"{recipe.name}-{recipe.digest()}-"
-    found = [r for r in list_runs(recipe.out) if r.id.startswith(stem) and r.id.removeprefix(stem).isdecimal()]
+    found = [run for run in list_runs(recipe.out, stem) if run.id.removeprefix(stem).isdecimal()]
     same = []
     for run in sorted(found, key=lambda run: int(run.id.removeprefix(stem))):
         earlier = run.recipe()

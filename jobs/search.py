@@ -5,7 +5,7 @@
     state.json        RunState, counting trials in place of steps
     trials.json       the table: id, values, state, step, score of each trial
     best.yaml         the best trial's complete recipe
-    trials/<id>/      a run folder: recipe.yaml, state.json, metrics.jsonl, checkpoints/
+    trials/<id>/      a run folder: recipe.yaml, state.json, summary.json, metrics.jsonl, checkpoints/ and so on
     tune/             Ray Tune's own state, for --resume
 """
 
@@ -25,6 +25,7 @@ from jobs.origin import read_origin
 from jobs.progress import last_record, last_step
 from jobs.recipe import Recipe, TuneSpec
 from jobs.runs import LIVE, RunFolder, RunState, State, read_json, resolve_paths, writable
+from jobs.summary import ProgressWriter, read_summary
 from vr_core.config import Spec, load, override, plain, to_yaml, validate
 from vr_core.errors import ConfigError
 from vr_core.files import write_json
@@ -120,15 +121,16 @@ class Search:
         run = self.trial(row.id)
         state = run.state()
         step = last_step(run) if state.state == "running" else state.step
-        score = (last_record(run, "validation") or {}).get("loss")
-        return row.model_copy(
-            update={
-                "state": state.state,
-                "step": step,
-                "why": state.why,
-                "score": float(score) if isinstance(score, int | float) and math.isfinite(score) else None,
-            }
-        )
+        return row.model_copy(update={"state": state.state, "step": step, "why": state.why, "score": _score(run)})
+
+
+def _score(run: RunFolder) -> float | None:
+    """Loss of a trial's last validation; None before the first, and where that one was not finite."""
+    summary = read_summary(run)
+    if summary is not None:
+        return summary.validation.loss if summary.validation else None
+    score = (last_record(run, "validation") or {}).get("loss")
+    return float(score) if isinstance(score, int | float) and math.isfinite(score) else None
 
 
 def best(rows: Sequence[TrialRow]) -> TrialRow | None:
@@ -338,7 +340,9 @@ def end_live_trials(search: Search) -> None:
     """Mark trials that no driver carries any more: they go on when the search does."""
     for row in search.rows():
         if row.state == "running":
-            search.trial(row.id).write_state(state="pending", step=row.step, why="the search was interrupted")
+            run = search.trial(row.id)
+            ProgressWriter(run, row.steps).tell()  # it may have validated since its last report
+            run.write_state(state="pending", step=row.step, why="the search was interrupted")
 
 
 def counts(rows: Sequence[TrialRow]) -> dict[str, Any]:

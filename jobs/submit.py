@@ -1,5 +1,6 @@
 """Runs as Ray jobs: submit, stop, read logs, ask for states. The keeper submits through here as well."""
 
+import contextlib
 import logging
 import math
 import os
@@ -8,7 +9,7 @@ import shlex
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.head import Head, fetch, state_folder
 from cluster.plan import LOOPBACK
@@ -47,7 +48,7 @@ def start(head: Head, run: RunFolder) -> str:
     try:
         return submit_attempt(head, run, idle=0)
     except JobsFailure as error:
-        run.write_state(state="failed", why=str(error))
+        run.give_notice("failed", str(error))
         ledger.close(run.id)
         raise
 
@@ -70,7 +71,7 @@ def submit_attempt(head: Head, run: RunFolder, idle: int) -> str:
     """
     attempt = run.begin_attempt()
     submission = f"{run.id}.a{attempt}"
-    run.write_state(state="pending", why="submitted", user_error=False)
+    run.give_notice("pending", "submitted")
     # The row before the job: should this process die now, the keeper finds a run without a job. And after the state:
     # the keeper closes the row of a run that has ended.
     Ledger(state_folder()).submitted(run, attempt, submission, idle)
@@ -180,4 +181,7 @@ def _client(head: Head) -> "JobSubmissionClient":
 def keep_source(run: RunFolder) -> None:
     """Copy the running code into the run's folder, so that every attempt of a run is the code submitted."""
     copy_source(run.path / "source")
-    write_json(run.origin_file, {**read_origin(), "machines": read_json(run.origin_file)["machines"]})
+    kept: dict[str, Any] = {}
+    with contextlib.suppress(ValueError):  # one that is damaged must not keep the run from going on
+        kept = read_json(run.origin_file)
+    write_json(run.origin_file, {**kept, **read_origin(), "machines": kept.get("machines", {})})

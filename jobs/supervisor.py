@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.timings import Timings
-from jobs.errors import DamagedRun, RunFailed, Unplaceable
+from jobs.errors import DamagedRun, Unplaceable
 from jobs.fit import Fits, carried, first_cause
+from jobs.origin import read_origin
 from jobs.placement import Missing, Node, Placement, machine_name
 from jobs.progress import last_step
 from jobs.pulse import Pulse, answers
@@ -23,6 +24,8 @@ from jobs.record import Record
 from jobs.retry import Failed, Stop, decide
 from jobs.runs import WAITS, RunFolder, RunState, read_json
 from jobs.seats import ClusterView, Seats
+from jobs.starts import Start
+from jobs.summary import ProgressWriter
 from vr_core.files import write_json
 
 POLL_S = 0.2
@@ -35,10 +38,6 @@ class Outcome:
     kind: Literal["finished", "stopped", "left", "lost", "waiting", "failed"]
     """left: a machine was taken back, or one joins; lost: one answers no more. Neither is a failure of the run."""
     failed: Failed | None = None
-
-
-class Superseded(RunFailed):
-    """A newer attempt owns the run: this driver must not write to it any more."""
 
 
 @dataclass
@@ -69,12 +68,15 @@ class Supervisor:
     _step: int = 0
     _moved: tuple[int, float] = (0, 0.0)
     """The last step that was seen, and since when."""
+    _untold: str = ""
+    """Why progress could not be written the last time."""
     _why: str = ""
     """Of the last time that it left its machines, or lost one."""
 
     def __post_init__(self) -> None:
         self._seats = Seats(self.recipe, self.can_wait, self.timings, self.view)
         self._record = Record(self.run, self.attempt, self.watch, self.timings)
+        self._progress = ProgressWriter(self.run, self.recipe.steps)
 
     def supervise(self) -> RunState:
         """Run fits until the run is finished, stopped or given up.
@@ -273,16 +275,12 @@ class Supervisor:
             print(f"run {self.run.id}: state not written: {error}", file=sys.stderr, flush=True)
 
     def _tell(self) -> None:
-        newest = self.run.newest_attempt()
-        if newest > self.attempt:
-            raise Superseded(f"run {self.run.id}: attempt {newest} has taken over from attempt {self.attempt}")
+        self._record.require_newest()
         changes: dict[str, Any] = {}
         file = self.run.attempt_folder(self.attempt) / f"machines-{self._number}.json"
         if file not in self._announced and file.exists():
-            origin = read_json(self.run.origin_file)
             machines = read_json(file)["machines"]
-            origin["machines"][f"{self.attempt}.{self._number}"] = machines
-            write_json(self.run.origin_file, origin)
+            self._note_machines(machines)
             self._names = frozenset(map(machine_name, machines))
             self._announced.add(file)
             self._announced_s = self.view.now_s()
@@ -290,8 +288,32 @@ class Supervisor:
             changes = {"state": "running", "why": ""}
         if file in self._announced:
             changes |= self._leave_drained() or self._join()
-        self._step = last_step(self.run)
+        self._step = self._tell_progress()
         self._record.write(step=self._step, **changes)
+
+    def _tell_progress(self) -> int:
+        """Write how far the run is; returns its step. Where it cannot be written, the state is all the same."""
+        try:
+            step = self._progress.tell().step
+            self._untold = ""
+        except OSError as error:
+            why = error.strerror or str(error)
+            if why != self._untold:
+                self._untold = why
+                print(f"run {self.run.id}: progress not written ({why}); tried again", file=sys.stderr, flush=True)
+            step = last_step(self.run)
+        return step or self.run.last_step()
+
+    def _note_machines(self, machines: list[dict[str, Any]]) -> None:
+        """Into the run's origin; one that is damaged is written anew."""
+        try:
+            origin = read_json(self.run.origin_file)
+            of_starts = dict(origin["machines"])
+        except (ValueError, KeyError, TypeError):
+            self._record.say(f"{self.run.origin_file} was damaged; what it said of earlier starts is lost")
+            origin, of_starts = read_origin(), {}
+        name = str(Start(self.attempt, self._number))
+        write_json(self.run.origin_file, {**origin, "machines": {**of_starts, name: machines}})
 
     def _leave_drained(self) -> dict[str, Any]:
         """Ask the loop to leave where a node with workers of it is drained; changes of the state."""

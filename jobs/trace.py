@@ -4,8 +4,10 @@ All from the run's folder: the steps in metrics.jsonl carry each worker's share 
 origin.json say which machines a start had.
 """
 
+import itertools
 import re
 import statistics
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,13 +88,19 @@ def timelines(run: RunFolder) -> list[Timeline]:
     """
     starts = machines_of_starts(run)
     began_s, names = starts[-1] if starts else (0.0, [])
-    records = [r for r in read_metrics(run.metrics_file) if r["kind"] == "step" and "busy_s" in r]
-    # The first steps of a start fill caches.
-    steps = [record for record in records if record["time_s"] >= began_s][2:]
-    if len(steps) < 2:
+    steps = (r for r in read_metrics(run) if r["kind"] == "step" and "busy_s" in r and r.get("time_s", 0.0) >= began_s)
+    # A long run has more of them than fit in memory: kept are the first ones, and of each shares the newest.
+    early: list[dict[str, Any]] = []
+    newest: dict[tuple[int, ...], deque[dict[str, Any]]] = {}
+    count, shares = 0, ()
+    for step in itertools.islice(steps, 2, None):  # the first steps of a start fill caches
+        count, shares = count + 1, tuple(step["shares"])
+        if len(early) < STEPS and (not early or early[0]["shares"] == step["shares"]):
+            early.append(step)
+        newest.setdefault(shares, deque(maxlen=STEPS)).append(step)
+    if count < 2:
         raise NoSteps(f"run {run.id}: its newest start has too few steps to draw; wait for some more")
-    early = [step for step in steps if step["shares"] == steps[0]["shares"]][:STEPS]
-    late = [step for step in steps if step["shares"] == steps[-1]["shares"]][-STEPS:]
+    late = [*newest[shares]]
     parts = [early, late] if early[0]["shares"] != late[0]["shares"] else [late]
     items = run.recipe().batch.items
     return [_timeline(run.id, part, names, items) for part in parts]

@@ -23,6 +23,7 @@ from jobs.ray_session import head_ray, private_ray
 from jobs.recipe import Recipe
 from jobs.runs import read_json
 from jobs.search import ENDED, Search, TrialRow, counts, end_live_trials, shown_trial, shown_values
+from jobs.summary import ProgressWriter
 from vr_core.errors import UserError
 
 CARD_EVERY_S = 10.0
@@ -174,6 +175,7 @@ class Follower:
         """Follow `search`; cards make sense only where there is a dashboard."""
         self._search, self._watch, self._with_cards = search, watch, with_cards
         self._cards: dict[str, Any] = {}
+        self._writers: dict[str, ProgressWriter] = {}
         self._refreshed_s: dict[str, float] = {}
         self._leaving: dict[str, Any] = {}
         """Cards of ended trials, by the answer that says that they show the end."""
@@ -187,6 +189,7 @@ class Follower:
         run = self._search.trial(trial)
         if run.state().state not in ENDED:
             run.write_state(state="running", why="", step=run.last_step())
+        self._tell(trial)
         if self._with_cards and trial not in self._cards:
             self._cards[trial] = self._card(trial)
         self._changed()
@@ -194,6 +197,7 @@ class Follower:
     def reported(self, trial: str, step: int) -> None:
         """A validation."""
         self._search.trial(trial).write_state(step=step)
+        self._tell(trial)
         if time.monotonic() - self._refreshed_s.get(trial, 0.0) > CARD_EVERY_S:
             self._refresh(trial)
         self._changed()
@@ -216,6 +220,13 @@ class Follower:
         run.write_state(state="failed", step=run.last_step(), why=why)
         self._leave(trial)
 
+    def _tell(self, trial: str) -> None:
+        """Bring the trial's `summary.json` and `metrics.jsonl` up to date."""
+        if trial not in self._writers:
+            run = self._search.trial(trial)
+            self._writers[trial] = ProgressWriter(run, run.state().steps)
+        self._writers[trial].tell()
+
     def close(self) -> None:
         """Wait until every card shows its trial's end; Ray goes on showing that when the card has gone."""
         give_up_s = time.monotonic() + CARDS_END_S
@@ -229,6 +240,7 @@ class Follower:
             self._settle(trial, timeout_s=0.0)
 
     def _leave(self, trial: str) -> None:
+        self._tell(trial)
         if trial in self._cards:
             self._refresh(trial)
             self._leaving[trial] = self._cards[trial].ready.remote()

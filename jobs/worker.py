@@ -20,6 +20,7 @@ from jobs.fit import words
 from jobs.placement import machine_name
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
+from jobs.starts import Start
 from vr_core.config import Spec, validate
 from vr_core.errors import StorageError, UserError
 from vr_core.files import write_json
@@ -72,7 +73,9 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
         require_folders(folder, spec.recipe.data, platform.node() in spec.been)
         mine = _announce(folder / f"machines-{spec.fit}.json", rank, size, device)
         world = World(rank, size, device, machine_name(mine))
-        ended = _loop(spec.loop)(spec.recipe, run.path, world, _reporter(ray.train.report))
+        ended = _loop(spec.loop)(
+            spec.recipe, run.path, world, _reporter(ray.train.report), start=Start(spec.attempt, spec.fit)
+        )
     except BaseException as error:
         # Without the folder, Ray alone carries the error (jobs.supervisor).
         with contextlib.suppress(OSError):

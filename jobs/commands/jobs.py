@@ -80,15 +80,23 @@ def train(
 
 
 @app.command("list")
-def list_(out: Out = RUNS, as_json: Json = False) -> None:
-    """List runs, also while no head runs.
+def list_(
+    out: Out = RUNS,
+    newest: Annotated[int, typer.Option("--newest", min=1, help="List so many.")] = 30,
+    all_: Annotated[bool, typer.Option("--all", help="List every run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the newest runs, also while no head runs.
 
-    Example: vr jobs list --out runs
+    Example: vr jobs list --out runs --newest 5
     """
     from jobs.overview import overview
 
     head, note = _head_or_note()
-    rows = overview(out, head)
+    found = overview(out, head, None if all_ else newest)
+    rows = found.rows
+    if found.has_older:
+        print(f"(the newest {len(rows)}; --all lists every run)", file=sys.stderr)
     if as_json:
         return print(json.dumps([row.plain() for row in rows]))
     from rich.console import Console
@@ -222,6 +230,7 @@ def resume(
     from jobs.submit import start
 
     run = find_run(name, out)
+    run.mend_state()
     if here:
         require_resumable(run, timings_here().driver_silent_s)
         return _train_here(run, as_json=False)

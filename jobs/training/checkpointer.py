@@ -9,13 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
-
 from dataprep.dataset import Dataset
 from jobs.background import BackgroundCheckpoints, Written
 from jobs.own_disk import OwnDisk
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
+from jobs.starts import Start
 from jobs.sync.sync import Sync
 from jobs.training.decision import Destination, Ending
 from jobs.training.state import TrainState
@@ -30,6 +29,7 @@ class Checkpointer:
         self,
         run: RunFolder,
         recipe: Recipe,
+        start: Start,
         data: Dataset,
         sync: Sync,
         kept: dict[str, Any] | None,
@@ -41,6 +41,7 @@ class Checkpointer:
         Args:
             run: its folder.
             recipe: of it.
+            start: of its workers.
             data: whose version and spectrograms a checkpoint names.
             sync: how ranks become one.
             kept: of the choice that it comes from.
@@ -48,7 +49,6 @@ class Checkpointer:
             copies: where this PC keeps copies of the run; None for no copies.
         """
         self._run, self._recipe, self._data, self._sync, self._kept, self._world = run, recipe, data, sync, kept, world
-        start = f"{int(world.of_first(torch.tensor(time.time_ns(), device=world.device))):x}"
         rounds = sync.name == "diloco"
         self._share = self._disk = None
         if world.rank == 0 or rounds:

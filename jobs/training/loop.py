@@ -16,8 +16,9 @@ from jobs.gradient import ItemLosses, everywhere_bf16
 from jobs.memory import keep_freed_memory
 from jobs.own_disk import copies_of
 from jobs.recipe import Recipe, RecipeCacheSpec
-from jobs.resume import newest_checkpoint
+from jobs.resume import begin, newest_checkpoint
 from jobs.runs import RunFolder
+from jobs.starts import Start
 from jobs.storage import open_data
 from jobs.sync.choice import SyncChoice
 from jobs.training.calibration import Calibration
@@ -38,7 +39,12 @@ Opens = Callable[[Path, RecipeCacheSpec | None, str | None], Dataset]
 
 
 def train(
-    recipe: Recipe, run_path: Path, world: World, report: Report | None = None, opens: Opens = open_data
+    recipe: Recipe,
+    run_path: Path,
+    world: World,
+    report: Report | None = None,
+    opens: Opens = open_data,
+    start: Start | None = None,
 ) -> Ended:
     """Train `recipe` from the newest good checkpoint in the run's folder to its last step; how it ended, on every rank.
 
@@ -48,14 +54,17 @@ def train(
         world: of this rank; nothing else communicates.
         report: called with finite numbers at the same steps on every rank: evaluations and the end.
         opens: the data set in a folder, as `jobs.storage.open_data`.
+        start: of the workers, as the run's driver counts them; by default the next one.
 
     Raises:
         RunFailed: more non-finite steps in a row than the recipe allows, or a step that was not shared out once.
         ConfigError, ManifestError, WeightsError, NotACheckpoint: recipe, data set and start do not fit together.
         StorageError: a checkpoint could not be written, or the disk or the share with them failed.
+        NewerStart: a newer start of the run's workers has begun.
     """
     keep_freed_memory(world.device)
     run, phases = RunFolder(run_path), phases_of(recipe)
+    start = begin(run, start, world)  # before anything is read that it will change
     copies = copies_of(run) if recipe.checkpoint.own_disk_every_s is not None else None
     checkpoint = newest_checkpoint(run, recipe, copies, world)  # the same step on every rank
     saved = TrainingFile.of(checkpoint, recipe.batch.items) if checkpoint else None
@@ -73,8 +82,8 @@ def train(
     wishes, figures = Wishes(run, world.rank), {"step": float(state.step)}
     ended = Ended("finished", figures) if state.step == recipe.steps else None
     with (
-        Recorder(run, recipe, state.step, world.rank) as record,
-        Checkpointer(run, recipe, data, sync, choice.kept, world, copies) as checkpoints,
+        Recorder(run, recipe, start, state.step, world.rank) as record,
+        Checkpointer(run, recipe, start, data, sync, choice.kept, world, copies) as checkpoints,
         calibration.smaller_after_out_of_memory(plan, state),
         staging_ahead(data, recipe.cache, note),
         contextlib.closing(Loader(data, plan.batches(state.step), world.device)) as batches,

@@ -9,6 +9,7 @@ from typing import Any
 from jobs.metrics_log import MetricsLog
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
+from jobs.starts import Start
 from jobs.sync.choice import SyncChoice
 from jobs.training.checkpointer import Checkpointer, note
 from jobs.training.state import TrainState
@@ -19,9 +20,9 @@ from jobs.training.step_report import StepReport
 class Recorder:
     """The metrics of a run; does nothing on other ranks. A context manager."""
 
-    def __init__(self, run: RunFolder, recipe: Recipe, step: int, rank: int) -> None:
-        """Lines of steps after `step` are dropped, since they are computed again."""
-        self._log = MetricsLog(run, step, recipe.log.tensorboard) if rank == 0 else None
+    def __init__(self, run: RunFolder, recipe: Recipe, start: Start, step: int, rank: int) -> None:
+        """Lines of steps after `step` do not count any more, since they are computed again."""
+        self._log = MetricsLog(run, start, step, recipe.log.tensorboard) if rank == 0 else None
         self._items = recipe.batch.items
         self._began_s = self._waited_s = 0.0
         self._own: dict[int, dict[str, Any]] = {}

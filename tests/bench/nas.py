@@ -15,6 +15,7 @@ from typing import Any
 
 from dataprep.prepare import PrepareSettings, prepare
 from jobs.metrics_log import read_metrics
+from jobs.runs import RunFolder
 from tests.bench.codec import songs
 from tests.bench.measurement import Benchmark
 from tests.lan import SHARED, Host, Lan
@@ -146,8 +147,8 @@ def _trained(host: Host, recipe: str, data: str, case: str, cache: str, steps: i
         "train", recipe, f"data={data}", f"out=/srv/runs/{case}", f"steps={steps}", "needs_init=false", "init_reset=[]",
         "validation.items=2", *more, timeout_s=1200,
     )  # fmt: skip
-    (metrics,) = out.glob("*/metrics.jsonl")
-    rows = [row for row in read_metrics(metrics) if "data_wait" in row and row["step"] > WARM_STEPS]
+    (run,) = out.iterdir()
+    rows = [row for row in read_metrics(RunFolder(run)) if "data_wait" in row and row["step"] > WARM_STEPS]
     return statistics.fmean(row["data_wait"] for row in rows), statistics.median(row["items_per_s"] for row in rows)
 
 

@@ -28,6 +28,7 @@ from dataprep.tracks import find_tracks
 from jobs.metrics_log import MetricsLog
 from jobs.runs import RunFolder
 from jobs.shares import Pace, Speed
+from jobs.starts import begin_start
 from tests.bench.measurement import Benchmark
 from vr_core.specs import SeparateSpec, StftSpec
 
@@ -89,7 +90,7 @@ def bookkeeping_s(world: int, manifest: Manifest, folder: Path, steps: int, loca
         parts[part].append(time.perf_counter() - began_s)
         return result
 
-    with MetricsLog(run, 0, tensorboard=False) as metrics:
+    with MetricsLog(run, begin_start(run), 0, tensorboard=False) as metrics:
         for step in range(steps):
             shares = pace.shares(step)
             timed("order", lambda s=step, n=shares: cut.items_of(s, 0, n))  # type: ignore[misc]

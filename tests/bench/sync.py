@@ -20,6 +20,7 @@ from jobs.arithmetic import arithmetic_of
 from jobs.metrics_log import read_metrics
 from jobs.plan import OF_THE_LINE
 from jobs.recipe import SYNC_NAMES, NodesSpec, Recipe
+from jobs.runs import RunFolder
 from jobs.shares import exchange_of, ring_s
 from tests.bench.codec import MUSIC, songs
 from tests.bench.measurement import ROOT, Benchmark
@@ -124,7 +125,7 @@ def last_loss(folder: Path, data: Path, way: str, seed: int) -> float:
     run.mkdir()
     (run / "recipe.yaml").write_text(to_yaml(recipe))
     assert [rank.wait(None) for rank in ranks.start(run, 2, folder / f"meet-{way}-{seed}")] == [0, 0]
-    return float([m["loss"] for m in read_metrics(run / "metrics.jsonl") if m["kind"] == "validation"][-1])
+    return float([m["loss"] for m in read_metrics(RunFolder(run)) if m["kind"] == "validation"][-1])
 
 
 def measure_loss() -> dict[str, Any]:

@@ -11,7 +11,9 @@ from dataprep.prepare import PrepareSettings, prepare
 from dataprep.splits import parse_split
 from dataprep.synth import write_songs
 from dataprep.tracks import find_tracks
+from jobs.metrics_log import read_metrics
 from jobs.recipe import Recipe
+from jobs.runs import RunFolder
 from tests.lan import SHARED, Host, Lan, await_true
 from vr_core.config import to_yaml
 from vr_core.specs import StftSpec
@@ -99,8 +101,8 @@ class Run:
         return "\n".join(said + [f"--- {log.name}\n{log.read_text(errors='replace')[-1500:]}" for log in logs])
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
-        """Records of `metrics.jsonl` of one kind."""
-        return [line for line in _lines(self.folder / "metrics.jsonl") if line["kind"] == kind]
+        """Records of the run's metrics of one kind."""
+        return [line for line in read_metrics(RunFolder(self.folder)) if line["kind"] == kind]
 
     def events(self) -> list[dict[str, Any]]:
         """What happened to the run, oldest first."""

@@ -112,7 +112,7 @@ def one_step(folder: Path, recipe: Recipe, saved: Path) -> dict[str, float]:
     run = new_run(folder, recipe.model_copy(update={"steps": step + 1}))
     shutil.copytree(saved, run.checkpoints / saved.name)
     here(run)
-    [line] = [m for m in read_metrics(run.metrics_file) if m["kind"] == "step"]
+    [line] = [m for m in read_metrics(run) if m["kind"] == "step"]
     return line
 
 

@@ -9,13 +9,17 @@ import torch
 
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
+from jobs.starts import Start
 from jobs.training.decision import Ended
 from jobs.training.world import World
 from vr_core.errors import UserError
 from vr_core.files import write_json
 
 
-def line(recipe: Recipe, run: Path, world: World, report: Callable[[dict[str, float]], None] | None = None) -> Ended:
+def line(
+    recipe: Recipe, run: Path, world: World, report: Callable[[dict[str, float]], None] | None = None,
+    start: Start | None = None,
+) -> Ended:  # fmt: skip
     """w ← w - 0.1 · mean over ranks of (w - rank); a checkpoint at every step."""
     folder = RunFolder(run)
     last = folder.pointer("last")

@@ -94,6 +94,26 @@ def test_a_damaged_best_checkpoint_gives_way_to_the_best_of_the_others(run: RunF
     assert resolve_weights(run.path).parent.name == "step-00000005"
 
 
+@pytest.mark.parametrize("damage", [b"", b"\xff\xfe", b"step-0000000\xff", b"../../etc", b"step-00000009"])
+def test_a_pointer_with_a_bad_byte_is_mended_at_the_next_start(run: RunFolder, damage: bytes) -> None:
+    """The defect: it ended every start of the run, for good."""
+    for step, loss in ((1, 3.0), (2, 1.0), (3, 2.5)):
+        write(run, step, step, loss=loss, best=step <= 2, keep=9)
+    (run.checkpoints / "best").write_bytes(damage)
+    assert best_loss(run) == float("inf")
+    (run.checkpoints / "last").write_bytes(damage)
+    assert run.last_step() == (9 if damage == b"step-00000009" else 3)
+    newest, _ = read_newest(run)
+    [line] = mend_pointers(run, newest)
+    assert "is damaged; step-00000002 is the best of the others" in line
+    assert [(run.checkpoints / name).read_text() for name in ("last", "best")] == ["step-00000003\n", "step-00000002\n"]
+    (run.checkpoints / "best").write_bytes(damage)
+    write(run, 4, 4.0, keep=1)
+    assert len(list(run.checkpoints.glob("step-*"))) == 4, "any of them may be the best one"
+    write(run, 5, 5.0, loss=0.5, best=True, keep=1)
+    assert [path.name for path in run.checkpoints.glob("step-*")] == ["step-00000005"]
+
+
 def test_a_damaged_newer_checkpoint_does_not_cost_the_ones_written_after_it(run: RunFolder) -> None:
     write(run, 10, 1.0)
     (write(run, 20, 2.0) / "training.pt").unlink()

@@ -62,7 +62,7 @@ def test_copies_on_own_disks_are_newer_than_the_share_and_gone_at_the_end(tiny_d
     assert read_newest(broken)[0] is None, "the share has nothing yet"
     finish(start(broken, 2, tmp_path / "c"))
     assert distance(last_weights(broken), last_weights(whole)) < 1e-5
-    steps = [m["step"] for m in read_metrics(broken.metrics_file) if m["kind"] == "step"]
+    steps = [m["step"] for m in read_metrics(broken) if m["kind"] == "step"]
     assert steps == list(range(1, 41)), "none of those before the copy is taken again"
     assert not copies.exists()
 
@@ -123,7 +123,7 @@ def test_ranks_with_other_disks_share_a_step_out_once(tiny_data: Path, tmp_path:
     here(straight)
     finish(start(run, 2, tmp_path / "meet", own_disks=True))
     for value in ("loss", "grad_norm"):
-        one, two = [[m[value] for m in read_metrics(r.metrics_file) if value in m] for r in (straight, run)]
+        one, two = [[m[value] for m in read_metrics(r) if value in m] for r in (straight, run)]
         assert one == pytest.approx(two, rel=1e-3), value
     reads = [(run.path / f"reads-{rank}").read_text().split() for rank in range(2)]
     own = sum(disks.count(f"disk{rank}") for rank, disks in enumerate(reads))
@@ -147,7 +147,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(tiny_data: Path, tmp_path
         leaving.join()
         checkpoint, problems = read_newest(run)
         assert (checkpoint.row.step, problems) == (60, [])
-        assert [m["step"] for m in read_metrics(run.metrics_file) if m["kind"] == "step"] == list(range(1, 61))
+        assert [m["step"] for m in read_metrics(run) if m["kind"] == "step"] == list(range(1, 61))
     lines = [line for line in said.getvalue().splitlines() if "not written now" not in line]
     assert len(lines) == 2, lines
     assert "training goes on" in lines[0]

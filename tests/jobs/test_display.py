@@ -5,10 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from jobs.display import SPARKS, display, duration, line, render, sparkline, summarise
-from jobs.progress import MetricsReader, last_record, last_step
+from jobs.display import SPARKS, display, duration, line, render, sparkline
+from jobs.progress import last_record, last_step
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder, RunState, create_run
+from jobs.summary import Fold, RunSummary
+from vr_core.config import plain
+from vr_core.files import write_json
 
 
 @pytest.fixture
@@ -24,21 +27,32 @@ def step(n: int, loss: float, time_s: float) -> dict:
 RECORDS = [step(1, 4.0, 10.0), step(2, 2.0, 10.5), {"kind": "validation", "step": 2, "loss": 3.0}, step(3, 1.0, 11.0)]
 
 
+def summary(*records: dict) -> RunSummary:
+    fold = Fold()
+    for record in records:
+        fold.add(record)
+    return fold.summary(103)
+
+
 def test_a_running_job_in_one_line():
-    summary = summarise("line-1", RunState(state="running", step=2, steps=103), RECORDS)
-    assert summary.losses == (4.0, 2.0, 1.0)
-    assert line(summary) == ("line-1: running, step 3/103, 2.00 steps/s, 0:50 left, loss 1, validation 3 at step 2")
+    state = RunState(state="running", step=2, steps=103)
+    assert line("line-1", state, summary(*RECORDS)) == (
+        "line-1: running, step 3/103, 2.00 steps/s, 0:50 left, loss 1, validation 3 at step 2"
+    )
+    wrong = {"kind": "validation", "step": 3, "loss": None}
+    assert line("line-1", state, summary(*RECORDS, wrong)).endswith("validation not finite at step 3")
 
 
 def test_a_job_that_waits_says_for_what_and_promises_nothing():
     state = RunState(state="pending", steps=103, why="waits: no machine")
-    assert line(summarise("line-1", state, [])) == "line-1: pending, step 0/103, waits: no machine"
-    assert summarise("line-1", state, RECORDS).left_s is None
+    assert line("line-1", state, summary()) == "line-1: pending, step 0/103, waits: no machine"
+    assert "left" not in line("line-1", state, summary(*RECORDS))
 
 
 def test_the_live_view_shows_the_same():
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(render(summarise("line-1", RunState(state="running", step=2, steps=103, why="hm"), RECORDS)))
+    state = RunState(state="running", step=2, steps=103, why="hm")
+    console.print(render("line-1", state, summary(*RECORDS)))
     console.file.close()
     text = console.export_text()
     for part in ("line-1", "running", "3/103", "2.00 steps/s", "0:50 left", "loss 1", "█▅▁", "validation 3", "hm"):
@@ -70,23 +84,6 @@ def test_durations():
     assert [duration(s) for s in (0, 59.6, 3599, 3600, 36_061)] == ["0:00", "1:00", "59:59", "1:00:00", "10:01:01"]
 
 
-def test_metrics_are_followed_line_by_line_and_from_anew_after_a_resume(run):
-    reader = MetricsReader(run.metrics_file)
-    assert reader.read() == []
-    with run.metrics_file.open("a") as file:
-        file.write('{"step": 1}\n{"ste')
-        file.flush()
-        assert reader.read() == [{"step": 1}]
-        assert reader.read() == []
-        file.write('p": 2}\n')
-    assert reader.read() == [{"step": 2}]
-    draft = run.path / "draft"
-    draft.write_text('{"step": 1}\n{"step": 9}\n{"step": 10}\n')
-    draft.replace(run.metrics_file)
-    assert reader.read() == [{"step": 1}, {"step": 9}, {"step": 10}]
-    assert reader.records == [{"step": 1}, {"step": 9}, {"step": 10}]
-
-
 def test_the_last_step_is_that_of_the_metrics_else_of_the_checkpoint(run):
     assert (last_step(run), last_record(run, "step")) == (0, None)
     (run.checkpoints / "step-00000020").mkdir(parents=True)
@@ -96,6 +93,37 @@ def test_the_last_step_is_that_of_the_metrics_else_of_the_checkpoint(run):
     run.metrics_file.write_text("\n".join([*lines, '{"kind": "validation", "step": 1999}', '{"kind": "st']))
     assert last_step(run) == 2000
     assert last_record(run, "validation") == {"kind": "validation", "step": 1999}
+
+
+def test_the_last_validation_is_found_however_many_steps_came_after_it(run):
+    """The defect: only the last 64 KiB were looked at, some 230 steps."""
+    lines = [json.dumps({"kind": "step", "step": n, "pad": "x" * 100}) for n in range(1, 3001)]
+    run.metrics_file.write_text("\n".join(['{"kind": "validation", "step": 1, "loss": 0.5}', *lines, ""]))
+    assert last_record(run, "validation") == {"kind": "validation", "step": 1, "loss": 0.5}
+
+
+def test_watching_reads_what_the_driver_tells_and_no_metrics(run, capsys):
+    """The defect: watching a run of 200,000 steps kept all of its records, 475 MB."""
+    summary = RunSummary(steps=100, step=7, loss=0.5)
+    write_json(run.summary_file, plain(summary))
+    run.metrics.mkdir()
+    (run.metrics / "1.1.jsonl").mkdir()  # whoever opens it is told that it is none
+    with display(run) as shown:
+        shown.show(run.write_state(state="running"))
+    assert capsys.readouterr().err == f"{run.id}: running, step 7/100, loss 0.5\n"
+
+
+def test_a_run_of_an_earlier_version_is_watched_by_its_metrics(run, capsys):
+    run.metrics_file.write_text('{"kind": "step", "step": 7, "loss": 0.5}\n')
+    with display(run) as shown:
+        shown.show(run.write_state(state="running"))
+        run.metrics_file.write_text(
+            '{"kind": "step", "step": 7, "loss": 0.5}\n{"kind": "step", "step": 8, "loss": 2}\n'
+        )
+        shown.show(run.write_state(state="stopped"))
+    assert capsys.readouterr().err.splitlines() == [
+        f"{run.id}: running, step 7/100, loss 0.5", f"{run.id}: stopped, step 8/100, loss 2",
+    ]  # fmt: skip
 
 
 def test_without_a_terminal_news_are_said_once(run, capsys):

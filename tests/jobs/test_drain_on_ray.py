@@ -107,7 +107,7 @@ def test_a_run_leaves_a_pc_that_is_taken_back_and_no_step_is_computed_twice(head
     wait_for("the end", lambda: run.state().state == "finished", head, run)
     assert rooms(run, "1.3") == ["cellar", "cellar"]
     assert run.newest_attempt() == 1
-    steps = [line["step"] for line in read_metrics(run.metrics_file) if line["kind"] == "step"]
+    steps = [line["step"] for line in read_metrics(run) if line["kind"] == "step"]
     assert steps == list(range(1, STEPS + 1))
     assert len(computed.read_text().splitlines()) == 2 * STEPS, (
         "each rank computed each step once: it left, it was not ended"

@@ -30,14 +30,14 @@ def test_auto_chooses_how_gradients_travel_once_and_keeps_to_it(tiny_data: Path,
     changes = {"steps": 6, "sync": "auto", "nodes.min": 2, "checkpoint.every_steps": 3}
     run = new_run(tmp_path / "run", recipe_of(tiny_data, **changes))
     finish(start(run, 2, tmp_path / "a"))
-    [choice] = [m for m in read_metrics(run.metrics_file) if m["kind"] == "sync"]
+    [choice] = [m for m in read_metrics(run) if m["kind"] == "sync"]
     assert choice["plain"] > 0 < choice["bf16"]
     checkpoint = read_newest(run)[0]
     assert checkpoint.training["exchange"]["sync"] in ("plain", "bf16")
     again = new_run(tmp_path / "again", recipe_of(tiny_data, **{**changes, "steps": 9}))
     shutil.copytree(run.checkpoints, again.checkpoints)
     finish(start(again, 2, tmp_path / "b"))
-    assert [m for m in read_metrics(again.metrics_file) if m["kind"] == "sync"] == [], "nothing is left to choose"
+    assert [m for m in read_metrics(again) if m["kind"] == "sync"] == [], "nothing is left to choose"
     assert read_newest(again)[0].training["exchange"] == checkpoint.training["exchange"]
 
 
@@ -65,6 +65,6 @@ def test_a_worker_that_costs_more_than_it_brings_is_told_where_the_run_keeps_it(
     keep_speed(key_of(recipe, bins, cpu, has_bf16(cpu)) | {"threads": 1}, Speed(0, item_s, 5))
     run = new_run(tmp_path / "run", recipe)
     finish(start(run, 2, tmp_path / "meet"))
-    told = [m for m in read_metrics(run.metrics_file) if m["kind"] == "not_worth"]
+    told = [m for m in read_metrics(run) if m["kind"] == "not_worth"]
     assert [len(line["ranks"]) for line in told] == [1] * idle
     assert all(line["without_s"] < 0.9 * line["with_s"] for line in told)

@@ -142,7 +142,7 @@ def test_it_is_the_paper_s_algorithm_for_workers_with_other_shares(tiny_data: Pa
     run = new_run(tmp_path / "run", recipe)
     finish(start(run, 2, tmp_path / "meet"))
     assert off(run, by_hand(recipe, {0: 2})) < 1e-7  # weights are stored in float32
-    steps = [m for m in read_metrics(run.metrics_file) if m["kind"] == "step"]
+    steps = [m for m in read_metrics(run) if m["kind"] == "step"]
     assert [m["step"] for m in steps] == list(range(1, STEPS + 1))
     assert [m["shares"] for m in steps] == [[5, 5]] * first + [[3, 2]] * (STEPS - first)
     assert all(min(m["busy_s"]) > 0 for m in steps)

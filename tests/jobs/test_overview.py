@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -11,7 +12,10 @@ from jobs.overview import details, find_run, overview
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder, create_run
 from jobs.shipped import recipe_file
+from jobs.summary import RunSummary
 from tests.command_line import vr
+from tests.opened import opened_files
+from vr_core.config import plain
 from vr_core.errors import ConfigError
 
 
@@ -28,12 +32,12 @@ def test_runs_are_listed_without_a_head_and_say_who_carries_them(run):
     write_driver(run, attempt)
     run.write_state(state="running", attempt=attempt, step=7)
     run.metrics_file.write_text('{"kind": "step", "step": 7, "loss": 0.25}\n')
-    [row] = overview(run.path.parent, None)
+    [row] = overview(run.path.parent, None).rows
     assert (row.run, row.shown_state, row.step, row.loss, row.job) == (run.id, "running", 7, 0.25, None)
 
     driver = run.attempt_folder(attempt) / "driver.json"
     driver.write_text(json.dumps({**json.loads(driver.read_text()), "started_s": 0.0}))
-    [row] = overview(run.path.parent, None)
+    [row] = overview(run.path.parent, None).rows
     assert (row.state, row.shown_state) == ("running", "interrupted")
     with pytest.raises(RunFailed, match="nothing carries it any more"):
         follow(run, lambda state: None)
@@ -43,7 +47,55 @@ def test_runs_are_listed_without_a_head_and_say_who_carries_them(run):
 def test_one_damaged_run_does_not_hide_the_others(run, tmp_path):
     other = create_run(Recipe(name="other", data=tmp_path / "data", out=tmp_path / "runs", steps=100))
     run.state_file.write_text("{")
-    assert {row.run: row.state for row in overview(tmp_path / "runs", None)} == {run.id: "damaged", other.id: "pending"}
+    assert {row.run: row.state for row in overview(tmp_path / "runs", None).rows} == {
+        run.id: "damaged",
+        other.id: "pending",
+    }
+
+
+def many(tmp_path, count: int) -> list[RunFolder]:
+    """Runs whose states were written a minute after each other."""
+    runs = [RunFolder(tmp_path / "many" / f"line-0000000{number % 10}-{number}") for number in range(count)]
+    for number, run in enumerate(runs):
+        run.path.mkdir(parents=True)
+        run.recipe_file.touch()
+        run.state_file.write_text(json.dumps({"state": "finished", "steps": 100, "updated_s": 60.0 * number}))
+        os.utime(run.path, (0, 60 * number))
+    return runs
+
+
+def test_of_many_runs_the_newest_are_listed_and_no_other_is_read(run, tmp_path):
+    """The defect: listing 10,000 runs read all of them, for 45 s."""
+    runs = many(tmp_path, 40)
+    for other in (10, 20):
+        runs[other].summary_file.write_text(json.dumps(plain(RunSummary(steps=100, step=3, loss=0.5))))
+        os.utime(runs[other].path, (0, 60 * other))
+    with opened_files() as opened:
+        found = overview(tmp_path / "many", None, newest=30)
+    assert [row.run for row in found.rows] == [one.id for one in runs[10:]]
+    assert found.has_older
+    assert {row.run: row.loss for row in found.rows if row.loss is not None} == {runs[n].id: 0.5 for n in (10, 20)}
+    read = [path for path in opened if "many" in path]
+    assert [path for path in read if any(f"/{one.id}/" in path for one in runs[:10])] == []
+    assert len(read) <= 5 * 30
+    everything = overview(tmp_path / "many", None)
+    assert ([row.run for row in everything.rows], everything.has_older) == ([one.id for one in runs], False)
+    assert not overview(tmp_path / "many", None, newest=40).has_older
+
+
+def test_the_list_is_of_thirty_runs_unless_more_are_asked_for(run, tmp_path):
+    runs = many(tmp_path, 33)
+    for arguments, count in (((), 30), (("--newest", "2"), 2), (("--newest", "33"), 33), (("--all",), 33)):
+        listed = vr("jobs", "list", "--out", str(tmp_path / "many"), "--json", *arguments)
+        assert [row["run"] for row in json.loads(listed.stdout)] == [one.id for one in runs[-count:]]
+        assert (f"the newest {count}; --all lists every run" in listed.stderr) == (count < 33)
+
+
+def test_a_run_that_is_resumed_is_among_the_newest(run, tmp_path):
+    runs = many(tmp_path, 5)
+    runs[0].give_notice("pending", "submitted")
+    [row] = overview(tmp_path / "many", None, newest=1).rows
+    assert (row.run, row.state, row.why) == (runs[0].id, "pending", "submitted")
 
 
 def test_a_submitted_run_is_found_from_anywhere(run, tmp_path):
@@ -51,7 +103,7 @@ def test_a_submitted_run_is_found_from_anywhere(run, tmp_path):
         find_run(run.id, tmp_path / "elsewhere")
     Ledger(state_folder()).submitted(run, 1, f"{run.id}.a1")
     assert find_run(run.id, tmp_path / "elsewhere").path == run.path
-    assert [row.submission for row in overview(tmp_path / "elsewhere", None)] == [f"{run.id}.a1"]
+    assert [row.submission for row in overview(tmp_path / "elsewhere", None).rows] == [f"{run.id}.a1"]
 
 
 def test_all_about_one_run(run):

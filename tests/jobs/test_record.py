@@ -5,8 +5,9 @@ import threading
 import pytest
 
 from cluster.timings import Timings
+from jobs.errors import Superseded
 from jobs.recipe import Recipe
-from jobs.record import Record
+from jobs.record import Record, read_events
 from jobs.runs import RunFolder, RunState, create_run
 
 QUICK = Timings(storage_again_s=0.01, tell_for_s=60)
@@ -76,3 +77,34 @@ def test_an_attempt_whose_first_state_cannot_be_written_does_not_begin(run):
     run.full = 1
     with pytest.raises(OSError, match="No space left"):
         Record(run, run.begin_attempt(), lambda state: None, QUICK).write(state="pending")
+
+
+def test_a_state_that_was_damaged_meanwhile_is_written_anew(run):
+    """Its one writer knows what stood there."""
+    record = Record(run, run.begin_attempt(), lambda state: None, QUICK)
+    record.write(state="running", step=5)
+    run.state_file.write_bytes(b"\xff")
+    record.write(step=6)
+    assert (run.state().state, run.state().step, run.state().steps) == ("running", 6, 100)
+
+
+@pytest.mark.parametrize("state", ["running", "failed"])
+def test_a_driver_that_has_been_taken_over_writes_no_state_any_more(run, state):
+    """The defect: an end was written without a look for a newer attempt."""
+    record = Record(run, run.begin_attempt(), lambda state: None, QUICK)
+    record.write(state="running", step=5)
+    run.write_state(state="running", attempt=run.begin_attempt(), step=2)
+    written = run.state_file.read_bytes()
+    with pytest.raises(Superseded, match="attempt 2 has taken over from attempt 1"):
+        record.write(state=state, step=6)
+    assert run.state_file.read_bytes() == written
+
+
+@pytest.mark.parametrize("damage", [b"\xff", b"{", b"[]", b"7", b'{"said": "no time"}'])
+def test_a_damaged_line_of_events_hides_no_other(run, damage):
+    record = Record(run, run.begin_attempt(), lambda state: None, QUICK)
+    record.say("one")
+    with run.events_file.open("ab") as file:
+        file.write(damage + b"\n")
+    record.say("two")
+    assert [event["said"] for event in read_events(run)] == ["one", "two"]

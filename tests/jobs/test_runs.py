@@ -15,6 +15,7 @@ from jobs.errors import DamagedRun, NotACheckpoint, RunExists, UnknownRun
 from jobs.origin import PACKAGES, copy_source, read_origin, source_root
 from jobs.recipe import Recipe, TuneSpec
 from jobs.runs import (
+    Notice,
     RunFolder,
     RunState,
     create_run,
@@ -22,6 +23,7 @@ from jobs.runs import (
     refusal,
     resolve_run,
     resolve_weights,
+    standing,
 )
 from jobs.search import create_search
 from vr_core.errors import ConfigError, StorageError
@@ -208,6 +210,23 @@ def test_a_damaged_state_is_said(recipe, damage):
         run.state()
 
 
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"state": "asleep", "steps": 3}', b"\xff"])
+def test_a_run_whose_state_is_damaged_can_be_taken_up_again(recipe, damage):
+    """The defect: its checkpoints were of no use any more."""
+    run = create_run(recipe)
+    with_checkpoint(run, 20, "last")
+    run.write_state(state="running", attempt=run.begin_attempt(), step=23)
+    run.state_file.write_bytes(damage)
+    with pytest.raises(DamagedRun, match=f"`vr jobs resume {run.path}` mends it"):
+        run.state()
+    run.mend_state()
+    mended = run.state()
+    assert (mended.state, mended.step, mended.steps, mended.attempt) == ("failed", 20, recipe.steps, 1)
+    require_resumable(run, SILENT_S)
+    run.mend_state()
+    assert run.state() == mended, "one that is whole is left as it is"
+
+
 @given(st.lists(st.sampled_from(["pending", "running", "failed", "stopped"]), min_size=1, max_size=5))
 def test_states_survive_writing(tmp_path_factory, states):
     run = RunFolder(tmp_path_factory.mktemp("run"))
@@ -216,6 +235,44 @@ def test_states_survive_writing(tmp_path_factory, states):
         run.write_state(state=state, step=i)
         assert (run.state().state, run.state().step, run.state().steps) == (state, i, 9)
     assert [p.name for p in run.path.iterdir()] == ["state.json"]
+
+
+STATES = st.sampled_from(["pending", "running", "finished", "failed", "stopped"])
+
+
+@given(st.lists(st.tuples(st.booleans(), STATES), min_size=1, max_size=6))
+def test_what_was_said_last_stands_and_only_the_driver_writes_the_state(tmp_path_factory, said):
+    run = RunFolder(tmp_path_factory.mktemp("run"))
+    run.state_file.write_text(json.dumps({"state": "pending", "steps": 9}))
+    for number, (by_driver, state) in enumerate(said):
+        written = run.state_file.read_bytes()
+        if by_driver:
+            run.write_state(state=state, why=f"driver {number}", step=number)
+        else:
+            assert run.give_notice(state, f"notice {number}") == run.state()
+            assert run.state_file.read_bytes() == written
+        found = run.state()
+        assert (found.state, found.why) == (state, f"{'driver' if by_driver else 'notice'} {number}")
+        assert found.step == max((n for n in range(number + 1) if said[n][0]), default=0)
+
+
+def test_a_notice_is_about_the_state_that_it_was_given_for():
+    written = RunState(state="running", steps=9, step=3, attempt=1, user_error=True, updated_s=5.0)
+    notice = Notice(state="stopped", why="stopped by the user", of_updated_s=5.0, updated_s=7.0)
+    stopped = RunState(state="stopped", steps=9, step=3, attempt=1, why="stopped by the user", updated_s=7.0)
+    assert standing(written, notice) == stopped
+    assert standing(written, None) == written
+    later = written.model_copy(update={"updated_s": 6.0})
+    assert standing(later, notice) == later, "a driver that writes after all is believed"
+    set_back = written.model_copy(update={"updated_s": 4.0})
+    assert standing(set_back, notice) == set_back, "also where its clock was set back"
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff", b"[]", b'{"state": "asleep"}'])
+def test_a_notice_that_cannot_be_read_says_nothing(recipe, damage):
+    run = create_run(recipe)
+    run.notice_file.write_bytes(damage)
+    assert run.state().state == "pending"
 
 
 def test_a_new_attempt_takes_the_run_over_and_forgets_the_wish_to_stop(recipe):

@@ -22,6 +22,8 @@ from jobs.search import (
     sample,
     shown_trial,
 )
+from jobs.summary import ProgressWriter
+from tests.opened import opened_files
 from vr_core.config import load, override, plain, validate
 from vr_core.errors import ConfigError
 from vr_core.files import write_json
@@ -154,6 +156,23 @@ def test_a_score_that_is_no_number_is_no_score(search):
     scored(search, "0000", "finished", {40: float("nan")})
     assert search.row("0000").score is None
     assert best(search.rows()) is None
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["of an earlier version", "with a summary"])
+def test_a_score_stays_however_many_steps_come_after_it(search, told):
+    """The defect: it was gone from table and cards after some 230 steps, and from an interrupted search for good."""
+    run = search.trial("0000")
+    steps = [json.dumps({"kind": "step", "step": step, "loss": 1.0, "pad": "x" * 100}) for step in range(6, 2000)]
+    run.metrics_file.write_text("\n".join(['{"kind": "validation", "step": 5, "loss": 0.25}', *steps, ""]))
+    run.write_state(state="running", step=5)
+    if told:
+        ProgressWriter(run, 40).tell()
+        with opened_files() as opened:
+            search.row("0000")
+        assert str(run.summary_file) in opened
+    assert search.row("0000").score == 0.25
+    end_live_trials(search)
+    assert (search.row("0000").state, search.row("0000").score) == ("pending", 0.25)
 
 
 def test_the_table_follows_the_trials_folders(search):

@@ -47,7 +47,7 @@ class Searched:
     search: Search
     told: dict[str, object]
     """What `vr tune --resume … --json` printed."""
-    ended: dict[str, bytes]
+    ended: dict[str, list[dict[str, object]]]
     """Metrics of the trials that had ended."""
     going: dict[str, tuple[int, list[float]]]
     """Step of the newest checkpoint, and the times of the steps up to it, of the trials that were running."""
@@ -80,7 +80,7 @@ def searched(head: Head, tiny_data: Path, tmp_path_factory: pytest.TempPathFacto
     driver = vr("tune", str(folder / "tiny.yaml"))
     search = await_kill(driver, folder / "runs")
     rows = search.rows()
-    ended = {row.id: search.trial(row.id).metrics_file.read_bytes() for row in rows if is_ended(row.state)}
+    ended = {row.id: list(read_metrics(search.trial(row.id))) for row in rows if is_ended(row.state)}
     going = {}
     for row in rows:
         run = search.trial(row.id)
@@ -104,7 +104,7 @@ def is_ended(state: str) -> bool:
 
 def times(run: RunFolder, until: int) -> list[float]:
     """Times of the steps up to `until`."""
-    return [r["time_s"] for r in read_metrics(run.metrics_file) if r["kind"] == "step" and r["step"] <= until]
+    return [r["time_s"] for r in read_metrics(run) if r["kind"] == "step" and r["step"] <= until]
 
 
 def await_kill(driver: subprocess.Popen[str], out: Path) -> Search:
@@ -134,13 +134,13 @@ def test_a_killed_search_goes_on_with_every_trial_where_it_was(searched):
     assert {row.state for row in rows} <= {"finished", "stopped"}
     assert any(row.state == "finished" for row in rows)
     for row in rows:
-        steps = [r["step"] for r in read_metrics(search.trial(row.id).metrics_file) if r["kind"] == "step"]
+        steps = [r["step"] for r in read_metrics(search.trial(row.id)) if r["kind"] == "step"]
         assert steps == list(range(1, row.step + 1)), row
         assert (row.step == row.steps) == (row.state == "finished")
         assert row.state == "finished" or row.why == f"ASHA: behind the other trials at step {row.step}"
     assert searched.ended
     for trial, metrics in searched.ended.items():
-        assert search.trial(trial).metrics_file.read_bytes() == metrics
+        assert list(read_metrics(search.trial(trial))) == metrics
     assert searched.going
     for trial, (step, before) in searched.going.items():
         # Steps up to the checkpoint are those of the killed process: nothing was computed twice.

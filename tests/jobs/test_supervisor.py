@@ -10,13 +10,14 @@ import pytest
 
 from cluster.drain import Drained, change_drained, drop, put
 from cluster.timings import Timings
-from jobs.errors import Unplaceable
+from jobs.errors import Superseded, Unplaceable
 from jobs.placement import Node
 from jobs.recipe import Recipe
 from jobs.record import read_events
 from jobs.runs import RunFolder, RunState, create_run
 from jobs.seats import ClusterView
-from jobs.supervisor import Superseded, Supervisor
+from jobs.summary import read_summary
+from jobs.supervisor import Supervisor
 from tests.jobs.one_process import Act, OneProcess, Start, Unsaid, fails, finishes, hangs, save, waits
 from tests.jobs.ports import listening
 from vr_core.config import plain, validate
@@ -108,6 +109,59 @@ def test_a_run_is_carried_to_its_end_and_its_workers_are_noted(run):
     [here] = json.loads(run.origin_file.read_text())["machines"]["1.1"]
     assert here["host"] == "here"
     assert attempt.said == ["start 1.1: 1 worker(s)", "start 1.1: all workers are there"]
+
+
+def test_a_run_is_summed_up_by_its_driver(run):
+    def act(start: Start) -> dict[str, Any]:
+        start.announce("here")
+        start.train(3)
+        start.wait_for(lambda: (told := read_summary(run)) is not None and told.step == 3)
+        start.train(STEPS)
+        return {"ended": "finished"}
+
+    assert Attempt(run, act).supervise().state == "finished"
+    summary = read_summary(run)
+    assert summary is not None
+    assert (summary.step, summary.steps, summary.loss) == (STEPS, run.recipe().steps, 1.0)
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "checkpoints/last", "checkpoints/best", "origin.json", "events.jsonl"]
+)
+def test_one_bad_byte_ends_no_run(run, name):
+    def act(start: Start) -> dict[str, Any]:
+        start.announce("here")
+        start.train(3)
+        start.wait_for(lambda: attempt.shown[-1].state == "running")
+        (run.checkpoints / "best").write_text("step-00000003\n")
+        data = (run.path / name).read_bytes()
+        (run.path / name).write_bytes(data[:5] + b"\xff" + data[6:])
+        raise RuntimeError("no")
+
+    def goes_on(start: Start) -> dict[str, Any]:
+        start.announce("here")
+        assert start.first_step == 3
+        save(run, 4)
+        return {"ended": "finished"}
+
+    attempt = Attempt(run, act, goes_on)
+    assert attempt.supervise().state == "finished"
+    machines = json.loads(run.origin_file.read_text())["machines"]
+    assert list(machines) == (["1.2"] if name == "origin.json" else ["1.1", "1.2"])
+
+
+def test_a_summary_that_cannot_be_written_keeps_no_heartbeat_back(run, capsys):
+    run.summary_file.mkdir()
+
+    def act(start: Start) -> dict[str, Any]:
+        start.announce("here")
+        start.train(3)
+        start.wait_for(lambda: attempt.shown[-1].step == 3 and attempt.shown[-1].state == "running")
+        return {"ended": "left"}
+
+    attempt = Attempt(run, act, finishes)
+    assert attempt.supervise().state == "finished"
+    assert capsys.readouterr().err.count("progress not written") == 1
 
 
 def test_a_driver_lets_go_of_a_run_that_a_newer_attempt_has_taken(run):

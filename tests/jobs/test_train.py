@@ -1,5 +1,6 @@
 """The training loop on real shards: exact resume after SIGKILL, any number of workers, starts and stops."""
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -15,9 +16,10 @@ from dataprep.manifest import read_manifest
 from dataprep.order import Order
 from dataprep.tracks import Role
 from jobs.checkpoint import read_checkpoint, read_newest
-from jobs.errors import RunFailed
+from jobs.errors import NewerStart, RunFailed
 from jobs.metrics_log import read_metrics
 from jobs.recipe import Recipe
+from jobs.starts import Start
 from jobs.training.decision import Ended
 from tests.jobs.training import (
     curve,
@@ -30,6 +32,7 @@ from tests.jobs.training import (
     recipe_of,
     start,
 )
+from vr_core.config import plain
 from vr_core.errors import ConfigError, WeightsError
 
 pytestmark = pytest.mark.xdist_group("ranks")
@@ -62,7 +65,7 @@ def test_two_workers_end_where_one_does_and_resume(tiny_data: Path, tmp_path: Pa
     finish(start(broken, 2, tmp_path / "d"))
     assert distance(last_weights(broken), last_weights(two)) < 1e-5
     for value in ("loss", "grad_norm"):  # Adam and clipping hide a wrong scale of the gradient from the losses
-        first = [[m[value] for m in read_metrics(r.metrics_file) if value in m and m["step"] <= 5] for r in (one, two)]
+        first = [[m[value] for m in read_metrics(r) if value in m and m["step"] <= 5] for r in (one, two)]
         assert first[0] == pytest.approx(first[1], rel=1e-3), value
 
 
@@ -70,16 +73,16 @@ def test_a_run_learns_reports_and_leaves_what_later_commands_read(tiny_data: Pat
     run = new_run(tmp_path / "run", recipe_of(tiny_data, **{"steps": 60, "optim.lr": 1e-2}))
     reports: list[dict[str, float]] = []
     result = here(run, report=reports.append).figures
-    losses = [m["loss"] for m in read_metrics(run.metrics_file) if m["kind"] == "step"]
+    losses = [m["loss"] for m in read_metrics(run) if m["kind"] == "step"]
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
     assert [r["step"] for r in reports] == [6.0 * k for k in range(1, 11)]
     assert result["best_validation_loss"] == min(r["validation_loss"] for r in reports)
-    lines = [m for m in read_metrics(run.metrics_file) if m["kind"] == "step"]
+    lines = [m for m in read_metrics(run) if m["kind"] == "step"]
     assert [m["step"] for m in lines] == list(range(1, 61))
     assert all(0 <= m["data_wait"] <= 1 for m in lines)
     assert here(run) == Ended("finished", {"step": 60.0})  # a finished run is not trained again
-    assert len([m for m in read_metrics(run.metrics_file) if "loss" in m]) == 60 + 10
-    written = [m for m in read_metrics(run.metrics_file) if m["kind"] == "checkpoint"]
+    assert len([m for m in read_metrics(run) if "loss" in m]) == 60 + 10
+    written = [m for m in read_metrics(run) if m["kind"] == "checkpoint"]
     assert written[-1]["step"] == 60
     assert all(m["wrote_s"] > 0 <= m["stopped_s"] for m in written)
 
@@ -101,10 +104,34 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over_them(tiny_d
     here(run)
     for folder in run.checkpoints.glob("step-*"):
         (folder / "training.pt").write_bytes(b"")
-    before = run.metrics_file.read_text()
+    before = list(read_metrics(run))
     with pytest.raises(RunFailed, match="no usable checkpoint.*delete .*checkpoints to start from nothing"):
         here(run)
-    assert run.metrics_file.read_text() == before
+    assert list(read_metrics(run)) == before
+
+
+def test_one_bad_byte_in_metrics_or_pointers_ends_no_run(tiny_data: Path, tmp_path: Path) -> None:
+    """Metrics are those of an earlier version: one file."""
+    run = new_run(tmp_path / "run", recipe_of(tiny_data, **{"steps": 6}))
+    here(run)
+    old = "".join(json.dumps(line) + "\n" for line in read_metrics(run))
+    shutil.rmtree(run.metrics)
+    run.metrics_file.write_bytes(old.encode()[:40] + b"\xff" + old.encode()[41:])
+    for name in ("last", "best"):
+        (run.checkpoints / name).write_bytes(b"step-0000000\xff")
+    run.recipe_file.write_text(json.dumps(plain(recipe_of(tiny_data, **{"steps": 9}))))
+    assert here(run).figures["step"] == 9
+    assert [line["step"] for line in read_metrics(run) if line["kind"] == "step"] == list(range(2, 10))
+    assert run.pointer("last").name == "step-00000009"
+    assert run.pointer("best").is_dir()
+
+
+def test_a_start_that_others_have_followed_trains_no_more(tiny_data: Path, tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run", recipe_of(tiny_data))
+    here(run, start=Start(1, 2))
+    assert (run.metrics / "1.2.jsonl").is_file()
+    with pytest.raises(NewerStart, match=r"start 1\.2 has begun since start 1\.1"):
+        here(run, start=Start(1, 1))
 
 
 @pytest.mark.parametrize(("wish", "how"), [("stop", "stopped"), ("leave", "left")])
@@ -112,7 +139,7 @@ def test_a_stop_or_leave_file_saves_first(tiny_data: Path, tmp_path: Path, wish:
     run = new_run(tmp_path / "run", recipe_of(tiny_data, **{"steps": 1_000_000, "checkpoint.every_steps": None}))
     (run.path / wish).touch()
     assert here(run).how == how
-    steps = [m["step"] for m in read_metrics(run.metrics_file) if m["kind"] == "step"]
+    steps = [m["step"] for m in read_metrics(run) if m["kind"] == "step"]
     assert read_newest(run)[0].row.step == steps[-1]
 
 

@@ -91,7 +91,7 @@ def last_weights(run: RunFolder) -> dict[str, torch.Tensor]:
 
 def curve(run: RunFolder) -> list[tuple[str, int, float]]:
     """Every loss that was told, in order."""
-    return [(m["kind"], m["step"], m["loss"]) for m in read_metrics(run.metrics_file) if "loss" in m]
+    return [(m["kind"], m["step"], m["loss"]) for m in read_metrics(run) if "loss" in m]
 
 
 def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:

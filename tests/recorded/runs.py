@@ -123,7 +123,7 @@ def train_all(data: Path, folder: Path) -> dict[str, RunFolder]:
 
 def curve(run: RunFolder) -> list[dict[str, Any]]:
     """Steps and validations of a run, as far as they do not depend on the time."""
-    lines = [line for line in read_metrics(run.metrics_file) if line["kind"] in ("step", "validation")]
+    lines = [line for line in read_metrics(run) if line["kind"] in ("step", "validation")]
     return [{name: line[name] for name in TOLD if name in line} for line in lines]
 
 
