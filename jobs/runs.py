@@ -267,14 +267,15 @@ def _create_run(recipe: Recipe, again: bool, reserved: Collection[str]) -> RunFo
         state = RunState(state="pending", steps=recipe.steps, updated_s=time.time())
         write_json(draft / "state.json", plain(state))
         while True:
-            # Once more each time: another process may have made the run meanwhile.
-            _refuse_repeat(recipe, again)
             taken = [
                 int(name.removeprefix(stem))
                 for name in (*reserved, *(p.name for p in recipe.out.iterdir()))
                 if name.startswith(stem) and name.removeprefix(stem).isdecimal()
             ]
             path = recipe.out / f"{stem}{max(taken, default=0) + 1}"
+            # After the number is chosen: of a run that another process made before, this hears, and a later one has
+            # that number.
+            _refuse_repeat(recipe, again)
             try:
                 # A rename onto a folder that is not empty fails, so that two at once never share a number.
                 draft.rename(path)
