@@ -12,6 +12,9 @@
     Failure
     ├── RunFailed          the supervisor gave a run up
     ├── JobsFailure        the head's job service refused
+    │   ├── JobUnknown     whether the head took a job is not known
+    │   └── ClaimLost      somebody else has stopped or submitted the run meanwhile
+    ├── Late               an answer did not come in time
     ├── DamagedRun         a file of a run folder is unreadable
     ├── RunStopped         the user asked a run to stop, and it has
     ├── RunLeft            a run has left its machines with a checkpoint; it goes on elsewhere
@@ -48,6 +51,18 @@ class RunFailed(Failure):
 
 class JobsFailure(Failure):
     """The head's job service refused."""
+
+
+class JobUnknown(JobsFailure):
+    """Whether the head took a job is not known: no answer came, and it cannot be asked."""
+
+
+class ClaimLost(JobsFailure):
+    """Somebody else has stopped or submitted the run meanwhile."""
+
+
+class Late(Failure):
+    """An answer did not come in time."""
 
 
 class DamagedRun(Failure):

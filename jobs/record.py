@@ -32,6 +32,7 @@ class Record:
         self._timings, self._sleep, self._now_s = timings, sleep, now_s
         self._known: RunState | None = None
         self._unwritten: dict[str, Any] = {}
+        self._beat = 0
 
     def say(self, line: str) -> None:
         """Into the job's log and the run's events."""
@@ -49,6 +50,8 @@ class Record:
         """
         ends = changes.get("state") in ("finished", "failed", "stopped")
         said, until_s = False, self._now_s() + self._timings.tell_for_s
+        self._beat += 1
+        changes["beat"] = self._beat
         while True:
             try:
                 self._known = self._run.write_state(**{**self._unwritten, **changes})

@@ -51,7 +51,9 @@ class RunState(Spec):
     user_error: bool = False
     """A failed run that only the user can mend: nothing retries it."""
     updated_s: float = 0.0
-    """Unix time of the last write."""
+    """Unix time of the last write, for people: the clock may be set."""
+    beat: Annotated[int, Field(ge=0)] = 0
+    """Counts the writes of the attempt's driver, so that who watches from another PC sees that it lives."""
 
 
 class RunFolder:
@@ -96,7 +98,10 @@ class RunFolder:
     def write_state(self, **changes: Any) -> RunState:
         """The state with `changes` and a new time, written in one piece."""
         state = validate(RunState, {**plain(self.state()), **changes, "updated_s": time.time()}, str(self.state_file))
-        write_json(self.state_file, plain(state))
+        record = plain(state)
+        if not state.beat:
+            del record["beat"]  # the run's code may be an earlier version's, which refuses what it does not know
+        write_json(self.state_file, record)
         return state
 
     def newest_attempt(self) -> int:
@@ -115,6 +120,21 @@ class RunFolder:
             with contextlib.suppress(FileExistsError):
                 (self.attempts / str(attempt)).mkdir()
                 return attempt
+
+    def take_attempt(self, attempt: int) -> bool:
+        """Take exactly that attempt, and leave a wish to stop as it is; False where somebody else has taken it."""
+        self.attempts.mkdir(exist_ok=True)
+        try:
+            (self.attempts / str(attempt)).mkdir()
+        except FileExistsError:
+            return False
+        self.leave_file.unlink(missing_ok=True)
+        return True
+
+    def give_back(self, attempt: int) -> None:
+        """Undo the taking of an attempt that nobody has begun to carry: who looks would wait for its driver."""
+        with contextlib.suppress(OSError):  # something is in it: somebody has
+            self.attempt_folder(attempt).rmdir()
 
     def attempt_folder(self, attempt: int) -> Path:
         """Folder of what belongs to one attempt."""

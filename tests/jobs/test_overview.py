@@ -12,6 +12,7 @@ from jobs.recipe import Recipe
 from jobs.runs import RunFolder, create_run
 from jobs.shipped import recipe_file
 from tests.command_line import vr
+from tests.jobs.ledgers import recorded
 from vr_core.errors import ConfigError
 
 
@@ -32,7 +33,7 @@ def test_runs_are_listed_without_a_head_and_say_who_carries_them(run):
     assert (row.run, row.shown_state, row.step, row.loss, row.job) == (run.id, "running", 7, 0.25, None)
 
     driver = run.attempt_folder(attempt) / "driver.json"
-    driver.write_text(json.dumps({**json.loads(driver.read_text()), "started_s": 0.0}))
+    driver.write_text(json.dumps({**json.loads(driver.read_text()), "start_ticks": 0}))
     [row] = overview(run.path.parent, None)
     assert (row.state, row.shown_state) == ("running", "interrupted")
     with pytest.raises(RunFailed, match="nothing carries it any more"):
@@ -49,7 +50,7 @@ def test_one_damaged_run_does_not_hide_the_others(run, tmp_path):
 def test_a_submitted_run_is_found_from_anywhere(run, tmp_path):
     with pytest.raises(UnknownRun):
         find_run(run.id, tmp_path / "elsewhere")
-    Ledger(state_folder()).submitted(run, 1, f"{run.id}.a1")
+    recorded(Ledger(state_folder()), run)
     assert find_run(run.id, tmp_path / "elsewhere").path == run.path
     assert [row.submission for row in overview(tmp_path / "elsewhere", None)] == [f"{run.id}.a1"]
 
