@@ -24,18 +24,11 @@ class Apart(Generic[T]):
     def call(self, calls: Mapping[str, Callable[[], T]], within_s: float) -> dict[str, T | Exception]:
         """Make the calls at once; name → its answer, what it raised, or `Late`."""
         self._hanging = {name: call for name, call in self._hanging.items() if not call.done()}
-        going: dict[str, concurrent.futures.Future[T]] = {
-            name: _started(name, call) for name, call in calls.items() if name not in self._hanging
-        }
+        going = {name: _started(name, call) for name, call in calls.items() if name not in self._hanging}
         concurrent.futures.wait(going.values(), timeout=within_s)
         self._hanging |= {name: call for name, call in going.items() if not call.done()}
-        answers: dict[str, T | Exception] = {}
-        for name in calls:
-            if name in self._hanging:
-                answers[name] = Late(f"{name}: no answer in {within_s:g} s; is its folder's share away?")
-            else:
-                answers[name] = _outcome(going[name])
-        return answers
+        late = Late(f"no answer in {within_s:g} s; is its folder's share away?")
+        return {name: late if name in self._hanging else _outcome(going[name]) for name in calls}
 
 
 def _started(name: str, call: Callable[[], T]) -> "concurrent.futures.Future[T]":
@@ -52,7 +45,7 @@ def _started(name: str, call: Callable[[], T]) -> "concurrent.futures.Future[T]"
     return future
 
 
-def _outcome(call: "concurrent.futures.Future[T]") -> T | Exception:
+def _outcome(call: concurrent.futures.Future[Any]) -> Any:
     error = call.exception()
     if error is None:
         return call.result()

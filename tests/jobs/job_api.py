@@ -113,6 +113,10 @@ class JobApi:
         match (method, *path.strip("/").split("/")):
             case ("GET", "api", "version"):
                 return 200, {"version": "4", "ray_version": version("ray"), "ray_commit": "", "session_name": ""}
+            case ("GET", "api", "v0", "nodes?detail=1"):
+                return 200, {"data": {"result": {"result": []}}}
+            case ("GET", "api", "cluster_status"):
+                return 200, {}
             case ("GET", "api", "packages", "gcs", package):
                 return (200, "") if package in self.packages else (404, f"Package gcs://{package} does not exist")
             case ("PUT", "api", "packages", "gcs", package):

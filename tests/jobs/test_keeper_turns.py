@@ -1,5 +1,6 @@
 """Turns of the keeper beside a head without Ray: what it does about a submitted run, whatever becomes of its jobs."""
 
+import datetime
 import json
 import shutil
 import sqlite3
@@ -10,7 +11,11 @@ from typing import Any
 
 import pytest
 
-from cluster.head import head_file, state_folder, write_member
+from cluster.drain import Drained, drain_for, read_drained
+from cluster.drain import Record as DrainRecord
+from cluster.head import head_file, keep_inventory, state_folder, write_member
+from cluster.inventory import Inventory, NodeSpec
+from cluster.processes import now
 from cluster.timings import Timings
 from cluster.token import read_token
 from jobs.errors import JobUnknown
@@ -424,7 +429,7 @@ def test_a_share_that_hangs_hinders_neither_another_run_nor_the_pcs(kept, cluste
     kept.turn()
     until(lambda: kept.turn() or f"{kept.run.id}.a2" in kept.api.jobs)
     assert keeper.wanted == []
-    assert f"{away.id}: no answer in 0.2 s" in kept.complaints[away.id]
+    assert "no answer in 0.2 s" in kept.complaints[away.id]
     assert sum(text.startswith(f"{away.id}: ") for text in caplog.messages) == 1
     hung.set()
     until(lambda: kept.turn() or f"{away.id}.a2" in kept.api.jobs)
@@ -454,3 +459,39 @@ def test_a_job_that_nobody_could_be_asked_about_is_found_later_and_not_submitted
         keeper_of(ledger).turn()
     assert list(cluster.api.jobs) == [f"{run.id}.a1"]
     assert ledger.row(run.id).open
+
+
+def away(until_s: float) -> Drained:
+    return Drained(name="study", by="user", since_s=time.time(), until_s=until_s, leaves_s=time.time())
+
+
+@pytest.mark.parametrize(("wrong_s", "over"), [(-1e6, False), (1e6, True)], ids=["set forward", "set back"])
+def test_a_pc_that_was_drained_for_a_while_returns_by_the_clock_from_boot(cluster, wrong_s, over):
+    at = now()
+    drain_for(away(time.time() + wrong_s), 0.0 if over else 3600.0, at)
+    keeper = keeper_of(Ledger(state_folder()))
+    keeper.memory = Memory(published=frozenset({"study"}), published_s=at.since_boot_s)
+    keeper.turn()
+    assert (read_drained() == DrainRecord()) == over
+    assert keeper.complaints.said == {}
+
+
+def test_damaged_durations_leave_owner_hours_and_the_clock_to_tell(cluster):
+    drain_for(away(time.time() - 1), 3600.0, now())
+    (state_folder() / "drained-for.json").write_text("{")
+    keeper = keeper_of(Ledger(state_folder()))
+    keeper.memory = Memory(published=frozenset({"study"}), published_s=now().since_boot_s)
+    keeper.turn()
+    assert "drained-for.json: unreadable" in keeper.complaints.said["durations"]
+    assert read_drained() == DrainRecord()
+
+
+def test_owner_hours_go_on_beside_a_run_that_is_damaged(kept):
+    other_day = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")[(datetime.datetime.now().weekday() + 3) % 7]
+    home = NodeSpec(name="attic", address="192.168.1.10", role="head")
+    study = NodeSpec(name="study", address="192.168.1.11", owner_hours=(f"{other_day} 00:00-01:00",))
+    keep_inventory(Inventory(nodes=(home, study)))
+    kept.run.state_file.write_text("{")
+    kept.turn()
+    assert [(node.name, node.by) for node in read_drained().nodes] == [("study", "hours")]
+    assert "state.json cannot be read" in kept.complaints[kept.run.id]
