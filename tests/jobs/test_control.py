@@ -16,7 +16,7 @@ from jobs.submit import submit_next
 from tests.jobs.drivers import dies, drives
 from tests.jobs.job_api import Job, WithoutRay, head_without_ray, nearly_without_code
 from tests.jobs.ledgers import closed
-from tests.jobs.training import until
+from tests.jobs.waiting import until
 from vr_core.files import write_json
 
 QUICK = Timings(beat_s=0.01, stop_within_s=0.1, stop_job_within_s=0.2, stopped_within_s=0.3)

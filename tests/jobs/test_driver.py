@@ -29,7 +29,7 @@ from jobs.errors import RunExists
 from jobs.recipe import Recipe
 from jobs.record import Record
 from jobs.runs import RunFolder, create_run
-from tests.jobs.training import until
+from tests.jobs.waiting import until
 from vr_core.files import write_json
 
 SILENT_S = 60.0

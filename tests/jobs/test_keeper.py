@@ -22,7 +22,7 @@ from jobs.recipe import Recipe, WorkersSpec
 from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS
 from jobs.runs import WAITS, RunState, create_run
 from tests.jobs.ledgers import recorded
-from tests.jobs.training import until
+from tests.jobs.waiting import until
 
 NOW_S = 1000.0
 NOW = Now("this boot", NOW_S)

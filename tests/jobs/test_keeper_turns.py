@@ -29,7 +29,7 @@ from jobs.submit import submit_next
 from tests.jobs.drivers import dies, drives
 from tests.jobs.job_api import WithoutRay, head_without_ray, nearly_without_code
 from tests.jobs.one_process import save
-from tests.jobs.training import until
+from tests.jobs.waiting import until
 from vr_core.config import plain
 
 QUICK = Timings(submitting_s=0.01, first_retry_s=0.01, beat_s=0.01, driver_silent_s=0.02)
