@@ -155,7 +155,8 @@ class Keeper:
 
     def is_newest(self) -> bool:
         """Whether no other keeper has begun since."""
-        return self._ledger.fence() == self._fence
+        newest = self._step("ledger", self._ledger.fence)
+        return newest is None or newest <= self._fence
 
     def turn(self) -> None:
         """Look once at every open run and at the PCs, and act; what goes wrong with one hinders no other."""

@@ -40,7 +40,7 @@ _ADDED = (
 )
 _KEEPERS = "create table if not exists keepers (fence integer primary key) strict"
 _COLUMNS = "run, folder, attempt, submission, step, idle, wanted, open, version, boot_id, since_boot_s"
-_FENCED = "(:fence is null or :fence = (select max(fence) from keepers))"
+_FENCED = "(:fence is null or :fence >= (select coalesce(max(fence), 0) from keepers))"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import os
 import subprocess
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cluster.processes import boot_id, machine_id, start_ticks_of
@@ -77,6 +77,8 @@ def test_two_pcs_that_know_no_id_of_theirs_are_not_taken_for_one():
     assert judge_here(HERE.model_copy(update={"machine": ""}), "another boot", "", 1000) == "unknown"
 
 
+@example([(1, 1.0), (1, SILENT_S)])
+@example([(1, 1.0), (2, 1.0), (2, SILENT_S - 1), (2, 1.0)])
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(0.1, 40)), min_size=1, max_size=30))
 def test_a_heartbeat_is_judged_by_whether_it_moves_while_one_watches(looks):
     """Against a plain reading of the whole history: (count, seconds since the look before)."""

@@ -116,6 +116,7 @@ def test_the_keeper_outlives_a_damaged_ledger(tmp_path):
     (tmp_path / "runs.sqlite").write_bytes(b"no database" * 100)
     keeper.turn()
     assert "database" in keeper.complaints.said["runs"]
+    assert keeper.is_newest(), "nobody else is known"
 
 
 def test_the_keeper_looks_after_no_machines_without_a_head_and_says_why_once(tmp_path, monkeypatch, caplog):
