@@ -19,9 +19,9 @@ from pydantic import ValidationError
 from cluster.certificate import certificate_file, ensure_certificate, server_context
 from cluster.errors import ClusterFailure
 from cluster.head import Head, read_head
-from cluster.invitations import NEW_CODE, Refusal, decide, locked, now, read_invitations, used, write_invitations
+from cluster.invitations import NEW_CODE, Refusal, decide, locked, read_invitations, used, write_invitations
 from cluster.plan import NodeStart
-from cluster.processes import alive
+from cluster.processes import alive, now
 from cluster.start import Companion, require_answer
 from cluster.token import read_token, token_sha256
 from cluster.versions import Versions

@@ -17,6 +17,7 @@ from cluster.errors import ClusterError
 from cluster.head import state_folder
 from cluster.hours import duration_s
 from cluster.inventory import NodeName
+from cluster.processes import Now
 from cluster.token import write_private
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError
@@ -36,7 +37,7 @@ class Drained(Spec):
     until_s: float | None = None
     """When it comes back by itself; None: not before `vr cluster undrain`, or the owner hours, say so."""
     leaves_s: float
-    """What still runs on it then is ended."""
+    """What still runs on it then is ended; the keeper counts that time itself, since the clock may be set."""
     is_head: bool = False
     """The head's own PC: its workers leave, Ray stays."""
     labels: dict[str, str] = {}
@@ -61,14 +62,42 @@ class Record(Spec):
     """Nodes that the user brought back outside of their owner hours; until these begin they are left alone."""
 
 
+class Span(Spec):
+    """A node that was drained for a duration, which is counted from boot: the clock may be set meanwhile."""
+
+    name: NodeName
+    since_s: float
+    """Of its record; a later drain of the same node is another one."""
+    boot_id: str
+    """Of the head's PC. After another boot only `until_s` of the record is left."""
+    over_s: float
+    """Seconds from boot."""
+
+
+class Spans(Spec):
+    """`drained-for.json`: apart, since drivers of earlier versions read the record and refuse what they do not know."""
+
+    nodes: tuple[Span, ...] = ()
+
+
+def reckoned(record: Record, spans: Iterable[Span], at: Now, now_s: float) -> Record:
+    """`record` with the ends of durations as the clock, which says `now_s`, will show them; `at` is the same moment."""
+    over_s = {(span.name, span.since_s): span.over_s for span in spans if span.boot_id == at.boot_id}
+    ends = {key: now_s + end_s - at.since_boot_s for key, end_s in over_s.items()}
+    nodes = (n.model_copy(update={"until_s": ends.get((n.name, n.since_s), n.until_s)}) for n in record.nodes)
+    return record.model_copy(update={"nodes": tuple(nodes)})
+
+
 def shown_time(moment_s: float, now_s: float) -> str:
     """Local time of day; with the date where that is another day than today."""
     moment, now = (datetime.datetime.fromtimestamp(s) for s in (moment_s, now_s))
     return moment.strftime(_CLOCK if moment.date() == now.date() else f"%Y-%m-%d {_CLOCK}")
 
 
-def until(now: datetime.datetime, for_: str | None, until_: str | None) -> datetime.datetime | None:
-    """The moment that `--for 3h` or `--until 23:00` (its next time) means; None where neither is given.
+def until(now: datetime.datetime, for_: str | None, until_: str | None) -> float | None:
+    """Unix time that `--for 3h` or `--until 23:00` (its next time) means; None where neither is given.
+
+    `now` is local time without a zone, so that a time of day is the wall's on its date.
 
     Raises:
         ClusterError: both are given, or one is malformed.
@@ -77,7 +106,7 @@ def until(now: datetime.datetime, for_: str | None, until_: str | None) -> datet
         raise ClusterError("--for and --until: choose one")
     if for_ is not None:
         try:
-            return now + datetime.timedelta(seconds=duration_s(for_))
+            return now.timestamp() + duration_s(for_)
         except ValueError as error:
             raise ClusterError(f"--for {error}") from None
     if until_ is None:
@@ -87,7 +116,7 @@ def until(now: datetime.datetime, for_: str | None, until_: str | None) -> datet
     except ValueError:
         raise ClusterError(f"--until {until_!r} should be a time of day such as 23:00") from None
     moment = datetime.datetime.combine(now.date(), clock, tzinfo=now.tzinfo)
-    return moment if moment > now else moment + datetime.timedelta(days=1)
+    return (moment if moment > now else moment + datetime.timedelta(days=1)).timestamp()
 
 
 def put(record: Record, drained: Drained) -> Record:
@@ -151,6 +180,35 @@ def read_drained() -> Record:
         return Record()
     except (OSError, ValueError, ConfigError) as error:
         raise ClusterError(f"{path}: unreadable ({error}); delete it: then no node is drained") from None
+
+
+def _spans_file() -> Path:
+    return drained_file().with_name("drained-for.json")
+
+
+def read_spans() -> tuple[Span, ...]:
+    """The durations of nodes that were drained for one.
+
+    Raises:
+        ClusterError: the file is damaged.
+    """
+    path = _spans_file()
+    try:
+        return validate(Spans, json.loads(path.read_text(encoding="utf-8")), str(path)).nodes
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, ConfigError) as error:
+        raise ClusterError(f"{path}: unreadable ({error}); delete it: then the clock tells when nodes return") from None
+
+
+def drain_for(drained: Drained, seconds: float, at: Now) -> None:
+    """Note `drained`, which comes back `seconds` after the moment `at`."""
+    span = Span(name=drained.name, since_s=drained.since_s, boot_id=at.boot_id, over_s=at.since_boot_s + seconds)
+    with FileLock(_spans_file().with_suffix(".lock"), timeout=30):
+        known = {node.name: node.since_s for node in read_drained().nodes}
+        others = (s for s in read_spans() if known.get(s.name) == s.since_s and s.name != span.name)
+        write_private(_spans_file(), json.dumps(plain(Spans(nodes=(*others, span))), indent=1) + "\n")
+    change_drained(lambda record: put(record, drained))
 
 
 def change_drained(change: Callable[[Record], Record]) -> Record:

@@ -9,7 +9,6 @@ import hashlib
 import hmac
 import json
 import secrets
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +19,7 @@ from cluster.certificate import certificate_file, ensure_certificate
 from cluster.errors import ClusterFailure
 from cluster.head import Head, state_folder
 from cluster.join_code import SECRET_BYTES, JoinCode, format_code, parse_code
-from cluster.processes import boot_id
+from cluster.processes import Now, now
 from cluster.token import write_private
 from cluster.versions import Versions, difference
 from vr_core.config import Spec, plain, validate
@@ -51,24 +50,12 @@ class Invitations(Spec):
     invitations: tuple[Invitation, ...] = ()
 
 
-class Now(NamedTuple):
-    """A moment by the head's clock."""
-
-    boot_id: str
-    since_boot_s: float
-
-
 class Refusal(NamedTuple):
     """No, and the line that the other PC's user reads."""
 
     line: str
     is_guess: bool = False
     """The secret was none of ours."""
-
-
-def now() -> Now:
-    """This moment by this machine's clock."""
-    return Now(boot_id(), time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 def decide(invitations: Sequence[Invitation], secret: bytes, versions: Versions, at: Now) -> Invitation | Refusal:

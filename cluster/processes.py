@@ -1,11 +1,13 @@
 """Processes that outlive the command that started them: started, recognised again, and ended with all they started."""
 
+import functools
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -164,3 +166,31 @@ def start_ticks_of(pid: int) -> int | None:
 def boot_id() -> str:
     """Random id of this boot of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+@functools.cache
+def machine_id(etc: Path = Path("/etc"), cards: Path = Path("/sys/class/net")) -> str:
+    """What this PC has in every boot and no other has: its installation's id and its network cards; "" where unknown.
+
+    Not the host's name, and not the id alone: a disk that was copied to another PC brings both along.
+    """
+    try:
+        installed = (etc / "machine-id").read_text().strip()
+        # A card without a device is a bridge or a tunnel, whose address is another one after each boot.
+        own = sorted((card / "address").read_text().strip() for card in cards.iterdir() if (card / "device").exists())
+    except OSError:
+        return ""
+    return "/".join([installed, *own]) if installed and own else ""
+
+
+class Now(NamedTuple):
+    """A moment by this machine's clock from boot, which nobody sets; processes of one boot can compare theirs."""
+
+    boot_id: str
+    since_boot_s: float
+    """Suspended hours included."""
+
+
+def now() -> Now:
+    """This moment."""
+    return Now(boot_id(), time.clock_gettime(time.CLOCK_BOOTTIME))

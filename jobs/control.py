@@ -6,7 +6,7 @@ from collections.abc import Callable
 from cluster.errors import NoHead
 from cluster.head import Head, find_head, state_folder, timings_here
 from cluster.timings import DEFAULT_TIMINGS
-from jobs.driver import is_driven
+from jobs.driver import Listener
 from jobs.errors import RunFailed
 from jobs.launch import launch
 from jobs.ledger import Ledger
@@ -49,13 +49,13 @@ def follow(run: RunFolder, watch: Callable[[RunState], None]) -> RunState:
     Raises:
         RunFailed: nobody carries the run and no keeper will.
     """
-    silent_s = timings_here().driver_silent_s
+    silent_s, driver = timings_here().driver_silent_s, Listener()
     while True:
         state = run.state()
         watch(state)
         if state.state not in LIVE:
             return state
-        if not is_driven(run, state, silent_s=silent_s) and not _is_kept(run):
+        if driver.look(run, state, silent_s) == "dead" and not _is_kept(run):
             raise RunFailed(
                 f"run {run.id} is {state.state} at step {state.step} but nothing carries it any more; "
                 f"go on with `vr jobs resume {run.id}`"
@@ -73,24 +73,24 @@ def stop_run(run: RunFolder, head: Head | None, now_s: Callable[[], float] = tim
     state = run.state()
     if state.state not in LIVE:
         return state
-    ledger = Ledger(state_folder())
-    row = ledger.row(run.id)
-    ledger.want_stopped(run.id)
+    # The row as the wish leaves it: no job is submitted after that, and one that was submitted before is in it.
+    row = Ledger(state_folder()).want_stopped(run.id)
     run.stop_file.touch()
     job = row.submission if row is not None and row.attempt == run.newest_attempt() else None
     if head is not None and job is not None and job_states(head).get(job) in LIVE_JOB:
         stop_job(head, job)
     timings = head.timings if head is not None else DEFAULT_TIMINGS
-    end_s = now_s() + timings.stopped_within_s
+    end_s, driver = now_s() + timings.stopped_within_s, Listener(now_s)
     while True:
         # Before the state: a driver that listens writes that and then ends. One that has just started ends at once.
         gone = head is not None and job is not None and job_states(head).get(job, "unknown") in ENDED_JOB
         state = run.state()
         if state.state not in LIVE:
             return state
-        if gone or not is_driven(run, state, silent_s=timings.driver_silent_s):
+        known = driver.look(run, state, timings.driver_silent_s)
+        if gone or known == "dead":
             return run.give_notice("stopped", "stopped by the user")
-        if now_s() > end_s:
+        if known == "alive" and now_s() > end_s:
             raise RunFailed(f"run {run.id}: attempt {state.attempt} does not react; end its process by hand")
         time.sleep(POLL_S)
 

@@ -14,6 +14,9 @@
     │   ├── Superseded     a newer attempt owns the run
     │   └── NewerStart     a newer start of the run's workers writes its files
     ├── JobsFailure        the head's job service refused
+    │   ├── JobUnknown     whether the head took a job is not known
+    │   └── ClaimLost      somebody else has stopped or submitted the run meanwhile
+    ├── Late               an answer did not come in time
     ├── DamagedRun         a file of a run folder is unreadable
     └── SongsFailed        some songs could not be separated or scored; the others were
 
@@ -53,6 +56,18 @@ class NewerStart(RunFailed):
 
 class JobsFailure(Failure):
     """The head's job service refused."""
+
+
+class JobUnknown(JobsFailure):
+    """Whether the head took a job is not known: no answer came, and it cannot be asked."""
+
+
+class ClaimLost(JobsFailure):
+    """Somebody else has stopped or submitted the run meanwhile."""
+
+
+class Late(Failure):
+    """An answer did not come in time."""
 
 
 class DamagedRun(Failure):

@@ -2,220 +2,278 @@
 
 `vr cluster head` starts it (`python -m jobs.keeper`). It looks at the runs of the ledger every two seconds and
 resubmits one whose driver is gone (killed, or forgotten by a head that was started again) under a new submission id
-and the same run id. It never touches a run that the user stopped, that finished, or that its supervisor gave up.
+and the same run id. It never touches a run that the user stopped, that finished, or that its supervisor gave up. What
+it decides is in `jobs.policy`.
 
 It also looks after the cluster's PCs (`jobs.machines`): takes them out and back at their time, wakes and suspends them.
+
+One keeper acts at a time: it holds a lock, and its number in the ledger is the highest. A run whose folder is damaged,
+gone, or on a share that hangs is named once and hinders neither the others nor the PCs.
 """
 
 import datetime
 import logging
 import signal
-import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
-from cluster.drain import read_drained
+from filelock import FileLock, Timeout
+
+from cluster.drain import read_drained, read_spans, reckoned
 from cluster.head import Head, find_head, read_inventory, state_folder, timings_here
+from cluster.processes import now
 from cluster.start import Companion
 from cluster.timings import Timings
 from jobs import machines
-from jobs.driver import is_driven
+from jobs.apart import Apart
+from jobs.driver import Listener, Signs, look_for_driver, of_own_job
+from jobs.errors import ClaimLost
 from jobs.ledger import Ledger, Row
 from jobs.placement import least_workers
+from jobs.policy import Action, Close, End, Seen, StopJob, Submit, Wait, decide
 from jobs.recipe import WorkersSpec
-from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS, delay_s
-from jobs.runs import LIVE, WAITS, RunFolder, RunState, State
-from jobs.submit import LIVE_JOB, job_states, stop_job, submit_attempt
+from jobs.runs import WAITS, RunFolder, RunState
+from jobs.submit import job_states, stop_job, submit_attempt
 from vr_core.errors import VrError
 
 KEEPER = Companion(name="keeper", argv=(sys.executable, "-m", "jobs.keeper"))
 """As `cluster.lifecycle.start_head` starts it."""
 
+LOOK_WITHIN_S = 10.0
+"""The runs are waited for so long at each turn: what a run's folder holds is read in milliseconds."""
+ACT_WITHIN_S = 60.0
+"""What is done about the runs is waited for so long: a job is submitted within seconds."""
+
 log = logging.getLogger("keeper")
 
-
-@dataclass(frozen=True)
-class Wait:
-    """Nothing to do now."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Close:
-    """The run has ended: forget it."""
-
-
-@dataclass(frozen=True)
-class End:
-    """Nobody carries the run and nobody will: write its last state."""
-
-    state: State
-    why: str
-
-
-@dataclass(frozen=True)
-class StopJob:
-    """The user wants the run stopped and its job still runs."""
-
-
-@dataclass(frozen=True)
-class Submit:
-    """Submit the run again."""
-
-    idle: int
-
-
-Action = Wait | Close | End | StopJob | Submit
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the keeper sees of a run at one moment."""
+class Found:
+    """What one look at a run's folder shows."""
 
     state: RunState
-    job: str | None
-    """Ray's status of the newest job; None where Ray knows no such job."""
     step: int
-    """Newest checkpoint."""
-    driven: bool
-    """Somebody carries the run, with a job or without."""
+    signs: Signs
+    attempt: int
+    stop_wished: bool
+    waits_for: WorkersSpec | None
 
 
-def decide(row: Row, seen: Seen, now_s: float, timings: Timings) -> Action:
-    """What to do about one open row.
-
-    A job that Ray has forgotten counts for nothing: the head was started anew, which is not the run's fault. One that
-    failed counts as an attempt, and `ATTEMPTS_WITHOUT_PROGRESS` of them without a new checkpoint end the run; so does
-    one that died with a head that was killed, since the head that is back remembers it as failed.
-    """
-    if seen.state.state not in LIVE:
-        return Close()
-    if seen.job in LIVE_JOB:
-        return StopJob() if row.wanted == "stopped" else Wait()
-    if row.wanted == "stopped":
-        return Wait() if seen.driven else End("stopped", "stopped by the user")
-    if seen.driven:
-        # Without a job of ours: `vr jobs resume --here`.
-        return Wait()
-    if seen.job == "STOPPED":
-        return End("stopped", "its job was stopped through Ray")
-    since_s = now_s - row.updated_s
-    if seen.job is None:
-        # Its row is written before a job exists.
-        return Wait() if since_s < timings.submitting_s else Submit(row.idle)
-    idle = 0 if seen.step > row.step else row.idle + 1
-    if idle >= ATTEMPTS_WITHOUT_PROGRESS:
-        return End("failed", f"{idle} jobs in a row ended without a new checkpoint; see `vr jobs logs {row.run}`")
-    return Wait() if since_s < delay_s(idle, timings) else Submit(idle)
-
-
-def look(row: Row, jobs: Mapping[str, str], timings: Timings) -> Seen:
-    """The run of `row` as it is now."""
+def look(row: Row) -> Found:
+    """The folder of the run of `row` as it is now."""
     run = RunFolder(Path(row.folder))
-    state = run.state()
-    driven = is_driven(run, state, silent_s=timings.driver_silent_s)
-    return Seen(state, jobs.get(row.submission), run.last_step(), driven)
+    state, attempt = run.state(), run.newest_attempt()
+    signs = look_for_driver(run, state)
+    return Found(
+        state=state,
+        step=run.last_step(),
+        signs=of_own_job(signs) if attempt == row.attempt else signs,
+        attempt=attempt,
+        stop_wished=run.stop_file.exists(),
+        waits_for=waits_for(run, state) if row.wanted == "running" else None,
+    )
 
 
-def act(action: Action, row: Row, head: Head, ledger: Ledger) -> None:
-    """Carry `action` out."""
+def waits_for(run: RunFolder, state: RunState) -> WorkersSpec | None:
+    """What a run wants that waits for machines now."""
+    waits = state.state == "pending" and state.why.startswith(WAITS)
+    return least_workers(run.recipe()) if waits else None
+
+
+def act(action: Action, row: Row, head: Head, ledger: Ledger, fence: int) -> None:
+    """Carry `action` out, unless somebody has changed the row since it was read."""
     run = RunFolder(Path(row.folder))
+    if isinstance(action, Wait):
+        return
+    claim = ledger.claim(row, fence)
+    if claim is None:
+        return
     match action:
         case Close():
-            ledger.close(row.run)
+            ledger.close(claim)
         case End(state, why):
             run.give_notice(state, why)
-            ledger.close(row.run)
+            ledger.close(claim)
             log.info("%s: %s: %s", row.run, state, why)
         case StopJob():
             stop_job(head, row.submission)
-        case Submit(idle):
-            # The row was read before slow requests.
-            if ledger.claim(row):
-                log.info("%s: submitted again as %s", row.run, submit_attempt(head, run, idle))
-        case Wait():
-            pass
+        case Submit(attempt, idle):
+            # Where somebody else has taken it, they carry the run.
+            if run.take_attempt(attempt):
+                log.info("%s: submitted again as %s", row.run, submit_attempt(head, run, attempt, claim, idle))
 
 
-def turn(ledger: Ledger, complaints: dict[str, str]) -> None:
-    """Look once at every open run; what goes wrong with one is said once and hinders no other."""
-    try:
-        rows = ledger.rows(only_open=True)
-    except sqlite3.Error as error:
-        _complain(complaints, "ledger", error)
-        return
-    complaints.pop("ledger", None)
-    if not rows:
-        return
-    try:
-        head = find_head()
-        jobs = job_states(head)
-    except VrError as error:
-        _complain(complaints, "head", error)
-        return
-    complaints.pop("head", None)
-    for row in rows:
+@dataclass
+class Complaints:
+    """What went wrong and was said, by what it is about: it is said again when something else goes wrong there."""
+
+    said: dict[str, str] = field(default_factory=dict)
+    _kinds: dict[str, tuple[object, ...]] = field(default_factory=dict)
+
+    def add(self, about: str, error: Exception) -> None:
+        """Say it unless it was said."""
+        # Not by the text: a file's draft has another name each time.
+        kind = type(error), getattr(error, "errno", None)
+        self.said[about] = str(error) if isinstance(error, VrError | OSError) else f"{type(error).__name__}: {error}"
+        if self._kinds.get(about) != kind:
+            self._kinds[about] = kind
+            log.warning("%s: %s", about, self.said[about])
+
+    def settle(self, about: str) -> None:
+        """It is well again."""
+        self.said.pop(about, None)
+        self._kinds.pop(about, None)
+
+
+class Keeper:
+    """What the keeper of number `fence` remembers from turn to turn."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        fence: int,
+        look: Callable[[Row], Found] = look,
+        look_within_s: float = LOOK_WITHIN_S,
+        act_within_s: float = ACT_WITHIN_S,
+    ) -> None:
+        """Nothing is known yet."""
+        self.complaints = Complaints()
+        self.memory = machines.Memory()
+        self._ledger, self._fence = ledger, fence
+        self._look, self._look_within_s, self._act_within_s = look, look_within_s, act_within_s
+        self._watch = Listener()
+        self._apart: Apart[Any] = Apart()
+        self._open: set[str] = set()
+
+    def is_newest(self) -> bool:
+        """Whether no other keeper has begun since."""
+        newest = self._step("ledger", self._ledger.fence)
+        return newest is None or newest <= self._fence
+
+    def turn(self) -> None:
+        """Look once at every open run and at the PCs, and act; what goes wrong with one hinders no other."""
+        waiting = self._step("runs", self.keep_runs)
+        self._step("machines", lambda: self.keep_machines(waiting))
+
+    def _step(self, about: str, step: Callable[[], T]) -> T | None:
         try:
-            act(decide(row, look(row, jobs, head.timings), time.time(), head.timings), row, head, ledger)
-            complaints.pop(row.run, None)
-        except (VrError, OSError, sqlite3.Error) as error:
-            _complain(complaints, row.run, error)
+            done = step()
+        except Exception as error:  # whatever it is, the cluster still needs its keeper
+            self.complaints.add(about, error)
+            return None
+        self.complaints.settle(about)
+        return done
 
+    def keep_runs(self) -> list[WorkersSpec]:
+        """Look after the open runs; returns what those want that wait for machines."""
+        rows = {row.run: row for row in self._ledger.rows(only_open=True)}
+        self._forget_others(rows)
+        if not rows:
+            return []
+        head = find_head()
+        # Before the runs: the last words of a job's driver are there once Ray says that it has ended.
+        jobs = self._step("jobs", lambda: job_states(head))
+        found, failed = self._each({run: partial(self._look, row) for run, row in rows.items()}, self._look_within_s)
+        for run in failed:
+            self._watch.forget(run)
+        if jobs is not None:
+            actions = {run: self._decide(rows[run], seen, jobs, head.timings) for run, seen in found.items()}
+            calls = {
+                run: partial(act, action, rows[run], head, self._ledger, self._fence)
+                for run, action in actions.items()
+                if not isinstance(action, Wait)
+            }
+            failed |= self._each(calls, self._act_within_s)[1]
+            for run in rows.keys() - failed:
+                self.complaints.settle(run)
+        return [seen.waits_for for seen in found.values() if seen.waits_for is not None]
 
-def waiting_workers(rows: Sequence[Row]) -> list[WorkersSpec]:
-    """What the open runs want that wait for machines now."""
-    waiting = []
-    for row in rows:
-        run = RunFolder(Path(row.folder))
-        state = run.state()
-        if state.state == "pending" and state.why.startswith(WAITS) and row.wanted == "running":
-            waiting.append(least_workers(run.recipe()))
-    return waiting
-
-
-def machines_turn(ledger: Ledger, memory: machines.Memory, complaints: dict[str, str]) -> machines.Memory:
-    """Look once at the PCs, and act; what goes wrong with one is said once and hinders no other."""
-    try:
+    def keep_machines(self, waiting: Sequence[WorkersSpec] | None) -> None:
+        """Look after the PCs; `waiting` is what runs wait for, None where that is not known."""
         inventory, record = read_inventory(), read_drained()
-        if not machines.has_cares(inventory, record, memory):
-            return memory
+        if not machines.has_cares(inventory, record, self.memory):
+            return
         head = find_head()
-        nodes, waiting = machines.look(head), waiting_workers(ledger.rows(only_open=True))
-        complaints.pop("machines", None)
-    except (VrError, OSError, sqlite3.Error) as error:
-        _complain(complaints, "machines", error)
-        return memory
-    now = datetime.datetime.now().astimezone()
-    memory = replace(memory, idle_since_s=machines.idle_since(memory.idle_since_s, nodes, now.timestamp()))
-    for action in machines.decide(inventory, record, nodes, waiting, memory, now, head.timings):
-        about = type(action).__name__.lower()
-        try:
-            memory, said = machines.act(action, head, memory, now.timestamp())
-            complaints.pop(about, None)
-            if said:
-                log.info("%s", said)
-        except (VrError, OSError) as error:
-            _complain(complaints, about, error)
-    return memory
+        nodes, at = machines.look(head), now()
+        time.tzset()  # the PC may have been taken to another time zone
+        wall = datetime.datetime.now()
+        record = reckoned(record, self._step("durations", read_spans) or (), at, wall.timestamp())
+        at_s = at.since_boot_s
+        self.memory = machines.noted(self.memory, record, nodes, at_s)
+        for action in machines.decide(inventory, record, nodes, waiting, self.memory, wall, at_s, head.timings):
+            about = machines.about(action)
+            try:
+                self.memory, said = machines.act(action, head, self.memory, at_s)
+                self.complaints.settle(about)
+                if said:
+                    log.info("%s", said)
+            except Exception as error:
+                self.complaints.add(about, error)
+
+    def _decide(self, row: Row, found: Found, jobs: Mapping[str, str], timings: Timings) -> Action:
+        seen = Seen(
+            state=found.state,
+            job=jobs.get(row.submission),
+            step=found.step,
+            driver=self._watch.judge(row.run, found.signs, timings.driver_silent_s),
+            attempt=found.attempt,
+            stop_wished=found.stop_wished,
+        )
+        return decide(row, seen, now(), timings)
+
+    def _each(self, calls: Mapping[str, Callable[[], T]], within_s: float) -> tuple[dict[str, T], set[str]]:
+        """The answers by run, and the runs that gave none."""
+        answers: dict[str, T] = {}
+        failed = set()
+        for run, answer in self._apart.call(calls, within_s).items():
+            if isinstance(answer, ClaimLost):
+                log.info("%s", answer)
+            elif isinstance(answer, Exception):
+                failed.add(run)
+                self.complaints.add(run, answer)
+            else:
+                answers[run] = answer
+        return answers, failed
+
+    def _forget_others(self, rows: Mapping[str, Row]) -> None:
+        for run in self._open - rows.keys():
+            self._watch.forget(run)
+            self.complaints.settle(run)
+        self._open = set(rows)
 
 
-def _complain(complaints: dict[str, str], about: str, error: Exception) -> None:
-    if complaints.get(about) != str(error):
-        complaints[about] = str(error)
-        log.warning("%s: %s", about, error)
-
-
-def keep(ledger: Ledger, end: threading.Event) -> None:
-    """Take turns until `end` is set."""
-    complaints: dict[str, str] = {}
-    memory = machines.Memory()
+def keep(keeper: Keeper, end: threading.Event) -> None:
+    """Take turns until `end` is set, or another keeper has begun."""
     turn_s = timings_here().keeper_turn_s  # a head with other waits starts another keeper
     while not end.wait(turn_s):
-        turn(ledger, complaints)
-        memory = machines_turn(ledger, memory, complaints)
+        if not keeper.is_newest():
+            log.warning("another keeper has begun: this one ends")
+            return
+        keeper.turn()
+
+
+def take_lock(folder: Path, end: threading.Event, again_s: float) -> FileLock | None:
+    """The lock of the one keeper of this state folder, as soon as nobody holds it; None when `end` comes before."""
+    lock, said = FileLock(folder / "keeper.lock"), False
+    while not end.is_set():
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if not said:
+                log.warning("another keeper is at work: this one begins when that has ended")
+            said = True
+            end.wait(again_s)
+        else:
+            return lock
+    return None
 
 
 def main() -> int:
@@ -224,9 +282,14 @@ def main() -> int:
     end = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: end.set())
     signal.signal(signal.SIGINT, lambda *_: end.set())
-    ledger = Ledger(state_folder())
-    log.info("keeping the runs of %s", state_folder())
-    keep(ledger, end)
+    lock = take_lock(state_folder(), end, timings_here().keeper_turn_s)
+    if lock is None:
+        return 0
+    with lock:
+        ledger = Ledger(state_folder())
+        keeper = Keeper(ledger, ledger.take_fence())
+        log.info("keeping the runs of %s", state_folder())
+        keep(keeper, end)
     return 0
 
 

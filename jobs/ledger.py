@@ -1,4 +1,9 @@
-"""The keeper's memory: one row for each run that was submitted on this head, in SQLite in the state folder."""
+"""The keeper's memory: one row for each run that was submitted on this head, in SQLite in the state folder.
+
+Every change of a row makes it another version, and whoever acts on a row changes it only as the version that they have
+read: of two who act on one row the second gets nothing. A keeper is known by its fence number, the highest of which may
+act.
+"""
 
 import contextlib
 import sqlite3
@@ -8,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cluster.processes import now
 from jobs.runs import RunFolder
 
 Wanted = Literal["running", "stopped"]
@@ -26,6 +32,15 @@ create table if not exists runs (
     updated_s real not null
 ) strict
 """
+_ADDED = (
+    # What tables of earlier versions lack; a row of theirs was written in another boot than any.
+    "version integer not null default 0",
+    "boot_id text not null default ''",
+    "since_boot_s real not null default 0",
+)
+_KEEPERS = "create table if not exists keepers (fence integer primary key) strict"
+_COLUMNS = "run, folder, attempt, submission, step, idle, wanted, open, version, boot_id, since_boot_s"
+_FENCED = "(:fence is null or :fence >= (select coalesce(max(fence), 0) from keepers))"
 
 
 @dataclass(frozen=True)
@@ -35,6 +50,7 @@ class Row:
     run: str
     folder: str
     attempt: int
+    """0 until the first job is on its way."""
     submission: str
     """Ray's id of the newest job that carries it."""
     step: int
@@ -44,9 +60,22 @@ class Row:
     wanted: Wanted
     open: int
     """0 when the run has ended: the keeper does not look at it any more."""
-    created_s: float
-    updated_s: float
-    """When that job was submitted, or the row changed otherwise."""
+    version: int = 0
+    """Counts the row's changes."""
+    boot_id: str = ""
+    """Of the boot in which the row was changed last."""
+    since_boot_s: float = 0.0
+    """When in that boot."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to change a row, which ends with anybody else's change of it."""
+
+    run: str
+    version: int
+    fence: int | None = None
+    """Of the keeper that claims; None: the command line does, for the user."""
 
 
 class Ledger:
@@ -56,60 +85,112 @@ class Ledger:
         self._path = folder / "runs.sqlite"
         with self._open() as connection:
             connection.execute("pragma journal_mode = wal")
+            connection.execute("begin immediate")
             connection.execute(_SCHEMA)
+            connection.execute(_KEEPERS)
+            there = {column[1] for column in connection.execute("pragma table_info(runs)")}
+            for column in _ADDED:
+                if column.split()[0] not in there:
+                    connection.execute(f"alter table runs add column {column}")
 
-    def submitted(self, run: RunFolder, attempt: int, submission: str, idle: int = 0) -> None:
-        """A job is about to be submitted for `run`: it is open, and wanted."""
-        now = time.time()
+    def take_fence(self) -> int:
+        """A new keeper's number: those before it change no row any more."""
         with self._open() as connection:
-            connection.execute(
-                "insert into runs values "
-                "(:run, :folder, :attempt, :submission, :step, :idle, 'running', 1, :now, :now) "
-                "on conflict (run) do update set folder = :folder, attempt = :attempt, submission = :submission, "
-                "step = :step, idle = :idle, wanted = 'running', open = 1, updated_s = :now",
+            connection.execute("begin immediate")
+            [highest] = connection.execute("select coalesce(max(fence), 0) from keepers").fetchone()
+            connection.execute("delete from keepers")
+            connection.execute("insert into keepers values (?)", (highest + 1,))
+        return int(highest) + 1
+
+    def fence(self) -> int:
+        """The number of the newest keeper; 0 before the first."""
+        with self._open() as connection:
+            [highest] = connection.execute("select coalesce(max(fence), 0) from keepers").fetchone()
+        return int(highest)
+
+    def open(self, run: RunFolder) -> Claim:
+        """The user wants `run` carried, whatever was before; the claim is for the job that is to be submitted."""
+        at = now()
+        with self._open() as connection:
+            [[version]] = connection.execute(
+                "insert into runs values (:run, :folder, 0, '', 0, 0, 'running', 1, :now, :now, 1, :boot, :at) "
+                "on conflict (run) do update set folder = :folder, wanted = 'running', open = 1, updated_s = :now, "
+                "version = version + 1, boot_id = :boot, since_boot_s = :at returning version",
                 {
                     "run": run.id,
                     "folder": str(run.path),
-                    "attempt": attempt,
-                    "submission": submission,
-                    "step": run.last_step(),
-                    "idle": idle,
-                    "now": now,
+                    "now": time.time(),
+                    "boot": at.boot_id,
+                    "at": at.since_boot_s,
                 },
-            )
+            ).fetchall()
+        return Claim(run.id, int(version))
 
-    def claim(self, row: Row) -> bool:
-        """Take `row` for a new submission; False when it was stopped, closed or submitted since it was read."""
+    def claim(self, row: Row, fence: int) -> Claim | None:
+        """Take `row` for the keeper of that number; None when it has changed since it was read, or is closed."""
+        return self._change(Claim(row.run, row.version, fence), "open = open")
+
+    def submitted(self, claim: Claim, attempt: int, submission: str, step: int, idle: int) -> Claim | None:
+        """A job is about to be submitted, by the owner of `claim`; None when somebody has changed the row since.
+
+        A wish to stop is such a change: it is kept, and no job may be submitted.
+        """
+        return self._change(
+            claim,
+            "attempt = :attempt, submission = :submission, step = :step, idle = :idle",
+            attempt=attempt,
+            submission=submission,
+            step=step,
+            idle=idle,
+        )
+
+    def close(self, claim: Claim) -> bool:
+        """The run has ended; False when somebody has changed the row since."""
+        return self._change(claim, "open = 0") is not None
+
+    def want_stopped(self, run: str) -> Row | None:
+        """The user asked `run` to stop: it is not resubmitted. Returns its row, None where it was never submitted."""
+        at = now()
         with self._open() as connection:
             found = connection.execute(
-                "update runs set updated_s = ? where run = ? and submission = ? and wanted = 'running' and open",
-                (time.time(), row.run, row.submission),
-            )
-            return found.rowcount == 1
-
-    def want_stopped(self, run: str) -> None:
-        """The user asked `run` to stop: it is not resubmitted."""
-        with self._open() as connection:
-            connection.execute("update runs set wanted = 'stopped', updated_s = ? where run = ?", (time.time(), run))
-
-    def close(self, run: str) -> None:
-        """`run` has ended."""
-        with self._open() as connection:
-            connection.execute("update runs set open = 0, updated_s = ? where run = ?", (time.time(), run))
+                "update runs set wanted = 'stopped', updated_s = :now, version = version + 1, boot_id = :boot, "
+                f"since_boot_s = :at where run = :run returning {_COLUMNS}",
+                {"run": run, "now": time.time(), "boot": at.boot_id, "at": at.since_boot_s},
+            ).fetchall()
+        return next((Row(*values) for values in found), None)
 
     def rows(self, only_open: bool = False) -> list[Row]:
         """All rows, oldest first."""
         with self._open() as connection:
             found = connection.execute(
-                "select run, folder, attempt, submission, step, idle, wanted, open, created_s, updated_s from runs "
-                + ("where open " if only_open else "")
-                + "order by created_s"
+                f"select {_COLUMNS} from runs {'where open' if only_open else ''} order by rowid"
             ).fetchall()
         return [Row(*values) for values in found]
 
     def row(self, run: str) -> Row | None:
         """The row of `run`."""
-        return next((row for row in self.rows() if row.run == run), None)
+        with self._open() as connection:
+            found = connection.execute(f"select {_COLUMNS} from runs where run = ?", (run,)).fetchone()
+        return Row(*found) if found else None
+
+    def _change(self, claim: Claim, changes: str, **values: object) -> Claim | None:
+        at = now()
+        with self._open() as connection:
+            found = connection.execute(
+                f"update runs set {changes}, updated_s = :now, version = version + 1, boot_id = :boot, "
+                f"since_boot_s = :at where run = :run and version = :version and open and {_FENCED}",
+                {
+                    **values,
+                    "now": time.time(),
+                    "boot": at.boot_id,
+                    "at": at.since_boot_s,
+                    "run": claim.run,
+                    "version": claim.version,
+                    "fence": claim.fence,
+                },
+            )
+            done = found.rowcount == 1
+        return Claim(claim.run, claim.version + 1, claim.fence) if done else None
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

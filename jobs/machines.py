@@ -38,10 +38,15 @@ class Seen:
 
 @dataclass(frozen=True)
 class Memory:
-    """What the keeper remembers from turn to turn; lost with it, and then only something is done once more."""
+    """What the keeper remembers from turn to turn; lost with it, and then only something is done once more.
+
+    Its times are seconds from boot, as `cluster.processes.now` tells them.
+    """
 
     published: frozenset[str] | None = None
     published_s: float = 0.0
+    drained_since_s: Mapping[tuple[str, float], float] = field(default_factory=dict)
+    """By name and `since_s` of the record: one that is drained anew has its time anew."""
     asked: frozenset[str] = frozenset()
     """Ids of nodes that Ray was asked to drain: it needs to be told once."""
     idle_since_s: Mapping[str, float] = field(default_factory=dict)
@@ -103,10 +108,15 @@ def by_time(
     now: datetime.datetime,
     timings: Timings,
 ) -> list[Action]:
-    """Who comes back now, and who is outside of its owner hours."""
+    """Who comes back now, and who is outside of its owner hours.
+
+    `now` is the wall's: these are times of day, of the date on which they lie.
+    """
     now_s = now.timestamp()
-    actions: list[Action] = [Return(node.name) for node in record.nodes if is_over(node, now_s)]
     described = {spec.name for spec in inventory.nodes} if inventory else set()
+    # Of one that its hours keep away, these alone tell: when they begin may have been reckoned before a clock was set.
+    timed = [node for node in record.nodes if node.by == "user" or node.name not in described]
+    actions: list[Action] = [Return(node.name) for node in timed if is_over(node, now_s)]
     actions += [Return(name) for name in record.lent if name not in described]
     drained = {node.name: node for node in record.nodes}
     seen = {node.name: node for node in nodes}
@@ -114,7 +124,7 @@ def by_time(
         hours = [weekly_hours(text) for text in spec.owner_hours]
         known = drained.get(spec.name)
         if not hours or is_within(hours, now):
-            if known is not None and known.by == "hours" and not is_over(known, now_s) or spec.name in record.lent:
+            if known is not None and known.by == "hours" or spec.name in record.lent:
                 actions.append(Return(spec.name))
         elif known is None and spec.name not in record.lent:
             back_s = next_begin(hours, now).timestamp()
@@ -145,16 +155,17 @@ def drained_node(
     )
 
 
-def leaving(record: Record, nodes: Sequence[Seen], memory: Memory, now_s: float, timings: Timings) -> list[Action]:
-    """What Ray and the nodes are to be told about the drained ones."""
+def leaving(record: Record, nodes: Sequence[Seen], memory: Memory, at_s: float, timings: Timings) -> list[Action]:
+    """What Ray and the nodes are to be told about the drained ones; `at_s` as in `Memory`."""
     names = frozenset(node.name for node in record.nodes)
-    old = bool(names) and now_s - memory.published_s >= timings.publish_again_s
+    old = bool(names) and at_s - memory.published_s >= timings.publish_again_s
     actions: list[Action] = [Publish(names)] if names != memory.published or old else []
     drained = {node.name: node for node in record.nodes}
     for node in nodes:
         if node.name in drained and node.alive and not node.is_head and node.node_id not in memory.asked:
-            within_s = max(timings.least_notice_s, drained[node.name].leaves_s - now_s)
-            actions.append(Leave(node, drained[node.name].why, within_s))
+            of = drained[node.name]
+            gone_s = at_s - memory.drained_since_s.get((of.name, of.since_s), at_s)
+            actions.append(Leave(node, of.why, max(timings.least_notice_s, timings.leave_within_s - gone_s)))
     return actions
 
 
@@ -164,7 +175,7 @@ def waking(
     nodes: Sequence[Seen],
     waiting: Sequence[WorkersSpec],
     memory: Memory,
-    now_s: float,
+    at_s: float,
     timings: Timings,
 ) -> list[Action]:
     """Whom to wake for runs that wait for machines.
@@ -179,7 +190,7 @@ def waking(
         if isinstance(place(workers, here, record.nodes), Missing):
             usable = [node for node in here if all(node.name != other.name for other in record.nodes)]
             wanted |= {node.name for node in needed(workers, usable, absent)}
-    recently = {name for name, at_s in memory.woken_s.items() if now_s - at_s < timings.wake_again_s}
+    recently = {name for name, woken_s in memory.woken_s.items() if at_s - woken_s < timings.wake_again_s}
     return [Wake(spec) for spec in inventory.nodes if spec.name in wanted - recently]
 
 
@@ -190,16 +201,21 @@ def offer(spec: NodeSpec) -> Node:
     return Node(spec.name, node_labels(spec.name, spec.gpus or (), spec.labels), spec.cpus or many, gpus)
 
 
-def idle_since(before: Mapping[str, float], nodes: Sequence[Seen], now_s: float) -> dict[str, float]:
-    """Node → since when nothing of any job has run on it."""
-    return {node.name: before.get(node.name, now_s) for node in nodes if node.alive and not node.busy}
+def noted(before: Memory, record: Record, nodes: Sequence[Seen], at_s: float) -> Memory:
+    """`before` after one more look: since when nodes are drained, and since when nothing of any job runs on them."""
+    drained = [(node.name, node.since_s) for node in record.nodes]
+    return replace(
+        before,
+        idle_since_s={n.name: before.idle_since_s.get(n.name, at_s) for n in nodes if n.alive and not n.busy},
+        drained_since_s={key: before.drained_since_s.get(key, at_s) for key in drained},
+    )
 
 
 def suspending(
-    inventory: Inventory, nodes: Sequence[Seen], waiting: Sequence[WorkersSpec], memory: Memory, now_s: float
+    inventory: Inventory, nodes: Sequence[Seen], waiting: Sequence[WorkersSpec] | None, memory: Memory, at_s: float
 ) -> list[Action]:
-    """Which PCs have been idle long enough; none while a run waits, which may need them with others."""
-    if waiting:
+    """Which PCs have been idle long enough; none while a run waits, or may do so, which may need them with others."""
+    if waiting is None or waiting:
         return []
     seen = {node.name: node for node in nodes if node.alive and not node.is_head}
     return [
@@ -207,7 +223,7 @@ def suspending(
         for spec in inventory.nodes
         if spec.idle_suspend is not None
         and spec.name in seen
-        and now_s - memory.idle_since_s.get(spec.name, now_s) >= duration_s(spec.idle_suspend)
+        and at_s - memory.idle_since_s.get(spec.name, at_s) >= duration_s(spec.idle_suspend)
     ]
 
 
@@ -215,21 +231,46 @@ def decide(
     inventory: Inventory | None,
     record: Record,
     nodes: Sequence[Seen],
-    waiting: Sequence[WorkersSpec],
+    waiting: Sequence[WorkersSpec] | None,
     memory: Memory,
     now: datetime.datetime,
+    at_s: float,
     timings: Timings,
 ) -> list[Action]:
-    """All that is to be done now."""
-    now_s = now.timestamp()
+    """All that is to be done now.
+
+    Args:
+        inventory: The cluster's PCs; None: it was started without a file.
+        record: Who is drained.
+        nodes: As Ray has them.
+        waiting: What runs want that wait for machines; None: that is not known.
+        memory: What was noted, this moment included.
+        now: By the wall, in local time without a zone, for times of day.
+        at_s: Seconds from boot, for how long something has been.
+        timings: The head's.
+    """
     actions = [
         *by_time(inventory, record, nodes, now, timings),
-        *leaving(record, nodes, memory, now_s, timings),
+        *leaving(record, nodes, memory, at_s, timings),
     ]
     if inventory is not None:
-        actions += waking(inventory, record, nodes, waiting, memory, now_s, timings)
-        actions += suspending(inventory, nodes, waiting, memory, now_s)
+        actions += waking(inventory, record, nodes, waiting or (), memory, at_s, timings)
+        actions += suspending(inventory, nodes, waiting, memory, at_s)
     return actions
+
+
+def about(action: Action) -> str:
+    """What a complaint about `action` is about, the PC's name included."""
+    match action:
+        case Drain(node) | Leave(node) | Suspend(_, node):
+            name = node.name
+        case Wake(spec):
+            name = spec.name
+        case Return(name):
+            pass
+        case Publish():
+            name = "the nodes"
+    return f"{type(action).__name__.lower()} {name}"
 
 
 def look(head: Head) -> list[Seen]:
@@ -261,8 +302,8 @@ def has_cares(inventory: Inventory | None, record: Record, memory: Memory) -> bo
     return cares or record != Record() or names != memory.published
 
 
-def act(action: Action, head: Head, memory: Memory, now_s: float) -> tuple[Memory, str]:
-    """Carry `action` out; returns what to remember, and what to log.
+def act(action: Action, head: Head, memory: Memory, at_s: float) -> tuple[Memory, str]:
+    """Carry `action` out; returns what to remember, and what to log. `at_s` as in `Memory`.
 
     Raises:
         VrError: it could not be done now.
@@ -277,18 +318,18 @@ def act(action: Action, head: Head, memory: Memory, now_s: float) -> tuple[Memor
         case Publish(names):
             publish(head, names)
             said = "" if names == memory.published else f"drained: {', '.join(sorted(names)) or 'none'}"
-            return replace(memory, published=names, published_s=now_s), said
+            return replace(memory, published=names, published_s=at_s), said
         case Leave(node, why, within_s):
             leave(head, node.node_id, why, within_s)
             return replace(memory, asked=memory.asked | {node.node_id}), f"{why}: leaves within {within_s:.0f} s"
         case Wake(spec):
             wake(spec.mac or "", head.node.address)
             return replace(
-                memory, woken_s={**memory.woken_s, spec.name: now_s}
+                memory, woken_s={**memory.woken_s, spec.name: at_s}
             ), f"{spec.name}: woken, since a run waits"
         case Suspend(spec, node):
             # Ray refuses where something has started meanwhile, and gives it no work from here on.
             if not leave_if_idle(head, node.node_id, f"{spec.name} is suspended"):
-                return replace(memory, idle_since_s={**memory.idle_since_s, spec.name: now_s}), ""
+                return replace(memory, idle_since_s={**memory.idle_since_s, spec.name: at_s}), ""
             suspend(spec)
             return memory, f"{spec.name}: idle for {spec.idle_suspend}, suspended"

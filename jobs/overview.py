@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.head import Head, state_folder
-from cluster.timings import DEFAULT_TIMINGS
-from jobs.driver import is_driven
+from jobs.driver import look_for_driver, of_own_job
 from jobs.errors import DamagedRun, NotACheckpoint
-from jobs.ledger import Ledger
+from jobs.ledger import Ledger, Row
 from jobs.progress import last_record
 from jobs.recipe import SYNC_NAMES, SyncName
 from jobs.record import read_events
@@ -34,8 +33,8 @@ class RunRow:
     run: str
     folder: str
     state: str
-    driven: bool
-    """Somebody carries it now."""
+    driven: bool | None
+    """Somebody carries it now; None: its driver is on another PC, which one look cannot tell."""
     step: int
     steps: int
     loss: float | None
@@ -48,8 +47,10 @@ class RunRow:
 
     @property
     def shown_state(self) -> str:
-        """The state, or `interrupted` where nobody carries a run that says it runs."""
-        return "interrupted" if self.state in LIVE and not self.driven else self.state
+        """The state; `interrupted` where nobody carries a run that says it runs, `running?` where that is not known."""
+        if self.state not in LIVE or self.driven:
+            return self.state
+        return f"{self.state}?" if self.driven is None else "interrupted"
 
     @property
     def shown_loss(self) -> str:
@@ -96,8 +97,7 @@ def overview(out: Path, head: Head | None, newest: int | None = None) -> Overvie
     )
     chosen = list(itertools.islice(runs, newest))
     jobs = job_states(head) if head is not None and chosen else {}
-    submissions = {run.id: ledger[run.id].submission if run.id in ledger else None for run in chosen}
-    rows = [_row(run, submissions[run.id], jobs, _silent_s(head)) for run in chosen]
+    rows = [_row(run, ledger.get(run.id), jobs) for run in chosen]
     return Overview(sorted(rows, key=lambda row: row.updated_s), next(runs, None) is not None)
 
 
@@ -122,7 +122,7 @@ def details(run: RunFolder, head: Head | None) -> dict[str, Any]:
     recipe = run.recipe()
     kept = Ledger(state_folder()).row(run.id)
     jobs = job_states(head) if head is not None else {}
-    row = _row(run, kept.submission if kept else None, jobs, _silent_s(head))
+    row = _row(run, kept, jobs)
     checkpoints = sorted(p.name for p in run.checkpoints.glob("step-*")) if run.checkpoints.is_dir() else []
     pointers: dict[str, str] = {name: pointed for name in POINTERS if (pointed := _pointed(run, name))}
     return {
@@ -167,20 +167,23 @@ def _pointed(run: RunFolder, name: PointerName) -> str | None:
     return pointed.name if pointed else None
 
 
-def _silent_s(head: Head | None) -> float:
-    return (head.timings if head is not None else DEFAULT_TIMINGS).driver_silent_s
+_DRIVEN = {"alive": True, "dead": False, "unknown": None}
 
 
-def _row(run: RunFolder, submission: str | None, jobs: dict[str, str], silent_s: float) -> RunRow:
+def _row(run: RunFolder, kept: Row | None, jobs: dict[str, str]) -> RunRow:
+    submission = kept.submission if kept else None
     try:
         state = run.state()
     except DamagedRun as error:
         return RunRow(run.id, str(run.path), "damaged", False, 0, 0, None, 0, submission, None, str(error), 0.0)
+    signs = look_for_driver(run, state)
+    if kept is not None and kept.attempt == run.newest_attempt():
+        signs = of_own_job(signs)
     return RunRow(
         run=run.id,
         folder=str(run.path),
         state=state.state,
-        driven=is_driven(run, state, silent_s=silent_s),
+        driven=_DRIVEN[signs.known],
         step=state.step,
         steps=state.steps,
         loss=_last_loss(run),

@@ -33,6 +33,7 @@ class Record:
         self._timings, self._sleep, self._now_s = timings, sleep, now_s
         self._known: RunState | None = None
         """The whole state, as last written or as it is to be written."""
+        self._beat = 0
 
     def say(self, line: str) -> None:
         """Into the job's log and the run's events."""
@@ -51,6 +52,8 @@ class Record:
         """
         ends = changes.get("state") in ("finished", "failed", "stopped")
         said, until_s = False, self._now_s() + self._timings.tell_for_s
+        self._beat += 1
+        changes["beat"] = self._beat
         while True:
             try:
                 self.require_newest()

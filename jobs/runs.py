@@ -59,7 +59,9 @@ class RunState(Spec):
     user_error: bool = False
     """A failed run that only the user can mend: nothing retries it."""
     updated_s: float = 0.0
-    """Unix time of the last write."""
+    """Unix time of the last write, for people: the clock may be set."""
+    beat: Annotated[int, Field(ge=0)] = 0
+    """Counts the writes of the attempt's driver, so that who watches from another PC sees that it lives."""
 
 
 class Notice(Spec):
@@ -129,7 +131,10 @@ class RunFolder:
         whole = {"state", "steps"} <= changes.keys()
         written = {} if whole else plain(self._written_state())
         state = validate(RunState, {**written, **changes, "updated_s": time.time()}, str(self.state_file))
-        write_json(self.state_file, plain(state))
+        record = plain(state)
+        if not state.beat:
+            del record["beat"]  # the run's code may be an earlier version's, which refuses what it does not know
+        write_json(self.state_file, record)
         return state
 
     def mend_state(self) -> None:
@@ -189,6 +194,21 @@ class RunFolder:
             with contextlib.suppress(FileExistsError):
                 (self.attempts / str(attempt)).mkdir()
                 return attempt
+
+    def take_attempt(self, attempt: int) -> bool:
+        """Take exactly that attempt, and leave a wish to stop as it is; False where somebody else has taken it."""
+        self.attempts.mkdir(exist_ok=True)
+        try:
+            (self.attempts / str(attempt)).mkdir()
+        except FileExistsError:
+            return False
+        self.leave_file.unlink(missing_ok=True)
+        return True
+
+    def give_back(self, attempt: int) -> None:
+        """Undo the taking of an attempt that nobody has begun to carry: who looks would wait for its driver."""
+        with contextlib.suppress(OSError):  # something is in it: somebody has
+            self.attempt_folder(attempt).rmdir()
 
     def attempt_folder(self, attempt: int) -> Path:
         """Folder of what belongs to one attempt."""
@@ -351,14 +371,15 @@ def _create_run(recipe: Recipe, again: bool, reserved: Collection[str]) -> RunFo
         state = RunState(state="pending", steps=recipe.steps, updated_s=time.time())
         write_json(draft / "state.json", plain(state))
         while True:
-            # Once more each time: another process may have made the run meanwhile.
-            _refuse_repeat(recipe, again)
             taken = [
                 int(name.removeprefix(stem))
                 for name in (*reserved, *(p.name for p in recipe.out.iterdir()))
                 if name.startswith(stem) and name.removeprefix(stem).isdecimal()
             ]
             path = recipe.out / f"{stem}{max(taken, default=0) + 1}"
+            # After the number is chosen: of a run that another process made before, this hears, and a later one has
+            # that number.
+            _refuse_repeat(recipe, again)
             try:
                 # A rename onto a folder that is not empty fails, so that two at once never share a number.
                 draft.rename(path)

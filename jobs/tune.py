@@ -16,7 +16,7 @@ from typing import Any
 
 from cluster.errors import NoHead
 from cluster.head import Head, find_head, timings_here
-from jobs.driver import is_driven, write_driver
+from jobs.driver import Listener, beating, write_driver
 from jobs.errors import RunExists, RunFailed, Unplaceable
 from jobs.placement import Missing, live_nodes, place
 from jobs.ray_session import head_ray, private_ray
@@ -66,7 +66,10 @@ def run_search(search: Search, watch: Watch = lambda rows: None) -> list[TrialRo
         logging.getLogger(name).setLevel(logging.ERROR)
     follower = Follower(search, watch, with_cards=head is not None)
     try:
-        with head_ray(head) if head is not None else private_ray():
+        with (
+            beating(search.run, timings_here().beat_s),
+            head_ray(head) if head is not None else private_ray(),
+        ):
             _fit(search, recipe, follower)
             follower.close()
     except BaseException as error:
@@ -83,7 +86,7 @@ def _begin(search: Search) -> None:
     state = search.run.state()
     if state.state == "finished":
         raise RunExists(f"{search.id} is finished; see `vr trials {search.path}`, or search again with --again")
-    if search.run.newest_attempt() > 0 and is_driven(search.run, state, timings_here().driver_silent_s):
+    if Listener().until_known(search.run, timings_here().driver_silent_s) == "alive":
         raise RunExists(f"{search.id} is going on; watch it with `vr trials {search.path} --watch`")
     attempt = search.run.begin_attempt()
     write_driver(search.run, attempt)

@@ -26,23 +26,25 @@ def drain(
 
     Run it on the head. Example: vr cluster drain study --until 23:00
     """
-    from cluster.drain import change_drained, put, shown_time, until
+    from cluster.drain import change_drained, drain_for, put, shown_time, until
     from cluster.head import find_head
+    from cluster.hours import duration_s
+    from cluster.processes import now as boot_now
     from jobs.commands.cluster import agree, console
     from jobs.machines import drained_node
 
     if back:
         undrain(node)
         return
-    now = datetime.datetime.now().astimezone()
-    moment = until(now, for_, until_)
+    now = datetime.datetime.now()
+    until_s = until(now, for_, until_)
     head = find_head()
     _require_keeper(head)
     seen = _seen(head, node)
     if seen is None and not _is_described(node):
         raise ClusterError(f"{node}: not a node of this cluster; `vr cluster status` shows them")
     is_head = seen is not None and seen.is_head
-    ends = shown_time(moment.timestamp(), now.timestamp()) if moment else f"with: vr cluster undrain {node}"
+    ends = shown_time(until_s, now.timestamp()) if until_s is not None else f"with: vr cluster undrain {node}"
     what = "its workers leave, Ray stays (it is the head)" if is_head else "it leaves the cluster"
     console().print(f"drains  {node}: {what}; what runs on it writes a checkpoint and goes on elsewhere, or waits")
     within_s = head.timings.leave_within_s
@@ -50,8 +52,11 @@ def drain(
     console().print(f"back    {ends}", highlight=False)
     agree(f"Drain {node}?", yes)
     now_s = time.time()
-    record = drained_node(node, seen, "user", now_s, moment.timestamp() if moment else None, head.timings)
-    change_drained(lambda others: put(others, record))
+    record = drained_node(node, seen, "user", now_s, until_s, head.timings)
+    if for_ is not None:
+        drain_for(record, duration_s(for_), boot_now())
+    else:
+        change_drained(lambda others: put(others, record))
     with console().status(f"{node}: waiting for its work to leave (Ctrl-C: it goes on without you)"):
         end_s = time.monotonic() + within_s + 60
         while not _has_left(head, node):

@@ -131,11 +131,11 @@ def _watch(search: "Search") -> None:
     import time
 
     from cluster.head import timings_here
-    from jobs.driver import is_driven
+    from jobs.driver import Listener
 
-    silent_s = timings_here().driver_silent_s
+    silent_s, driver = timings_here().driver_silent_s, Listener()
     with _shown(search) as show:
-        while is_driven(search.run, search.run.state(), silent_s):
+        while driver.look(search.run, search.run.state(), silent_s) != "dead":
             show(search.rows())
             time.sleep(REFRESH_S)
         show(search.rows())
@@ -143,8 +143,7 @@ def _watch(search: "Search") -> None:
 
 def _print_end(search: "Search") -> None:
     """The best recipe and what to type next, or how to go on."""
-    from cluster.head import timings_here
-    from jobs.driver import is_driven
+    from jobs.driver import look_for_driver
     from jobs.search import best, shown_values
 
     state = search.run.state()
@@ -152,7 +151,7 @@ def _print_end(search: "Search") -> None:
     if state.state == "finished" and row is not None:
         print(f"best: trial {row.id}, {shown_values(row.values)}, score {row.score:.6g}", file=sys.stderr)
         print(f"next: vr submit {search.best_file}", file=sys.stderr)
-    elif search.run.newest_attempt() == 0 or not is_driven(search.run, state, timings_here().driver_silent_s):
+    elif look_for_driver(search.run, state).known == "dead":
         print(f"{search.id} is not finished; go on with: vr tune --resume {search.path}", file=sys.stderr)
 
 

@@ -1,6 +1,7 @@
 import datetime
 import stat
 import threading
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -9,17 +10,21 @@ from cluster.drain import (
     Record,
     by_name,
     change_drained,
+    drain_for,
     drained_file,
     drop,
     is_over,
     may_start,
     put,
     read_drained,
+    read_spans,
+    reckoned,
     shown_time,
     undrain,
     until,
 )
 from cluster.errors import ClusterError
+from cluster.processes import Now
 
 NOW = datetime.datetime(2026, 11, 23, 21, 30)
 NOW_S = NOW.timestamp()
@@ -38,11 +43,18 @@ def state(tmp_path, monkeypatch):
         (None, "23:00", NOW.replace(hour=23, minute=0)),
         (None, "21:30", NOW + datetime.timedelta(days=1)),
         (None, "07:15", NOW.replace(day=24, hour=7, minute=15)),
-        (None, None, None),
     ],
 )
 def test_when_it_comes_back(for_, until_, expected):
-    assert until(NOW, for_, until_) == expected
+    assert until(NOW, for_, until_) == expected.timestamp()
+    assert until(NOW, None, None) is None
+
+
+def test_a_time_of_day_is_the_walls_on_its_date_and_a_duration_is_not():
+    """25 October 2026, 3:00 summer time is 2:00 winter time in Berlin: that night has an hour more."""
+    now = datetime.datetime(2026, 10, 24, 23, tzinfo=ZoneInfo("Europe/Berlin"))
+    assert until(now, None, "07:00") - now.timestamp() == 9 * 3600
+    assert until(now, "8h", None) - now.timestamp() == 8 * 3600
 
 
 @pytest.mark.parametrize(
@@ -117,3 +129,31 @@ def test_of_changes_at_once_none_is_lost():
     for thread in threads:
         thread.join()
     assert {node.name for node in read_drained().nodes} == {f"pc-{i}" for i in range(8)}
+
+
+def test_a_duration_is_counted_from_boot_whatever_the_clock(tmp_path):
+    at = Now("this boot", 1000.0)
+    drain_for(STUDY, 5400, at)
+    assert read_drained() == Record(nodes=(STUDY,)), "as earlier versions read it"
+    for later_s, clock_s in ((5399.0, NOW_S + 1e6), (5400.0, NOW_S - 1e6)):  # set forward, and back
+        moment = at._replace(since_boot_s=1000.0 + later_s)
+        [node] = reckoned(read_drained(), read_spans(), moment, clock_s).nodes
+        assert is_over(node, clock_s) == (later_s >= 5400)
+    [node] = reckoned(read_drained(), read_spans(), Now("the next boot", 20.0), NOW_S).nodes
+    assert node == STUDY, "only the clock is left"
+
+
+def test_a_duration_is_its_own_drains_alone():
+    at = Now("this boot", 1000.0)
+    drain_for(STUDY, 60, at)
+    drain_for(STUDY.model_copy(update={"name": "attic"}), 120, at)
+    later = STUDY.model_copy(update={"since_s": NOW_S + 1})
+    change_drained(lambda record: put(record, later))
+    moment = at._replace(since_boot_s=1060.0)
+    nodes = by_name(reckoned(read_drained(), read_spans(), moment, NOW_S))
+    assert (nodes["study"], nodes["attic"].until_s) == (later, NOW_S + 60)
+    drain_for(later, 60, at)
+    assert {span.name: span.since_s for span in read_spans()} == {"attic": NOW_S, "study": NOW_S + 1}
+    drained_file().with_name("drained-for.json").write_text("{")
+    with pytest.raises(ClusterError, match=r"drained-for\.json: unreadable .*delete it"):
+        read_spans()

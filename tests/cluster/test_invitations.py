@@ -8,18 +8,17 @@ from hypothesis import strategies as st
 from cluster.invitations import (
     VALID_S,
     Invitation,
-    Now,
     Refusal,
     decide,
     forget_all,
     invitations_file,
-    now,
     read_invitations,
     used,
     withdraw,
     write_invitations,
 )
 from cluster.join_code import JoinCode, format_code
+from cluster.processes import Now, now
 from cluster.versions import Versions, difference, own_versions
 
 HEAD = Versions(vr="0.1.0", ray="2.60.0", python="3.11", commit="a" * 40)

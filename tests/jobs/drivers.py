@@ -16,4 +16,4 @@ def drives(run: RunFolder, step: int = 0) -> None:
 def dies(run: RunFolder) -> None:
     """The driver of the newest attempt is gone: its process id belongs to another process now."""
     file = run.attempt_folder(run.newest_attempt()) / "driver.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "started_s": 0.0}))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "start_ticks": 0}))

@@ -65,6 +65,12 @@ class JobApi:
     """`METHOD /path` of what fails with status 500."""
     closes_after_submit: bool = False
     """It accepts a job and closes the connection without an answer."""
+    breaks_after_submit: bool = False
+    """It accepts a job and then fails with status 500."""
+    unanswered: frozenset[str] = frozenset()
+    """`METHOD /path` of what is carried out and not answered before `over`."""
+    over: threading.Event = field(default_factory=threading.Event)
+    """The test is."""
     on_list: Callable[[], object] = lambda: None
     """What happens while the list of jobs is on its way."""
     on_stop: Callable[[Job], object] | None = None
@@ -107,6 +113,10 @@ class JobApi:
         match (method, *path.strip("/").split("/")):
             case ("GET", "api", "version"):
                 return 200, {"version": "4", "ray_version": version("ray"), "ray_commit": "", "session_name": ""}
+            case ("GET", "api", "v0", "nodes?detail=1"):
+                return 200, {"data": {"result": {"result": []}}}
+            case ("GET", "api", "cluster_status"):
+                return 200, {}
             case ("GET", "api", "packages", "gcs", package):
                 return (200, "") if package in self.packages else (404, f"Package gcs://{package} does not exist")
             case ("PUT", "api", "packages", "gcs", package):
@@ -147,6 +157,10 @@ def _handler(api: JobApi) -> type[http.server.BaseHTTPRequestHandler]:
             if api.closes_after_submit and self.command == "POST" and self.path == "/api/jobs/":
                 self.close_connection = True
                 return
+            if api.breaks_after_submit and self.command == "POST" and self.path == "/api/jobs/":
+                status, answer = 500, "Traceback (most recent call last):\nConnectionError: the agent went away"
+            if f"{self.command} {self.path}" in api.unanswered:
+                api.over.wait()
             self._send(status, answer)
 
         do_POST = do_PUT = do_GET
@@ -176,6 +190,7 @@ def serving(token: str) -> Iterator[tuple[JobApi, int]]:
         try:
             yield api, server.server_address[1]
         finally:
+            api.over.set()
             server.shutdown()
             thread.join()
 

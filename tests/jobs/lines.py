@@ -6,7 +6,7 @@ from pathlib import Path
 from cluster.head import Head
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder, create_run
-from jobs.submit import keep_source, submit_attempt
+from jobs.submit import keep_source, submit_next
 from tests.jobs import loops
 from vr_core.config import validate
 
@@ -29,5 +29,5 @@ def start_line(head: Head, out: Path, seed: int, workers: dict) -> RunFolder:
     run = create_run(validate(Recipe, recipe, "test"))
     keep_source(run)
     shutil.copy(loops.__file__, run.path / "source" / "jobs" / "train.py")
-    submit_attempt(head, run, idle=0)
+    submit_next(head, run)
     return run

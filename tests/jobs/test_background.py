@@ -11,7 +11,7 @@ from jobs.background import BackgroundCheckpoints
 from jobs.checkpoint import read_newest, write_checkpoint
 from jobs.runs import RunFolder
 from tests.jobs.checkpoints import SPEC, STFT
-from tests.jobs.training import until
+from tests.jobs.waiting import until
 from vr_core.errors import StorageError
 from vr_core.models import build
 from vr_core.weights import WeightsMeta

@@ -1,5 +1,6 @@
 """What the command line does to a run that a job carries: stop it and wait, follow it to its end."""
 
+import itertools
 import threading
 from collections.abc import Iterator
 
@@ -11,10 +12,12 @@ from jobs.control import follow, stop_run
 from jobs.errors import JobsFailure, RunFailed
 from jobs.ledger import Ledger
 from jobs.runs import RunFolder, RunState
-from jobs.submit import submit_attempt
+from jobs.submit import submit_next
 from tests.jobs.drivers import dies, drives
 from tests.jobs.job_api import Job, WithoutRay, head_without_ray, nearly_without_code
-from tests.jobs.training import until
+from tests.jobs.ledgers import closed
+from tests.jobs.waiting import until
+from vr_core.files import write_json
 
 QUICK = Timings(beat_s=0.01, stop_within_s=0.1, stop_job_within_s=0.2, stopped_within_s=0.3)
 
@@ -29,7 +32,7 @@ def cluster(tmp_path, monkeypatch) -> Iterator[WithoutRay]:
 def run(cluster, tmp_path) -> RunFolder:
     """A run whose job has been submitted, with next to no code."""
     run = nearly_without_code(tmp_path)
-    submit_attempt(cluster.head, run, idle=0)
+    submit_next(cluster.head, run)
     return run
 
 
@@ -114,8 +117,36 @@ def test_a_run_that_nobody_carries_and_no_keeper_goes_on_with_is_not_followed_fo
     drives(run)
     dies(run)
     if gone == "row":
-        Ledger(state_folder()).close(run.id)
+        closed(Ledger(state_folder()), run)
     else:
         head_file().unlink()
     with pytest.raises(RunFailed, match="nothing carries it any more"):
         follow(run, lambda state: None)
+
+
+def driven_elsewhere(run: RunFolder) -> None:
+    """Another PC has taken the run over: `vr jobs resume --here` there."""
+    attempt = run.begin_attempt()
+    note = {"boot_id": "another PC's", "machine": "another PC", "pid": 1, "start_ticks": 1}
+    write_json(run.attempt_folder(attempt) / "driver.json", note)
+    run.write_state(state="running", attempt=attempt, beat=1)
+
+
+def test_a_run_is_not_stopped_for_a_driver_elsewhere_before_that_was_listened_for(cluster, run):
+    driven_elsewhere(run)
+    clock = itertools.count(step=40.0)  # `stopped_within_s` is over at once
+    assert stop_run(run, cluster.head, lambda: next(clock)).state == "stopped"
+    assert next(clock) > cluster.head.timings.driver_silent_s, "for so long it was listened for"
+
+
+def test_a_run_that_another_pc_carries_is_followed_while_it_is_not_known_to_be_dead(cluster, run):
+    driven_elsewhere(run)
+    closed(Ledger(state_folder()), run)
+    shown: list[RunState] = []
+
+    def watch(state: RunState) -> None:
+        shown.append(state)
+        if len(shown) == 2:
+            run.write_state(state="finished", step=100)
+
+    assert follow(run, watch).state == "finished"

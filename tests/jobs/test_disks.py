@@ -31,8 +31,8 @@ from tests.jobs.training import (
     recipe_of,
     staged,
     start,
-    until,
 )
+from tests.jobs.waiting import until
 from tests.small_disk import small_disk
 from vr_core.errors import StorageError
 from vr_core.specs import StftSpec

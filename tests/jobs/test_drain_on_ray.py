@@ -16,7 +16,7 @@ from cluster.start import has_left
 from jobs import machines
 from jobs.metrics_log import read_metrics
 from jobs.runs import RunFolder, create_run, read_json
-from jobs.submit import keep_source, submit_attempt
+from jobs.submit import keep_source, submit_next
 from tests.jobs import training
 from tests.jobs.heads import wait_for
 from tests.loopback import ATTIC, CELLAR, PCS, Loopback
@@ -80,7 +80,7 @@ def test_a_run_leaves_a_pc_that_is_taken_back_and_no_step_is_computed_twice(head
     keep_source(run)
     with (run.path / "source" / "jobs" / "train.py").open("a") as file:
         file.write(SLOWER.format(computed=str(computed)))
-    submit_attempt(head, run, idle=0)
+    submit_next(head, run)
     wait_for("a start away from the head", lambda: rooms(run, "1.1") == ["cellar", "cellar"], head, run)
     wait_for("some steps", lambda: run.state().step > 4, head, run)
 

@@ -1,36 +1,36 @@
-"""What the keeper decides about a run, from values; and its table of runs."""
+"""What the keeper decides about a run, from values; one keeper at a time; and what is said of what goes wrong."""
 
 import dataclasses
+import errno
+import json
+import logging
+import threading
 
 import pytest
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.processes import Now
 from cluster.timings import DEFAULT_TIMINGS as USUAL
-from jobs.keeper import (
-    Close,
-    End,
-    Seen,
-    StopJob,
-    Submit,
-    Wait,
-    decide,
-    machines_turn,
-    turn,
-    waiting_workers,
-)
+from jobs.errors import DamagedRun
+from jobs.keeper import Complaints, Keeper, keep, look, take_lock, waits_for
 from jobs.ledger import Ledger, Row
 from jobs.machines import Memory
+from jobs.policy import Close, End, Seen, StopJob, Submit, Wait, decide, unchanged_s
 from jobs.recipe import Recipe, WorkersSpec
 from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS
-from jobs.runs import WAITS, RunFolder, RunState, create_run
+from jobs.runs import WAITS, RunState, create_run
+from tests.jobs.ledgers import recorded
+from tests.jobs.waiting import until
 
 NOW_S = 1000.0
-ROW = Row("line-1", "/runs/line-1", 1, "line-1.a1", 10, 0, "running", 1, 0.0, NOW_S - 600)
+NOW = Now("this boot", NOW_S)
+ROW = Row("line-1", "/runs/line-1", 1, "line-1.a1", 10, 0, "running", 1, 1, NOW.boot_id, NOW_S - 600)
 
 
-def seen(job: str | None, state: str = "running", step: int = 10, driven: bool = False) -> Seen:
-    return Seen(RunState(state=state, steps=100), job, step, driven)  # type: ignore[arg-type]
+def seen(job: str | None, state: str = "running", step: int = 10, driver: str = "dead", **more) -> Seen:
+    return Seen(RunState(state=state, steps=100), job, step, driver, **more)  # type: ignore[arg-type]
 
 
 def row(**changes) -> Row:
@@ -42,14 +42,14 @@ def row(**changes) -> Row:
     [
         ("PENDING", Wait()),
         ("RUNNING", Wait()),
-        ("FAILED", Submit(1)),
-        ("SUCCEEDED", Submit(1)),
-        (None, Submit(0)),
+        ("FAILED", Submit(2, 1)),
+        ("SUCCEEDED", Submit(2, 1)),
+        (None, Submit(2, 0)),
         ("STOPPED", End("stopped", "its job was stopped through Ray")),
     ],
 )
 def test_a_run_whose_driver_is_gone_is_submitted_again(job, expected):
-    assert decide(ROW, seen(job), NOW_S, USUAL) == expected
+    assert decide(ROW, seen(job), NOW, USUAL) == expected
 
 
 @given(
@@ -58,104 +58,82 @@ def test_a_run_whose_driver_is_gone_is_submitted_again(job, expected):
     st.sampled_from(["running", "stopped"]),
 )
 def test_a_run_that_has_ended_is_never_touched(state, job, wanted):
-    assert decide(row(wanted=wanted), seen(job, state), NOW_S, USUAL) == Close()
+    assert decide(row(wanted=wanted), seen(job, state), NOW, USUAL) == Close()
 
 
 @given(
-    st.sampled_from([None, "PENDING", "RUNNING", "FAILED", "STOPPED", "SUCCEEDED"]), st.integers(0, 9), st.booleans()
-)
-def test_what_the_user_stopped_is_never_submitted_again(job, idle, driven):
-    action = decide(row(wanted="stopped", idle=idle), seen(job, driven=driven), NOW_S, USUAL)
+    st.sampled_from([None, "PENDING", "RUNNING", "FAILED", "STOPPED", "SUCCEEDED"]), st.integers(0, 9),
+    st.sampled_from(["alive", "dead", "unknown"]), st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_what_the_user_stopped_is_never_submitted_again(job, idle, driver, in_row, in_folder):
+    wanted = "stopped" if in_row or not in_folder else "running"
+    found = seen(job, driver=driver, stop_wished=in_folder)
+    action = decide(row(wanted=wanted, idle=idle), found, NOW, USUAL)
     assert not isinstance(action, Submit)
-    if job == "RUNNING":
+    if job == "RUNNING" and wanted == "stopped":
         assert action == StopJob()
+    if job not in ("RUNNING", "PENDING") and driver == "dead":
+        assert action == End("stopped", "stopped by the user")
 
 
 def test_failures_without_a_new_checkpoint_are_counted_and_end_the_run():
     kept = ROW
     for n in range(1, ATTEMPTS_WITHOUT_PROGRESS):
-        action = decide(kept, seen("FAILED"), NOW_S, USUAL)
-        assert action == Submit(n)
+        action = decide(kept, seen("FAILED"), NOW, USUAL)
+        assert action == Submit(2, n)
         kept = row(idle=n)
-    ended = decide(kept, seen("FAILED"), NOW_S, USUAL)
+    ended = decide(kept, seen("FAILED"), NOW, USUAL)
     assert isinstance(ended, End)
     assert ended.state == "failed"
-    assert decide(kept, seen("FAILED", step=11), NOW_S, USUAL) == Submit(0)
+    assert decide(kept, seen("FAILED", step=11, attempt=4), NOW, USUAL) == Submit(5, 0)
 
 
 def test_a_head_that_was_started_again_is_not_the_fault_of_the_run():
-    assert decide(row(idle=ATTEMPTS_WITHOUT_PROGRESS - 1), seen(None), NOW_S, USUAL) == Submit(
-        ATTEMPTS_WITHOUT_PROGRESS - 1
-    )
+    idle = ATTEMPTS_WITHOUT_PROGRESS - 1
+    assert decide(row(idle=idle), seen(None), NOW, USUAL) == Submit(2, idle)
 
 
 def test_a_job_that_is_just_being_submitted_is_waited_for():
-    assert decide(row(updated_s=NOW_S - USUAL.submitting_s + 1), seen(None), NOW_S, USUAL) == Wait()
-    assert decide(row(updated_s=NOW_S - 1), seen("FAILED"), NOW_S, USUAL) == Wait()
-    assert decide(ROW, seen(None, driven=True), NOW_S, USUAL) == Wait()
+    just = row(since_boot_s=NOW_S - USUAL.submitting_s + 1)
+    assert decide(just, seen(None), NOW, USUAL) == Wait()
+    assert decide(row(since_boot_s=NOW_S - 1), seen("FAILED"), NOW, USUAL) == Wait()
+    earlier = dataclasses.replace(just, boot_id="an earlier boot")
+    assert unchanged_s(earlier, NOW) == float("inf")
+    assert decide(earlier, seen(None), NOW, USUAL) == Submit(2, 0), "who wrote the row is gone"
 
 
 @pytest.mark.parametrize("job", ["FAILED", "SUCCEEDED", "STOPPED", None])
-def test_a_run_that_somebody_carries_without_a_job_is_left_to_them(job):
-    assert decide(ROW, seen(job, driven=True), NOW_S, USUAL) == Wait()
-
-
-def test_a_row_that_changed_since_it_was_read_is_not_claimed(tmp_path):
-    ledger = Ledger(tmp_path)
-    for n, change in enumerate(
-        (
-            lambda run: None,
-            lambda run: ledger.want_stopped(run.id),
-            lambda run: ledger.close(run.id),
-            lambda run: ledger.submitted(run, 2, f"{run.id}.a2"),
-        )
-    ):
-        run = RunFolder(tmp_path / f"line-{n}")
-        ledger.submitted(run, 1, f"{run.id}.a1")
-        row = ledger.row(run.id)
-        change(run)
-        assert ledger.claim(row) == (n == 0)
+@pytest.mark.parametrize("driver", ["alive", "unknown"])
+def test_a_run_that_somebody_carries_or_may_carry_without_a_job_is_left_to_them(job, driver):
+    assert decide(ROW, seen(job, driver=driver), NOW, USUAL) == Wait()
+    assert decide(row(wanted="stopped"), seen(job, driver=driver), NOW, USUAL) == Wait()
 
 
 def test_the_keeper_outlives_a_damaged_ledger(tmp_path):
-    ledger = Ledger(tmp_path)
+    keeper = Keeper(Ledger(tmp_path), 1)
     for file in tmp_path.iterdir():
         file.unlink()
     (tmp_path / "runs.sqlite").write_bytes(b"no database" * 100)
-    complaints: dict[str, str] = {}
-    turn(ledger, complaints)
-    assert "database" in complaints["ledger"]
+    keeper.turn()
+    assert "database" in keeper.complaints.said["runs"]
+    assert keeper.is_newest(), "nobody else is known"
 
 
-def test_the_ledger_keeps_one_row_a_run_across_openings(tmp_path):
-    (tmp_path / "line-1").mkdir()
-    run = RunFolder(tmp_path / "line-1")
-    Ledger(tmp_path).submitted(run, 1, "line-1.a1")
-    Ledger(tmp_path).want_stopped("line-1")
-    [kept] = Ledger(tmp_path).rows(only_open=True)
-    assert (kept.submission, kept.wanted, kept.step) == ("line-1.a1", "stopped", 0)
-    Ledger(tmp_path).submitted(run, 2, "line-1.a2", idle=1)
-    [again] = Ledger(tmp_path).rows()
-    assert (again.attempt, again.wanted, again.idle, again.created_s) == (2, "running", 1, kept.created_s)
-    Ledger(tmp_path).close("line-1")
-    assert Ledger(tmp_path).rows(only_open=True) == []
-    assert Ledger(tmp_path).row("line-1") is not None
-    assert Ledger(tmp_path).row("other") is None
-
-
-def test_the_keeper_looks_after_no_machines_without_a_head_and_says_why_once(tmp_path, monkeypatch):
+def test_the_keeper_looks_after_no_machines_without_a_head_and_says_why_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    complaints: dict[str, str] = {}
-    memory = machines_turn(Ledger(tmp_path), Memory(), complaints)
-    assert memory == Memory(), "the nodes have not been told"
-    assert "no Ray head runs here" in complaints["machines"]
-    told = Memory(published=frozenset())
-    complaints.clear()
-    assert machines_turn(Ledger(tmp_path), told, complaints) == told
-    assert complaints == {}, "nobody is drained: nothing to look at"
+    keeper = Keeper(Ledger(tmp_path), 1)
+    for _ in range(2):
+        keeper.turn()
+    assert keeper.memory == Memory(), "the nodes have not been told"
+    assert "no Ray head runs here" in keeper.complaints.said["machines"]
+    assert len(caplog.messages) == 1
+    keeper.memory = told = Memory(published=frozenset())
+    keeper.turn()
+    assert keeper.memory == told
+    assert keeper.complaints.said == {}, "nobody is drained: nothing to look at"
     (tmp_path / "vr" / "drained.json").write_text("{")
-    machines_turn(Ledger(tmp_path), told, complaints)
-    assert "drained.json: unreadable" in complaints["machines"]
+    keeper.turn()
+    assert "drained.json: unreadable" in keeper.complaints.said["machines"]
 
 
 def test_only_runs_that_wait_for_machines_make_the_keeper_wake_one(tmp_path):
@@ -167,6 +145,65 @@ def test_only_runs_that_wait_for_machines_make_the_keeper_wake_one(tmp_path):
         recipe = Recipe(name="line", data=tmp_path / "data", out=tmp_path / "runs", seed=seed, steps=1)
         run = create_run(recipe.model_copy(update={"workers": WorkersSpec(count=seed + 1)}))
         run.write_state(state=state, why=why)
-        ledger.submitted(run, 1, f"{run.id}.a1")
+        recorded(ledger, run)
+    assert waits_for(run, run.state()).count == 4
     ledger.want_stopped(run.id)
-    assert [workers.count for workers in waiting_workers(ledger.rows(only_open=True))] == [1]
+    found = [look(row).waits_for for row in ledger.rows(only_open=True)]
+    assert [workers and workers.count for workers in found] == [1, None, None, None]
+
+
+def test_what_went_wrong_is_said_once_until_it_is_well_again(caplog):
+    complaints = Complaints()
+    for draft in ("1a2b", "3c4d"):
+        complaints.add("line-1", OSError(errno.EROFS, "Read-only file system", f"/runs/line-1/.{draft}.state.json"))
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("line-1: ")
+    complaints.add("line-1", DamagedRun("state.json cannot be read"))
+    complaints.add("line-2", RecursionError("too deep"))
+    assert len(caplog.messages) == 3
+    assert complaints.said["line-2"] == "RecursionError: too deep"
+    complaints.settle("line-1")
+    complaints.add("line-1", DamagedRun("state.json cannot be read"))
+    assert len(caplog.messages) == 4
+
+
+def test_one_keeper_holds_the_lock_and_the_next_begins_when_it_has_ended(tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
+    end, taken = threading.Event(), []
+    with FileLock(tmp_path / "keeper.lock"):
+        waiting = threading.Thread(target=lambda: taken.append(take_lock(tmp_path, end, 0.01).is_locked))
+        waiting.start()
+        until(lambda: caplog.messages)
+        assert taken == []
+    waiting.join(60)
+    assert taken == [True]
+
+
+def test_a_keeper_that_waits_for_the_lock_ends_when_it_is_told_to(tmp_path):
+    end = threading.Event()
+    with FileLock(tmp_path / "keeper.lock"):
+        waiting = threading.Thread(target=take_lock, args=(tmp_path, end, 0.01))
+        waiting.start()
+        end.set()
+        waiting.join(60)
+        assert not waiting.is_alive()
+
+
+def test_a_keeper_ends_when_another_has_begun(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    (tmp_path / "vr").mkdir()
+    (tmp_path / "vr" / "head.json").write_text(json.dumps({}))  # its waits are then the default ones
+    ledger, turns = Ledger(tmp_path), []
+
+    class Counting(Keeper):
+        def turn(self) -> None:
+            turns.append(1)
+            ledger.take_fence()
+
+    class NoWait(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            return self.is_set()
+
+    keep(Counting(ledger, ledger.take_fence()), NoWait())
+    assert turns == [1]
+    assert "another keeper has begun" in caplog.text

@@ -14,6 +14,7 @@ from jobs.driver import write_driver
 from jobs.ledger import Ledger
 from jobs.machines import drained_node
 from tests.cluster.pcs import await_job, stop, submit
+from tests.jobs.ledgers import closed, recorded
 from tests.loopback import ATTIC, PCS
 from vr_core.files import write_json
 
@@ -31,11 +32,11 @@ def test_what_is_left_in_files_is_seen(loopback, run):
     run.begin_attempt()
     write_driver(run, 1)
     write_json(run.state_file, {"state": "running", "steps": 1, "attempt": 1})
-    ledger.submitted(run, 1, f"{run.id}.a1")
+    recorded(ledger, run)
     try:
         assert f"open in the ledger: {run.id}" in loopback.differences()
     finally:
-        ledger.close(run.id)
+        closed(ledger, run)
 
     # A PC that is not there.
     change_drained(lambda record: put(record, drained_node("shed", None, "user", time.time(), None, DEFAULT_TIMINGS)))

@@ -1,5 +1,6 @@
 import dataclasses
 import datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -15,11 +16,12 @@ from jobs.machines import (
     Seen,
     Suspend,
     Wake,
+    about,
     by_time,
     decide,
     has_cares,
-    idle_since,
     leaving,
+    noted,
     offer,
     suspending,
     waking,
@@ -99,7 +101,8 @@ def test_ray_is_asked_once_for_each_life_of_a_node_and_never_to_end_the_head():
     assert leaving(record, nodes, done, again_s - 1, WAITS) == []
     assert leaving(record, nodes, done, again_s, WAITS) == [Publish(names)], "a new GCS knows nothing"
     again = dataclasses.replace(STUDY_UP, node_id="s2")
-    [_, leave] = leaving(record, [ATTIC_UP, again], done, NIGHT_S + 1e4, WAITS)
+    since = noted(done, record, nodes, NIGHT_S)
+    [_, leave] = leaving(record, [ATTIC_UP, again], since, NIGHT_S + 1e4, WAITS)
     assert isinstance(leave, Leave)
     assert leave.within_s == WAITS.least_notice_s
     assert leaving(record, [ATTIC_UP, STUDY_OFF], Memory(published=names, published_s=NIGHT_S), NIGHT_S, WAITS) == []
@@ -142,11 +145,51 @@ def test_what_the_inventory_leaves_open_is_taken_for_enough():
 
 
 def test_idle_is_counted_from_the_last_moment_in_use():
+    def idle(before: dict[str, float], nodes: list[Seen], at_s: float) -> dict[str, float]:
+        return dict(noted(Memory(idle_since_s=before), Record(), nodes, at_s).idle_since_s)
+
     busy = dataclasses.replace(STUDY_UP, busy=True)
-    assert idle_since({}, [ATTIC_UP, STUDY_UP], 10) == {"attic": 10, "study": 10}
-    assert idle_since({"study": 10.0}, [STUDY_UP], 20) == {"study": 10}
-    assert idle_since({"study": 10.0}, [busy], 30) == {}
-    assert idle_since({"study": 10.0}, [STUDY_OFF], 30) == {}
+    assert idle({}, [ATTIC_UP, STUDY_UP], 10) == {"attic": 10, "study": 10}
+    assert idle({"study": 10.0}, [STUDY_UP], 20) == {"study": 10}
+    assert idle({"study": 10.0}, [busy], 30) == {}
+    assert idle({"study": 10.0}, [STUDY_OFF], 30) == {}
+
+
+def test_the_time_to_leave_is_counted_from_when_the_keeper_saw_it_drained_whatever_the_clock():
+    record = Record(nodes=(drained(since_s=NIGHT_S + 1e6, leaves_s=NIGHT_S - 1e6),))
+    told = Memory(published=frozenset({"study"}), published_s=500.0)
+    memory = noted(told, record, [STUDY_UP], 500.0)
+    [leave] = leaving(record, [STUDY_UP], memory, 530.0, WAITS)
+    assert leave.within_s == WAITS.leave_within_s - 30
+    anew = Record(nodes=(drained(since_s=NIGHT_S + 2e6),))
+    [leave] = leaving(anew, [STUDY_UP], noted(memory, anew, [STUDY_UP], 540.0), 540.0, WAITS)
+    assert leave.within_s == WAITS.leave_within_s
+
+
+def test_a_complaint_names_the_pc():
+    gone = Drain(drained())
+    actions = [gone, Return("study"), Leave(STUDY_UP, "", 1.0), Wake(STUDY), Suspend(STUDY, STUDY_UP)]
+    assert [about(action) for action in actions] == [
+        f"{verb} study" for verb in ("drain", "return", "leave", "wake", "suspend")
+    ]
+    assert about(Publish(frozenset())) == "publish the nodes"
+
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+def test_hours_begin_at_their_time_of_day_also_when_the_clocks_were_changed_meanwhile():
+    """25 October 2026, 3:00 summer time is 2:00 winter time: 22:00 that day is an hour later than on other days."""
+    before = datetime.datetime(2026, 10, 24, 12, tzinfo=BERLIN)
+    sunday = Inventory(nodes=(ATTIC, STUDY.model_copy(update={"owner_hours": ("sun 22:00-23:00",)})))
+    [drain] = by_time(sunday, Record(), [STUDY_UP], before, WAITS)
+    assert drain.node.until_s == datetime.datetime(2026, 10, 25, 22, tzinfo=BERLIN).timestamp()
+    assert drain.node.until_s - before.timestamp() == 35 * 3600
+    # Reckoned by what the offset was, or by a clock that has been set since.
+    early = Record(nodes=(drain.node.model_copy(update={"until_s": drain.node.until_s - 3600}),))
+    at = datetime.datetime(2026, 10, 25, 21, 30, tzinfo=BERLIN)
+    assert by_time(sunday, early, [STUDY_OFF], at, WAITS) == []
+    assert by_time(sunday, early, [STUDY_OFF], at.replace(hour=22), WAITS) == [Return("study")]
 
 
 @pytest.mark.parametrize(
@@ -155,6 +198,7 @@ def test_idle_is_counted_from_the_last_moment_in_use():
         ([ATTIC_UP, STUDY_UP], 1800, [], True),
         ([ATTIC_UP, STUDY_UP], 1799, [], False),
         ([ATTIC_UP, STUDY_UP], 1800, [WorkersSpec()], False),
+        ([ATTIC_UP, STUDY_UP], 1800, None, False),
         ([ATTIC_UP, STUDY_OFF], 1800, [], False),
         ([ATTIC_UP, dataclasses.replace(STUDY_UP, is_head=True)], 1800, [], False),
     ],
@@ -175,4 +219,4 @@ def test_a_cluster_without_such_wishes_is_not_looked_at():
         assert has_cares(inventory, Record(lent=("study",)), told)
     assert has_cares(HOME, Record(), told)
     assert has_cares(LENT_BY_NIGHT, Record(), told)
-    assert decide(None, Record(), [ATTIC_UP], [WorkersSpec(count=9)], told, NIGHT, WAITS) == []
+    assert decide(None, Record(), [ATTIC_UP], [WorkersSpec(count=9)], told, NIGHT, 0.0, WAITS) == []

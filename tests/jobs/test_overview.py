@@ -14,6 +14,7 @@ from jobs.runs import RunFolder, create_run
 from jobs.shipped import recipe_file
 from jobs.summary import RunSummary
 from tests.command_line import vr
+from tests.jobs.ledgers import recorded
 from tests.opened import opened_files
 from vr_core.config import plain
 from vr_core.errors import ConfigError
@@ -36,7 +37,7 @@ def test_runs_are_listed_without_a_head_and_say_who_carries_them(run):
     assert (row.run, row.shown_state, row.step, row.loss, row.job) == (run.id, "running", 7, 0.25, None)
 
     driver = run.attempt_folder(attempt) / "driver.json"
-    driver.write_text(json.dumps({**json.loads(driver.read_text()), "started_s": 0.0}))
+    driver.write_text(json.dumps({**json.loads(driver.read_text()), "start_ticks": 0}))
     [row] = overview(run.path.parent, None).rows
     assert (row.state, row.shown_state) == ("running", "interrupted")
     with pytest.raises(RunFailed, match="nothing carries it any more"):
@@ -101,7 +102,7 @@ def test_a_run_that_is_resumed_is_among_the_newest(run, tmp_path):
 def test_a_submitted_run_is_found_from_anywhere(run, tmp_path):
     with pytest.raises(UnknownRun):
         find_run(run.id, tmp_path / "elsewhere")
-    Ledger(state_folder()).submitted(run, 1, f"{run.id}.a1")
+    recorded(Ledger(state_folder()), run)
     assert find_run(run.id, tmp_path / "elsewhere").path == run.path
     assert [row.submission for row in overview(tmp_path / "elsewhere", None).rows] == [f"{run.id}.a1"]
 

@@ -1,8 +1,6 @@
 import json
 import multiprocessing
-import os
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.timings import DEFAULT_TIMINGS
-from jobs.driver import is_driven, require_resumable, write_driver
+from jobs.driver import require_resumable
 from jobs.errors import DamagedRun, NotACheckpoint, RunExists, UnknownRun
 from jobs.origin import PACKAGES, copy_source, read_origin, source_root
 from jobs.recipe import Recipe, TuneSpec
@@ -282,33 +280,6 @@ def test_a_new_attempt_takes_the_run_over_and_forgets_the_wish_to_stop(recipe):
     assert [run.begin_attempt() for _ in range(3)] == [1, 2, 3]
     assert run.newest_attempt() == 3
     assert not run.stop_file.exists()
-
-
-def test_a_driver_here_is_looked_up_and_one_elsewhere_believed_while_it_writes(recipe):
-    run = create_run(recipe)
-    attempt = run.begin_attempt()
-    write_driver(run, attempt)
-    long_ago_s = time.time() + 10 * SILENT_S
-    state = run.write_state(state="running", attempt=attempt)
-    assert is_driven(run, state, SILENT_S, long_ago_s)
-    with pytest.raises(RunExists, match="running already"):
-        require_resumable(run, SILENT_S)
-
-    file = run.attempt_folder(attempt) / "driver.json"
-    here = json.loads(file.read_text())
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    file.write_text(json.dumps({**here, "pid": ended.pid}))
-    assert not is_driven(run, state, SILENT_S)
-    # The same number, given to another process since.
-    file.write_text(json.dumps({**here, "pid": os.getpid(), "started_s": here["started_s"] - 100}))
-    assert not is_driven(run, state, SILENT_S)
-    require_resumable(run, SILENT_S)
-
-    file.write_text(json.dumps({**here, "boot_id": "another machine", "pid": ended.pid}))
-    assert is_driven(run, state, SILENT_S)
-    assert not is_driven(run, state, SILENT_S, state.updated_s + SILENT_S + 1)
-    assert not is_driven(run, run.write_state(state="stopped"), SILENT_S)
 
 
 def test_a_finished_run_is_not_resumed(recipe):

@@ -11,7 +11,7 @@ import pytest
 
 from cluster.head import Head, state_folder
 from jobs.control import stop_run
-from jobs.driver import is_driven
+from jobs.driver import look_for_driver
 from jobs.ledger import Ledger
 from jobs.runs import RunFolder, create_run, read_json
 from jobs.submit import job_states
@@ -53,7 +53,7 @@ def test_a_mistake_of_the_user_is_told_once_and_a_stopped_run_stays_stopped(head
     stopped = stop_run(waiting, head)
     assert (stopped.state, stopped.attempt) == ("stopped", 1)
     wait_for("both closed", lambda: not Ledger(state_folder()).rows(only_open=True), head, waiting)
-    assert not is_driven(waiting, stopped, head.timings.driver_silent_s)
+    assert look_for_driver(waiting, stopped).known == "dead"
     # Ray notes the end of a job once its driver has gone.
     names = {f"{wrong.id}.a1": "FAILED", f"{waiting.id}.a1": "STOPPED"}
     wait_for("both jobs ended", lambda: names.items() <= job_states(head).items(), head, waiting)
@@ -102,7 +102,7 @@ def test_the_training_loop_on_two_nodes_outlives_a_killed_driver_and_keeper(loop
     keeper = next(ref for ref in head.processes if ref.name == "keeper")
     os.kill(keeper.pid, signal.SIGKILL)
     kill_between_checkpoints(run, run.last_step(), driver)
-    wait_for("nobody to carry it", lambda: not is_driven(run, run.state(), head.timings.driver_silent_s), head, run)
+    wait_for("nobody to carry it", lambda: look_for_driver(run, run.state()).known == "dead", head, run)
     assert run.state().state == "running"
     subprocess.run([sys.executable, "-m", "jobs.cli", "jobs", "resume", str(run.path)], check=True, timeout=PATIENCE_S)
     wait_for("the end", lambda: ended(run), head, run)

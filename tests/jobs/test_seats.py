@@ -13,7 +13,7 @@ from jobs.pulse import Pulse, answers
 from jobs.recipe import Recipe
 from jobs.seats import ClusterView, Seats
 from tests.jobs.ports import listening
-from tests.jobs.training import until
+from tests.jobs.waiting import until
 from vr_core.config import validate
 from vr_core.errors import ConfigError
 

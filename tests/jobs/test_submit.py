@@ -16,14 +16,15 @@ import pytest
 from cluster.errors import TokenError
 from cluster.head import Head, state_folder
 from jobs import launch
-from jobs.errors import JobsFailure, RunExists
+from jobs.errors import ClaimLost, JobsFailure, JobUnknown, RunExists
 from jobs.ledger import Ledger
 from jobs.ray_session import DRIVER_ENVIRONMENT
 from jobs.recipe import Recipe
-from jobs.runs import create_run
-from jobs.submit import follow_logs, job_logs, job_states, start, stop_job, submitted_runs, told
+from jobs.runs import RunFolder, create_run
+from jobs.submit import follow_logs, job_logs, job_states, start, stop_job, submit_next, submitted_runs, told
 from tests.jobs.drivers import dies, drives
-from tests.jobs.job_api import WithoutRay, head_record, head_without_ray
+from tests.jobs.job_api import WithoutRay, head_record, head_without_ray, nearly_without_code
+from tests.jobs.ledgers import closed, recorded
 from vr_core.errors import UserError
 
 
@@ -48,7 +49,7 @@ def dead_head(tmp_path, monkeypatch) -> Head:
 
 def test_a_run_of_the_same_name_in_another_folder_is_refused_before_anything_changes(recipe, dead_head, tmp_path):
     first = create_run(recipe)
-    Ledger(state_folder()).submitted(first, 1, f"{first.id}.a1")
+    recorded(Ledger(state_folder()), first)
     other = create_run(recipe.model_copy(update={"out": tmp_path / "other"}))
     assert other.id == first.id
     assert submitted_runs() == [first.id]
@@ -131,7 +132,7 @@ def test_a_job_is_the_driver_of_the_next_attempt_with_the_code_of_this_process(c
     [job] = cluster.api.jobs.values()
     assert job.status == "PENDING"
     assert job.entrypoint == shlex.join([sys.executable, "-m", "jobs.launch", str(run.path), "1"])
-    assert job.metadata == {"run": run.id, "recipe": "line", "attempt": "1"}
+    assert {**job.metadata, "request": ""} == {"run": run.id, "recipe": "line", "attempt": "1", "request": ""}
     assert job.runtime_env["env_vars"] == DRIVER_ENVIRONMENT | {"RAY_JOB_STOP_WAIT_TIME_S": "40"}
     [(name, package)] = cluster.api.packages.items()
     assert job.runtime_env["working_dir"] == f"gcs://{name}"
@@ -165,7 +166,7 @@ def test_an_id_is_taken_for_good_by_the_first_job(cluster, recipe):
     """A run of the same name on a head that remembers the job of one that was deleted."""
     run = create_run(recipe)
     start(cluster.head, run)
-    Ledger(state_folder()).close(run.id)
+    closed(Ledger(state_folder()), run)
     shutil.rmtree(run.path)
     again = create_run(recipe)
     assert again.id == run.id
@@ -220,3 +221,65 @@ def test_a_job_that_was_not_taken_and_not_answered_is_told(cluster, recipe):
         start(cluster.head, run)
     assert run.state().state == "failed"
     assert not Ledger(state_folder()).row(run.id).open
+
+
+@pytest.fixture
+def ready(cluster, tmp_path) -> RunFolder:
+    """A run that can be submitted, with next to no code to be sent."""
+    return nearly_without_code(tmp_path)
+
+
+def is_kept(run: RunFolder) -> bool:
+    row = Ledger(state_folder()).row(run.id)
+    assert row is not None
+    return run.state().state == "pending" and bool(row.open) and row.wanted == "running"
+
+
+def test_a_run_whose_job_was_taken_before_the_head_failed_is_kept(cluster, ready):
+    cluster.api.breaks_after_submit = True
+    assert submit_next(cluster.head, ready) == f"{ready.id}.a1"
+    assert is_kept(ready)
+
+
+@pytest.mark.parametrize("how", ["closes_after_submit", "breaks_after_submit"])
+def test_a_job_that_nobody_can_be_asked_about_has_not_failed(cluster, ready, how):
+    setattr(cluster.api, how, True)
+    cluster.api.broken = frozenset({"GET /api/jobs/"})
+    with pytest.raises(JobUnknown, match="the head did not say whether it took the job"):
+        submit_next(cluster.head, ready)
+    assert is_kept(ready)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_job_that_is_not_answered_in_time_has_not_failed(cluster, ready, taken):
+    cluster.api.unanswered = frozenset({"POST /api/jobs/"})
+    cluster.api.broken = frozenset() if taken else cluster.api.unanswered
+    if taken:
+        assert submit_next(cluster.head, ready, within_s=1.0) == f"{ready.id}.a1"
+    else:
+        with pytest.raises(JobUnknown):
+            submit_next(cluster.head, ready, within_s=1.0)
+    assert is_kept(ready)
+
+
+def test_a_head_that_never_answers_is_not_waited_for_for_ever(cluster, ready):
+    job = submit_next(cluster.head, ready)
+    cluster.api.unanswered = frozenset({f"POST /api/jobs/{job}/stop", f"GET /api/jobs/{job}/logs"})
+    with pytest.raises(JobsFailure, match="cannot be stopped .*timed out"):
+        stop_job(cluster.head, job, within_s=0.1)
+    with pytest.raises(JobsFailure, match="no logs .*timed out"):
+        job_logs(cluster.head, job, within_s=0.1)
+
+
+def test_a_stop_that_is_wished_while_a_run_is_being_submitted_is_kept(cluster, ready):
+    class Stopped(RunFolder):
+        def begin_attempt(self) -> int:
+            attempt = super().begin_attempt()
+            Ledger(state_folder()).want_stopped(self.id)
+            return attempt
+
+    with pytest.raises(ClaimLost, match="somebody else has stopped or submitted it"):
+        submit_next(cluster.head, Stopped(ready.path))
+    assert cluster.api.jobs == {}
+    assert Ledger(state_folder()).row(ready.id).wanted == "stopped"
+    assert ready.newest_attempt() == 0

@@ -18,15 +18,16 @@ from cluster.facts import look as look_here
 from cluster.head import Head, head_file, write_member
 from cluster.inventory import Inventory, NodeSpec
 from cluster.plan import Ports, node_start
-from cluster.processes import ProcessRef
+from cluster.processes import Now, ProcessRef
 from cluster.timings import DEFAULT_TIMINGS, Timings
 from jobs import machines, retry
 from jobs.control import stop_run
-from jobs.driver import is_driven, require_resumable, write_driver
+from jobs.driver import Listener, require_resumable, write_driver
 from jobs.errors import RunExists, RunFailed
-from jobs.keeper import Seen, Submit, Wait, decide, keep, look
+from jobs.keeper import Keeper, keep
 from jobs.ledger import Ledger, Row
 from jobs.placement import Node
+from jobs.policy import Seen, Submit, Wait, decide
 from jobs.pulse import Pulse
 from jobs.recipe import Recipe, WorkersSpec
 from jobs.record import Record
@@ -101,31 +102,32 @@ class Noting(threading.Event):
 
 def test_the_keeper_looks_every_keeper_turn_s(head, timings):
     end = Noting(3)
-    keep(Ledger(head_file().parent), end)
+    ledger = Ledger(head_file().parent)
+    keep(Keeper(ledger, ledger.take_fence()), end)
     assert end.waits_s == [timings.keeper_turn_s] * 3
 
 
 def row(**changes: Any) -> Row:
     values = {"run": "r", "folder": "/r", "attempt": 1, "submission": "r.a1", "step": 10, "idle": 0}
-    more = {"wanted": "running", "open": 1, "created_s": 0.0, "updated_s": NOW_S}
+    more = {"wanted": "running", "open": 1, "version": 1, "boot_id": "this", "since_boot_s": NOW_S}
     return Row(**{**values, **more, **changes})
 
 
 def seen(job: str | None) -> Seen:
-    return Seen(RunState(state="running", steps=100), job, step=10, driven=False)
+    return Seen(RunState(state="running", steps=100), job, step=10, driver="dead")
 
 
 def test_the_keeper_waits_submitting_s_for_a_job_that_is_missing(timings):
     end_s = NOW_S + timings.submitting_s
-    assert decide(row(), seen(None), end_s - EPSILON_S, timings) == Wait()
-    assert decide(row(), seen(None), end_s, timings) == Submit(0)
+    assert decide(row(), seen(None), Now("this", end_s - EPSILON_S), timings) == Wait()
+    assert decide(row(), seen(None), Now("this", end_s), timings) == Submit(2, 0)
 
 
 @pytest.mark.parametrize(("idle", "times"), [(0, 1), (1, 2)])
 def test_the_keeper_submits_a_job_that_failed_after_first_retry_s_and_then_twice_of_it(timings, idle, times):
     end_s = NOW_S + times * timings.first_retry_s
-    assert decide(row(idle=idle), seen("FAILED"), end_s - EPSILON_S, timings) == Wait()
-    assert decide(row(idle=idle), seen("FAILED"), end_s, timings) == Submit(idle + 1)
+    assert decide(row(idle=idle), seen("FAILED"), Now("this", end_s - EPSILON_S), timings) == Wait()
+    assert decide(row(idle=idle), seen("FAILED"), Now("this", end_s), timings) == Submit(2, idle + 1)
 
 
 def test_a_failed_run_pauses_for_first_retry_s_and_at_most_longest_retry_s(timings):
@@ -139,7 +141,7 @@ def test_a_failed_run_pauses_for_first_retry_s_and_at_most_longest_retry_s(timin
 
 STUDY = NodeSpec(name="study", address="192.168.1.11", mac="00:11:22:33:44:55")
 HOME = Inventory(nodes=(NodeSpec(name="attic", address="192.168.1.10", role="head"), STUDY))
-NOW = datetime.datetime.fromtimestamp(NOW_S).astimezone()
+NOW = datetime.datetime.fromtimestamp(NOW_S)
 
 
 def there(name: str, is_head: bool = False) -> machines.Seen:
@@ -147,9 +149,9 @@ def there(name: str, is_head: bool = False) -> machines.Seen:
 
 
 def actions(timings: Timings, record: DrainRecord, now_s: float, *, inventory=HOME, waiting=(), **memory: Any):
-    now = datetime.datetime.fromtimestamp(now_s).astimezone()
     nodes = [there("attic", is_head=True), *([there("study")] if record.nodes else [])]
-    return machines.decide(inventory, record, nodes, list(waiting), machines.Memory(**memory), now, timings)
+    known = machines.noted(machines.Memory(**memory), record, nodes, now_s)
+    return machines.decide(inventory, record, nodes, list(waiting), known, NOW, now_s, timings)
 
 
 def test_a_pc_is_woken_again_after_wake_again_s(timings):
@@ -179,9 +181,10 @@ def test_a_drained_node_has_leave_within_s_and_its_processes_least_notice_s(timi
     by_user = machines.drained_node("study", None, "user", NOW_S, None, timings)
     assert by_user.leaves_s == NOW_S + timings.leave_within_s
     told = {"published": frozenset({"study"}), "published_s": NOW_S}
-    [leave] = actions(timings, drained(NOW_S + timings.leave_within_s), NOW_S, **told)
+    [leave] = actions(timings, drained(NOW_S), NOW_S, **told)
     assert leave.within_s == timings.leave_within_s
-    [late] = actions(timings, drained(NOW_S - 1), NOW_S, **told)
+    since = {("study", NOW_S): NOW_S - timings.leave_within_s}
+    [late] = actions(timings, drained(NOW_S), NOW_S, **told, drained_since_s=since)
     assert late.within_s == timings.least_notice_s
 
 
@@ -190,23 +193,26 @@ def test_a_drained_node_has_leave_within_s_and_its_processes_least_notice_s(timi
 
 def test_a_driver_elsewhere_is_taken_for_dead_after_driver_silent_s(run, timings):
     attempt = run.begin_attempt()
-    write_json(run.attempt_folder(attempt) / "driver.json", {"boot_id": "another PC", "pid": 1, "started_s": 0.0})
-    state = run.write_state(state="running", attempt=attempt)
+    write_json(run.attempt_folder(attempt) / "driver.json", {"boot_id": "another PC's", "pid": 1, "start_ticks": 0})
+    state = run.write_state(state="running", attempt=attempt, beat=1)
     silent_s = timings.driver_silent_s
-    assert is_driven(run, state, silent_s, state.updated_s + silent_s - EPSILON_S)
-    assert not is_driven(run, state, silent_s, state.updated_s + silent_s)
+    for count in (1, 2):
+        moments = iter([NOW_S - 1, NOW_S, NOW_S + silent_s - EPSILON_S, NOW_S + silent_s])
+        watch = Listener(lambda moments=moments: next(moments))
+        watch.look(run, state.model_copy(update={"beat": 3}), silent_s)
+        heard = [watch.look(run, state.model_copy(update={"beat": count}), silent_s) for _ in range(3)]
+        assert heard == ["alive", "alive", "dead"]
 
-    def aged(age_s: float) -> None:
-        write_json(run.state_file, {**plain(state), "updated_s": state.updated_s - age_s})
+    ticking = Ticking(silent_s / 8)
 
-    # Some seconds more or less: the clock is the machine's.
-    for age_s, driven in ((silent_s - 30, True), (silent_s + 1, False)):
-        aged(age_s)
-        assert look(row(folder=str(run.path)), {}, timings).driven == driven
-    require_resumable(run, silent_s)
-    aged(silent_s - 30)
+    def heard_of(seconds: float) -> None:
+        run.write_state(beat=run.state().beat + 1)
+
     with pytest.raises(RunExists, match="running already"):
-        require_resumable(run, silent_s)
+        require_resumable(run, silent_s, Listener(ticking.now_s, heard_of))
+    began_s = ticking.at_s
+    require_resumable(run, silent_s, Listener(ticking.now_s, lambda seconds: None))
+    assert ticking.at_s - began_s == pytest.approx(9 * silent_s / 8)
 
 
 @pytest.mark.parametrize(("within_s", "said"), [(40.0, "40"), (120.0, "120"), (0.5, "1"), (1.2, "2")])

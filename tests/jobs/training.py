@@ -4,7 +4,6 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +48,6 @@ def new_run(path: Path, recipe: Recipe) -> RunFolder:
 
 def staged(data: Path, cache: Path) -> Dataset:
     return Dataset.open(data, ShardCache(cache, 10**9))
-
-
-def until(holds: Callable[[], object]) -> None:
-    """Wait for what another thread brings about."""
-    deadline_s = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline_s, "nothing came of it in a minute"
-        time.sleep(0.02)
 
 
 def here(run: RunFolder, **options: Any) -> Ended:
