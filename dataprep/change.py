@@ -4,6 +4,7 @@ Runs that began before a change go on with what they began with: the manifest th
 digest (`versions/`), and so are the shards it names, until `prune`.
 """
 
+import contextlib
 import fnmatch
 import hashlib
 from collections.abc import Callable, Sequence
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataprep.decoders import AudioSource
-from dataprep.errors import DataError, ShardError
+from dataprep.errors import DataError, ManifestError, ShardError
+from dataprep.group import announce
+from dataprep.leftovers import finished_shards, left_alone, remove_leftovers
 from dataprep.manifest import Manifest, SongRow, StemRow, read_manifest, replace_manifest, version_files
-from dataprep.prepare import PrepareProgress, PrepareReport, PrepareSettings, prepare, remove_leftovers, writing
+from dataprep.prepare import PrepareProgress, PrepareReport, PrepareSettings, prepare, writing
 from dataprep.roots import Roots
 from dataprep.shard_reader import Shard
 from dataprep.shards import BATCH_FRAMES, checksum, verify
@@ -65,6 +68,8 @@ class Pruned(NamedTuple):
 
     versions: int
     bytes: int
+    left_alone: tuple[str, ...]
+    """Files in the folder that are called as a data set's own are, and that it did not write."""
 
 
 def prune(folder: Path) -> Pruned:
@@ -76,9 +81,15 @@ def prune(folder: Path) -> Pruned:
     with writing(folder):
         manifest = read_manifest(folder)
         versions = version_files(folder)
+        named = set(manifest.shards) | finished_shards(folder)
+        dropped: set[str] = set()
+        for path in versions:
+            with contextlib.suppress(ManifestError):  # what a damaged one names is not known, and stays
+                dropped |= set(read_manifest(folder, path.stem).shards) - named
+        announce(folder, "dropped", dropped)
         for path in versions:
             path.unlink()
-        return Pruned(len(versions), remove_leftovers(folder, set(manifest.shards)))
+        return Pruned(len(versions), remove_leftovers(folder, named), left_alone(folder, named))
 
 
 class DamagedFrames(NamedTuple):
@@ -233,4 +244,4 @@ def _write(folder: Path, manifest: Manifest, songs: tuple[SongRow, ...]) -> None
     named = {stem.shard for song in songs for stem in song.stems.values()}
     shards = {name: row for name, row in manifest.shards.items() if name in named}
     replace_manifest(folder, manifest.model_copy(update={"songs": songs, "shards": shards}))
-    remove_leftovers(folder, named)
+    remove_leftovers(folder, named | finished_shards(folder))

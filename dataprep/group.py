@@ -1,11 +1,11 @@
 """A group of songs that share shards: what one worker process prepares, and the journal that says it has.
 
-A group's shards are finished before its journal is written; a shard that no journal and no manifest names was left by a
-preparation that was stopped, and is removed by the next.
+A group's shards are announced before they are begun and finished before its journal is written. A shard that is announced
+and that no journal and no manifest names was left by a preparation that was stopped, and is removed by the next.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,27 @@ class GroupJournal(Spec):
     settings: SongSettings
     shards: dict[str, ShardRow]
     songs: tuple[SongRow, ...]
+
+
+class Announced(Spec):
+    """Shards that are about to be written, or that the manifest is about to name no more."""
+
+    announced: tuple[str, ...]
+    """Names of their files."""
+
+
+def announce(folder: Path, name: str, shards: Collection[str]) -> None:
+    """Write into the journal, as `name`, that these shards are the data set's own: nothing else is ever removed.
+
+    Raises:
+        NoSpaceError: the disk is full.
+    """
+    write_json(folder / JOURNALS / f"{name}.shards.json", plain(Announced(announced=tuple(sorted(shards)))))
+
+
+def shard_names(group: str, tracks: Sequence[Track], settings: SongSettings) -> dict[Role, str]:
+    """File name of the shard of each role that a group's tracks are stored in."""
+    return {role: f"{role}-{group}{SUFFIX}" for track in tracks for role in stored_roles(track, settings)}
 
 
 def plan_groups(
@@ -95,11 +116,13 @@ def prepare_group(
     stamps = dict(plan.songs)
     writers: dict[Role, ShardWriter] = {}
     heard: dict[str, Words] = {}
+    names = shard_names(plan.name, tracks, settings)
+    announce(folder, plan.name, names.values())
     with ExitStack() as stack:
         for track in tracks:
             for role in stored_roles(track, settings):
                 if role not in writers:
-                    path = folder / f"{role}-{plan.name}{SUFFIX}"
+                    path = folder / names[role]
                     writers[role] = stack.enter_context(ShardWriter(path, settings.codec_of(role), settings.stft))
             try:
                 songs.append(encode_song(track, settings, stamps[track.id], writers, partial(tick, track.id), heard))

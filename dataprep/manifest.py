@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from vr_core.specs import StftSpec
 FILE = "manifest.json"
 VERSIONS = "versions"
 """Folder of manifests that were replaced, by digest, for runs that began with them."""
+_VERSION = re.compile(r"[0-9a-f]{8}")
 MIXTURE_CODEC = "magnitude8"
 Natural = Annotated[int, Field(ge=0)]
 
@@ -115,8 +117,8 @@ def read_manifest(folder: Path, version: str | None = None) -> Manifest:
 
 
 def version_files(folder: Path) -> list[Path]:
-    """Manifests that were replaced."""
-    return sorted((folder / VERSIONS).glob("*.json"))
+    """Manifests that were replaced; other files in their folder are none of ours."""
+    return sorted(path for path in (folder / VERSIONS).glob("*.json") if _VERSION.fullmatch(path.stem))
 
 
 def kept_versions(folder: Path) -> list[Manifest]:

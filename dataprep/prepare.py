@@ -5,7 +5,6 @@ its row in the manifest or in a journal is not prepared again, and a lock keeps 
 """
 
 import os
-import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,11 +18,12 @@ from pydantic import Field
 from dataprep.columns import CHANNELS, COLUMNS
 from dataprep.errors import AudioError, DataError, PrepareError
 from dataprep.fingerprint import LEAST_OVERLAP_S, pairs
-from dataprep.group import JOURNALS, GroupPlan, plan_groups, read_journals
-from dataprep.heard import kept_fingerprints, remove_unnamed
-from dataprep.manifest import FILE, Manifest, SongRow, kept_versions, read_manifest, replace_manifest
+from dataprep.group import GroupPlan, announce, plan_groups, read_journals, shard_names
+from dataprep.heard import kept_fingerprints
+from dataprep.leftovers import end_journal, left_alone, own_shards, remove_leftovers
+from dataprep.manifest import FILE, Manifest, SongRow, read_manifest, replace_manifest
 from dataprep.roots import Roots
-from dataprep.shards import PARTIAL, SUFFIX, ShardRow
+from dataprep.shards import ShardRow
 from dataprep.song import SILENT_DB, SongSettings, duration_s, stored_roles
 from dataprep.splits import Split, SplitByFraction, SplitRule, assign
 from dataprep.tracks import Track
@@ -72,6 +72,8 @@ class PrepareReport:
     """Ids of songs that were there already, unchanged."""
     failed: tuple[tuple[str, str], ...]
     """Songs that could not be used: (id, reason)."""
+    left_alone: tuple[str, ...] = ()
+    """Files in the folder that are called as a data set's own are, and that it did not write."""
 
 
 def prepare(
@@ -166,11 +168,10 @@ def _prepare(
     kept = tuple(song for song in seconds if song in rows and rows[song].stamp == stamps[song] and song not in again)
     todo_s = {song: length_s for song, length_s in seconds.items() if song not in kept}
     plans, workers = _plan(todo_s, stamps, settings)
+    work = [(plan, [wanted[song] for song, _ in plan.songs]) for plan in plans]
+    _refuse_strangers(out, work, song_settings, set(existing.shards))
     counter = _Counter(on_progress, plans, todo_s)
-    failed += (run or run_groups)(
-        out, [(plan, [wanted[song] for song, _ in plan.songs]) for plan in plans], song_settings, workers, counter.tick,
-        counter.group_done,
-    )  # fmt: skip
+    failed += (run or run_groups)(out, work, song_settings, workers, counter.tick, counter.group_done)
     for journal in read_journals(out, song_settings).values():
         shards |= journal.shards
         rows |= {song.id: song for song in journal.songs}
@@ -181,6 +182,7 @@ def _prepare(
     # A song that cannot be prepared again keeps the row of the time when it could.
     used = [track.id for track in tracks if track.id in rows]
     if tracks and not used:
+        remove_leftovers(out, set(shards))
         first = f"; {failed[0][1]}" if failed else ""
         raise PrepareError(f"{out}: none of the {len(tracks)} songs could be used{first}")
     songs = _with_splits(out, rows, assign(used, rule), settings.stft.hop / settings.stft.sample_rate_hz)
@@ -189,11 +191,26 @@ def _prepare(
         stft=settings.stft, codec=settings.codec, songs=tuple(songs),
         shards={name: row for name, row in sorted(shards.items()) if name in named},
     )  # fmt: skip
+    if replaced := set(existing.shards) - named:
+        announce(out, "replaced", replaced)
     replace_manifest(out, manifest)
-    shutil.rmtree(out / JOURNALS, ignore_errors=True)
     remove_leftovers(out, named)
+    end_journal(out)
     prepared = tuple(song for song in used if song in todo_s)
-    return PrepareReport(manifest, prepared, kept, tuple(failed))
+    return PrepareReport(manifest, prepared, kept, tuple(failed), left_alone(out, named))
+
+
+def _refuse_strangers(
+    out: Path, work: Sequence[tuple[GroupPlan, Sequence[Track]]], settings: SongSettings, named: set[str]
+) -> None:
+    """Raise where a file that this data set did not write has the name of a shard that is about to be written."""
+    names = [name for plan, tracks in work for name in shard_names(plan.name, tracks, settings).values()]
+    there = [name for name in names if os.path.lexists(out / name)]
+    if there and (strangers := set(there) - own_shards(out, named)):
+        raise PrepareError(
+            f"{out / min(strangers)}: a shard of this name would be written, and this data set did not write what is "
+            "there; move it away (or delete it, if an earlier version of vr was stopped while it prepared this folder)"
+        )
 
 
 def _in_the_same_order(song: SongRow, before: SongRow | None) -> SongRow:
@@ -346,18 +363,3 @@ class _Counter:
         """All songs of a group are done or refused."""
         for song, _ in plan.songs:
             self.tick(song, self._todo_s[song])
-
-
-def remove_leftovers(out: Path, named: set[str]) -> int:
-    """Remove shards that neither `named` nor a kept version names; returns their bytes.
-
-    They are of a stopped preparation, or of songs that were prepared again or removed.
-    """
-    named = named.union(*(version.shards for version in kept_versions(out)))
-    remove_unnamed(out, named)
-    removed_bytes = 0
-    for path in (*out.glob(f"*{SUFFIX}"), *out.glob(f"*{SUFFIX}{PARTIAL}"), *out.glob(f".*.{FILE}")):
-        if path.name not in named:
-            removed_bytes += path.stat().st_size
-            path.unlink(missing_ok=True)
-    return removed_bytes

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataprep.change import remove
 from dataprep.dataset import Dataset
 from dataprep.errors import DataError
 from dataprep.fingerprint import Fingerprint, Pair, bank, candidates, compared, crossing, pairs
@@ -81,14 +80,11 @@ def test_what_was_heard_while_preparing_is_what_the_shards_hold(folder, tmp_path
         assert np.unpackbits((one.words ^ other.words)[both].view(np.uint8)).mean() < 0.03, one.song
 
 
-def test_damaged_fingerprints_are_made_again_and_those_of_gone_songs_removed(folder, tmp_path):
+def test_damaged_fingerprints_are_made_again(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "data")
     (kept,) = (tmp_path / "data" / FOLDER).glob("*.npz")
     kept.write_bytes(kept.read_bytes()[:-2000])
     assert len(list(fingerprints(Dataset.open(tmp_path / "data")))) == len(list(fingerprints(Dataset.open(folder))))
-    (tmp_path / "data" / FOLDER / "gone.npz").write_bytes(b"")
-    remove(tmp_path / "data", ["song010"])
-    assert [path.name for path in (tmp_path / "data" / FOLDER).iterdir()] == [kept.name]
 
 
 def prints_of(words: list[tuple[str, list[int]]]) -> list[Fingerprint]:
