@@ -4,7 +4,6 @@ Runs that began before a change go on with what they began with: the manifest th
 digest (`versions/`), and so are the shards it names, until `prune`.
 """
 
-import contextlib
 import fnmatch
 import hashlib
 from collections.abc import Callable, Sequence
@@ -12,27 +11,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from dataprep.decoders import AudioSource
-from dataprep.errors import DataError, ManifestError, ShardError
-from dataprep.group import announce
-from dataprep.leftovers import finished_shards, left_alone, remove_leftovers
-from dataprep.manifest import Manifest, SongRow, StemRow, read_manifest, replace_manifest, version_files
+from dataprep.errors import DataError, ShardError
+from dataprep.leftovers import finished_shards, left_alone, remove_leftovers, remove_versions
+from dataprep.manifest import Manifest, Preparation, SongRow, StemRow, read_manifest, replace_manifest
+from dataprep.old_manifests import moved_any
 from dataprep.prepare import PrepareProgress, PrepareReport, PrepareSettings, prepare, writing
 from dataprep.roots import Roots
 from dataprep.shard_reader import Shard
 from dataprep.shards import BATCH_FRAMES, checksum, verify
-from dataprep.song import ALIGNED
 from dataprep.splits import SplitByList
-from dataprep.tracks import Role, Track
+from dataprep.tracks import Role
 from vr_core.errors import StorageError
 
 
 def settings_of(manifest: Manifest) -> PrepareSettings:
     """How its songs were prepared."""
+    how = manifest.preparation or _traces(manifest)
+    return PrepareSettings(stft=manifest.stft, codec=manifest.codec, **how.model_dump())  # type: ignore[arg-type]
+
+
+def _traces(manifest: Manifest) -> Preparation:
+    """What the songs of a data set show of how they were prepared, where that was not stored."""
     labelled = [song for song in manifest.songs if len(song.stems) > 1]
     mixture = not labelled or any("mixture" in song.stems for song in labelled)
-    align = any(ALIGNED in note for song in manifest.songs for note in song.notes)
-    return PrepareSettings(stft=manifest.stft, codec=manifest.codec, mixture=mixture, align=align)  # type: ignore[arg-type]
+    return Preparation(mixture=mixture, align=moved_any(note for song in manifest.songs for note in song.notes))
 
 
 def remove(folder: Path, patterns: Sequence[str]) -> tuple[str, ...]:
@@ -80,16 +82,10 @@ def prune(folder: Path) -> Pruned:
     """
     with writing(folder):
         manifest = read_manifest(folder)
-        versions = version_files(folder)
         named = set(manifest.shards) | finished_shards(folder)
-        dropped: set[str] = set()
-        for path in versions:
-            with contextlib.suppress(ManifestError):  # what a damaged one names is not known, and stays
-                dropped |= set(read_manifest(folder, path.stem).shards) - named
-        announce(folder, "dropped", dropped)
-        for path in versions:
-            path.unlink()
-        return Pruned(len(versions), remove_leftovers(folder, named), left_alone(folder, named))
+        versions, removed_bytes = remove_versions(folder, named)
+        removed_bytes += remove_leftovers(folder, named)
+        return Pruned(versions, removed_bytes, left_alone(folder, named))
 
 
 class DamagedFrames(NamedTuple):
@@ -180,7 +176,7 @@ def repair(
     hurt = {song for shard in damaged for song in shard.songs}
     rows = [song for song in manifest.songs if song.id in hurt]
     splits = SplitByList(tuple((song.split, song.id) for song in rows), str(folder))
-    tracks = [_track(song) for song in rows]
+    tracks = [song.track() for song in rows]
     roots = roots or Roots.of(folder)
     report = prepare(tracks, folder, settings_of(manifest), on_progress, split=splits, again=hurt, roots=roots)
     with writing(folder):
@@ -226,18 +222,6 @@ def _damaged_batches(shard: Shard, song: SongRow, role: Role, stem: StemRow) -> 
         if not whole:
             found.append(DamagedFrames(song.id, role, start, min(BATCH_FRAMES, stem.frames - start)))
     return found
-
-
-def _track(song: SongRow) -> Track:
-    return Track(song.id, {role: tuple(map(_source, sources)) for role, sources in song.sources.items()})
-
-
-def _source(text: str) -> AudioSource:
-    """What `str` makes of a source, read again."""
-    path, _, stream = text.rpartition(":")
-    if stream.isdecimal() and not Path(text).exists():
-        return AudioSource(Path(path), int(stream))
-    return AudioSource(Path(text))
 
 
 def _write(folder: Path, manifest: Manifest, songs: tuple[SongRow, ...]) -> None:

@@ -1,7 +1,7 @@
 """A group of songs that share shards: what one worker process prepares, and the journal that says it has.
 
-A group's shards are announced before they are begun and finished before its journal is written. A shard that is announced
-and that no journal and no manifest names was left by a preparation that was stopped, and is removed by the next.
+A group's shards are announced before they are begun, and finished before its journal is written. One that is announced
+and that no journal and no manifest names was left by a preparation that was stopped: the next removes it.
 """
 
 import json
@@ -10,16 +10,16 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from dataprep.errors import DataError
 from dataprep.heard import Words, keep
 from dataprep.manifest import SongRow, write_json
+from dataprep.old_manifests import as_today
 from dataprep.shard_reader import Shard
 from dataprep.shards import SUFFIX, ShardRow, ShardWriter
 from dataprep.song import SongSettings, encode_song, stored_roles
 from dataprep.tracks import Role, Track
 from vr_core.config import Spec, digest, plain
+from vr_core.files import storage_failure
 
 JOURNALS = "journal"
 
@@ -148,16 +148,34 @@ def prepare_group(
 
 
 def read_journals(folder: Path, settings: SongSettings) -> dict[Path, GroupJournal]:
-    """Journals of a stopped preparation with these settings whose shards are all there; damaged ones do not count."""
-    journals = {}
-    for path in sorted((folder / JOURNALS).glob("*.json")):
+    """Journals of a stopped preparation with these settings whose shards are all there."""
+    return {
+        path: entry
+        for path, entry in journal_entries(folder).items()
+        if isinstance(entry, GroupJournal)
+        and entry.settings == settings
+        and all((folder / name).is_file() for name in entry.shards)
+    }
+
+
+def journal_entries(folder: Path) -> dict[Path, GroupJournal | Announced]:
+    """What the files of the journal say; damaged ones do not count, nor what others keep in a folder of that name.
+
+    Raises:
+        StorageError: the disk or the share failed.
+    """
+    found: dict[Path, GroupJournal | Announced] = {}
+    for path in sorted((folder / JOURNALS).glob("[!.]*.json")):
         try:
-            journal = GroupJournal.model_validate_json(path.read_bytes())
-        except (ValidationError, json.JSONDecodeError):
+            raw = json.loads(path.read_bytes())
+            kind = Announced if "announced" in raw else GroupJournal
+            found[path] = kind.model_validate_json(json.dumps(as_today(raw)))
+        except OSError as error:
+            if failed := storage_failure(path, error):
+                raise failed from None
+        except (ValueError, TypeError):
             continue
-        if journal.settings == settings and all((folder / name).is_file() for name in journal.shards):
-            journals[path] = journal
-    return journals
+    return found
 
 
 def _removes_when_failing(path: Path) -> Callable[..., None]:

@@ -9,12 +9,13 @@ import contextlib
 from collections.abc import Collection
 from pathlib import Path
 
-from dataprep.group import JOURNALS, Announced, GroupJournal
+from dataprep.errors import ManifestError
+from dataprep.group import JOURNALS, Announced, GroupJournal, journal_entries
 from dataprep.heard import FOLDER as FINGERPRINTS
 from dataprep.heard import forget, groups_of
-from dataprep.manifest import FILE, kept_versions
+from dataprep.manifest import FILE, kept_versions, read_manifest, version_files
 from dataprep.shards import PARTIAL, SUFFIX
-from vr_core.files import drafted, storage_failure
+from vr_core.files import drafted
 
 
 def remove_leftovers(folder: Path, named: Collection[str]) -> int:
@@ -26,16 +27,9 @@ def remove_leftovers(folder: Path, named: Collection[str]) -> int:
     Raises:
         ManifestError, StorageError: a kept version or the journal cannot be read; nothing is removed.
     """
-    entries = _entries(folder)
-    staying = _staying(folder, named)
-    ours = {name for entry in entries.values() for name in _shards_of(entry)}
-    removed_bytes = 0
-    for name in sorted(ours):
-        for path in (folder / f"{name}{PARTIAL}", *([] if name in staying else [folder / name])):
-            with contextlib.suppress(FileNotFoundError):
-                removed_bytes += path.lstat().st_size
-                path.unlink()
-    forget(folder, ours - staying, staying)
+    entries = journal_entries(folder)
+    ours = set[str]().union(*map(_shards_of, entries.values()))
+    removed_bytes = _remove(folder, ours, _staying(folder, named))
     for path in list(folder.glob(f".*.{FILE}")):
         if drafted(path.name) == FILE:
             path.unlink(missing_ok=True)
@@ -43,25 +37,42 @@ def remove_leftovers(folder: Path, named: Collection[str]) -> int:
     return removed_bytes
 
 
+def remove_versions(folder: Path, named: Collection[str]) -> tuple[int, int]:
+    """Remove the kept versions of the manifest, and the shards that only they name; returns how many, and the bytes.
+
+    The shards go first: a version that is still there says what is left to remove. What a damaged one names is not
+    known and stays.
+    """
+    versions = version_files(folder)
+    dropped: set[str] = set()
+    for path in versions:
+        with contextlib.suppress(ManifestError):
+            dropped |= set(read_manifest(folder, path.stem).shards)
+    removed_bytes = _remove(folder, dropped, set(named))
+    for path in versions:
+        path.unlink()
+    return len(versions), removed_bytes
+
+
 def end_journal(folder: Path) -> None:
     """Forget the journal, once the manifest names what it named; what else lies in its folder stays there."""
-    _drop(folder, {path.name for path in _entries(folder)})
+    _drop(folder, {path.name for path in journal_entries(folder)})
 
 
 def finished_shards(folder: Path) -> set[str]:
     """Shards of groups that a stopped preparation has finished: the next one goes on from them."""
-    finished = (entry for entry in _entries(folder).values() if isinstance(entry, GroupJournal))
+    finished = (entry for entry in journal_entries(folder).values() if isinstance(entry, GroupJournal))
     return {name for entry in finished for name in entry.shards}
 
 
 def own_shards(folder: Path, named: Collection[str]) -> set[str]:
     """Shards that this data set has written or begun: those of its manifest (`named`), kept versions and journal."""
-    return _staying(folder, named).union(*map(_shards_of, _entries(folder).values()))
+    return _staying(folder, named).union(*map(_shards_of, journal_entries(folder).values()))
 
 
 def left_alone(folder: Path, named: Collection[str]) -> tuple[str, ...]:
     """Files that are called as a data set's own, and that this one did not write, relative to `folder`."""
-    entries = _entries(folder)
+    entries = journal_entries(folder)
     ours = own_shards(folder, named)
     groups = groups_of(ours)
     found = [path for path in folder.glob(f"*{SUFFIX}") if path.name not in ours]
@@ -71,24 +82,20 @@ def left_alone(folder: Path, named: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(str(path.relative_to(folder)) for path in found))
 
 
+def _remove(folder: Path, ours: set[str], staying: set[str]) -> int:
+    """Remove those of our shards that do not stay, what was begun of any, and their fingerprints."""
+    removed_bytes = 0
+    for name in sorted(ours):
+        for path in (folder / f"{name}{PARTIAL}", *([] if name in staying else [folder / name])):
+            with contextlib.suppress(FileNotFoundError):
+                removed_bytes += path.lstat().st_size
+                path.unlink()
+    forget(folder, ours - staying, staying)
+    return removed_bytes
+
+
 def _staying(folder: Path, named: Collection[str]) -> set[str]:
     return set(named).union(*(version.shards for version in kept_versions(folder)))
-
-
-def _entries(folder: Path) -> dict[Path, GroupJournal | Announced]:
-    """The files of the journal that are ours, by what is in them."""
-    found: dict[Path, GroupJournal | Announced] = {}
-    for path in sorted((folder / JOURNALS).glob("[!.]*.json")):
-        try:
-            text = path.read_bytes()
-        except OSError as error:
-            if failed := storage_failure(path, error):
-                raise failed from None
-            continue
-        for kind in (Announced, GroupJournal):
-            with contextlib.suppress(ValueError):
-                found[path] = kind.model_validate_json(text)
-    return found
 
 
 def _shards_of(entry: GroupJournal | Announced) -> set[str]:

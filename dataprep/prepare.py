@@ -21,7 +21,7 @@ from dataprep.fingerprint import LEAST_OVERLAP_S, pairs
 from dataprep.group import GroupPlan, announce, plan_groups, read_journals, shard_names
 from dataprep.heard import kept_fingerprints
 from dataprep.leftovers import end_journal, left_alone, own_shards, remove_leftovers
-from dataprep.manifest import FILE, Manifest, SongRow, read_manifest, replace_manifest
+from dataprep.manifest import FILE, Follows, Manifest, SongRow, read_manifest, replace_manifest
 from dataprep.roots import Roots
 from dataprep.shards import ShardRow
 from dataprep.song import SILENT_DB, SongSettings, duration_s, stored_roles
@@ -188,7 +188,7 @@ def _prepare(
     songs = _with_splits(out, rows, assign(used, rule), settings.stft.hop / settings.stft.sample_rate_hz)
     named = {stem.shard for song in songs for stem in song.stems.values()}
     manifest = Manifest(
-        stft=settings.stft, codec=settings.codec, songs=tuple(songs),
+        stft=settings.stft, codec=settings.codec, preparation=settings.preparation(), songs=tuple(songs),
         shards={name: row for name, row in sorted(shards.items()) if name in named},
     )  # fmt: skip
     if replaced := set(existing.shards) - named:
@@ -232,7 +232,7 @@ def _with_splits(out: Path, rows: Mapping[str, SongRow], splits: Mapping[str, Sp
 
 
 def keep_duplicates_together(songs: Sequence[SongRow], same: Sequence[tuple[str, str]] = ()) -> list[SongRow]:
-    """Give songs that share the audio of a stem, or a recording, the split of the first of them, with a note.
+    """Give songs that share the audio of a stem, or a recording, the split of the first of them.
 
     Sharing goes on: a remix with the vocals of one song over the instrumental of another brings all three together.
     Silence is shared by songs that have nothing else in common, so it does not count.
@@ -261,18 +261,10 @@ def keep_duplicates_together(songs: Sequence[SongRow], same: Sequence[tuple[str,
         leads[max(lead(one), lead(other))] = min(lead(one), lead(other))
     result = []
     for index, song in enumerate(songs):
-        # Notes of an earlier preparation of the same rows are not repeated.
-        notes = tuple(note for note in song.notes if not note.startswith((_SAME_AUDIO, _SAME_RECORDING)))
         twin = songs[lead(index)]
-        if twin is not song:
-            what = _SAME_RECORDING if equal[index] == index else _SAME_AUDIO
-            notes = (*notes, f"{what} {twin.id}; it follows its split")
-        result.append(song.model_copy(update={"split": twin.split, "notes": notes}))
+        follows = Follows(song=twin.id, shares="recording" if equal[index] == index else "audio")
+        result.append(song.model_copy(update={"split": twin.split, "follows": None if twin is song else follows}))
     return result
-
-
-_SAME_AUDIO = "same audio as"
-_SAME_RECORDING = "same recording as"
 
 
 def _existing(out: Path, settings: PrepareSettings) -> Manifest:

@@ -13,7 +13,7 @@ from dataprep.dataset import Dataset
 from dataprep.errors import DataError
 from dataprep.fingerprint import Fingerprint, Pair, bank, candidates, compared, crossing, pairs
 from dataprep.heard import FOLDER, fingerprints
-from dataprep.manifest import read_manifest
+from dataprep.manifest import Follows, read_manifest
 from dataprep.prepare import PrepareSettings, prepare
 from dataprep.splits import SplitByList
 from dataprep.synth import write_songs
@@ -65,8 +65,9 @@ def test_preparation_puts_a_recording_and_its_copies_into_one_split(folder):
     """The list of splits asks for a copy of song003 in the test split: both are there, and nothing else."""
     songs = {song.id: song for song in read_manifest(folder).songs}
     assert {id for id, song in songs.items() if song.split == "test"} == {"copy-cut", "song003"}
-    assert songs["song003"].notes == ("same recording as copy-cut; it follows its split",)
-    assert songs["song010"].notes == ()
+    assert songs["song003"].follows == Follows(song="copy-cut", shares="recording")
+    assert songs["song003"].remarks == ("same recording as copy-cut; it follows its split",)
+    assert songs["song010"].remarks == ()
 
 
 def test_what_was_heard_while_preparing_is_what_the_shards_hold(folder, tmp_path):
