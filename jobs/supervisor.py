@@ -104,7 +104,8 @@ class Supervisor:
             if isinstance(verdict, Stop):
                 return self._record.write(state="failed", why=verdict.why, user_error=verdict.user_error)
             self._record.say(
-                f"{outcome.failed.why}; starting again from step {outcome.failed.step} in {verdict.delay_s:g} s"
+                f"{outcome.failed.why}; starting again from step {outcome.failed.step} in {verdict.delay_s:g} s",
+                "retry",
             )
             self._record.write(state="pending", why=f"starts again after: {outcome.failed.why}")
             self._pause(verdict.delay_s)
@@ -149,7 +150,8 @@ class Supervisor:
         self._number += 1
         self._placement, self._names, self._moved = placement, frozenset(), (-1, 0.0)
         where = f" on {', '.join(placement.names)}" if placement.names else ""
-        self._record.say(f"start {self.attempt}.{self._number}: {len(placement.selectors)} worker(s){where}")
+        start = f"{self.attempt}.{self._number}"
+        self._record.say(f"start {start}: {len(placement.selectors)} worker(s){where}", "start", start=start)
         self.run.leave_file.unlink(missing_ok=True)
         others = self._seats.others()
         with Pulse(others, self.timings) as pulse:
@@ -209,7 +211,7 @@ class Supervisor:
         """Go on without these."""
         self._seats.lose(nodes)
         self._why = f"starts again: {', '.join(sorted(node.name for node in nodes))} answers no more"
-        self._record.say(self._why)
+        self._record.say(self._why, "lost")
         return Outcome("lost")
 
     def _leave_out(self, ended: dict[str, Any]) -> Outcome:
@@ -220,7 +222,7 @@ class Supervisor:
         self._seats.leave_out(names)
         cost = f"with it a step takes {ended['with_s']:.2f} s, without {ended['without_s']:.2f} s (predicted)"
         self._why = f"{', '.join(sorted(names))} is left out: {cost}"
-        self._record.say(self._why)
+        self._record.say(self._why, "excluded")
         return Outcome("left")
 
     def _call_fit(self, placement: Placement, done: list[Any]) -> None:
@@ -281,12 +283,13 @@ class Supervisor:
         if file not in self._announced and file.exists():
             origin = read_json(self.run.origin_file)
             machines = read_json(file)["machines"]
-            origin["machines"][f"{self.attempt}.{self._number}"] = machines
+            start = f"{self.attempt}.{self._number}"
+            origin["machines"][start] = machines
             write_json(self.run.origin_file, origin)
             self._names = frozenset(map(machine_name, machines))
             self._announced.add(file)
             self._announced_s = self.view.now_s()
-            self._record.say(f"start {self.attempt}.{self._number}: all workers are there")
+            self._record.say(f"start {start}: all workers are there", "workers_ready", start=start)
             changes = {"state": "running", "why": ""}
         if file in self._announced:
             changes |= self._leave_drained() or self._join()
@@ -315,6 +318,6 @@ class Supervisor:
         if self.run.leave_file.exists():
             return {}
         self._why = f"starts again: {why}"
-        self._record.say(why)
+        self._record.say(why, "leaving")
         self.run.leave_file.touch()
         return {"why": f"leaves: {why}"}
