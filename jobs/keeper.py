@@ -28,7 +28,7 @@ from jobs.ledger import Ledger, Row
 from jobs.placement import least_workers
 from jobs.recipe import WorkersSpec
 from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS, delay_s
-from jobs.runs import LIVE, WAITS, RunFolder, RunState
+from jobs.runs import LIVE, RunFolder, RunState
 from jobs.submit import LIVE_JOB, job_states, stop_job, submit_attempt
 from vr_core.errors import VrError
 
@@ -171,7 +171,7 @@ def waiting_workers(rows: Sequence[Row]) -> list[WorkersSpec]:
     for row in rows:
         run = RunFolder(Path(row.folder))
         state = run.state()
-        if state.state == "pending" and state.why.startswith(WAITS) and row.wanted == "running":
+        if state.state == "pending" and state.waiting_for == "machines" and row.wanted == "running":
             waiting.append(least_workers(run.recipe()))
     return waiting
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from cluster.timings import Timings
 from jobs.errors import DamagedRun
 from jobs.progress import last_step
-from jobs.runs import RunFolder, RunState
+from jobs.runs import RunFolder, RunState, settled
 
 EventKind = Literal["start", "workers_ready", "retry", "lost", "excluded", "leaving"]
 """What an event of a run is.
@@ -55,6 +55,7 @@ class Record:
         Raises:
             OSError, DamagedRun: the first state of the attempt cannot be written, or an end for `tell_for_s`.
         """
+        changes = settled(changes)
         ends = changes.get("state") in ("finished", "failed", "stopped")
         said, until_s = False, self._now_s() + self._timings.tell_for_s
         while True:

@@ -17,7 +17,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,8 +33,8 @@ from vr_core.files import write_json
 
 State = Literal["pending", "running", "finished", "failed", "stopped"]
 LIVE: tuple[State, ...] = ("pending", "running")
-WAITS = "waits: "
-"""A pending run whose `why` begins so waits for machines."""
+_OLD_WAIT = "waits: "
+"""So began the `why` of a pending run that waited for machines, before there was `waiting_for`."""
 
 _STEP = re.compile(r"step-\d{8,}")
 
@@ -47,11 +47,25 @@ class RunState(Spec):
     steps: Annotated[int, Field(ge=1)]
     attempt: Annotated[int, Field(ge=0)] = 0
     why: str = ""
-    """What a pending run waits for, or why a run failed or was stopped."""
+    """What a pending run waits for, or why a run failed or was stopped; for people."""
+    waiting_for: Literal["machines"] | None = None
+    """What a pending run waits for that somebody else can bring: the keeper wakes PCs for it."""
     user_error: bool = False
     """A failed run that only the user can mend: nothing retries it."""
     updated_s: float = 0.0
     """Unix time of the last write."""
+
+
+def settled(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`changes` of a state as a whole: a new reason ends the wait that the one before it gave."""
+    return {"waiting_for": None, **changes} if changes.keys() & {"state", "why"} else dict(changes)
+
+
+def _with_wait(raw: dict[str, Any]) -> dict[str, Any]:
+    """A state as it was stored; of a time before `waiting_for`, with what its words say."""
+    if "waiting_for" in raw or not str(raw.get("why", "")).startswith(_OLD_WAIT):
+        return raw
+    return {**raw, "waiting_for": "machines"}
 
 
 class RunFolder:
@@ -87,15 +101,16 @@ class RunFolder:
             DamagedRun: state.json is missing or damaged.
         """
         try:
-            return validate(RunState, read_json(self.state_file), str(self.state_file))
+            return validate(RunState, _with_wait(read_json(self.state_file)), str(self.state_file))
         except (OSError, ValueError, ConfigError) as error:
             raise DamagedRun(
                 f"run {self.id}: {self.state_file} cannot be read ({error}); start the recipe anew with --again"
             ) from None
 
     def write_state(self, **changes: Any) -> RunState:
-        """The state with `changes` and a new time, written in one piece."""
-        state = validate(RunState, {**plain(self.state()), **changes, "updated_s": time.time()}, str(self.state_file))
+        """The state with `changes` (`settled`) and a new time, written in one piece."""
+        changes = settled(changes) | {"updated_s": time.time()}
+        state = validate(RunState, {**plain(self.state()), **changes}, str(self.state_file))
         write_json(self.state_file, plain(state))
         return state
 

@@ -21,7 +21,7 @@ from jobs.pulse import Pulse, answers
 from jobs.recipe import Recipe
 from jobs.record import Record
 from jobs.retry import Failed, Stop, decide
-from jobs.runs import WAITS, RunFolder, RunState, read_json
+from jobs.runs import RunFolder, RunState, read_json
 from jobs.seats import ClusterView, Seats
 from vr_core.files import write_json
 
@@ -130,7 +130,7 @@ class Supervisor:
                 )
             if isinstance(found, Missing) and found.why != said:
                 said = found.why
-                self._record.write(state="pending", why=f"{WAITS}{said}")
+                self._record.write(state="pending", why=f"waits: {said}", waiting_for="machines")
             self._pause(self.timings.beat_s)
         return None
 
@@ -238,7 +238,8 @@ class Supervisor:
         """What went wrong, from the ranks' own words where they could still speak."""
         cause = getattr(error, "controller_failure", None)
         if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
-            self._record.write(state="pending", why=f"{WAITS}other runs hold the machines it needs")
+            why = "waits: other runs hold the machines it needs"
+            self._record.write(state="pending", why=why, waiting_for="machines")
             return Outcome("waiting")
         folder = self.run.attempt_folder(self.attempt)
         with contextlib.suppress(OSError):  # a full disk is what it may be about

@@ -23,7 +23,7 @@ from jobs.ledger import Ledger, Row
 from jobs.machines import Memory
 from jobs.recipe import Recipe, WorkersSpec
 from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS
-from jobs.runs import WAITS, RunFolder, RunState, create_run
+from jobs.runs import RunFolder, RunState, create_run
 
 NOW_S = 1000.0
 ROW = Row("line-1", "/runs/line-1", 1, "line-1.a1", 10, 0, "running", 1, 0.0, NOW_S - 600)
@@ -161,12 +161,12 @@ def test_the_keeper_looks_after_no_machines_without_a_head_and_says_why_once(tmp
 def test_only_runs_that_wait_for_machines_make_the_keeper_wake_one(tmp_path):
     (tmp_path / "data").mkdir()
     ledger = Ledger(tmp_path)
-    for seed, (state, why) in enumerate(
-        [("pending", f"{WAITS}no machine"), ("pending", "starts again"), ("running", ""), ("pending", f"{WAITS}no")]
+    for seed, (state, waiting_for) in enumerate(
+        [("pending", "machines"), ("pending", None), ("running", None), ("pending", "machines")]
     ):
         recipe = Recipe(name="line", data=tmp_path / "data", out=tmp_path / "runs", seed=seed, steps=1)
         run = create_run(recipe.model_copy(update={"workers": WorkersSpec(count=seed + 1)}))
-        run.write_state(state=state, why=why)
+        run.write_state(state=state, why="in any words", waiting_for=waiting_for)
         ledger.submitted(run, 1, f"{run.id}.a1")
     ledger.want_stopped(run.id)
     assert [workers.count for workers in waiting_workers(ledger.rows(only_open=True))] == [1]
