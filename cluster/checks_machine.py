@@ -1,6 +1,5 @@
 """The PC around the cards: reachable, the right one, on time, with enough of everything. Pure."""
 
-import re
 from collections.abc import Iterator
 
 from cluster.examination import Examination, Patient
@@ -14,8 +13,6 @@ _SHM_FOR_LOADERS = 2**30
 _RAY_FULL = 0.95
 """Ray makes no objects on a disk fuller than this (its `local_fs_capacity_threshold`)."""
 _MIN_FREE_BYTES = 10e9
-# What a node that is there and refuses says; one that is off says nothing.
-_REFUSED = re.compile(r"permission denied|host key|identification has changed|no such file|not found|answer", re.I)
 
 
 def reached(examination: Examination) -> Iterator[Finding]:
@@ -25,7 +22,7 @@ def reached(examination: Examination) -> Iterator[Finding]:
         if patient.probe is not None:
             answered.append(patient.name)
             continue
-        there = bool(_REFUSED.search(patient.why)) and not patient.why.startswith("no answer ")
+        there = patient.unanswered in ("refused", "failed")
         login = f"{patient.spec.user}@{patient.spec.address}" if patient.spec.user else patient.spec.address
         command = " ".join(["ssh", *patient.spec.ssh, login, "true"])
         remedy = f"make this work without a question: {command}" if there else f"switch it on; then: {command}"

@@ -16,7 +16,7 @@ from typing import Any
 from cluster.inventory import Inventory, NodeSpec
 from cluster.plan import Ports
 from cluster.probe.readings import Interface, Link, NodeProbe, Rates, Share
-from cluster.probe_call import Runner, Unanswered, ask, read_as
+from cluster.probe_call import Runner, Unanswered, UnansweredKind, ask, read_as
 
 _NODE_S = 90.0
 """`nvidia-smi` of a sleeping driver alone may take half a minute."""
@@ -31,11 +31,14 @@ _FIRST_EPHEMERAL, _LAST_EPHEMERAL = 33_000, 60_000
 
 @dataclass(frozen=True)
 class Patient:
-    """One node with all that was measured on it. None: not measured; `why` says why the node gave no answer at all."""
+    """One node with all that was measured on it. None: not measured."""
 
     spec: NodeSpec
     probe: NodeProbe | None = None
     why: str = ""
+    """Why the node gave no answer at all, for people."""
+    unanswered: UnansweredKind | None = None
+    """The same, by its kind."""
     ahead_s: tuple[float, float] | None = None
     """Its clock is ahead of the asking machine's by something between these two."""
     cache: Rates | None = None
@@ -164,7 +167,7 @@ def _look(node: NodeSpec, doctor: Doctor) -> Patient:
         after = time.time()
         probe = read_as(NodeProbe, answer)
     except Unanswered as reason:
-        return Patient(node, why=str(reason))
+        return Patient(node, why=str(reason), unanswered=reason.kind)
     finally:
         doctor.tell(node.name)
     clock_s = probe.system.clock_s
@@ -287,7 +290,7 @@ def _pairs(
         }
         try:
             if other.name in deaf:
-                raise Unanswered(deaf[other.name])
+                raise Unanswered(deaf[other.name], "failed")
             links[names] = read_as(Link, doctor.ask(one.spec, request, timeout_s=120.0))
         except Unanswered as reason:
             missing[names] = str(reason)

@@ -8,13 +8,14 @@ import sys
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 import cluster.probe
 from cluster import shell
 from cluster.inventory import NodeSpec
+from cluster.shell import Unreached, UnreachedKind
 from cluster.up_plan import python_of
 
 Reading = TypeVar("Reading")
@@ -32,11 +33,24 @@ class Runner(Protocol):
     """Runs one command on one node, to its end."""
 
     def __call__(self, node: NodeSpec, argv: Sequence[str], stdin: str, timeout_s: float) -> Ran:
-        """Run `argv` there. Raises OSError where the node is not reached, and subprocess.TimeoutExpired."""
+        """Run `argv` there.
+
+        Raises:
+            Unreached: the node is not reached.
+            OSError, TimeoutExpired: the command cannot be started, or does not end in time.
+        """
+
+
+UnansweredKind = UnreachedKind | Literal["failed"]
+"""Why a probe gave no answer: its node is not reached, or it failed there."""
 
 
 class Unanswered(Exception):
-    """A node's probe gave no answer; the message is the reason."""
+    """A node's probe gave no answer; the message is the reason, for people."""
+
+    def __init__(self, reason: str, kind: UnansweredKind) -> None:
+        super().__init__(reason)
+        self.kind = kind
 
 
 def run_here(node: NodeSpec, argv: Sequence[str], stdin: str, timeout_s: float) -> Ran:
@@ -52,10 +66,7 @@ def python_here(node: NodeSpec) -> list[str]:
 
 def run_by_ssh(node: NodeSpec, argv: Sequence[str], stdin: str, timeout_s: float) -> Ran:
     """The runner for another machine, by the system's `ssh`."""
-    try:
-        code, stdout, stderr, _ = shell.run(node, argv, stdin=stdin, timeout_s=timeout_s)
-    except shell.Unreached as error:
-        raise OSError(str(error)) from None
+    code, stdout, stderr, _ = shell.run(node, argv, stdin=stdin, timeout_s=timeout_s)
     return Ran(code, stdout, stderr)
 
 
@@ -82,18 +93,20 @@ def ask(
     """
     try:
         ran = run(node, [*python(node), "-"], program(request), timeout_s)
+    except Unreached as error:
+        raise Unanswered(str(error), error.kind) from None
     except subprocess.TimeoutExpired:
-        raise Unanswered(f"no answer in {timeout_s:.0f} s") from None
+        raise Unanswered(f"no answer in {timeout_s:.0f} s", "silent") from None
     except OSError as error:
-        raise Unanswered(error.strerror or str(error)) from None
+        raise Unanswered(error.strerror or str(error), "failed") from None
     if ran.code != 0:
         lines = [line.strip() for line in ran.stderr.splitlines() if line.strip()]
-        raise Unanswered((lines or [f"exit code {ran.code}"])[-1][:300])
+        raise Unanswered((lines or [f"exit code {ran.code}"])[-1][:300], "failed")
     try:
         # What a login shell prints on its own stands before the answer.
         return json.loads(ran.stdout.splitlines()[-1])
     except (ValueError, IndexError):
-        raise Unanswered(f"not an answer: {ran.stdout[-200:]!r}") from None
+        raise Unanswered(f"not an answer: {ran.stdout[-200:]!r}", "failed") from None
 
 
 def read_as(kind: type[Reading], answer: Any) -> Reading:
@@ -107,7 +120,7 @@ def read_as(kind: type[Reading], answer: Any) -> Reading:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise Unanswered(f"an answer with a wrong {where} ({first['msg']})") from None
+        raise Unanswered(f"an answer with a wrong {where} ({first['msg']})", "failed") from None
 
 
 def program(request: Mapping[str, Any]) -> str:

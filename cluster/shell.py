@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from cluster.errors import ClusterError
 from cluster.inventory import NodeSpec
@@ -31,6 +31,7 @@ _POLL_S = 0.2
 _OWN_ERROR = 255
 """Exit code of ssh itself; the commands that we send end with others."""
 _SILENT = re.compile(r"ssh: connect to host (\S+) port (\d+): (?:Connection timed out|No route to host|Host is down)")
+_LOST = re.compile(r"not responding|closed by remote host|Broken pipe|Connection reset")
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 
 
@@ -43,13 +44,20 @@ class Result(NamedTuple):
     seconds: float
 
 
-class Unreached(Exception):
-    """ssh did not get through to the PC, or lost it; the message is the reason."""
+UnreachedKind = Literal["off", "silent", "refused"]
+"""Why a PC is not reached.
 
-    def __init__(self, reason: str, *, is_off: bool) -> None:
+off: nothing answers at its address, or it is not in this network; silent: no answer in time, or no more; refused:
+something answers there, and ssh does not get in.
+"""
+
+
+class Unreached(Exception):
+    """ssh did not get through to the PC, or lost it; the message is the reason, for people."""
+
+    def __init__(self, reason: str, kind: UnreachedKind) -> None:
         super().__init__(reason)
-        self.is_off = is_off
-        """Nothing answers at its address: it is off, or not in this network."""
+        self.kind = kind
 
 
 class Stopped(Exception):
@@ -131,17 +139,20 @@ def _to_its_end(argv: Sequence[str], stdin: str, timeout_s: float, stop: threadi
                 process.communicate()
                 if stop.is_set():
                     raise Stopped from None
-                raise Unreached(f"no answer in {seconds:.0f} s", is_off=False) from None
+                raise Unreached(f"no answer in {seconds:.0f} s", "silent") from None
     if process.returncode == _OWN_ERROR:
         raise unreached(stderr)
     return Result(process.returncode, stdout, stderr, time.monotonic() - start)
 
 
 def unreached(stderr: str) -> Unreached:
-    """What ssh's own words mean; a jump host's words come first and say more than what follows from them."""
+    """What ssh's own words mean: it says in no other way what it met, and only here are they read.
+
+    A jump host's words come first and say more than what follows from them.
+    """
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     silent = _SILENT.search(stderr)
     if silent:
-        return Unreached(f"no answer at {silent[1]}:{silent[2]}", is_off=True)
+        return Unreached(f"no answer at {silent[1]}:{silent[2]}", "off")
     own = [line for line in lines if line.startswith("ssh: ")]
-    return Unreached([*own[:1], *lines[-1:], "ssh failed"][0], is_off=False)
+    return Unreached([*own[:1], *lines[-1:], "ssh failed"][0], "silent" if _LOST.search(stderr) else "refused")

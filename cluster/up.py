@@ -102,7 +102,7 @@ def look_at(node: NodeSpec, stop: threading.Event) -> Found:
     try:
         result = run(node, ["sh", "-c", LOOK, "sh", str(CODE), MARK, MARKER], timeout_s=_LOOK_S, stop=stop)
     except Unreached as error:
-        if error.is_off:
+        if error.kind == "off":
             return Found(off=str(error))
         return Found(refused=f"{error}; make this work without a question: {ssh_line(node)}")
     return parse_look(result.stdout)

@@ -23,6 +23,8 @@ from dataprep.shards import PARTIAL, SUFFIX, ShardRow, damaged, no_space_as_erro
 from vr_core.errors import StorageError
 from vr_core.files import sync_folder
 
+_COPY = re.compile(rf"[0-9a-f]{{64}}{re.escape(SUFFIX)}")
+_PARTIAL_COPY = re.compile(rf"[0-9a-f]{{64}}\.(\d+){re.escape(PARTIAL)}")
 _BLOCK_BYTES = 8 * 2**20
 _UNITS = {"": 1, "B": 1} | {
     f"{prefix}{kind}": base ** (i + 1)
@@ -121,14 +123,14 @@ class ShardCache:
             self._path(row).unlink()
 
     def held(self) -> list[Held]:
-        """What takes room, copies that are being made with what they will take."""
+        """What takes room, copies that are being made with what they will take; files of others count for nothing."""
         found = []
         for path in self.folder.iterdir():
             with suppress(OSError):  # removed meanwhile
-                if path.suffix == SUFFIX:
+                if _COPY.fullmatch(path.name):
                     found.append(Held(path, path.stat().st_size, path.stat().st_mtime))
-                elif path.name.endswith(PARTIAL):
-                    found.append(Held(path, int(path.name.split(".")[1]), path.stat().st_mtime))
+                elif partial := _PARTIAL_COPY.fullmatch(path.name):
+                    found.append(Held(path, int(partial[1]), path.stat().st_mtime))
         return found
 
     def stage(

@@ -11,25 +11,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from dataprep.decoders import AudioSource
 from dataprep.errors import DataError, ShardError
-from dataprep.manifest import Manifest, SongRow, StemRow, read_manifest, replace_manifest, version_files
-from dataprep.prepare import PrepareProgress, PrepareReport, PrepareSettings, prepare, remove_leftovers, writing
+from dataprep.leftovers import finished_shards, left_alone, remove_leftovers, remove_versions
+from dataprep.manifest import Manifest, Preparation, SongRow, StemRow, read_manifest, replace_manifest
+from dataprep.old_manifests import moved_any
+from dataprep.prepare import PrepareProgress, PrepareReport, PrepareSettings, prepare, writing
 from dataprep.roots import Roots
 from dataprep.shard_reader import Shard
 from dataprep.shards import BATCH_FRAMES, checksum, verify
-from dataprep.song import ALIGNED
 from dataprep.splits import SplitByList
-from dataprep.tracks import Role, Track
+from dataprep.tracks import Role
 from vr_core.errors import StorageError
 
 
 def settings_of(manifest: Manifest) -> PrepareSettings:
     """How its songs were prepared."""
+    how = manifest.preparation or _traces(manifest)
+    return PrepareSettings(stft=manifest.stft, codec=manifest.codec, **how.model_dump())  # type: ignore[arg-type]
+
+
+def _traces(manifest: Manifest) -> Preparation:
+    """What the songs of a data set show of how they were prepared, where that was not stored."""
     labelled = [song for song in manifest.songs if len(song.stems) > 1]
     mixture = not labelled or any("mixture" in song.stems for song in labelled)
-    align = any(ALIGNED in note for song in manifest.songs for note in song.notes)
-    return PrepareSettings(stft=manifest.stft, codec=manifest.codec, mixture=mixture, align=align)  # type: ignore[arg-type]
+    return Preparation(mixture=mixture, align=moved_any(note for song in manifest.songs for note in song.notes))
 
 
 def remove(folder: Path, patterns: Sequence[str]) -> tuple[str, ...]:
@@ -65,6 +70,8 @@ class Pruned(NamedTuple):
 
     versions: int
     bytes: int
+    left_alone: tuple[str, ...]
+    """Files in the folder that are called as a data set's own are, and that it did not write."""
 
 
 def prune(folder: Path) -> Pruned:
@@ -75,10 +82,10 @@ def prune(folder: Path) -> Pruned:
     """
     with writing(folder):
         manifest = read_manifest(folder)
-        versions = version_files(folder)
-        for path in versions:
-            path.unlink()
-        return Pruned(len(versions), remove_leftovers(folder, set(manifest.shards)))
+        named = set(manifest.shards) | finished_shards(folder)
+        versions, removed_bytes = remove_versions(folder, named)
+        removed_bytes += remove_leftovers(folder, named)
+        return Pruned(versions, removed_bytes, left_alone(folder, named))
 
 
 class DamagedFrames(NamedTuple):
@@ -169,7 +176,7 @@ def repair(
     hurt = {song for shard in damaged for song in shard.songs}
     rows = [song for song in manifest.songs if song.id in hurt]
     splits = SplitByList(tuple((song.split, song.id) for song in rows), str(folder))
-    tracks = [_track(song) for song in rows]
+    tracks = [song.track() for song in rows]
     roots = roots or Roots.of(folder)
     report = prepare(tracks, folder, settings_of(manifest), on_progress, split=splits, again=hurt, roots=roots)
     with writing(folder):
@@ -217,20 +224,8 @@ def _damaged_batches(shard: Shard, song: SongRow, role: Role, stem: StemRow) -> 
     return found
 
 
-def _track(song: SongRow) -> Track:
-    return Track(song.id, {role: tuple(map(_source, sources)) for role, sources in song.sources.items()})
-
-
-def _source(text: str) -> AudioSource:
-    """What `str` makes of a source, read again."""
-    path, _, stream = text.rpartition(":")
-    if stream.isdecimal() and not Path(text).exists():
-        return AudioSource(Path(path), int(stream))
-    return AudioSource(Path(text))
-
-
 def _write(folder: Path, manifest: Manifest, songs: tuple[SongRow, ...]) -> None:
     named = {stem.shard for song in songs for stem in song.stems.values()}
     shards = {name: row for name, row in manifest.shards.items() if name in named}
     replace_manifest(folder, manifest.model_copy(update={"songs": songs, "shards": shards}))
-    remove_leftovers(folder, named)
+    remove_leftovers(folder, named | finished_shards(folder))

@@ -1,25 +1,25 @@
 """A group of songs that share shards: what one worker process prepares, and the journal that says it has.
 
-A group's shards are finished before its journal is written; a shard that no journal and no manifest names was left by a
-preparation that was stopped, and is removed by the next.
+A group's shards are announced before they are begun, and finished before its journal is written. One that is announced
+and that no journal and no manifest names was left by a preparation that was stopped: the next removes it.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from dataprep.errors import DataError
 from dataprep.heard import Words, keep
 from dataprep.manifest import SongRow, write_json
+from dataprep.old_manifests import as_today
 from dataprep.shard_reader import Shard
 from dataprep.shards import SUFFIX, ShardRow, ShardWriter
 from dataprep.song import SongSettings, encode_song, stored_roles
 from dataprep.tracks import Role, Track
 from vr_core.config import Spec, digest, plain
+from vr_core.files import storage_failure
 
 JOURNALS = "journal"
 
@@ -39,6 +39,27 @@ class GroupJournal(Spec):
     settings: SongSettings
     shards: dict[str, ShardRow]
     songs: tuple[SongRow, ...]
+
+
+class Announced(Spec):
+    """Shards that are about to be written, or that the manifest is about to name no more."""
+
+    announced: tuple[str, ...]
+    """Names of their files."""
+
+
+def announce(folder: Path, name: str, shards: Collection[str]) -> None:
+    """Write into the journal, as `name`, that these shards are the data set's own: nothing else is ever removed.
+
+    Raises:
+        NoSpaceError: the disk is full.
+    """
+    write_json(folder / JOURNALS / f"{name}.shards.json", plain(Announced(announced=tuple(sorted(shards)))))
+
+
+def shard_names(group: str, tracks: Sequence[Track], settings: SongSettings) -> dict[Role, str]:
+    """File name of the shard of each role that a group's tracks are stored in."""
+    return {role: f"{role}-{group}{SUFFIX}" for track in tracks for role in stored_roles(track, settings)}
 
 
 def plan_groups(
@@ -95,11 +116,13 @@ def prepare_group(
     stamps = dict(plan.songs)
     writers: dict[Role, ShardWriter] = {}
     heard: dict[str, Words] = {}
+    names = shard_names(plan.name, tracks, settings)
+    announce(folder, plan.name, names.values())
     with ExitStack() as stack:
         for track in tracks:
             for role in stored_roles(track, settings):
                 if role not in writers:
-                    path = folder / f"{role}-{plan.name}{SUFFIX}"
+                    path = folder / names[role]
                     writers[role] = stack.enter_context(ShardWriter(path, settings.codec_of(role), settings.stft))
             try:
                 songs.append(encode_song(track, settings, stamps[track.id], writers, partial(tick, track.id), heard))
@@ -125,16 +148,34 @@ def prepare_group(
 
 
 def read_journals(folder: Path, settings: SongSettings) -> dict[Path, GroupJournal]:
-    """Journals of a stopped preparation with these settings whose shards are all there; damaged ones do not count."""
-    journals = {}
-    for path in sorted((folder / JOURNALS).glob("*.json")):
+    """Journals of a stopped preparation with these settings whose shards are all there."""
+    return {
+        path: entry
+        for path, entry in journal_entries(folder).items()
+        if isinstance(entry, GroupJournal)
+        and entry.settings == settings
+        and all((folder / name).is_file() for name in entry.shards)
+    }
+
+
+def journal_entries(folder: Path) -> dict[Path, GroupJournal | Announced]:
+    """What the files of the journal say; damaged ones do not count, nor what others keep in a folder of that name.
+
+    Raises:
+        StorageError: the disk or the share failed.
+    """
+    found: dict[Path, GroupJournal | Announced] = {}
+    for path in sorted((folder / JOURNALS).glob("[!.]*.json")):
         try:
-            journal = GroupJournal.model_validate_json(path.read_bytes())
-        except (ValidationError, json.JSONDecodeError):
+            raw = json.loads(path.read_bytes())
+            kind = Announced if "announced" in raw else GroupJournal
+            found[path] = kind.model_validate_json(json.dumps(as_today(raw)))
+        except OSError as error:
+            if failed := storage_failure(path, error):
+                raise failed from None
+        except (ValueError, TypeError):
             continue
-        if journal.settings == settings and all((folder / name).is_file() for name in journal.shards):
-            journals[path] = journal
-    return journals
+    return found
 
 
 def _removes_when_failing(path: Path) -> Callable[..., None]:

@@ -20,7 +20,7 @@ from dataprep.manifest import SongRow, StemRow
 from dataprep.order import Item, Read
 from dataprep.shards import BATCH_FRAMES, SUFFIX, no_space_as_error
 from dataprep.tracks import Role
-from vr_core.files import whole_file
+from vr_core.files import drafted, whole_file
 
 FOLDER = "fingerprints"
 Words = tuple[np.ndarray, np.ndarray]
@@ -70,12 +70,17 @@ def keep(folder: Path, group: str, words: Mapping[str, Words]) -> None:
             np.savez(draft, **arrays)  # type: ignore[arg-type]
 
 
-def remove_unnamed(folder: Path, shards: Collection[str]) -> None:
-    """Remove what belongs to none of the shards."""
-    groups = {_group_of(name) for name in shards}
-    for path in (folder / FOLDER).glob("*.npz"):
-        if path.stem not in groups:
+def forget(folder: Path, gone: Collection[str], staying: Collection[str]) -> None:
+    """Remove the fingerprints of shards that are gone; not those of a group of which a shard stays."""
+    files = {f"{group}.npz" for group in groups_of(gone) - groups_of(staying)}
+    for path in list((folder / FOLDER).glob("*.npz")):
+        if path.name in files or drafted(path.name) in files:
             path.unlink(missing_ok=True)
+
+
+def groups_of(shards: Collection[str]) -> set[str]:
+    """Groups of songs whose shards these are."""
+    return {_group_of(name) for name in shards}
 
 
 def _kept(folder: Path) -> Callable[[StemRow], Words | None]:

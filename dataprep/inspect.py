@@ -46,7 +46,7 @@ def song_summaries(manifest: Manifest) -> list[SongSummary]:
             seconds=song.samples / manifest.stft.sample_rate_hz,
             loudness_db={role: song.stems[role].loudness_db for role in ROLES if role in song.stems},
             bytes=_stored_bytes(manifest, song),
-            notes=song.notes,
+            notes=song.remarks,
         )
         for song in manifest.songs
     ]

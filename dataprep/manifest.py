@@ -4,16 +4,20 @@
 """
 
 import json
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from dataprep.audio import MAX_AUDIO_S
 from dataprep.columns import COLUMNS
+from dataprep.decoders import AudioSource
 from dataprep.errors import ManifestError
+from dataprep.old_manifests import as_today
 from dataprep.shards import BATCH_FRAMES, SCHEMA_VERSION, ShardRow, no_space_as_error
 from dataprep.splits import Split
-from dataprep.tracks import Role
+from dataprep.tracks import Role, Track
 from vr_core import files
 from vr_core.config import Spec, digest, plain
 from vr_core.specs import StftSpec
@@ -21,6 +25,7 @@ from vr_core.specs import StftSpec
 FILE = "manifest.json"
 VERSIONS = "versions"
 """Folder of manifests that were replaced, by digest, for runs that began with them."""
+_VERSION = re.compile(r"[0-9a-f]{8}")
 MIXTURE_CODEC = "magnitude8"
 Natural = Annotated[int, Field(ge=0)]
 
@@ -46,6 +51,17 @@ class StemRow(Spec):
     """Of the decoded samples, before the STFT: equal for equal audio whatever the file format."""
 
 
+class Follows(Spec):
+    """The song whose split another one takes, since both hold the same."""
+
+    song: str
+    shares: Literal["audio", "recording"]
+    """audio: a stem of equal samples; recording: a stem with the same fingerprint."""
+
+    def __str__(self) -> str:
+        return f"same {self.shares} as {self.song}; it follows its split"
+
+
 class SongRow(Spec):
     """One song."""
 
@@ -55,12 +71,32 @@ class SongRow(Spec):
     """Length per channel at the data set's sample rate; synthesis cuts back to it."""
     frames: Annotated[int, Field(ge=1)]
     stems: dict[Role, StemRow]
-    sources: dict[Role, tuple[str, ...]]
-    """The files each role was made from."""
+    sources: dict[Role, tuple[AudioSource, ...]]
+    """The files each role was made from, with absolute paths."""
     stamp: str = ""
     """Digest of the sources' paths, sizes and times and of the settings: equal means nothing to prepare again."""
     notes: tuple[str, ...] = ()
-    """What preparation had to decide about this song."""
+    """What preparation had to decide about this song, for people."""
+    follows: Follows | None = None
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """All that is to be said about this song: its notes, and whose split it takes."""
+        return self.notes if self.follows is None else (*self.notes, str(self.follows))
+
+    def track(self) -> Track:
+        """The song as its files give it, to be read again."""
+        return Track(self.id, dict(self.sources))
+
+
+class Preparation(Spec):
+    """How songs are prepared, besides the STFT and the codec."""
+
+    mixture: bool = True
+    """Also store the mixture's magnitude of songs that have both stems, for pretraining."""
+    max_song_s: Annotated[float, Field(gt=0)] = MAX_AUDIO_S
+    align: bool = False
+    """Move stems that lie before or after the mixture they are given with."""
 
 
 class Manifest(Spec):
@@ -70,6 +106,8 @@ class Manifest(Spec):
     stft: StftSpec
     codec: str
     """Codec of vocals and instrumentals; mixtures are `magnitude8`."""
+    preparation: Preparation | None = None
+    """As of the last preparation; None in data sets of a time when it was not stored."""
     shards: dict[str, ShardRow]
     songs: tuple[SongRow, ...]
 
@@ -115,8 +153,8 @@ def read_manifest(folder: Path, version: str | None = None) -> Manifest:
 
 
 def version_files(folder: Path) -> list[Path]:
-    """Manifests that were replaced."""
-    return sorted((folder / VERSIONS).glob("*.json"))
+    """Manifests that were replaced; other files in their folder are none of ours."""
+    return sorted(path for path in (folder / VERSIONS).glob("*.json") if _VERSION.fullmatch(path.stem))
 
 
 def kept_versions(folder: Path) -> list[Manifest]:
@@ -162,7 +200,7 @@ def _read(folder: Path, path: Path) -> Manifest:
             "prepare the music again into a new folder"
         )
     try:
-        manifest = Manifest.model_validate_json(json.dumps(raw))
+        manifest = Manifest.model_validate_json(json.dumps(as_today(raw)))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])

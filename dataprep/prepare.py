@@ -5,7 +5,6 @@ its row in the manifest or in a journal is not prepared again, and a lock keeps 
 """
 
 import os
-import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,11 +18,12 @@ from pydantic import Field
 from dataprep.columns import CHANNELS, COLUMNS
 from dataprep.errors import AudioError, DataError, PrepareError
 from dataprep.fingerprint import LEAST_OVERLAP_S, pairs
-from dataprep.group import JOURNALS, GroupPlan, plan_groups, read_journals
-from dataprep.heard import kept_fingerprints, remove_unnamed
-from dataprep.manifest import FILE, Manifest, SongRow, kept_versions, read_manifest, replace_manifest
+from dataprep.group import GroupPlan, announce, plan_groups, read_journals, shard_names
+from dataprep.heard import kept_fingerprints
+from dataprep.leftovers import end_journal, left_alone, own_shards, remove_leftovers
+from dataprep.manifest import FILE, Follows, Manifest, SongRow, read_manifest, replace_manifest
 from dataprep.roots import Roots
-from dataprep.shards import PARTIAL, SUFFIX, ShardRow
+from dataprep.shards import ShardRow
 from dataprep.song import SILENT_DB, SongSettings, duration_s, stored_roles
 from dataprep.splits import Split, SplitByFraction, SplitRule, assign
 from dataprep.tracks import Track
@@ -72,6 +72,8 @@ class PrepareReport:
     """Ids of songs that were there already, unchanged."""
     failed: tuple[tuple[str, str], ...]
     """Songs that could not be used: (id, reason)."""
+    left_alone: tuple[str, ...] = ()
+    """Files in the folder that are called as a data set's own are, and that it did not write."""
 
 
 def prepare(
@@ -166,11 +168,10 @@ def _prepare(
     kept = tuple(song for song in seconds if song in rows and rows[song].stamp == stamps[song] and song not in again)
     todo_s = {song: length_s for song, length_s in seconds.items() if song not in kept}
     plans, workers = _plan(todo_s, stamps, settings)
+    work = [(plan, [wanted[song] for song, _ in plan.songs]) for plan in plans]
+    _refuse_strangers(out, work, song_settings, set(existing.shards))
     counter = _Counter(on_progress, plans, todo_s)
-    failed += (run or run_groups)(
-        out, [(plan, [wanted[song] for song, _ in plan.songs]) for plan in plans], song_settings, workers, counter.tick,
-        counter.group_done,
-    )  # fmt: skip
+    failed += (run or run_groups)(out, work, song_settings, workers, counter.tick, counter.group_done)
     for journal in read_journals(out, song_settings).values():
         shards |= journal.shards
         rows |= {song.id: song for song in journal.songs}
@@ -181,19 +182,35 @@ def _prepare(
     # A song that cannot be prepared again keeps the row of the time when it could.
     used = [track.id for track in tracks if track.id in rows]
     if tracks and not used:
+        remove_leftovers(out, set(shards))
         first = f"; {failed[0][1]}" if failed else ""
         raise PrepareError(f"{out}: none of the {len(tracks)} songs could be used{first}")
     songs = _with_splits(out, rows, assign(used, rule), settings.stft.hop / settings.stft.sample_rate_hz)
     named = {stem.shard for song in songs for stem in song.stems.values()}
     manifest = Manifest(
-        stft=settings.stft, codec=settings.codec, songs=tuple(songs),
+        stft=settings.stft, codec=settings.codec, preparation=settings.preparation(), songs=tuple(songs),
         shards={name: row for name, row in sorted(shards.items()) if name in named},
     )  # fmt: skip
+    if replaced := set(existing.shards) - named:
+        announce(out, "replaced", replaced)
     replace_manifest(out, manifest)
-    shutil.rmtree(out / JOURNALS, ignore_errors=True)
     remove_leftovers(out, named)
+    end_journal(out)
     prepared = tuple(song for song in used if song in todo_s)
-    return PrepareReport(manifest, prepared, kept, tuple(failed))
+    return PrepareReport(manifest, prepared, kept, tuple(failed), left_alone(out, named))
+
+
+def _refuse_strangers(
+    out: Path, work: Sequence[tuple[GroupPlan, Sequence[Track]]], settings: SongSettings, named: set[str]
+) -> None:
+    """Raise where a file that this data set did not write has the name of a shard that is about to be written."""
+    names = [name for plan, tracks in work for name in shard_names(plan.name, tracks, settings).values()]
+    there = [name for name in names if os.path.lexists(out / name)]
+    if there and (strangers := set(there) - own_shards(out, named)):
+        raise PrepareError(
+            f"{out / min(strangers)}: a shard of this name would be written, and this data set did not write what is "
+            "there; move it away (or delete it, if an earlier version of vr was stopped while it prepared this folder)"
+        )
 
 
 def _in_the_same_order(song: SongRow, before: SongRow | None) -> SongRow:
@@ -215,7 +232,7 @@ def _with_splits(out: Path, rows: Mapping[str, SongRow], splits: Mapping[str, Sp
 
 
 def keep_duplicates_together(songs: Sequence[SongRow], same: Sequence[tuple[str, str]] = ()) -> list[SongRow]:
-    """Give songs that share the audio of a stem, or a recording, the split of the first of them, with a note.
+    """Give songs that share the audio of a stem, or a recording, the split of the first of them.
 
     Sharing goes on: a remix with the vocals of one song over the instrumental of another brings all three together.
     Silence is shared by songs that have nothing else in common, so it does not count.
@@ -244,18 +261,10 @@ def keep_duplicates_together(songs: Sequence[SongRow], same: Sequence[tuple[str,
         leads[max(lead(one), lead(other))] = min(lead(one), lead(other))
     result = []
     for index, song in enumerate(songs):
-        # Notes of an earlier preparation of the same rows are not repeated.
-        notes = tuple(note for note in song.notes if not note.startswith((_SAME_AUDIO, _SAME_RECORDING)))
         twin = songs[lead(index)]
-        if twin is not song:
-            what = _SAME_RECORDING if equal[index] == index else _SAME_AUDIO
-            notes = (*notes, f"{what} {twin.id}; it follows its split")
-        result.append(song.model_copy(update={"split": twin.split, "notes": notes}))
+        follows = Follows(song=twin.id, shares="recording" if equal[index] == index else "audio")
+        result.append(song.model_copy(update={"split": twin.split, "follows": None if twin is song else follows}))
     return result
-
-
-_SAME_AUDIO = "same audio as"
-_SAME_RECORDING = "same recording as"
 
 
 def _existing(out: Path, settings: PrepareSettings) -> Manifest:
@@ -346,18 +355,3 @@ class _Counter:
         """All songs of a group are done or refused."""
         for song, _ in plan.songs:
             self.tick(song, self._todo_s[song])
-
-
-def remove_leftovers(out: Path, named: set[str]) -> int:
-    """Remove shards that neither `named` nor a kept version names; returns their bytes.
-
-    They are of a stopped preparation, or of songs that were prepared again or removed.
-    """
-    named = named.union(*(version.shards for version in kept_versions(out)))
-    remove_unnamed(out, named)
-    removed_bytes = 0
-    for path in (*out.glob(f"*{SUFFIX}"), *out.glob(f"*{SUFFIX}{PARTIAL}"), *out.glob(f".*.{FILE}")):
-        if path.name not in named:
-            removed_bytes += path.stat().st_size
-            path.unlink(missing_ok=True)
-    return removed_bytes

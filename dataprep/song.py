@@ -8,10 +8,9 @@ import math
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
-from pydantic import Field
 
 from dataprep.audible import audible_runs
 from dataprep.audio import BLOCK_SAMPLES, MAX_AUDIO_S, open_audio, probe, regrouped
@@ -20,30 +19,27 @@ from dataprep.decoders import AudioSource
 from dataprep.errors import SongError
 from dataprep.fingerprint import Listener, can_listen
 from dataprep.framing import SpectrogramStream
-from dataprep.manifest import MIXTURE_CODEC, SongRow, StemRow
+from dataprep.manifest import MIXTURE_CODEC, Preparation, SongRow, StemRow
 from dataprep.shards import BATCH_FRAMES, ShardWriter, checksum
 from dataprep.stem_checks import StemChecks, energy, find_offset
 from dataprep.tracks import Role, Track
-from vr_core.config import Spec
 from vr_core.specs import StftSpec
 
 TOLERANCE_S = 0.1
-ALIGNED = "moved, it lay"
 SILENT_DB = -90.0
 _RESIDUAL_DB = -20.0
 
 
-class SongSettings(Spec):
+class SongSettings(Preparation):
     """How songs are stored."""
 
     stft: StftSpec = StftSpec()
     codec: Literal["polar8", "complex16"] = "polar8"
     """Of vocals and instrumentals."""
-    mixture: bool = True
-    """Also store the mixture's magnitude of songs that have both stems, for pretraining."""
-    max_song_s: Annotated[float, Field(gt=0)] = MAX_AUDIO_S
-    align: bool = False
-    """Move stems that lie before or after the mixture they are given with."""
+
+    def preparation(self) -> Preparation:
+        """What of it the manifest does not store elsewhere."""
+        return Preparation(**{name: getattr(self, name) for name in Preparation.model_fields})
 
     def codec_of(self, role: Role) -> str:
         """Codec in which a role is stored."""
@@ -160,7 +156,7 @@ def encode_song(
     for role, offset in late.items():
         side = "after" if offset > 0 else "before"
         by = f"{abs(offset)} samples ({abs(offset) / rate * 1000:.1f} ms) {side} the mixture"
-        notes.append(f"{role} {ALIGNED} {by}" if settings.align else f"{role} lies {by}; --align moves it")
+        notes.append(f"{role} moved, it lay {by}" if settings.align else f"{role} lies {by}; --align moves it")
     samples = max(lengths.values())
     if not samples:
         raise SongError(f"{track.id}: too short for a single sample at {rate} Hz; remove it")
@@ -185,7 +181,7 @@ def encode_song(
     return SongRow(
         id=track.id, split="train", samples=samples, frames=settings.stft.frames(samples), stems=rows,
         sources={
-            role: tuple(str(replace(source, path=source.path.absolute())) for source in sources)
+            role: tuple(replace(source, path=source.path.absolute()) for source in sources)
             for role, sources in track.stems.items()
         },
         stamp=stamp, notes=tuple(notes),

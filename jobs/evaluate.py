@@ -1,6 +1,5 @@
 """Scores of a checkpoint on songs with known stems, from the files that separation writes."""
 
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -156,10 +155,7 @@ def labelled_songs(data: Path, split: str, stft: StftSpec) -> Sequence[Track]:
         dataset = Dataset.open(data)
         dataset.check(stft)
         where = f"{data}, split {split} of {', '.join(SPLITS)}"
-        tracks: Iterable[Track] = (
-            Track(song.id, {role: tuple(map(_source, files)) for role, files in song.sources.items()})
-            for song in dataset.manifest.songs if song.split == split
-        )  # fmt: skip
+        tracks: Iterable[Track] = (song.track() for song in dataset.manifest.songs if song.split == split)
     else:
         where = str(data)
         tracks = find_tracks([data]).tracks
@@ -167,12 +163,6 @@ def labelled_songs(data: Path, split: str, stft: StftSpec) -> Sequence[Track]:
     if not songs:
         raise NoSongs(f"{where}: no song with two of vocals, instrumental and mixture; scores need the original stems")
     return songs
-
-
-def _source(text: str) -> AudioSource:
-    """The inverse of an audio source's text: a path, for a stream of an mp4 with its number behind a colon."""
-    stream = re.fullmatch(r"(.+\.mp4):(\d+)", text, re.IGNORECASE)
-    return AudioSource(Path(stream[1]), int(stream[2])) if stream else AudioSource(Path(text))
 
 
 def default_folder(weights: Path, meta: WeightsMeta) -> Path:

@@ -38,7 +38,7 @@ from jobs.ledger import Ledger, Row
 from jobs.placement import least_workers
 from jobs.policy import Action, Close, End, Seen, StopJob, Submit, Wait, decide
 from jobs.recipe import WorkersSpec
-from jobs.runs import WAITS, RunFolder, RunState
+from jobs.runs import RunFolder, RunState
 from jobs.submit import job_states, stop_job, submit_attempt
 from vr_core.errors import VrError
 
@@ -84,7 +84,7 @@ def look(row: Row) -> Found:
 
 def waits_for(run: RunFolder, state: RunState) -> WorkersSpec | None:
     """What a run wants that waits for machines now."""
-    waits = state.state == "pending" and state.why.startswith(WAITS)
+    waits = state.state == "pending" and state.waiting_for == "machines"
     return least_workers(run.recipe()) if waits else None
 
 

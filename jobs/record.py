@@ -6,13 +6,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from cluster.timings import Timings
 from jobs.errors import DamagedRun, Superseded
 from jobs.progress import last_step
-from jobs.runs import RunFolder, RunState
+from jobs.runs import RunFolder, RunState, settled
 from vr_core.config import plain
+
+EventKind = Literal["start", "workers_ready", "retry", "lost", "excluded", "leaving", "mended"]
+"""What an event of a run is.
+
+start, workers_ready: workers are asked for, or all there; retry: a failure is tried again; lost: a machine answers no
+more; excluded: steps are shorter without a machine; leaving: the loop is to leave its machines at the next report;
+mended: a damaged file was written anew.
+"""
 
 
 class Record:
@@ -35,11 +43,12 @@ class Record:
         """The whole state, as last written or as it is to be written."""
         self._beat = 0
 
-    def say(self, line: str) -> None:
-        """Into the job's log and the run's events."""
+    def say(self, line: str, kind: EventKind, **facts: str) -> None:
+        """Into the job's log and the run's events: for people, and as an event of that kind with its facts."""
         print(f"run {self._run.id}: {line}", file=sys.stderr, flush=True)
         with contextlib.suppress(OSError):  # the log has it
-            event = {"time_s": round(time.time(), 3), "attempt": self._attempt, "step": last_step(self._run)}
+            event: dict[str, Any] = {"time_s": round(time.time(), 3), "attempt": self._attempt}
+            event |= {"step": last_step(self._run), "kind": kind, **facts}
             with self._run.events_file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({**event, "said": line}) + "\n")
 
@@ -50,6 +59,7 @@ class Record:
             OSError, DamagedRun: the first state of the attempt cannot be written, or an end for `tell_for_s`.
             Superseded: a newer attempt owns the run, and nothing was written.
         """
+        changes = settled(changes)
         ends = changes.get("state") in ("finished", "failed", "stopped")
         said, until_s = False, self._now_s() + self._timings.tell_for_s
         self._beat += 1

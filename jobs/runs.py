@@ -22,7 +22,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -41,8 +41,8 @@ PointerName = Literal["last", "best"]
 POINTERS: tuple[PointerName, ...] = ("last", "best")
 """Files that name a checkpoint."""
 LIVE: tuple[State, ...] = ("pending", "running")
-WAITS = "waits: "
-"""A pending run whose `why` begins so waits for machines."""
+_OLD_WAIT = "waits: "
+"""So began the `why` of a pending run that waited for machines, before there was `waiting_for`."""
 
 _STEP = re.compile(r"step-\d{8,}")
 
@@ -55,7 +55,9 @@ class RunState(Spec):
     steps: Annotated[int, Field(ge=1)]
     attempt: Annotated[int, Field(ge=0)] = 0
     why: str = ""
-    """What a pending run waits for, or why a run failed or was stopped."""
+    """What a pending run waits for, or why a run failed or was stopped; for people."""
+    waiting_for: Literal["machines"] | None = None
+    """What a pending run waits for that somebody else can bring: the keeper wakes PCs for it."""
     user_error: bool = False
     """A failed run that only the user can mend: nothing retries it."""
     updated_s: float = 0.0
@@ -78,8 +80,26 @@ def standing(written: RunState, notice: Notice | None) -> RunState:
     """A run's state by what its driver wrote and by what others have to say of that."""
     if notice is None or notice.of_updated_s != written.updated_s:
         return written
-    changes = {"state": notice.state, "why": notice.why, "user_error": False, "updated_s": notice.updated_s}
+    changes = {
+        "state": notice.state,
+        "why": notice.why,
+        "user_error": False,
+        "waiting_for": None,
+        "updated_s": notice.updated_s,
+    }
     return written.model_copy(update=changes)
+
+
+def settled(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`changes` of a state as a whole: a new reason ends the wait that the one before it gave."""
+    return {"waiting_for": None, **changes} if changes.keys() & {"state", "why"} else dict(changes)
+
+
+def _with_wait(raw: dict[str, Any]) -> dict[str, Any]:
+    """A state as it was stored; of a time before `waiting_for`, with what its words say."""
+    if "waiting_for" in raw or not str(raw.get("why", "")).startswith(_OLD_WAIT):
+        return raw
+    return {**raw, "waiting_for": "machines"}
 
 
 class RunFolder:
@@ -128,12 +148,14 @@ class RunFolder:
             DamagedRun: state.json is missing or damaged, and `changes` is not a whole state.
             OSError: it cannot be written.
         """
+        changes = settled(changes)
         whole = {"state", "steps"} <= changes.keys()
         written = {} if whole else plain(self._written_state())
         state = validate(RunState, {**written, **changes, "updated_s": time.time()}, str(self.state_file))
         record = plain(state)
-        if not state.beat:
-            del record["beat"]  # the run's code may be an earlier version's, which refuses what it does not know
+        for name in ("beat", "waiting_for"):
+            if not record[name]:
+                del record[name]  # the run's code may be an earlier version's, which refuses what it does not know
         write_json(self.state_file, record)
         return state
 
@@ -168,7 +190,7 @@ class RunFolder:
 
     def _written_state(self) -> RunState:
         try:
-            return validate(RunState, read_json(self.state_file), str(self.state_file))
+            return validate(RunState, _with_wait(read_json(self.state_file)), str(self.state_file))
         except OSError as error:
             raise DamagedRun(
                 f"run {self.id}: {self.state_file} cannot be read ({error}); start the recipe anew with --again"

@@ -22,7 +22,7 @@ from jobs.pulse import Pulse, answers
 from jobs.recipe import Recipe
 from jobs.record import Record
 from jobs.retry import Failed, Stop, decide
-from jobs.runs import WAITS, RunFolder, RunState, read_json
+from jobs.runs import RunFolder, RunState, read_json
 from jobs.seats import ClusterView, Seats
 from jobs.starts import Start
 from jobs.summary import ProgressWriter
@@ -106,7 +106,8 @@ class Supervisor:
             if isinstance(verdict, Stop):
                 return self._record.write(state="failed", why=verdict.why, user_error=verdict.user_error)
             self._record.say(
-                f"{outcome.failed.why}; starting again from step {outcome.failed.step} in {verdict.delay_s:g} s"
+                f"{outcome.failed.why}; starting again from step {outcome.failed.step} in {verdict.delay_s:g} s",
+                "retry",
             )
             self._record.write(state="pending", why=f"starts again after: {outcome.failed.why}")
             self._pause(verdict.delay_s)
@@ -131,7 +132,7 @@ class Supervisor:
                 )
             if isinstance(found, Missing) and found.why != said:
                 said = found.why
-                self._record.write(state="pending", why=f"{WAITS}{said}")
+                self._record.write(state="pending", why=f"waits: {said}", waiting_for="machines")
             self._pause(self.timings.beat_s)
         return None
 
@@ -151,7 +152,8 @@ class Supervisor:
         self._number += 1
         self._placement, self._names, self._moved = placement, frozenset(), (-1, 0.0)
         where = f" on {', '.join(placement.names)}" if placement.names else ""
-        self._record.say(f"start {self.attempt}.{self._number}: {len(placement.selectors)} worker(s){where}")
+        start = f"{self.attempt}.{self._number}"
+        self._record.say(f"start {start}: {len(placement.selectors)} worker(s){where}", "start", start=start)
         self.run.leave_file.unlink(missing_ok=True)
         others = self._seats.others()
         with Pulse(others, self.timings) as pulse:
@@ -211,7 +213,7 @@ class Supervisor:
         """Go on without these."""
         self._seats.lose(nodes)
         self._why = f"starts again: {', '.join(sorted(node.name for node in nodes))} answers no more"
-        self._record.say(self._why)
+        self._record.say(self._why, "lost")
         return Outcome("lost")
 
     def _leave_out(self, ended: dict[str, Any]) -> Outcome:
@@ -222,7 +224,7 @@ class Supervisor:
         self._seats.leave_out(names)
         cost = f"with it a step takes {ended['with_s']:.2f} s, without {ended['without_s']:.2f} s (predicted)"
         self._why = f"{', '.join(sorted(names))} is left out: {cost}"
-        self._record.say(self._why)
+        self._record.say(self._why, "excluded")
         return Outcome("left")
 
     def _call_fit(self, placement: Placement, done: list[Any]) -> None:
@@ -238,7 +240,8 @@ class Supervisor:
         """What went wrong, from the ranks' own words where they could still speak."""
         cause = getattr(error, "controller_failure", None)
         if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
-            self._record.write(state="pending", why=f"{WAITS}other runs hold the machines it needs")
+            why = "waits: other runs hold the machines it needs"
+            self._record.write(state="pending", why=why, waiting_for="machines")
             return Outcome("waiting")
         folder = self.run.attempt_folder(self.attempt)
         with contextlib.suppress(OSError):  # a full disk is what it may be about
@@ -280,11 +283,12 @@ class Supervisor:
         file = self.run.attempt_folder(self.attempt) / f"machines-{self._number}.json"
         if file not in self._announced and file.exists():
             machines = read_json(file)["machines"]
+            start = f"{self.attempt}.{self._number}"
             self._note_machines(machines)
             self._names = frozenset(map(machine_name, machines))
             self._announced.add(file)
             self._announced_s = self.view.now_s()
-            self._record.say(f"start {self.attempt}.{self._number}: all workers are there")
+            self._record.say(f"start {start}: all workers are there", "workers_ready", start=start)
             changes = {"state": "running", "why": ""}
         if file in self._announced:
             changes |= self._leave_drained() or self._join()
@@ -310,7 +314,8 @@ class Supervisor:
             origin = read_json(self.run.origin_file)
             of_starts = dict(origin["machines"])
         except (ValueError, KeyError, TypeError):
-            self._record.say(f"{self.run.origin_file} was damaged; what it said of earlier starts is lost")
+            said = f"{self.run.origin_file} was damaged; what it said of earlier starts is lost"
+            self._record.say(said, "mended")
             origin, of_starts = read_origin(), {}
         name = str(Start(self.attempt, self._number))
         write_json(self.run.origin_file, {**origin, "machines": {**of_starts, name: machines}})
@@ -337,6 +342,6 @@ class Supervisor:
         if self.run.leave_file.exists():
             return {}
         self._why = f"starts again: {why}"
-        self._record.say(why)
+        self._record.say(why, "leaving")
         self.run.leave_file.touch()
         return {"why": f"leaves: {why}"}

@@ -8,7 +8,7 @@ import itertools
 import re
 import statistics
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from vr_core.files import whole_file
 
 STEPS = 8
 """Of which a timeline is the median: one step alone may be the one in which a browser opened."""
-_STARTED = re.compile(r"start (\d+\.\d+): all workers are there")
+_OLD_READY = re.compile(r"start (\d+\.\d+): all workers are there")
+"""What the supervisor said before events had a kind."""
 
 
 @dataclass(frozen=True)
@@ -169,10 +170,18 @@ def machines_of_starts(run: RunFolder) -> list[tuple[float, list[str]]]:
         return []
     found = []
     for event in read_events(run):
-        started = _STARTED.fullmatch(event["said"])
-        if started is not None and started[1] in machines:
-            found.append((float(event["time_s"]), [_told(machine) for machine in machines[started[1]]]))
+        start = _ready_start(event)
+        if start in machines:
+            found.append((float(event["time_s"]), [_told(machine) for machine in machines[start]]))
     return found
+
+
+def _ready_start(event: Mapping[str, Any]) -> str | None:
+    """Number of the start whose workers are all there by this event; None of all other events."""
+    if "kind" in event:
+        return event["start"] if event["kind"] == "workers_ready" else None
+    old = _OLD_READY.fullmatch(event["said"])
+    return old[1] if old else None
 
 
 def _told(machine: dict[str, Any]) -> str:

@@ -4,12 +4,15 @@ import contextlib
 import errno
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vr_core.errors import StorageError
+
+_DRAFT = re.compile(r"\.[0-9a-f]{8}\.(.+)", re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -33,6 +36,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         # A disk that went away cannot be tidied, and that must not hide why.
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+def drafted(name: str) -> str | None:
+    """Name of the file that a draft called `name` was to become (`whole_file`); None where it is no draft."""
+    found = _DRAFT.fullmatch(name)
+    return found[1] if found else None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.commands.data_options import SPLIT, Cluster, Data, Json, Layout, Sources, Split, Workers
-from jobs.commands.data_report import bar, byte_bar, in_bar, prepare_shown
+from jobs.commands.data_report import bar, byte_bar, in_bar, left_alone_shown, prepare_shown
 
 if TYPE_CHECKING:
     from dataprep.change import DamagedShard
@@ -123,6 +123,7 @@ def prune(data: Data, as_json: Json = False) -> None:
         typer.echo(json.dumps(done._asdict()))
     else:
         typer.echo(f"{data}: {done.versions} earlier versions dropped, {done.bytes / 1e6:,.1f} MB given back")
+    left_alone_shown(data, done.left_alone)
 
 
 def _examined(data: Path, manifest: "Manifest") -> "list[DamagedShard]":

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,6 +108,7 @@ def prepare_shown(
         _show(out, found, done)
     for name, why in refused:
         typer.echo(f"not used: {name}: {why}", err=True)
+    left_alone_shown(out, done.left_alone)
     return len(refused)
 
 
@@ -145,7 +146,15 @@ def _as_json(out: Path, found: "Tracks", done: "PrepareReport") -> dict[str, Any
         "kept": list(done.kept),
         "refused": [{"song": song, "why": why} for song, why in done.failed],
         "passed_over": [{"path": str(path), "why": why} for path, why in found.problems],
+        "left_alone": list(done.left_alone),
     }
+
+
+def left_alone_shown(data: Path, names: Sequence[str]) -> None:
+    """Say which files in a data set's folder are none of its own, where there are some."""
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        typer.echo(f"{data}: left alone, not written by this data set: {', '.join(names[:3])}{more}", err=True)
 
 
 def _show(out: Path, found: "Tracks", done: "PrepareReport") -> None:

@@ -74,9 +74,9 @@ def patient(name="attic", address="192.168.1.10", role="worker", spec=None, **ch
     return Patient(node, probe(name, address, **changes), **{"ahead_s": (-0.1, 0.4), **fields})
 
 
-def away(name, why, role="worker"):
+def away(name, why, role="worker", unanswered="off"):
     """A node that gave no answer."""
-    return Patient(NodeSpec(name=name, address="192.168.1.12", role=role), why=why)
+    return Patient(NodeSpec(name=name, address="192.168.1.12", role=role), why=why, unanswered=unanswered)
 
 
 def head(**changes):

@@ -24,26 +24,27 @@ def test_of_two_healthy_pcs_nothing_is_wrong():
 
 
 @pytest.mark.parametrize(
-    ("why", "role", "severity"),
+    ("unanswered", "role", "severity"),
     [
-        ("no answer at 192.168.1.12:22", "worker", "warns"),
-        ("no answer in 90 s", "worker", "warns"),
-        ("no answer at 192.168.1.12:22", "head", "blocks"),
-        ("sam@192.168.1.12: Permission denied (publickey).", "worker", "blocks"),
-        ("Host key verification failed.", "worker", "blocks"),
-        ("sh: 1: exec: python3: not found", "worker", "blocks"),
+        ("off", "worker", "warns"),
+        ("silent", "worker", "warns"),
+        ("off", "head", "blocks"),
+        ("refused", "worker", "blocks"),
+        ("failed", "worker", "blocks"),
     ],
 )
-def test_a_node_that_is_off_can_join_later_and_one_that_refuses_cannot(why, role, severity):
-    finding = only(reached, *([study()] if role == "head" else [head()]), away("shed", why, role))
+@pytest.mark.parametrize("why", ["no answer at 192.168.1.12:22", "Permission denied", "answers in other words"])
+def test_a_node_that_is_off_can_join_later_and_one_that_refuses_cannot(unanswered, role, severity, why):
+    finding = only(reached, *([study()] if role == "head" else [head()]), away("shed", why, role, unanswered))
     assert (finding.severity, finding.nodes) == (severity, ("shed",))
     assert why in finding.measured
     assert "ssh 192.168.1.12 true" in finding.remedy
+    assert ("switch it on" in finding.remedy) == (unanswered in ("off", "silent"))
 
 
 def test_the_way_to_a_node_is_shown_as_the_inventory_has_it():
     gone = study(spec={"user": "sam", "ssh": ["-p", "2222"]})
-    finding = only(reached, head(), replace(gone, probe=None, why="Connection refused"))
+    finding = only(reached, head(), replace(gone, probe=None, why="Connection refused", unanswered="refused"))
     assert "ssh -p 2222 sam@192.168.1.11 true" in finding.remedy
 
 

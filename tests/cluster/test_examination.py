@@ -16,6 +16,7 @@ from cluster.inventory import Inventory
 from cluster.plan import Ports, ports_from
 from cluster.probe.readings import NodeProbe
 from cluster.probe_call import Ran, Unanswered, ask, python_here, python_there, read_as, run_here
+from cluster.shell import Unreached
 from tests.command_line import vr
 from vr_core.config import validate
 
@@ -107,11 +108,11 @@ def test_a_shared_folder_that_cannot_be_written_is_told_of_the_first_node(visit,
 def test_a_node_that_is_off_is_named_and_the_others_are_measured(visit, tmp_path):
     def run(node, argv, stdin, timeout_s):
         if node.name == "study":
-            raise OSError(113, "No route to host")
+            raise Unreached("No route to host", "off")
         return run_here(node, argv, stdin, timeout_s)
 
     measured, told = visit(home(tmp_path), run)
-    assert measured.patients[1].why == "No route to host"
+    assert (measured.patients[1].why, measured.patients[1].unanswered) == ("No route to host", "off")
     assert measured.links == {}
     assert measured.patients[0].share.same_file
     (finding,) = (f for f in findings(measured) if f.check == "reached" and f.severity != "ok")
@@ -147,24 +148,26 @@ NODE = validate(Inventory, {"nodes": [{"name": "a", "address": "127.0.0.2", "rol
 
 
 @pytest.mark.parametrize(
-    ("ran", "said"),
+    ("ran", "said", "kind"),
     [
-        (Ran(1, "", "Traceback\n  x\nValueError: no\n"), "ValueError: no"),
-        (Ran(127, "", ""), "exit code 127"),
-        (Ran(0, "welcome to this PC\n", ""), "not an answer"),
-        (Ran(0, "", ""), "not an answer"),
-        (OSError(113, "No route to host"), "No route to host"),
-        (subprocess.TimeoutExpired("ssh", 5), "no answer in 5 s"),
+        (Ran(1, "", "Traceback\n  x\nValueError: no\n"), "ValueError: no", "failed"),
+        (Ran(127, "", ""), "exit code 127", "failed"),
+        (Ran(0, "welcome to this PC\n", ""), "not an answer", "failed"),
+        (Ran(0, "", ""), "not an answer", "failed"),
+        (Unreached("nobody opens", "refused"), "nobody opens", "refused"),
+        (OSError(2, "No such file"), "No such file", "failed"),
+        (subprocess.TimeoutExpired("ssh", 5), "no answer in 5 s", "silent"),
     ],
 )
-def test_a_node_that_gives_no_answer_gives_a_reason(ran, said):
+def test_a_node_that_gives_no_answer_gives_a_reason(ran, said, kind):
     def run(node, argv, stdin, timeout_s):
         if isinstance(ran, Exception):
             raise ran
         return ran
 
-    with pytest.raises(Unanswered, match=said):
+    with pytest.raises(Unanswered, match=said) as caught:
         ask(run, python_here, NODE, {"do": "node"}, 5.0)
+    assert caught.value.kind == kind
 
 
 def test_what_a_login_shell_says_before_the_answer_is_passed_over():

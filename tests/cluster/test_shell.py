@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cluster.errors import ClusterError
 from cluster.inventory import NodeSpec
+from cluster.probe_call import Unanswered, ask, python_there, run_by_ssh
 from cluster.shell import Stopped, Unreached, copy, rsync_argv, run, ssh_argv, unreached
 
 STUDY = NodeSpec(name="study", address="192.168.1.11", user="sam", ssh=("-p", "2222"))
@@ -69,33 +70,43 @@ def test_rsync_goes_the_same_way_as_ssh(program, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stderr", "reason", "is_off"),
+    ("stderr", "reason", "kind"),
     [
-        (TIMED_OUT, "no answer at 192.168.1.11:2222", True),
-        ("ssh: connect to host 192.168.1.11 port 22: No route to host\r\n", "no answer at 192.168.1.11:22", True),
+        (TIMED_OUT, "no answer at 192.168.1.11:2222", "off"),
+        ("ssh: connect to host 192.168.1.11 port 22: No route to host\r\n", "no answer at 192.168.1.11:22", "off"),
         # Through a jump host: its words come first.
         (
             f"channel 0: open failed\n{TIMED_OUT}\nConnection closed by UNKNOWN port 65535\n",
             "no answer at 192.168.1.11:2222",
-            True,
+            "off",
         ),
         (
             "ssh: connect to host 192.168.1.11 port 22: Connection refused",
             "ssh: connect to host 192.168.1.11 port 22: Connection refused",
-            False,
+            "refused",
         ),
         (
             "Warning: Permanently added\nsam@192.168.1.11: Permission denied (publickey).\n",
             "sam@192.168.1.11: Permission denied (publickey).",
-            False,
+            "refused",
         ),
-        ("Host key verification failed.", "Host key verification failed.", False),
-        ("", "ssh failed", False),
+        ("Host key verification failed.", "Host key verification failed.", "refused"),
+        ("", "ssh failed", "refused"),
+        ("Timeout, server 192.168.1.11 not responding.", "Timeout, server 192.168.1.11 not responding.", "silent"),
+        ("x: Connection closed by remote host", "x: Connection closed by remote host", "silent"),
     ],
 )
-def test_a_pc_that_is_off_is_told_from_one_that_does_not_let_us_in(stderr, reason, is_off):
+def test_a_pc_that_is_off_is_told_from_one_that_does_not_let_us_in(stderr, reason, kind):
     error = unreached(stderr)
-    assert (str(error), error.is_off) == (reason, is_off)
+    assert (str(error), error.kind) == (reason, kind)
+
+
+@pytest.mark.parametrize(("stderr", "kind"), [(TIMED_OUT, "off"), ("Host key verification failed.", "refused")])
+def test_who_asks_a_probe_by_ssh_knows_why_it_does_not_answer(program, stderr, kind):
+    program("ssh", f"echo {shlex.quote(stderr)} >&2; exit 255")
+    with pytest.raises(Unanswered) as caught:
+        ask(run_by_ssh, python_there, STUDY, {"do": "node"}, 20.0)
+    assert (caught.value.kind, str(caught.value)) == (kind, str(unreached(stderr)))
 
 
 def test_what_is_given_on_stdin_is_no_argument_and_what_comes_back_is_whole(program, tmp_path):

@@ -38,6 +38,19 @@ def cache(tmp_path) -> ShardCache:
     return ShardCache(tmp_path / "cache", 3 * SHARD_BYTES)
 
 
+def test_files_of_others_in_its_folder_make_no_room(tmp_path):
+    cache = ShardCache(tmp_path / "cache", 2500)
+    others = [cache.folder / name for name in ("holiday.arrow", "a.partial", "a.b.partial")]
+    for path in others:
+        path.write_bytes(b"mine")
+        os.utime(path, (0, 0))  # what was not used for the longest time goes first
+    for seed in range(3):
+        path = tmp_path / f"{seed}.arrow"
+        assert cache.stage(path, made(path, seed, 1000)) is not None
+    assert all(path.read_bytes() == b"mine" for path in others)
+    assert sum(file.bytes for file in cache.held()) == 2000
+
+
 def left_in(cache: ShardCache) -> list[str]:
     return sorted(path.name for path in cache.folder.iterdir() if path.suffix != ".lock")
 

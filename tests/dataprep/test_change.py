@@ -97,9 +97,9 @@ def test_pruning_removes_the_shards_that_only_earlier_versions_name(folder):
     remove(folder, ["c"])
     assert own <= set(shards_of(folder))
     assert own.isdisjoint(read_manifest(folder).shards)
-    assert prune(folder) == (1, size)
+    assert prune(folder) == (1, size, ())
     assert own.isdisjoint(shards_of(folder))
-    assert prune(folder) == (0, 0)
+    assert prune(folder) == (0, 0, ())
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 import json
+from pathlib import Path
 
 import pytest
 
+from dataprep.decoders import AudioSource
 from dataprep.errors import ManifestError, NoSpaceError
 from dataprep.manifest import FILE, Manifest, SongRow, StemRow, read_manifest, write_json, write_manifest
 from dataprep.shards import ShardRow
@@ -19,7 +21,8 @@ def stem(shard: str, frames: int = 5000) -> StemRow:
 def song(name: str, **changes) -> SongRow:
     facts = {
         "id": name, "split": "train", "samples": 5_000_000, "frames": 5000, "notes": ("short",),
-        "stems": {"vocals": stem("v.arrow"), "mixture": stem("m.arrow")}, "sources": {"vocals": ("x.wav",)},
+        "stems": {"vocals": stem("v.arrow"), "mixture": stem("m.arrow")},
+        "sources": {"vocals": (AudioSource(Path("/m/x.wav")),)},
     }  # fmt: skip
     return SongRow(**{**facts, **changes})
 

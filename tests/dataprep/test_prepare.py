@@ -16,7 +16,7 @@ from dataprep.dataset import Dataset
 from dataprep.decoders import AudioSource
 from dataprep.errors import DataError, NoSpaceError, PrepareError
 from dataprep.group import plan_groups
-from dataprep.manifest import read_manifest
+from dataprep.manifest import Follows, read_manifest
 from dataprep.prepare import PrepareProgress, prepare
 from dataprep.shards import verify
 from dataprep.splits import SplitByList, parse_fractions, parse_list
@@ -233,7 +233,8 @@ def test_a_remix_of_two_songs_brings_all_three_to_one_split(tmp_path):
     rule = parse_list("test a\nvalid d\ntrain *", "list")
     songs = prepare([*tracks, Track("c", remix)], tmp_path / "data", SETTINGS, split=rule).manifest.songs
     assert {song.id: song.split for song in songs} == {"a": "test", "b": "test", "c": "test", "d": "valid"}
-    assert [song.notes for song in songs[:3]] == [(), *[("same audio as a; it follows its split",)] * 2]
+    assert [song.follows for song in songs[:3]] == [None, *[Follows(song="a", shares="audio")] * 2]
+    assert songs[1].remarks == ("same audio as a; it follows its split",)
 
 
 def test_splits_by_rule_and_duplicates_never_cross_them(tmp_path):
@@ -241,7 +242,7 @@ def test_splits_by_rule_and_duplicates_never_cross_them(tmp_path):
     rule = SplitByList((("test", "a"), ("valid", "b"), ("train", "*")), "list")
     first = prepare(tracks, tmp_path / "data", SETTINGS, split=rule).manifest
     assert {song.id: song.split for song in first.songs} == {"a": "test", "b": "valid", "c": "test"}
-    assert first.songs[2].notes == ("same audio as a; it follows its split",)
+    assert first.songs[2].follows == Follows(song="a", shares="audio")
     again = prepare(tracks, tmp_path / "data", SETTINGS, split=rule).manifest
     assert again == first
     with pytest.raises(DataError, match="no line for b"):

@@ -7,7 +7,7 @@ import soundfile
 from typer.testing import CliRunner
 
 from dataprep.errors import DataError, ShardError
-from dataprep.manifest import read_manifest, write_manifest
+from dataprep.manifest import Preparation, read_manifest, write_manifest
 from jobs.commands.data import app
 from tests.jobs.music import prepared, song, vr_data
 
@@ -61,22 +61,26 @@ def test_damage_is_named_by_second_and_repaired(tmp_path):
 
 def test_songs_are_added_and_removed(tmp_path):
     song(tmp_path / "songs" / "a", seed=1)
-    prepared(tmp_path / "data", tmp_path / "songs", extra=("--no-mixture", "--codec", "complex16"))
+    prepared(tmp_path / "data", tmp_path / "songs", extra=("--no-mixture", "--codec", "complex16", "--align"))
+    (tmp_path / "data" / "photos.arrow").write_bytes(b"mine")
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "data").glob("*.arrow")}
     song(tmp_path / "more" / "b", seed=2)
     song(tmp_path / "more" / "c", seed=3)
     added = json.loads(vr_data("add", tmp_path / "data", tmp_path / "more", "--json").stdout)
-    assert (added["prepared"], added["songs"]) == (["b", "c"], 3)
+    assert (added["prepared"], added["songs"], added["left_alone"]) == (["b", "c"], 3, ["photos.arrow"])
     manifest = read_manifest(tmp_path / "data")
     assert {tuple(sorted(row.stems)) for row in manifest.songs} == {("instrumental", "vocals")}
     assert (manifest.codec, manifest.stft.n_fft) == ("complex16", 256)
+    assert manifest.preparation == Preparation(mixture=False, align=True), "as the first songs were asked for"
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "data").glob("*.arrow")}
     assert before.items() <= after.items()
     removed = json.loads(vr_data("remove", tmp_path / "data", "b", "--json").stdout)
     assert (removed["removed"], removed["songs"]) == (["b"], 2)
     assert removed["digest"] == read_manifest(tmp_path / "data").digest()
     assert "`vr data prune" in vr_data("remove", tmp_path / "data", "c").stdout
-    pruned = json.loads(vr_data("prune", tmp_path / "data", "--json").stdout)
+    done = vr_data("prune", tmp_path / "data", "--json")
+    assert done.stderr == f"{tmp_path / 'data'}: left alone, not written by this data set: photos.arrow\n"
+    pruned = json.loads(done.stdout)
     assert pruned["versions"] == 3  # before add, and before each removal
     assert pruned["bytes"] > 0
     assert {path.name for path in (tmp_path / "data").glob("*.arrow")} == set(before)

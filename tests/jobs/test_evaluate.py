@@ -10,6 +10,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from dataprep.decoders import AudioSource
 from dataprep.errors import ManifestError
 from dataprep.manifest import Manifest, SongRow, write_manifest
 from dataprep.prepare import PrepareSettings, prepare
@@ -168,8 +169,8 @@ def write_data_set(folder: Path, music: Path, stft: StftSpec) -> None:
         SongRow(
             id=name, split=split, samples=RATE_HZ * 2 + 13, frames=252, stems={},
             sources={
-                "vocals": (str(music / name / "vocals.wav"),),
-                "instrumental": tuple(str(music / name / f"{stem}.wav") for stem in ("drums", "bass")),
+                "vocals": (AudioSource(music / name / "vocals.wav"),),
+                "instrumental": tuple(AudioSource(music / name / f"{stem}.wav") for stem in ("drums", "bass")),
             },
         )
         for name, split in (("one", "train"), ("two", "test"))

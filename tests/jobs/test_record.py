@@ -65,6 +65,16 @@ def test_a_full_disk_ends_no_supervisor_and_an_end_is_told_in_the_end(run, capsy
     assert capsys.readouterr().err.count("state not written") == 1
 
 
+def test_a_wait_that_could_not_be_written_ends_with_the_next_reason(run):
+    record = Record(run, run.begin_attempt(), lambda state: None, QUICK)
+    record.write(state="pending", why="submitted")
+    run.full = 2
+    assert record.write(state="pending", why="no machine", waiting_for="machines").waiting_for == "machines"
+    assert record.write(step=3).waiting_for == "machines", "nothing new about why"
+    assert record.write(state="running", why="").waiting_for is None
+    assert run.state().waiting_for is None
+
+
 def test_an_end_that_cannot_be_written_for_long_is_given_up(run):
     record = Record(run, run.begin_attempt(), lambda state: None, Timings(storage_again_s=0.01, tell_for_s=0.05))
     record.write(state="running")

@@ -304,3 +304,16 @@ def test_the_dirty_flag_and_commit_of_an_environment_in_somebody_elses_repositor
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     origin = read_origin(installed)
     assert (origin["commit"], origin["dirty"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("old", "waiting_for"),
+    [({"why": "waits: no machine"}, "machines"), ({"why": "starts again"}, None), ({}, None)],
+)
+def test_what_a_run_waits_for_is_a_field_and_in_an_old_state_what_its_words_say(recipe, old, waiting_for):
+    run = create_run(recipe)
+    run.state_file.write_text(json.dumps({"state": "pending", "steps": 100, **old}))
+    assert run.state().waiting_for == waiting_for
+    assert run.write_state(step=1).waiting_for == waiting_for
+    run.write_state(why="waits: for whatever it be")
+    assert run.state().waiting_for is None, "words of today are words"

@@ -109,6 +109,8 @@ def test_a_run_is_carried_to_its_end_and_its_workers_are_noted(run):
     [here] = json.loads(run.origin_file.read_text())["machines"]["1.1"]
     assert here["host"] == "here"
     assert attempt.said == ["start 1.1: 1 worker(s)", "start 1.1: all workers are there"]
+    events = [(event["kind"], event["start"]) for event in read_events(run)]
+    assert events == [("start", "1.1"), ("workers_ready", "1.1")]
 
 
 def test_a_run_is_summed_up_by_its_driver(run):
@@ -301,11 +303,12 @@ def test_a_run_waits_for_machines_and_starts_when_they_come(run, port):
     attempt = Attempt(run, finishes, workers={"count": 5})
 
     def comes(state: RunState) -> None:
-        if state.why.startswith("waits: "):
+        if state.waiting_for == "machines":
             attempt.nodes = [HERE, pc("cellar", port)]
 
     attempt.on_state = comes
     assert attempt.supervise().state == "finished"
+    assert run.state().waiting_for is None
     assert len(attempt.starts[0].placement.selectors) == 5
 
 

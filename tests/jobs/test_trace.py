@@ -25,13 +25,20 @@ def run(tmp_path) -> RunFolder:
     return run
 
 
-def write(run, steps, started_s=100.0):
-    """Steps as (step, shares, busy_s, step_s), one a second from `started_s` on."""
+def write(run, steps, started_s=100.0, kinds=True):
+    """Steps as (step, shares, busy_s, step_s), one a second from `started_s` on; events without kinds are old ones."""
+    ready = {"attempt": 1, "kind": "workers_ready"}
     events = [
-        {"time_s": 1.0, "attempt": 1, "step": 0, "said": "start 1.1: all workers are there"},
-        {"time_s": started_s, "attempt": 1, "step": 9, "said": "start 1.2: all workers are there"},
-        {"time_s": started_s + 1, "attempt": 1, "step": 9, "said": "attic is fine"},
+        {"time_s": 1.0, "step": 0, **ready, "start": "1.1", "said": "start 1.2: all workers are there"},
+        {"time_s": started_s, "step": 9, **ready, "start": "1.2", "said": "in any other words"},
+        {"time_s": started_s + 1, "attempt": 1, "step": 9, "kind": "lost", "said": "attic is fine"},
     ]
+    if not kinds:
+        events = [
+            {"time_s": 1.0, "attempt": 1, "step": 0, "said": "start 1.1: all workers are there"},
+            {"time_s": started_s, "attempt": 1, "step": 9, "said": "start 1.2: all workers are there"},
+            {"time_s": started_s + 1, "attempt": 1, "step": 9, "said": "attic is fine"},
+        ]
     run.events_file.write_text("".join(json.dumps(event) + "\n" for event in events) + '{"cut sho')
     old = {"kind": "step", "step": 1, "shares": [16], "busy_s": [9.0], "step_s": 9.0, "time_s": 50.0}
     lines = [
@@ -41,11 +48,12 @@ def write(run, steps, started_s=100.0):
     run.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in [old, *lines]))
 
 
-def test_before_and_after_are_medians_of_the_newest_start(run):
+@pytest.mark.parametrize("kinds", [True, False])
+def test_before_and_after_are_medians_of_the_newest_start(run, kinds):
     cold = [(step, [8, 8], [7.0, 9.0], 9.5) for step in (10, 11)]
     early = [(12 + i, [8, 8], [1.0, 3.0 + 0.1 * (i == 3)], 3.5 + 20 * (i == 5)) for i in range(9)]
     late = [(21 + i, [12, 4], [1.5, 1.6], 2.0) for i in range(30)]
-    write(run, [*cold, *early, *late])
+    write(run, [*cold, *early, *late], kinds=kinds)
     before, after = timelines(run)
     assert [(bar.machine, bar.items, bar.busy_s) for bar in before.bars] == [
         ("attic (GeForce RTX 3090 Ti)", 8, 1.0), ("cellar.lan", 8, 3.0),
