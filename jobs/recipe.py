@@ -1,11 +1,11 @@
 """The schema of a recipe: everything that one run needs, read by the command line, the workers and Tune alike."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from vr_core.config import Spec, digest, plain
+from vr_core.config import Spec, digest, identity, plain
 from vr_core.errors import ConfigError
 from vr_core.specs import (
     Count,
@@ -176,6 +176,15 @@ class LogSpec(Spec):
     tensorboard: bool = True
 
 
+NO_IDENTITY = ("data", "out", "init", "log", "cache")
+"""Keys that change where a run is and what is said of it, not what is computed."""
+ADDED_KEYS: dict[str, Any] = {}
+"""Keys that recipes got after the first ids were given, with their defaults: at these they change no id
+(`vr_core.config.identity`)."""
+REMOVED_KEYS: dict[str, Any] = {}
+"""Keys that recipes have had, with the defaults that are still a part of every id."""
+
+
 class Recipe(Spec):
     """One training run, pretraining or fine-tuning."""
 
@@ -241,10 +250,7 @@ class Recipe(Spec):
 
     def digest(self) -> str:
         """8 hex digits of the resolved recipe without paths and logging: the middle of a run's id."""
-        identity = plain(self)
-        for key in ("data", "out", "init", "log", "cache"):
-            del identity[key]
-        return digest(identity)
+        return digest(identity(plain(self), without=NO_IDENTITY, added=ADDED_KEYS, removed=REMOVED_KEYS))
 
 
 def require_startable(recipe: Recipe) -> None:

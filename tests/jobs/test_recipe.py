@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from jobs.recipe import Recipe, require_startable
-from vr_core.config import load, parse_overrides, parse_yaml, to_yaml, validate
+from jobs.recipe import ADDED_KEYS, REMOVED_KEYS, Recipe, require_startable
+from vr_core.config import load, parse_overrides, parse_yaml, plain, to_yaml, validate
 from vr_core.errors import ConfigError
 
 
@@ -22,6 +22,21 @@ def test_identity_is_what_is_computed_and_not_where() -> None:
     assert recipe(seed=0, model={"name": "dense_frame_transformer"}).digest() == base
     for change in ({"seed": 1}, {"steps": 101}, {"optim": {"lr": 2e-3}}, {"model": {"name": "plain_stack"}}):
         assert recipe(**change).digest() != base
+
+
+def test_the_tables_of_keys_speak_of_keys_that_are_there_and_of_keys_that_are_not() -> None:
+    """A default in the table that is not the schema's would change every id."""
+    resolved = plain(recipe())
+    assert not set(ADDED_KEYS) & set(REMOVED_KEYS)
+    for table, there in ((ADDED_KEYS, True), (REMOVED_KEYS, False)):
+        for key, default in table.items():
+            *parents, last = key.split(".")
+            section: Any = resolved
+            for parent in parents:
+                name, _, kind = parent.partition(":")
+                section = section[name] if not kind else plain(recipe(**{name: {"name": kind}}))[name]
+            assert (last in section) is there, key
+            assert not there or section[last] == default, key
 
 
 def test_the_resolved_recipe_reads_back_equal(tmp_path: Path) -> None:
