@@ -219,11 +219,11 @@ def identity(
     value: dict[str, Any] = copy.deepcopy(dict(resolved))
     for key in without:
         value.pop(key, None)
-    for key, default in reversed((added or {}).items()):
+    for key, default in reversed([*(added or {}).items()]):
         section, last = _section(value, key)
         if last in section and section[last] == default:
             del section[last]
-    for key, default in reversed((removed or {}).items()):
+    for key, default in reversed([*(removed or {}).items()]):
         section, last = _section(value, key)
         section.setdefault(last, copy.deepcopy(default))
     return value
