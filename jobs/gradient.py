@@ -5,7 +5,8 @@ them: each worker adds up the gradients of its items' *sum*, times world / items
 DistributedDataParallel divides what it adds up by the world. The shares may be any, and the counts of micro-batches.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -46,18 +47,33 @@ def add_gradients(
 
 
 def loss_function(recipe: Recipe, device: torch.device, cast: Callable[[], Any]) -> Losses:
-    """Losses `[item]` of a coded batch: widened on the device that trains, draws keyed by item."""
+    """Losses `[item]` of a coded batch: widened on the device that trains, draws keyed by item.
+
+    Where it is not told to train, the model is in evaluation mode meanwhile, whatever mode it is in.
+    """
     dtype = weights_dtype(recipe)
 
     def losses(model: nn.Module, batch: CodedBatch, seed: int, *, training: bool) -> Tensor:
         mixture, instrumental = widen_magnitudes(batch, device)
         magnitudes = Magnitudes(mixture.to(dtype), None if instrumental is None else instrumental.to(dtype))
         draws = Draws.of_items(seed, [item.index for item in batch.items], device)
-        with cast():
+        with cast(), contextlib.nullcontext() if training else evaluating(model):
             found = item_losses(recipe.objective, model, magnitudes, draws, training=training)
         return found.to(dtype)
 
     return losses
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Every part of `model` in evaluation mode for the block, and each as it was after it."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def has_bf16(device: torch.device) -> bool:
