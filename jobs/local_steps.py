@@ -45,6 +45,7 @@ class LocalSteps:
         self._own = [p for p in model.parameters() if p.requires_grad]
         self.agreed = deepcopy(model)
         self._agreed = [p for p in self.agreed.parameters() if p.requires_grad]
+        self._own_buffers, self._agreed_buffers = list(model.buffers()), list(self.agreed.buffers())
         self._outer = torch.optim.SGD(
             self._agreed, recipe.diloco.lr, recipe.diloco.momentum, nesterov=recipe.diloco.momentum > 0
         )
@@ -64,7 +65,7 @@ class LocalSteps:
     @torch.no_grad()
     def follow(self) -> None:
         """Before local steps: what all have agreed on is what this worker has."""
-        for own, agreed in zip(self._own, self._agreed, strict=True):
+        for own, agreed in zip((*self._own, *self._own_buffers), (*self._agreed, *self._agreed_buffers), strict=True):
             agreed.copy_(own)
 
     @torch.no_grad()
@@ -73,6 +74,7 @@ class LocalSteps:
         for own in self._own:
             if self._world > 1:
                 dist.broadcast(own.data, 0)
+        self._share_buffers()
         self.follow()
 
     def ends_round(self, step: int) -> bool:
@@ -114,6 +116,7 @@ class LocalSteps:
         self._take(self._deltas)
         for own, agreed, then in zip(self._own, self._agreed, self._then, strict=True):
             own.add_(agreed - then)
+        self._share_buffers()
         self._began, self._work, self._then, self._deltas = None, None, [], torch.empty(0)
         return self._steps
 
@@ -153,6 +156,15 @@ class LocalSteps:
             if self._world > 1:  # adding up on different devices may round differently
                 dist.broadcast(agreed.data, 0)
             own.copy_(agreed)
+        self._share_buffers()
+
+    @torch.no_grad()
+    def _share_buffers(self) -> None:
+        """All take the first worker's buffers: a count or a table has no mean."""
+        for own, agreed in zip(self._own_buffers, self._agreed_buffers, strict=True):
+            if self._world > 1:
+                dist.broadcast(own, 0)
+            agreed.copy_(own)
 
     def _take(self, deltas: Tensor) -> None:
         """One outer step."""
