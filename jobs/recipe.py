@@ -43,8 +43,8 @@ class CheckpointSpec(Spec):
     keep: Count = 2
     """Newest ones kept; the best one stays besides."""
     own_disk_every_s: Positive | None = None
-    """Where set, every PC copies the state to its own disk so often: for a share that is slow. Not with `powersgd` and
-    `diloco`."""
+    """Where set, every PC copies the state to its own disk so often: for a share that is slow. Not with a way of `sync`
+    in `OWN_PARTS`."""
 
 
 SyncName = Literal["plain", "bf16", "powersgd", "diloco"]
@@ -52,6 +52,8 @@ SyncName = Literal["plain", "bf16", "powersgd", "diloco"]
 then."""
 SYNC_NAMES: tuple[SyncName, ...] = ("plain", "bf16", "powersgd", "diloco")
 """The most exact first."""
+OWN_PARTS: tuple[SyncName, ...] = ("powersgd", "diloco")
+"""Ways with which a checkpoint has parts of every worker: no PC has all of it."""
 AUTO_SYNC: tuple[SyncName, ...] = ("plain", "bf16")
 """What `sync: auto` chooses from: what keeps the recipe's step."""
 
@@ -253,12 +255,38 @@ class Recipe(Spec):
         return digest(identity(plain(self), without=NO_IDENTITY, added=ADDED_KEYS, removed=REMOVED_KEYS))
 
 
+def without_effect(recipe: Recipe) -> str | None:
+    """What the recipe asks for in vain; None where a run does all that it says.
+
+    No new run begins so (`require_effect`); one that has begun goes on, and is told.
+    """
+    apart = [name for name in recipe.sync_choices if name in OWN_PARTS]
+    if recipe.checkpoint.own_disk_every_s is None or not apart:
+        return None
+    return (
+        f"checkpoint.own_disk_every_s has no effect with sync {' or '.join(apart)}: "
+        "a checkpoint then has parts of every worker, and no PC's own disk has all of it"
+    )
+
+
+def require_effect(recipe: Recipe, origin: str) -> None:
+    """Check that a run would do all that the recipe asks for.
+
+    Raises:
+        ConfigError: it would pass over a key; `origin` says where it stands.
+    """
+    vain = without_effect(recipe)
+    if vain is not None:
+        raise ConfigError(f"{origin}: {vain}; leave the key out, or take another sync")
+
+
 def require_startable(recipe: Recipe) -> None:
     """Check what a recipe must have before a run of it starts.
 
     Raises:
-        ConfigError: no data set, or no `init` where the recipe needs one.
+        ConfigError: no data set, no `init` where the recipe needs one, or a key that would have no effect.
     """
+    require_effect(recipe, f"recipe {recipe.name}")
     if recipe.data is None:
         raise ConfigError(f"recipe {recipe.name}: no data set; add data=FOLDER (made by `vr data prepare`)")
     if recipe.needs_init and recipe.init is None:

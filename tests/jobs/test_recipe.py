@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from jobs.recipe import ADDED_KEYS, REMOVED_KEYS, Recipe, require_startable
+from jobs.runs import RunFolder
+from jobs.shipped import read_recipe
 from vr_core.config import load, parse_overrides, parse_yaml, plain, to_yaml, validate
 from vr_core.errors import ConfigError
 
@@ -70,6 +72,28 @@ def test_what_does_not_fit_is_refused_in_one_line(changes: dict[str, Any], messa
     with pytest.raises(ConfigError, match=message) as caught:
         recipe(**changes)
     assert "\n" not in str(caught.value)
+
+
+COPIES = {"checkpoint": {"own_disk_every_s": 15}}
+
+
+@pytest.mark.parametrize("sync", ["diloco", "powersgd", {"auto": ["plain", "diloco"]}, {"auto": ["powersgd"]}])
+def test_copies_on_own_disks_are_refused_where_no_disk_has_all_of_a_checkpoint(sync: Any, tmp_path: Path) -> None:
+    """A run that began so, when it was passed over without a word, is still read."""
+    begun = recipe(data="/a", sync=sync, **COPIES)
+    (tmp_path / "recipe.yaml").write_text(to_yaml(begun))
+    assert RunFolder(tmp_path).recipe() == begun
+    says = r"checkpoint\.own_disk_every_s has no effect with sync (diloco|powersgd).*leave the key out"
+    with pytest.raises(ConfigError, match=says):
+        require_startable(begun)
+    with pytest.raises(ConfigError, match=says):
+        read_recipe(str(tmp_path / "recipe.yaml"))
+
+
+@pytest.mark.parametrize("sync", ["plain", "bf16", "auto", {"auto": ["plain", "bf16"]}])
+def test_copies_on_own_disks_go_with_every_other_sync(sync: Any) -> None:
+    require_startable(recipe(data="/a", sync=sync, **COPIES))
+    require_startable(recipe(data="/a", sync="diloco"))
 
 
 def test_what_a_run_needs_before_it_starts() -> None:
