@@ -5,7 +5,8 @@ them: each worker adds up the gradients of its items' *sum*, times world / items
 DistributedDataParallel divides what it adds up by the world. The shares may be any, and the counts of micro-batches.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,12 +32,16 @@ class ItemLosses:
     def terms(
         self, model: nn.Module, batch: CodedBatch, *, training: bool, seed: int | None = None
     ) -> dict[str, Tensor]:
-        """Term of the objective → losses `[item]`; the recipe's seed unless another one is given."""
+        """Term of the objective → losses `[item]`; the recipe's seed unless another one is given.
+
+        Where it is not told to train, the model is in evaluation mode meanwhile, whatever mode it is in.
+        """
         mixture, instrumental = widen_magnitudes(batch, self._device)
         magnitudes = Magnitudes(mixture.to(self._dtype), None if instrumental is None else instrumental.to(self._dtype))
         seed = self.seed if seed is None else seed
         draws = Draws.of_items(seed, [item.index for item in batch.items], self._device)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._mixed):
+        mode = contextlib.nullcontext() if training else evaluating(model)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._mixed), mode:
             found = item_losses(self._objective, model, magnitudes, draws, training=training)
         return {name: losses.to(self._dtype) for name, losses in found.items()}
 
@@ -75,6 +80,18 @@ def add_gradients(
     terms = losses_of.terms(net, batch, training=True)  # type: ignore[arg-type]
     (total_of(list(terms.values())).sum() * (world / items)).backward()  # type: ignore[no-untyped-call]
     return {name: losses.detach() for name, losses in terms.items()}
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Every part of `model` in evaluation mode for the block, and each as it was after it."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -49,6 +49,7 @@ class LocalSteps:
         self._own = [dict(model.named_parameters())[name] for name in self._names]
         self.agreed = deepcopy(model).requires_grad_(True)
         self._agreed = [dict(self.agreed.named_parameters())[name] for name in self._names]
+        self._own_buffers, self._agreed_buffers = list(model.buffers()), list(self.agreed.buffers())
         self._outer = torch.optim.SGD(
             self._agreed, recipe.diloco.lr, recipe.diloco.momentum, nesterov=recipe.diloco.momentum > 0
         )
@@ -68,7 +69,7 @@ class LocalSteps:
     @torch.no_grad()
     def follow(self) -> None:
         """Before local steps: what all have agreed on is what this worker has."""
-        for own, agreed in zip(self._own, self._agreed, strict=True):
+        for own, agreed in zip((*self._own, *self._own_buffers), (*self._agreed, *self._agreed_buffers), strict=True):
             agreed.copy_(own)
 
     @torch.no_grad()
@@ -76,6 +77,7 @@ class LocalSteps:
         """Before local steps: all take the first worker's weights; by as many roundings theirs may differ."""
         for own in self._own:
             self._world.of_first(own.data)
+        self._share_buffers()
         self.follow()
 
     def ends_round(self, step: int) -> bool:
@@ -116,6 +118,7 @@ class LocalSteps:
         self._take(self._deltas)
         for own, agreed, then in zip(self._own, self._agreed, self._then, strict=True):
             own.add_(agreed - then)
+        self._share_buffers()
         self._began, self._work, self._then, self._deltas = None, None, [], torch.empty(0)
         return self._steps
 
@@ -155,6 +158,14 @@ class LocalSteps:
         for own, agreed in zip(self._own, self._agreed, strict=True):
             self._world.of_first(agreed.data)  # adding up on different devices may round differently
             own.copy_(agreed)
+        self._share_buffers()
+
+    @torch.no_grad()
+    def _share_buffers(self) -> None:
+        """All take the first worker's buffers: a count or a table has no mean."""
+        for own, agreed in zip(self._own_buffers, self._agreed_buffers, strict=True):
+            self._world.of_first(own)
+            agreed.copy_(own)
 
     def _take(self, deltas: Tensor) -> None:
         """One outer step."""

@@ -9,7 +9,7 @@ from jobs.driver import Liveness
 from jobs.ledger import Row
 from jobs.recipe import WorkersSpec
 from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS, delay_s
-from jobs.runs import LIVE, RunState
+from jobs.runs import LIVE, RunState, State
 from jobs.submit import LIVE_JOB
 
 
@@ -27,7 +27,7 @@ class Close:
 class End:
     """Nobody carries the run and nobody will: write its last state."""
 
-    state: str
+    state: State
     why: str
 
 

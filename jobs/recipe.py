@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from vr_core.config import Spec, digest, plain
+from vr_core.config import Spec, digest, identity, plain
 from vr_core.errors import ConfigError
 from vr_core.specs import (
     Count,
@@ -51,7 +51,8 @@ class CheckpointSpec(Spec):
     keep: Count = 2
     """Newest ones kept; the best one stays besides."""
     own_disk_every_s: Positive | None = None
-    """Where set, every PC copies the state to its own disk so often: for a share that is slow. Not with `diloco`."""
+    """Where set, every PC copies the state to its own disk so often: for a share that is slow. Not with a way of `sync`
+    in `OWN_PARTS`."""
 
 
 SyncName = Literal["plain", "bf16", "powersgd", "diloco"]
@@ -59,6 +60,8 @@ SyncName = Literal["plain", "bf16", "powersgd", "diloco"]
 may name powersgd, which no run can take any more."""
 SYNC_NAMES: tuple[SyncName, ...] = ("plain", "bf16", "diloco")
 """The most exact first."""
+OWN_PARTS: tuple[SyncName, ...] = ("diloco",)
+"""Ways with which a checkpoint has parts of every worker: no PC has all of it."""
 AUTO_SYNC: tuple[SyncName, ...] = ("plain", "bf16")
 """What `sync: auto` chooses from: what keeps the recipe's step."""
 
@@ -67,8 +70,6 @@ POWERSGD_IS_GONE = (
     "sync: powersgd is no longer supported: diloco is faster and costs less loss; "
     "use sync=bf16 or sync=diloco in a new run"
 )
-_REMOVED_KEYS: dict[str, Any] = {"powersgd": {"rank": 4, "start_step": None}}
-"""Top-level keys that recipes had once, with their defaults: read and ignored, and digested as if they were there."""
 
 
 class AutoSyncSpec(Spec):
@@ -182,6 +183,15 @@ class LogSpec(Spec):
     tensorboard: bool = True
 
 
+NO_IDENTITY = ("data", "out", "init", "log", "cache")
+"""Keys that change where a run is and what is said of it, not what is computed."""
+ADDED_KEYS: dict[str, Any] = {"curriculum": [], "optim.unfreeze": {}}
+"""Keys that recipes got after the first ids were given, with their defaults: at these they change no id
+(`vr_core.config.identity`)."""
+REMOVED_KEYS: dict[str, Any] = {"powersgd": {"rank": 4, "start_step": None}}
+"""Keys that recipes have had, with the defaults that are still a part of every id."""
+
+
 class Recipe(Spec):
     """One training run, pretraining or fine-tuning."""
 
@@ -265,23 +275,42 @@ class Recipe(Spec):
 
     def digest(self) -> str:
         """8 hex digits of the resolved recipe without paths and logging: the middle of a run's id."""
-        identity = plain(self) | _REMOVED_KEYS
-        if not self.curriculum:
-            del identity["curriculum"]
-        if not self.optim.unfreeze:
-            del identity["optim"]["unfreeze"]
-        for key in ("data", "out", "init", "log", "cache"):
-            del identity[key]
-        return digest(identity)
+        return digest(identity(plain(self), without=NO_IDENTITY, added=ADDED_KEYS, removed=REMOVED_KEYS))
+
+
+def without_effect(recipe: Recipe) -> str | None:
+    """What the recipe asks for in vain; None where a run does all that it says.
+
+    No new run begins so (`require_effect`); one that has begun goes on, and is told.
+    """
+    apart = [name for name in recipe.sync_choices if name in OWN_PARTS]
+    if recipe.checkpoint.own_disk_every_s is None or not apart:
+        return None
+    return (
+        f"checkpoint.own_disk_every_s has no effect with sync {' or '.join(apart)}: "
+        "a checkpoint then has parts of every worker, and no PC's own disk has all of it"
+    )
+
+
+def require_effect(recipe: Recipe, origin: str) -> None:
+    """Check that a run would do all that the recipe asks for.
+
+    Raises:
+        ConfigError: it would pass over a key; `origin` says where it stands.
+    """
+    vain = without_effect(recipe)
+    if vain is not None:
+        raise ConfigError(f"{origin}: {vain}; leave the key out, or take another sync")
 
 
 def require_startable(recipe: Recipe) -> None:
     """Check what a recipe must have before a run of it starts.
 
     Raises:
-        ConfigError: no data set, no `init` where the recipe needs one, or no way of `sync` that there still is.
+        ConfigError: no data set, no `init` where the recipe needs one, a key that would have no effect, or a `sync`
+            that is no more.
     """
-    _ = recipe.sync_choices
+    require_effect(recipe, f"recipe {recipe.name}")
     if recipe.data is None:
         raise ConfigError(f"recipe {recipe.name}: no data set; add data=FOLDER (made by `vr data prepare`)")
     if recipe.needs_init and recipe.init is None:

@@ -14,12 +14,12 @@ from jobs.progress import last_step
 from jobs.runs import RunFolder, RunState, settled
 from vr_core.config import plain
 
-EventKind = Literal["start", "workers_ready", "retry", "lost", "excluded", "leaving", "mended"]
+EventKind = Literal["start", "workers_ready", "retry", "lost", "excluded", "leaving", "mended", "no_effect"]
 """What an event of a run is.
 
 start, workers_ready: workers are asked for, or all there; retry: a failure is tried again; lost: a machine answers no
 more; excluded: steps are shorter without a machine; leaving: the loop is to leave its machines at the next report;
-mended: a damaged file was written anew.
+mended: a damaged file was written anew; no_effect: the recipe asks for something in vain.
 """
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from dataprep.dataset import Dataset
 from jobs.checkpoint import Checkpoint, mend_pointers, read_checkpoint, read_newest
 from jobs.errors import RunFailed
-from jobs.own_disk import newest_of_all
+from jobs.own_disk import copies_of, newest_of_all
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
 from jobs.starts import Start, begin_start
@@ -33,18 +33,18 @@ def begin(run: RunFolder, start: Start | None, world: World) -> Start:
     return Start(attempt, number)
 
 
-def newest_checkpoint(run: RunFolder, recipe: Recipe, copies: Path | None, world: World) -> Checkpoint | None:
-    """Where the run goes on; None at its start.
+def newest_checkpoint(run: RunFolder, recipe: Recipe, world: World) -> tuple[Path | None, Checkpoint | None]:
+    """Where this PC keeps copies of the run, if it does, and where the run goes on; None at its start.
 
-    Where PCs keep copies on their own disks, the newest that all have (in `copies`; None: this one has nothing) is
-    taken if it is newer, but not for a run whose checkpoints somebody has removed to start from nothing. Else rank 0
-    chooses and the others take the same step: a rank whose view of the shared folder lags would otherwise go on from
-    another step, and nothing would say so.
+    Where PCs keep copies on their own disks, the newest that all have is taken if it is newer, but not for a run whose
+    checkpoints somebody has removed to start from nothing. Else rank 0 chooses and the others take the same step: a
+    rank whose view of the shared folder lags would otherwise go on from another step, and nothing would say so.
 
     Raises:
         RunFailed: there are checkpoints and none is usable; to start again over them is not ours to decide.
         StorageError: the disk or the share failed, or a rank does not see what rank 0 sees.
     """
+    copies = copies_of(run) if recipe.checkpoint.own_disk_every_s is not None else None
     checkpoint, problems = read_newest(run) if world.rank == 0 else (None, [])
     for line in problems:
         print(line, file=sys.stderr, flush=True)
@@ -61,14 +61,14 @@ def newest_checkpoint(run: RunFolder, recipe: Recipe, copies: Path | None, world
     if recipe.checkpoint.own_disk_every_s is not None and begun:  # all ask, also who has none
         copy = newest_of_all(copies, shared_step, world)
         if copy is not None:
-            return copy
+            return copies, copy
     if world.rank and shared_step:
         folder = run.checkpoints / f"step-{shared_step:08d}"
         try:
             checkpoint = read_checkpoint(folder, ("weights.safetensors", "training.pt"))
         except UserError as error:  # rank 0 has found it whole: this is another view of the same folder
             raise StorageError(f"{folder} is not what rank 0 sees: {error}") from None
-    return checkpoint
+    return copies, checkpoint
 
 
 def start_from(model: nn.Module, init: Path, reset: Sequence[str], data: Dataset) -> None:

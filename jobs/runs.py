@@ -153,9 +153,8 @@ class RunFolder:
         written = {} if whole else plain(self._written_state())
         state = validate(RunState, {**written, **changes, "updated_s": time.time()}, str(self.state_file))
         record = plain(state)
-        for name in ("beat", "waiting_for"):
-            if not record[name]:
-                del record[name]  # the run's code may be an earlier version's, which refuses what it does not know
+        if not state.beat:
+            del record["beat"]  # the run's code may be an earlier version's, which refuses what it does not know
         write_json(self.state_file, record)
         return state
 

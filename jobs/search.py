@@ -23,7 +23,7 @@ from typing import Any, Literal
 from jobs.errors import DamagedRun, RunExists, UnknownRun
 from jobs.origin import read_origin
 from jobs.progress import last_record, last_step
-from jobs.recipe import Recipe, TuneSpec
+from jobs.recipe import Recipe, TuneSpec, require_effect
 from jobs.runs import LIVE, RunFolder, RunState, State, read_json, resolve_paths, writable
 from jobs.summary import ProgressWriter, read_summary
 from vr_core.config import Spec, load, override, plain, to_yaml, validate
@@ -203,9 +203,9 @@ def plan_trials(recipe: Recipe) -> list[TrialPlan]:
     plans = []
     for number, values in enumerate(sample(spec.space, spec.trials, recipe.seed)):
         origin = f"recipe {recipe.name}: tune.space: {shown_values(values)}"
-        plans.append(
-            TrialPlan(id=f"{number:04}", values=values, recipe=validate(Recipe, override(base, values), origin))
-        )
+        trial = validate(Recipe, override(base, values), origin)
+        require_effect(trial, origin)
+        plans.append(TrialPlan(id=f"{number:04}", values=values, recipe=trial))
     return plans
 
 

@@ -109,9 +109,6 @@ def submission_id(run: RunFolder, attempt: int) -> str:
 
 
 def _submit(head: Head, run: RunFolder, attempt: int, within_s: float) -> str:
-    import requests
-    from ray.exceptions import AuthenticationError
-
     submission, recipe, request = submission_id(run, attempt), run.recipe(), uuid.uuid4().hex
     client = None
     try:
@@ -123,6 +120,10 @@ def _submit(head: Head, run: RunFolder, attempt: int, within_s: float) -> str:
             metadata={"run": run.id, "recipe": recipe.name, "attempt": str(attempt), _REQUEST: request},
         )
     except _failures() as error:
+        # Not before: Ray reads the environment, which `_client` sets, when it is imported.
+        import requests
+        from ray.exceptions import AuthenticationError
+
         sent = client is not None and client.submits and not isinstance(error, AuthenticationError)
         taken = _took(head, submission, request) if sent else False
         if taken is None or (not taken and sent and isinstance(error, requests.Timeout)):

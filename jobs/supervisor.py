@@ -19,7 +19,7 @@ from jobs.origin import read_origin
 from jobs.placement import Missing, Node, Placement, machine_name
 from jobs.progress import last_step
 from jobs.pulse import Pulse, answers
-from jobs.recipe import Recipe
+from jobs.recipe import Recipe, without_effect
 from jobs.record import Record
 from jobs.retry import Failed, Stop, decide
 from jobs.runs import RunFolder, RunState, read_json
@@ -88,6 +88,9 @@ class Supervisor:
         history: list[Failed] = []
         first_step = self.run.last_step()
         self._record.write(state="pending", why="", attempt=self.attempt, user_error=False)
+        vain = without_effect(self.recipe)
+        if vain is not None:  # a run of an earlier version: no new one begins so
+            self._record.say(vain, "no_effect")
         while True:
             self._record.await_folder(self._stop)
             placement = self._wait_for_machines()

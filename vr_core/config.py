@@ -195,6 +195,52 @@ def digest(value: Any, length: int = 8) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
+def identity(
+    resolved: Mapping[str, Any],
+    *,
+    without: Iterable[str] = (),
+    added: Mapping[str, Any] | None = None,
+    removed: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What to digest of a resolved spec, such that its digest outlives changes of the schema.
+
+    Every resolved spec of before holds all the defaults of its time. So a key that was added since is left out at its
+    default, and one that was removed is put back with the value that it had there.
+
+    Dotted keys, as in `override`. `model:plain_stack.width` is the key of a section whose `name` is that, and of no
+    other. Tables grow at their end: the newest change is undone first. Who removes a key of `added` takes it out.
+
+    Args:
+        resolved: as `plain` gives it; stays as it is.
+        without: keys at the top that are no part of the identity.
+        added: key → its default, as `plain` gives it.
+        removed: key → the value that a resolved spec held where nobody had set it.
+    """
+    value: dict[str, Any] = copy.deepcopy(dict(resolved))
+    for key in without:
+        value.pop(key, None)
+    for key, default in reversed([*(added or {}).items()]):
+        section, last = _section(value, key)
+        if last in section and section[last] == default:
+            del section[last]
+    for key, default in reversed([*(removed or {}).items()]):
+        section, last = _section(value, key)
+        section.setdefault(last, copy.deepcopy(default))
+    return value
+
+
+def _section(value: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The mapping that holds a dotted key, and the key in it; a mapping of nobody's where there is none."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        name, _, kind = parent.partition(":")
+        child = value.get(name)
+        if not isinstance(child, dict) or (kind and child.get("name") != kind):
+            return {}, last
+        value = child
+    return value, last
+
+
 def _kind(value: Any) -> str:
     if value is None:
         return "nothing"

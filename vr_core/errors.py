@@ -3,6 +3,7 @@
     VrError                 one line for the user; `exit_code` is what the command line exits with
     ├── UserError (2)       the request cannot be carried out as asked: change the input or the command
     │   ├── ConfigError     a recipe, an inventory or an override that does not fit the schema
+    │   ├── ModelError      a model that cannot be trained as it is built
     │   └── WeightsError    a weights file that is missing, damaged, not ours or does not fit
     └── Failure (1)         the request was right and something failed
         └── StorageError    a file could not be written or read: no space, no right, or the disk went away
@@ -32,6 +33,10 @@ class Failure(VrError):
 
 class ConfigError(UserError):
     """A recipe, an inventory or an override that does not fit its schema."""
+
+
+class ModelError(UserError):
+    """A model that cannot be trained as it is built: its code has to change, or the recipe has to name another."""
 
 
 class WeightsError(UserError):

@@ -2,12 +2,13 @@
 
 import fnmatch
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from vr_core.errors import ConfigError
+from vr_core.errors import ConfigError, ModelError
+from vr_core.per_item import require_per_item
 from vr_core.specs import OptimSpec
 
 
@@ -40,8 +41,16 @@ def parameter_groups(model: nn.Module, spec: OptimSpec) -> list[dict[str, object
 
     Raises:
         ConfigError: a pattern of `freeze` names nothing, or nothing is left to train.
+        ModelError: an item's loss would depend on the items beside it, or a parameter is in none of the layers.
     """
+    require_per_item(model)
     prefixes: tuple[str, ...] = model.layer_prefixes()  # type: ignore[operator]
+    outside = [name for name, _ in model.named_parameters() if not name.startswith(prefixes)]
+    if outside:
+        raise ModelError(
+            f"{type(model).__name__}: {', '.join(outside)}: in none of the layers that layer_prefixes() gives "
+            f"({', '.join(prefixes)}); add the layer there, at its place from input to output"
+        )
     freeze(model, spec.freeze)
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -96,18 +105,26 @@ class WeightAverage:
     """Exponential moving average of a model's weights, warmed up so that the first steps do not linger.
 
     The decay of step t is min(decay, (1 + t) / (10 + t)), as TensorFlow's ExponentialMovingAverage documents it.
+    Buffers are the model's own of the last update: a count or a table of places has no mean.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.weights: dict[str, Tensor] = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
+        self._averaged = [name for name in self.weights if name not in buffers]
+        self._copied = [name for name in self.weights if name in buffers]
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int, steps: int = 1) -> None:
         """Take the weights after optimiser step `step` in, the first look at them for `steps` steps."""
         decay = min(self.decay, (1 + step) / (10 + step)) ** steps
-        current: Iterable[Tensor] = model.state_dict().values()
-        torch._foreach_lerp_(list(self.weights.values()), [w.detach() for w in current], 1.0 - decay)
+        current: dict[str, Tensor] = model.state_dict()
+        torch._foreach_lerp_(
+            [self.weights[name] for name in self._averaged], [current[name] for name in self._averaged], 1.0 - decay
+        )
+        for name in self._copied:
+            self.weights[name].copy_(current[name])
 
 
 def global_norm(parameters: Sequence[nn.Parameter]) -> Tensor:

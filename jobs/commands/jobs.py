@@ -253,11 +253,9 @@ def watch(name: RunName, out: Out = RUNS) -> None:
 
 
 def _recipe(name: str, overrides: list[str] | None) -> "Recipe":
-    from jobs.recipe import Recipe
-    from jobs.shipped import recipe_file
-    from vr_core.config import load
+    from jobs.shipped import read_recipe
 
-    return load(Recipe, recipe_file(name), overrides or [])
+    return read_recipe(name, overrides or [])
 
 
 def _print_recipe(recipe: "Recipe") -> None:

@@ -31,14 +31,13 @@ def plan(
     from cluster.links import rates_mbit, read_links
     from jobs.arithmetic import arithmetic_of
     from jobs.plan import OF_THE_LINE, forecast_phase, machines_of, outlook
-    from jobs.recipe import Recipe
-    from jobs.shipped import recipe_file
+    from jobs.shipped import read_recipe
     from jobs.speed import kept_speeds
     from jobs.training.phases import phases_of
     from vr_core.config import load
     from vr_core.errors import UserError
 
-    spec = load(Recipe, recipe_file(recipe), overrides or [])
+    spec = read_recipe(recipe, overrides or [])
     phases = phases_of(spec)
     pcs = load(Inventory, inventory)
     links_gbit = {name: mbit / 1000 / OF_THE_LINE for name, mbit in rates_mbit(pcs, read_links()).items()}

@@ -91,11 +91,9 @@ def trials(
 
 
 def _recipe(name: str, overrides: list[str]) -> "Recipe":
-    from jobs.recipe import Recipe
-    from jobs.shipped import recipe_file
-    from vr_core.config import load
+    from jobs.shipped import read_recipe
 
-    return load(Recipe, recipe_file(name), overrides)
+    return read_recipe(name, overrides)
 
 
 def _print_plan(recipe: "Recipe", as_json: bool) -> None:

@@ -14,7 +14,6 @@ from dataprep.batches import Loader
 from dataprep.dataset import Dataset
 from jobs.gradient import ItemLosses, everywhere_bf16
 from jobs.memory import keep_freed_memory
-from jobs.own_disk import copies_of
 from jobs.recipe import Recipe, RecipeCacheSpec
 from jobs.resume import begin, newest_checkpoint
 from jobs.runs import RunFolder
@@ -34,39 +33,32 @@ from jobs.training.step_report import RankReport
 from jobs.training.wishes import Wishes
 from jobs.training.world import World
 
-Report = Callable[[dict[str, float]], None]
-Opens = Callable[[Path, RecipeCacheSpec | None, str | None], Dataset]
+Report = Callable[[dict[str, float]], None] | None
+Open = Callable[[Path, RecipeCacheSpec | None, str | None], Dataset]
 
 
 def train(
-    recipe: Recipe,
-    run_path: Path,
-    world: World,
-    report: Report | None = None,
-    opens: Opens = open_data,
-    start: Start | None = None,
+    recipe: Recipe, path: Path, world: World, report: Report = None, start: Start | None = None, opens: Open = open_data
 ) -> Ended:
     """Train `recipe` from the newest good checkpoint in the run's folder to its last step; how it ended, on every rank.
 
     Args:
         recipe: resolved, with absolute paths.
-        run_path: the run's folder, which every rank sees; rank 0 writes checkpoints and metrics into it.
+        path: the run's folder, which every rank sees; rank 0 writes checkpoints and metrics into it.
         world: of this rank; nothing else communicates.
         report: called with finite numbers at the same steps on every rank: evaluations and the end.
-        opens: the data set in a folder, as `jobs.storage.open_data`.
         start: of the workers, as the run's driver counts them; by default the next one.
+        opens: the data set in a folder, as `jobs.storage.open_data`.
 
     Raises:
         RunFailed: more non-finite steps in a row than the recipe allows, or a step that was not shared out once.
         ConfigError, ManifestError, WeightsError, NotACheckpoint: recipe, data set and start do not fit together.
-        StorageError: a checkpoint could not be written, or the disk or the share with them failed.
-        NewerStart: a newer start of the run's workers has begun.
+        StorageError, NewerStart: a disk or the share failed; a newer start of the run's workers has begun.
     """
     keep_freed_memory(world.device)
-    run, phases = RunFolder(run_path), phases_of(recipe)
+    run, phases = RunFolder(path), phases_of(recipe)
     start = begin(run, start, world)  # before anything is read that it will change
-    copies = copies_of(run) if recipe.checkpoint.own_disk_every_s is not None else None
-    checkpoint = newest_checkpoint(run, recipe, copies, world)  # the same step on every rank
+    copies, checkpoint = newest_checkpoint(run, recipe, world)  # the same step on every rank
     saved = TrainingFile.of(checkpoint, recipe.batch.items) if checkpoint else None
     data = opens(require_data(recipe), recipe.cache, saved.data if saved else None)  # the version the run began with
     state = TrainState.begin(recipe, data, world.device, checkpoint)
@@ -119,12 +111,9 @@ def train(
                 continue
 
             # 3. what all ranks now know: each item once, shares, records
-            new_shares = None
-            for told in reports:
-                plan.require_each_item_once(told)
-                record.step(told, plan, decided := plan.observe(told))
-                new_shares = decided or new_shares
-            exclusion = choice.excluded(plan.speeds(state.step - 1)) if new_shares else None
+            decided = [plan.observe(told) for told in reports]
+            record.steps(reports, plan, decided)
+            exclusion = choice.excluded(plan.speeds(state.step - 1)) if any(decided) else None
 
             # 4. now and then: evaluations, checkpoint, leaving
             found = evaluations.run_due(state, sync, plan, record)
@@ -142,7 +131,7 @@ def train(
             record.written(checkpoints)
             if report and (found or decision.end == "finished"):
                 report(finite(figures))
-            if new_shares or decision.end:
+            if any(decided) or decision.end:
                 calibration.keep(plan, state.step - 1)
     return ended
 

@@ -52,8 +52,12 @@ class Recorder:
             "step_s": round(took_s, 6), "shares": list(shares),
         }  # fmt: skip
 
-    def step(self, report: StepReport, plan: StepPlan, new_shares: Sequence[int] | None) -> None:
-        """All ranks have told of a step; `new_shares` where they were decided on."""
+    def steps(self, reports: Sequence[StepReport], plan: StepPlan, decided: Sequence[tuple[int, ...] | None]) -> None:
+        """All ranks have told of these steps; after each, new shares were `decided` on, or none."""
+        for report, new_shares in zip(reports, decided, strict=True):
+            self._step(report, plan, new_shares)
+
+    def _step(self, report: StepReport, plan: StepPlan, new_shares: Sequence[int] | None) -> None:
         step = report.step + 1
         own = self._own.pop(step)
         if self._log is None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dataprep.dataset import Dataset
 from jobs.checkpoint import Checkpoint
 from jobs.errors import NotACheckpoint, RunFailed
-from jobs.gradient import weights_dtype
+from jobs.gradient import evaluating, weights_dtype
 from jobs.recipe import Recipe
 from jobs.resume import start_from
 from jobs.training.phases import Phase
@@ -189,11 +189,8 @@ class TrainState:
     def shown(self, agreed: nn.Module) -> Iterator[nn.Module]:
         """What a user gets, to evaluate: the moving average, else `agreed`, the weights that all ranks share."""
         if self.average is None:
-            training = agreed.training
-            try:
-                yield agreed.eval()
-            finally:
-                agreed.train(training)
+            with evaluating(agreed):
+                yield agreed
             return
         if self._shown is None:
             self._shown = deepcopy(agreed).eval()

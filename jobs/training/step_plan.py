@@ -123,12 +123,7 @@ class StepPlan:
         """Learning rate of that step as a share of the peak."""
         return learning_rate_factor(step + 1, self._recipe.steps, self._recipe.optim)
 
-    def require_each_item_once(self, report: StepReport) -> None:
-        """Check that all ranks together have computed each item of a step once.
-
-        Raises:
-            RunFailed: one is missing, or was computed twice.
-        """
+    def _require_each_item_once(self, report: StepReport) -> None:
         expected = sum(map(position_hash, range(report.step * self.items, (report.step + 1) * self.items)))
         if (report.items, report.positions) != (self.items, expected):
             raise RunFailed(
@@ -137,7 +132,15 @@ class StepPlan:
             )
 
     def observe(self, report: StepReport) -> tuple[int, ...] | None:
-        """Take in how long each rank was busy; new shares where there is a decision."""
+        """Check that a step's items were computed once, and take in how long each rank was busy.
+
+        Returns:
+            New shares where there is a decision.
+
+        Raises:
+            RunFailed: an item is missing, or was computed twice.
+        """
+        self._require_each_item_once(report)
         return self.at(report.step).pace.observe(report.step, report.busy_s)
 
     def nonfinite(self, step: int, loss_is_finite: bool) -> str:

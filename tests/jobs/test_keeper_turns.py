@@ -24,7 +24,7 @@ from jobs.ledger import Claim, Ledger, Row
 from jobs.machines import Memory
 from jobs.recipe import Recipe, WorkersSpec
 from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS
-from jobs.runs import WAITS, RunFolder, create_run
+from jobs.runs import RunFolder, create_run
 from jobs.submit import submit_next
 from tests.jobs.drivers import dies, drives
 from tests.jobs.job_api import WithoutRay, head_without_ray, nearly_without_code
@@ -391,7 +391,7 @@ DAMAGES = {
     "attempts": lambda run: (shutil.rmtree(run.attempts), run.attempts.touch()),
     "recipe": lambda run: (
         run.recipe_file.write_text("{"),
-        run.write_state(state="pending", why=f"{WAITS}no machine"),
+        run.write_state(state="pending", why="waits: no machine", waiting_for="machines"),
     ),
 }
 
@@ -399,7 +399,7 @@ DAMAGES = {
 def test_runs_that_are_damaged_in_any_way_hinder_neither_another_nor_the_pcs(kept, cluster, caplog):
     damaged = {name: another(kept, cluster, seed) for seed, name in enumerate(DAMAGES)}
     waiting = another(kept, cluster, len(DAMAGES))
-    waiting.write_state(state="pending", why=f"{WAITS}no machine")
+    waiting.write_state(state="pending", why="waits: no machine", waiting_for="machines")
     kept.fails()
     for name, damage in DAMAGES.items():
         damage(damaged[name])
@@ -438,7 +438,7 @@ def test_a_share_that_hangs_hinders_neither_another_run_nor_the_pcs(kept, cluste
 
 def test_a_job_list_that_is_missing_leaves_the_pcs_to_what_runs_wait_for(kept):
     kept.fails()
-    kept.run.write_state(state="pending", why=f"{WAITS}no machine")
+    kept.run.write_state(state="pending", why="waits: no machine", waiting_for="machines")
     kept.api.broken = frozenset({"GET /api/jobs/"})
     kept.keeper = keeper = Listening(kept.ledger, kept.ledger.take_fence())
     kept.turn()
@@ -494,4 +494,4 @@ def test_owner_hours_go_on_beside_a_run_that_is_damaged(kept):
     kept.run.state_file.write_text("{")
     kept.turn()
     assert [(node.name, node.by) for node in read_drained().nodes] == [("study", "hours")]
-    assert "state.json cannot be read" in kept.complaints[kept.run.id]
+    assert "state.json is damaged" in kept.complaints[kept.run.id]

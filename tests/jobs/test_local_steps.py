@@ -173,6 +173,54 @@ def test_before_local_steps_the_first_worker_s_weights_become_all_s(tmp_path: Pa
     finish(ranks.group(partial(agree_on_sevens, tmp_path), 2, tmp_path / "meet"))
 
 
+class Counting(torch.nn.Module):
+    """One weight, and buffers of three types; one of them is in no checkpoint."""
+
+    def __init__(self, value: int) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.register_buffer("passes", torch.tensor(value))
+        self.register_buffer("table", torch.full((3,), float(value)))
+        self.register_buffer("odd", torch.tensor(value % 2 == 1))
+        self.register_buffer("scratch", torch.tensor(value), persistent=False)
+
+
+def all_have(value: int, local: LocalSteps, model: torch.nn.Module) -> bool:
+    return all(bool((b == (value % 2 == 1 if b.dtype == torch.bool else value)).all())
+               for of in (model, local.agreed) for b in of.buffers())  # fmt: skip
+
+
+def buffers_of_a_rank(folder: Path, rank: int, world: int) -> None:
+    """Rank 0's are all 7, those of the others 8: before local steps, after a round, and after others have left."""
+    recipe = recipe_of(folder, **CHANGES)
+    for meet in ("follow", "agree", "settle", "join"):
+        model = Counting(7 + rank)
+        local = LocalSteps(recipe, model, dict(model.named_parameters()), 0, World(rank, world, CPU))
+        for own in model.buffers():
+            own.copy_(torch.zeros_like(own))
+        local.agreed.load_state_dict(Counting(4).state_dict())
+        for own, value in zip(model.buffers(), Counting(7 + rank).buffers(), strict=True):
+            own.copy_(value)
+        if meet == "follow":
+            local.follow()
+        elif meet == "agree":
+            local.agree()
+        elif meet == "settle":
+            local.begin(4, 4, [1] * world)
+            local.settle()
+        else:
+            local.restore(local.state(), 4, [model.state_dict()] * 3)
+        assert all_have(7 + rank if meet == "follow" else 7, local, model), meet
+        kept = local.state()["agreed"]
+        assert kept["passes"] == local.agreed.passes
+        assert "table" in kept
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_all_workers_go_on_with_the_first_one_s_buffers(world: int, tmp_path: Path) -> None:
+    finish(ranks.group(partial(buffers_of_a_rank, tmp_path), world, tmp_path / "meet"))
+
+
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
 def test_workers_come_and_go_with_the_outer_step_of_all_who_were_there(
     tiny_data: Path, tmp_path: Path, before: int, after: int

@@ -123,8 +123,9 @@ def test_what_was_measured_is_used_and_what_is_assumed_is_said(tmp_path, monkeyp
 
 def test_each_phase_is_predicted_by_itself(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    changes = ["steps=1000", "curriculum=[{until_step: 400, crop_frames: 64}]", "optim.unfreeze={blocks.0.*: 900}"]
-    told = json.loads(vr("plan", "home-pretrain", "-i", EXAMPLE, *changes, "batch.crop_frames=256", "--json").stdout)
+    changes = ["steps=1000", "curriculum=[{until_step: 400, crop_frames: 64}]", "optim.unfreeze={blocks.0.*: 900}",
+               "batch.crop_frames=256"]  # fmt: skip
+    told = json.loads(vr("plan", "home-pretrain", "-i", EXAMPLE, *changes, "--json").stdout)
     rows = told["phases"]
     assert [(row["first_step"], row["steps"], row["crop_frames"]) for row in rows] == [
         (0, 400, 64), (400, 500, 256), (900, 100, 256),

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
-from jobs.recipe import Recipe, require_startable
-from vr_core.config import load, parse_overrides, parse_yaml, to_yaml, validate
+from jobs.recipe import ADDED_KEYS, REMOVED_KEYS, Recipe, require_startable
+from jobs.runs import RunFolder
+from jobs.shipped import read_recipe
+from vr_core.config import load, parse_overrides, parse_yaml, plain, to_yaml, validate
 from vr_core.errors import ConfigError
 
 
@@ -22,6 +24,21 @@ def test_identity_is_what_is_computed_and_not_where() -> None:
     assert recipe(seed=0, model={"name": "dense_frame_transformer"}).digest() == base
     for change in ({"seed": 1}, {"steps": 101}, {"optim": {"lr": 2e-3}}, {"model": {"name": "plain_stack"}}):
         assert recipe(**change).digest() != base
+
+
+def test_the_tables_of_keys_speak_of_keys_that_are_there_and_of_keys_that_are_not() -> None:
+    """A default in the table that is not the schema's would change every id."""
+    resolved = plain(recipe())
+    assert not set(ADDED_KEYS) & set(REMOVED_KEYS)
+    for table, there in ((ADDED_KEYS, True), (REMOVED_KEYS, False)):
+        for key, default in table.items():
+            *parents, last = key.split(".")
+            section: Any = resolved
+            for parent in parents:
+                name, _, kind = parent.partition(":")
+                section = section[name] if not kind else plain(recipe(**{name: {"name": kind}}))[name]
+            assert (last in section) is there, key
+            assert not there or section[last] == default, key
 
 
 def test_the_resolved_recipe_reads_back_equal(tmp_path: Path) -> None:
@@ -55,6 +72,28 @@ def test_what_does_not_fit_is_refused_in_one_line(changes: dict[str, Any], messa
     with pytest.raises(ConfigError, match=message) as caught:
         recipe(**changes)
     assert "\n" not in str(caught.value)
+
+
+COPIES = {"checkpoint": {"own_disk_every_s": 15}}
+
+
+@pytest.mark.parametrize("sync", ["diloco", {"auto": ["plain", "diloco"]}])
+def test_copies_on_own_disks_are_refused_where_no_disk_has_all_of_a_checkpoint(sync: Any, tmp_path: Path) -> None:
+    """A run that began so, when it was passed over without a word, is still read."""
+    begun = recipe(data="/a", sync=sync, **COPIES)
+    (tmp_path / "recipe.yaml").write_text(to_yaml(begun))
+    assert RunFolder(tmp_path).recipe() == begun
+    says = r"checkpoint\.own_disk_every_s has no effect with sync diloco.*leave the key out"
+    with pytest.raises(ConfigError, match=says):
+        require_startable(begun)
+    with pytest.raises(ConfigError, match=says):
+        read_recipe(str(tmp_path / "recipe.yaml"))
+
+
+@pytest.mark.parametrize("sync", ["plain", "bf16", "auto", {"auto": ["plain", "bf16"]}])
+def test_copies_on_own_disks_go_with_every_other_sync(sync: Any) -> None:
+    require_startable(recipe(data="/a", sync=sync, **COPIES))
+    require_startable(recipe(data="/a", sync="diloco"))
 
 
 def test_what_a_run_needs_before_it_starts() -> None:

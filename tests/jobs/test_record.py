@@ -113,8 +113,8 @@ def test_a_driver_that_has_been_taken_over_writes_no_state_any_more(run, state):
 @pytest.mark.parametrize("damage", [b"\xff", b"{", b"[]", b"7", b'{"said": "no time"}'])
 def test_a_damaged_line_of_events_hides_no_other(run, damage):
     record = Record(run, run.begin_attempt(), lambda state: None, QUICK)
-    record.say("one")
+    record.say("one", "retry")
     with run.events_file.open("ab") as file:
         file.write(damage + b"\n")
-    record.say("two")
+    record.say("two", "retry")
     assert [event["said"] for event in read_events(run)] == ["one", "two"]

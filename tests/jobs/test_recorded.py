@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.jobs.training import last_weights
+from tests.jobs import ranks
+from tests.jobs.training import finish, last_weights
 from tests.recorded.compare import BEFORE
-from tests.recorded.runs import RUNS, curve, relative_difference, train_all
+from tests.recorded.folders import lay_out, require_as_undisturbed, run_called
+from tests.recorded.runs import RUNS, curve, relative_difference, train_all, train_rank
 
 pytestmark = pytest.mark.xdist_group("ranks")
 
@@ -32,3 +35,10 @@ def test_losses_and_weights_are_those_of_before(name, trained):
         torch.testing.assert_close(
             now[key], value, rtol=WITHIN, atol=WITHIN, msg=lambda text, key=key: f"{key}: {text}"
         )
+
+
+def test_a_killed_run_of_local_steps_goes_on_with_its_workers_parts(tmp_path):
+    """From a checkpoint whose deltas are under way (`tests/recorded/kept`)."""
+    run = run_called("local", lay_out(tmp_path))
+    finish(ranks.group(partial(train_rank, run.path), 2, tmp_path / "meeting"))
+    require_as_undisturbed(run, "local", WITHIN)

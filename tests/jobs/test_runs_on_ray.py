@@ -13,9 +13,12 @@ from cluster.head import Head, state_folder
 from jobs.control import stop_run
 from jobs.driver import look_for_driver
 from jobs.ledger import Ledger
+from jobs.metrics_log import read_metrics
 from jobs.runs import RunFolder, create_run, read_json
+from jobs.starts import starts
 from jobs.submit import job_states
 from jobs.submit import start as submit
+from jobs.summary import read_summary
 from tests.cluster.pcs import fresh_code
 from tests.jobs import training
 from tests.jobs.heads import PATIENCE_S, wait_for
@@ -109,6 +112,11 @@ def test_the_training_loop_on_two_nodes_outlives_a_killed_driver_and_keeper(loop
     state = run.state()
     assert (state.state, state.step, state.attempt) == ("finished", STEPS, 3)
     assert training.distance(training.last_weights(run), training.last_weights(undisturbed)) < 1e-5
+    assert [str(start) for start in starts(run)] == ["1.1", "2.1", "3.1"]
+    assert [line["step"] for line in read_metrics(run) if line["kind"] == "step"] == [*range(1, STEPS + 1)]
+    summary = read_summary(run)
+    assert summary is not None
+    assert (summary.step, summary.left_s) == (STEPS, 0.0)
     names = {f"{run.id}.a1": "FAILED", f"{run.id}.a2": "FAILED", f"{run.id}.a3": "SUCCEEDED"}
     wait_for("the jobs ended", lambda: names.items() <= job_states(head).items(), head, run)
     assert "nothing was changed" not in fresh_code(loopback.attic), "the keeper is started again"

@@ -117,6 +117,7 @@ def test_a_space_that_makes_no_sense_is_refused_and_the_key_named(space, said):
         ({"workers.count": 2}, r"set workers\.count=1"),
         ({"tune.grace_steps": 41}, r"tune\.grace_steps: 41 is more than steps 40"),
         ({"validation.every_steps": 40}, "no bad trial could be stopped"),
+        ({"sync": "diloco", "checkpoint.own_disk_every_s": 5}, r"tune\.space: .*own_disk_every_s has no effect"),
     ],
 )
 def test_a_recipe_that_cannot_be_searched_is_refused(changes, said):

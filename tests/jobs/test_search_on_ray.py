@@ -21,6 +21,7 @@ from jobs.search import Search, shown_trial, shown_values
 from jobs.submit import start
 from tests.jobs.dashboard import await_page, chromium, keep_picture, log_in, show_many_rows
 from tests.loopback import Loopback
+from tests.recorded.folders import lay_out, run_called
 from vr_core.config import load, override, to_yaml, validate
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("head"), pytest.mark.timeout(600)]
@@ -158,6 +159,24 @@ def test_the_best_recipe_is_ready_to_be_submitted(searched):
     recipe = load(Recipe, Path(str(searched.told["best_recipe"])))
     assert recipe == validate(Recipe, override(json.loads(plain_text(search.recipe())), winner.values), "test")
     assert recipe.tune is None
+
+
+def test_a_search_of_an_earlier_version_goes_on_from_its_trials_folders(head, tmp_path):
+    """Killed when one trial had ended and the next one had a checkpoint; what Tune knew of it is gone."""
+    search = Search(run_called("searched", lay_out(tmp_path)).path)
+    ended, going, _ = (search.trial(row.id) for row in search.rows())
+    step, before = going.last_step(), times(going, going.last_step())
+    metrics = ended.metrics_file.read_bytes()
+    assert len(before) == step >= 10
+
+    resumed = vr("tune", "--resume", str(search.path), "--json")
+    output, errors = resumed.communicate(timeout=PATIENCE_S)
+    assert resumed.returncode == 0, errors
+    assert json.loads(output)["state"] == "finished"
+    assert all(is_ended(row.state) for row in search.rows()), search.rows()
+    assert ended.metrics_file.read_bytes() == metrics
+    assert times(going, step) == before
+    assert search.best_file.is_file()
 
 
 def plain_text(recipe: Recipe) -> str:

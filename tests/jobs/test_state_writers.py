@@ -8,10 +8,11 @@ from cluster.head import state_folder
 from cluster.timings import Timings
 from jobs.control import stop_run
 from jobs.errors import JobsFailure
-from jobs.keeper import End, Submit, act
+from jobs.keeper import act
 from jobs.ledger import Ledger
+from jobs.policy import End, Submit
 from jobs.runs import RunFolder, read_json
-from jobs.submit import keep_source, start, submit_attempt
+from jobs.submit import keep_source, start, submit_next
 from tests.jobs.drivers import dies, drives
 from tests.jobs.job_api import WithoutRay, head_without_ray, nearly_without_code
 from vr_core.files import write_json
@@ -33,7 +34,7 @@ def run(cluster, tmp_path) -> RunFolder:
 
 def test_whoever_submits_writes_beside_it(cluster, run):
     written = run.state_file.read_bytes()
-    submit_attempt(cluster.head, run, idle=0)
+    submit_next(cluster.head, run)
     assert (run.state().state, run.state().why) == ("pending", "submitted")
     assert run.state_file.read_bytes() == written
     drives(run, step=3)
@@ -50,7 +51,7 @@ def test_a_head_that_takes_no_job_fails_the_run_beside_it(cluster, run):
 
 
 def test_whoever_stops_a_dead_run_writes_beside_it(cluster, run):
-    submit_attempt(cluster.head, run, idle=0)
+    submit_next(cluster.head, run)
     drives(run, step=7)
     dies(run)
     cluster.api.becomes(f"{run.id}.a1", "FAILED")
@@ -61,16 +62,18 @@ def test_whoever_stops_a_dead_run_writes_beside_it(cluster, run):
 
 
 def test_the_keeper_writes_beside_it(cluster, run):
-    submit_attempt(cluster.head, run, idle=0)
+    submit_next(cluster.head, run)
     drives(run, step=7)
     dies(run)
     written, ledger = run.state_file.read_bytes(), Ledger(state_folder())
     row = ledger.row(run.id)
     assert row is not None
-    act(End("failed", "because"), row, cluster.head, ledger)
+    act(End("failed", "because"), row, cluster.head, ledger, fence=1)
     assert (run.state().state, run.state().why) == ("failed", "because")
-    ledger.submitted(run, 1, row.submission)
-    act(Submit(idle=0), row, cluster.head, ledger)
+    ledger.open(run)
+    row = ledger.row(run.id)
+    assert row is not None
+    act(Submit(attempt=2, idle=0), row, cluster.head, ledger, fence=1)
     assert (run.state().state, run.state().why) == ("pending", "submitted")
     assert run.state_file.read_bytes() == written
 

@@ -460,3 +460,10 @@ def test_a_folder_that_goes_away_is_waited_for_and_costs_no_attempt(run, capsys,
     back.join()
     assert [start.first_step for start in attempt.starts] == [0, 2]
     assert capsys.readouterr().err.count("is away; waiting for it") == 1
+
+
+@pytest.mark.parametrize(("sync", "told"), [("diloco", True), ("plain", False)])
+def test_a_run_that_began_with_a_key_of_no_effect_goes_on_and_says_so(run, sync, told):
+    attempt = Attempt(run, finishes, sync=sync, checkpoint={"own_disk_every_s": 5})
+    assert attempt.supervise().state == "finished"
+    assert any("own_disk_every_s has no effect with sync diloco" in e["said"] for e in read_events(run)) is told

@@ -1,4 +1,5 @@
 import contextlib
+import copy
 import math
 from pathlib import Path
 from typing import Annotated, Literal
@@ -182,6 +183,76 @@ def test_equal_values_have_equal_digests_whatever_their_order():
     assert config.digest({"a": 1, "b": [1, 2]}) == config.digest({"b": [1, 2], "a": 1})
     assert config.digest({"a": 1, "b": [1, 2]}) != config.digest({"a": 1, "b": [2, 1]})
     assert config.digest({"a": 1}, 12).startswith(config.digest({"a": 1}))
+
+
+TREES = st.dictionaries(
+    st.sampled_from("abc"),
+    st.recursive(
+        st.integers(0, 2), lambda t: st.dictionaries(st.sampled_from("abc"), t, min_size=1, max_size=3), max_leaves=6
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+def paths(tree, of, prefix=""):
+    """Dotted keys of a nested mapping whose values are of a kind."""
+    for key, value in tree.items():
+        if isinstance(value, of):
+            yield prefix + key
+        if isinstance(value, dict):
+            yield from paths(value, of, f"{prefix}{key}.")
+
+
+def at(tree, path):
+    for key in path.split(".") if path else ():
+        tree = tree[key]
+    return tree
+
+
+@given(TREES, st.data())
+def test_an_identity_outlives_any_additions_and_removals(before, data):
+    now, added, removed = copy.deepcopy(before), {}, {}
+    for number in range(data.draw(st.integers(0, 6))):
+        own = [p for p in paths(now, (int, dict)) if not any(f"{p}.".startswith(f"{a}.") for a in added)]
+        if data.draw(st.booleans()) or not own:
+            where, default = data.draw(st.sampled_from(["", *paths(now, dict)])), data.draw(TREES | st.integers(0, 2))
+            at(now, where)[f"new{number}"] = copy.deepcopy(default)
+            added[f"{where}.new{number}".lstrip(".")] = default
+        else:
+            path = data.draw(st.sampled_from(own))
+            # The table says what a recipe of before held: nothing of what came into the section since.
+            added = {a: d for a, d in added.items() if not a.startswith(f"{path}.")}
+            parent, _, last = path.rpartition(".")
+            removed[path] = _without_news(at(now, path))
+            del at(now, parent)[last]
+    assert config.identity(now, added=added, removed=removed) == before
+
+
+def _without_news(value):
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_news(inner) for key, inner in value.items() if not key.startswith("new")}
+
+
+def test_what_a_key_of_later_says_is_a_part_of_an_identity():
+    """At its default it changes nothing; a removed key counts with what it had by default, and paths never count."""
+    before = {"lr": 1, "data": "/a", "thin": {"rank": 4}}
+    changed = {"without": ("data",), "added": {"new": None, "more.at": 0}, "removed": {"thin": {"rank": 4}}}
+    assert config.identity({"lr": 1, "data": "/b", "new": None}, **changed) == {"lr": 1, "thin": {"rank": 4}}
+    assert config.identity({"lr": 1, "more": None, "new": [3]}, **changed)["new"] == [3]
+    assert config.identity({"lr": 1, "more": {"at": 0, "x": 1}}, **changed)["more"] == {"x": 1}
+    assert config.identity(before, without=("data",)) == {"lr": 1, "thin": {"rank": 4}}
+    assert before == {"lr": 1, "data": "/a", "thin": {"rank": 4}}, "the value itself stays"
+
+
+@pytest.mark.parametrize(("kind", "key"), [("line", {"width": 2}), ("stack", {})])
+def test_a_key_of_one_kind_of_section_is_put_back_there_alone(kind, key):
+    resolved = {"model": {"name": kind}}
+    assert config.identity(resolved, removed={"model:line.width": 2}) == {"model": {"name": kind, **key}}
+    assert config.identity({"model": {"name": kind, "width": 2}}, added={"model:stack.width": 2}) == {
+        "model": {"name": kind, **({"width": 2} if kind == "line" else {})}
+    }
 
 
 def test_a_spec_is_frozen_and_hashes_by_value():

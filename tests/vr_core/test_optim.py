@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vr_core.errors import ConfigError
+from vr_core.errors import ConfigError, ModelError
 from vr_core.models import build
 from vr_core.optim import WeightAverage, adamw, learning_rate_factor, parameter_groups, set_rates
 from vr_core.specs import DenseFrameTransformerSpec, OptimSpec
@@ -89,3 +89,73 @@ def test_moving_average_follows_its_recurrence() -> None:
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * model.weight.detach()
     torch.testing.assert_close(average.weights["weight"], expected)
+
+
+class Counting(torch.nn.Module):
+    """Counts its passes, and keeps a table that it multiplies with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = torch.nn.Linear(2, 1, bias=False)
+        self.register_buffer("passes", torch.tensor(0))
+        self.register_buffer("table", torch.tensor([1.0, 2.0]))
+        self.register_buffer("seen", torch.tensor(False))
+        self.register_buffer("scratch", torch.zeros(3), persistent=False)
+
+    def layer_prefixes(self) -> tuple[str, ...]:
+        return ("inner.",)
+
+
+def test_the_average_has_the_buffers_of_the_model_and_the_mean_of_its_weights() -> None:
+    model = Counting()
+    average = WeightAverage(model, decay=0.9)
+    before = model.inner.weight.detach().clone()
+    with torch.no_grad():
+        model.inner.weight.add_(1)
+        model.passes.add_(7)
+        model.table.mul_(3)
+        model.seen.fill_(True)
+    average.update(model, step=1)
+    assert set(average.weights) == {"inner.weight", "passes", "table", "seen"}
+    torch.testing.assert_close(average.weights["inner.weight"], before + 1 - 2 / 11)
+    assert average.weights["passes"] == 7
+    assert average.weights["table"].tolist() == [3.0, 6.0]
+    assert average.weights["seen"]
+    model.passes.add_(1)
+    assert average.weights["passes"] == 7, "its own, not the model's"
+
+
+def test_a_parameter_of_no_layer_is_named() -> None:
+    model = Counting()
+    model.gain = torch.nn.Parameter(torch.ones(1))
+    with pytest.raises(ModelError, match=r"Counting: gain: in none of the layers .*\(inner\.\)"):
+        adamw(model, OptimSpec())
+
+
+@pytest.mark.parametrize(
+    ("norm", "name"),
+    [
+        (torch.nn.BatchNorm1d(2), "BatchNorm1d"),
+        (torch.nn.BatchNorm2d(2, track_running_stats=False), "BatchNorm2d"),
+        (torch.nn.BatchNorm3d(2), "BatchNorm3d"),
+        (torch.nn.LazyBatchNorm1d(), "LazyBatchNorm1d"),
+        (torch.nn.SyncBatchNorm(2), "SyncBatchNorm"),
+        (torch.nn.InstanceNorm1d(2, track_running_stats=True), "InstanceNorm1d"),
+        (torch.nn.InstanceNorm2d(2, track_running_stats=True), "InstanceNorm2d"),
+    ],
+)
+def test_a_norm_over_the_items_of_a_batch_is_refused_by_name(norm: torch.nn.Module, name: str) -> None:
+    model = Counting()
+    model.inner = torch.nn.Sequential(torch.nn.Linear(2, 2), norm)
+    with pytest.raises(ModelError, match=rf"Counting cannot be trained: inner\.1 \({name}\)"):
+        adamw(model, OptimSpec())
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [torch.nn.LayerNorm(2), torch.nn.GroupNorm(1, 2), torch.nn.RMSNorm(2), torch.nn.InstanceNorm1d(2, affine=True)],
+)
+def test_a_norm_of_each_item_by_itself_is_trained(norm: torch.nn.Module) -> None:
+    model = Counting()
+    model.inner = torch.nn.Sequential(torch.nn.Linear(2, 2), norm)
+    adamw(model, OptimSpec())

@@ -1,0 +1,43 @@
+"""What is computed without training is computed in evaluation mode, whatever mode the model was left in."""
+
+import pytest
+import torch
+
+from dataprep.batches import read_batch
+from dataprep.dataset import Dataset
+from dataprep.order import Order
+from jobs.gradient import ItemLosses, evaluating
+from jobs.recipe import Recipe
+from tests.recorded.compare import BEFORE
+
+CPU = torch.device("cpu")
+
+
+class HalfTrained(torch.nn.Module):
+    """A mask, from a part that is trained and one that is kept in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.trained, self.kept = torch.nn.Dropout(0.5), torch.nn.Dropout(0.5).eval()
+        self.modes = []
+
+    def forward(self, magnitude, draws=None):
+        self.modes.append((self.training, self.trained.training, self.kept.training))
+        return torch.full_like(magnitude, 0.5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_loss_without_training_is_computed_in_evaluation_mode(training):
+    data, recipe = Dataset.open(BEFORE / "data"), Recipe(name="a", steps=1)
+    order = Order.of(data.manifest, recipe.objective, recipe.seed, 16)
+    model = HalfTrained()
+    ItemLosses(recipe, CPU, bf16=False).terms(model, read_batch(data, order.items(0, 2)), training=training)
+    assert model.modes == [(training, training, False)]
+    assert (model.training, model.trained.training, model.kept.training) == (True, True, False)
+
+
+def test_modes_come_back_when_the_computation_fails():
+    model = HalfTrained()
+    with pytest.raises(RuntimeError, match="no memory"), evaluating(model):
+        raise RuntimeError("no memory")
+    assert (model.training, model.trained.training, model.kept.training) == (True, True, False)
