@@ -114,8 +114,8 @@ class Ledger:
         with self._open() as connection:
             [[version]] = connection.execute(
                 "insert into runs values (:run, :folder, 0, '', 0, 0, 'running', 1, :now, :now, 1, :boot, :at) "
-                "on conflict (run) do update set folder = :folder, wanted = 'running', open = 1, updated_s = :now, "
-                "version = version + 1, boot_id = :boot, since_boot_s = :at returning version",
+                "on conflict (run) do update set folder = :folder, submission = '', wanted = 'running', open = 1, "
+                "updated_s = :now, version = version + 1, boot_id = :boot, since_boot_s = :at returning version",
                 {
                     "run": run.id,
                     "folder": str(run.path),

@@ -7,7 +7,6 @@ from cluster.processes import Now
 from cluster.timings import Timings
 from jobs.driver import Liveness
 from jobs.ledger import Row
-from jobs.recipe import WorkersSpec
 from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS, delay_s
 from jobs.runs import LIVE, RunState, State
 from jobs.submit import LIVE_JOB
@@ -63,8 +62,6 @@ class Seen:
     """The newest one."""
     stop_wished: bool = False
     """By a `stop` file in the run's folder, which also a PC without this ledger can write."""
-    waits_for: WorkersSpec | None = None
-    """The least workers of a run that waits for machines."""
 
 
 def decide(row: Row, seen: Seen, now: Now, timings: Timings) -> Action:

@@ -242,6 +242,9 @@ class Recipe(Spec):
         ends = [row.until_step for row in self.curriculum]
         if ends != sorted(set(ends)) or (ends and ends[-1] >= self.steps):
             raise ValueError(f"curriculum: until_step must rise from row to row and end before step {self.steps}")
+        late = [pattern for pattern, step in self.optim.unfreeze.items() if step >= self.steps]
+        if late:
+            raise ValueError(f"optim.unfreeze: {late[0]!r} would never be trained in {self.steps} steps; use freeze")
         if self.nodes is not None and (self.workers.count != 1 or self.workers.labels):
             raise ValueError("nodes says where the workers are, and how many: leave out workers.count and .labels")
         if self.nodes is not None and self.nodes.min > self.batch.items:
@@ -283,11 +286,11 @@ def without_effect(recipe: Recipe) -> str | None:
 
     No new run begins so (`require_effect`); one that has begun goes on, and is told.
     """
-    apart = [name for name in recipe.sync_choices if name in OWN_PARTS]
-    if recipe.checkpoint.own_disk_every_s is None or not apart:
+    choices = recipe.sync_choices
+    if recipe.checkpoint.own_disk_every_s is None or not set(choices) <= set(OWN_PARTS):
         return None
     return (
-        f"checkpoint.own_disk_every_s has no effect with sync {' or '.join(apart)}: "
+        f"checkpoint.own_disk_every_s has no effect with sync {' or '.join(choices)}: "
         "a checkpoint then has parts of every worker, and no PC's own disk has all of it"
     )
 

@@ -153,8 +153,11 @@ class RunFolder:
         written = {} if whole else plain(self._written_state())
         state = validate(RunState, {**written, **changes, "updated_s": time.time()}, str(self.state_file))
         record = plain(state)
+        # The run's code may be an earlier version's, which refuses what it does not know.
         if not state.beat:
-            del record["beat"]  # the run's code may be an earlier version's, which refuses what it does not know
+            del record["beat"]
+        if state.waiting_for is None and not state.why.startswith(_OLD_WAIT):
+            del record["waiting_for"]
         write_json(self.state_file, record)
         return state
 

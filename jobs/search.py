@@ -9,6 +9,7 @@
     tune/             Ray Tune's own state, for --resume
 """
 
+import contextlib
 import itertools
 import math
 import os
@@ -341,7 +342,8 @@ def end_live_trials(search: Search) -> None:
     for row in search.rows():
         if row.state == "running":
             run = search.trial(row.id)
-            ProgressWriter(run, row.steps).tell()  # it may have validated since its last report
+            with contextlib.suppress(OSError):
+                ProgressWriter(run, row.steps).tell()  # it may have validated since its last report
             run.write_state(state="pending", step=row.step, why="the search was interrupted")
 
 

@@ -158,11 +158,16 @@ def speed_here(
     data: Dataset,
     order: Order,
     device: torch.device,
+    *,
+    begins: bool = True,
 ) -> Speed:
-    """This device's speed at this recipe: as kept on this PC, else measured with the model as it is, which stays so."""
+    """This device's speed at this recipe: as kept on this PC, else measured with the model as it is, which stays so.
+
+    `begins` says that steps at this speed come next (`note_begin`), and not those of an earlier phase.
+    """
     kept = kept_row(key)
     if kept is not None and not kept.elsewhere:
-        return _begun_again(key, kept)
+        return _begun_again(key, kept, begins)
     items = order.items(0, min(recipe.batch.micro_batch, recipe.batch.items))
     read = functools.cache(lambda count: read_batch(data, items[:count]))
 
@@ -173,11 +178,11 @@ def speed_here(
     speed = measure_speed(compute, size, device)
     model.zero_grad(set_to_none=True)
     tight = size < len(items)
-    keep_or_note(key, speed, tight=tight, begun=tight)
+    keep_or_note(key, speed, tight=tight, begun=tight and begins)
     return speed
 
 
-def _begun_again(key: dict[str, Any], kept: SpeedRow) -> Speed:
+def _begun_again(key: dict[str, Any], kept: SpeedRow, begins: bool) -> Speed:
     """The kept speed; of fewer items at once where it was tight and the start before died of it."""
     if not kept.tight:
         return kept.speed
@@ -185,7 +190,7 @@ def _begun_again(key: dict[str, Any], kept: SpeedRow) -> Speed:
     if kept.begun:
         speed = replace(speed, micro_batch=max(1, int(SMALLER * speed.micro_batch)))
         print(f"{platform.node()}: computes {speed.micro_batch} items at once from now on", file=sys.stderr)
-    keep_or_note(key, speed, tight=True, begun=True)
+    keep_or_note(key, speed, tight=True, begun=begins)
     return speed
 
 
@@ -249,6 +254,13 @@ def keep_others(key: dict[str, Any], devices: Sequence[str], speeds: Sequence[Sp
         if other != key and (known is None or known.elsewhere):
             with contextlib.suppress(OSError):
                 _write_row(other, SpeedRow(**asdict(speed), elsewhere=True))
+
+
+def note_begin(key: dict[str, Any]) -> None:
+    """Steps of the kept size come next: where this start dies before one is taken, it was too much."""
+    kept = kept_row(key)
+    if kept is not None and kept.tight:
+        keep_or_note(key, kept.speed, begun=True)
 
 
 def note_first_step(key: dict[str, Any]) -> None:

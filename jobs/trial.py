@@ -58,7 +58,9 @@ def train_trial(config: dict[str, Any]) -> None:
             report({STEP: step, "validation_loss": float(record.get("loss", math.nan))})
             return
         device = torch.device("cuda" if config["use_gpu"] else "cpu")
-        train(recipe, run.path, World.alone(device), report)
+        ended = train(recipe, run.path, World.alone(device), report)
+        if ended.how != "finished":
+            raise RunFailed(f"trial {run.id} was asked to stop by itself; stop the search instead")
     except Exception as error:
         message = str(error) if isinstance(error, VrError) else f"{type(error).__name__}: {error}"
         write_json(error_file, {"message": message, "traceback": traceback.format_exc()})

@@ -228,7 +228,8 @@ class Follower:
         if trial not in self._writers:
             run = self._search.trial(trial)
             self._writers[trial] = ProgressWriter(run, run.state().steps)
-        self._writers[trial].tell()
+        with contextlib.suppress(OSError):  # told again with the next report
+            self._writers[trial].tell()
 
     def close(self) -> None:
         """Wait until every card shows its trial's end; Ray goes on showing that when the card has gone."""

@@ -59,8 +59,6 @@ def parameter_groups(model: nn.Module, spec: OptimSpec) -> list[dict[str, object
             # Position vectors are no matrices of weights: pulling them to zero is pulling attention to no position.
             decayed = parameter.ndim >= 2 and not name.endswith(".distance")
             groups.setdefault((depth, decayed), []).append(parameter)
-    if not groups:
-        raise ConfigError("optim.freeze: every parameter is frozen; leave something to train")
     return [
         {
             "params": parameters,
@@ -76,15 +74,17 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     """Train all parameters of `model` but those that a shell pattern names.
 
     Raises:
-        ConfigError: a pattern names nothing.
+        ConfigError: a pattern names nothing, or nothing is left to train.
     """
     named = dict(model.named_parameters())
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in named):
             layers = ", ".join(model.layer_prefixes())  # type: ignore[operator]
-            raise ConfigError(f"optim.freeze: {pattern!r} names no parameter; layers are {layers}")
+            raise ConfigError(f"optim.freeze or .unfreeze: {pattern!r} names no parameter; layers are {layers}")
     for name, parameter in named.items():
         parameter.requires_grad_(not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
+    if not any(parameter.requires_grad for parameter in named.values()):
+        raise ConfigError("optim.freeze or .unfreeze: every parameter is frozen; leave something to train")
 
 
 def adamw(model: nn.Module, spec: OptimSpec) -> torch.optim.AdamW:

@@ -227,12 +227,13 @@ def resume(
     from cluster.head import find_head, timings_here
     from jobs.driver import require_resumable
     from jobs.overview import find_run
-    from jobs.submit import start
+    from jobs.submit import keep_source, start
 
     run = find_run(name, out)
     run.mend_state()
     if here:
         require_resumable(run, timings_here().driver_silent_s)
+        keep_source(run)  # the keeper may go on with it, and reads what this version writes
         return _train_here(run, as_json=False)
     submission = start(find_head(), run)
     print(f"{run.id} goes on from step {run.last_step()} as {submission}", file=sys.stderr)

@@ -42,6 +42,7 @@ class Ddp:
         self._model = self._parallel = state.model
         if self._world.size > 1:
             self._parallel = self._world.data_parallel(state.model, self._hook)
+        self.clock.begin()
 
     def _hook(self, _: None, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
         """Send a bucket; they travel while the backward pass goes on."""

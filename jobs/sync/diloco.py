@@ -44,6 +44,7 @@ class Diloco:
 
     def enter(self, state: TrainState) -> None:
         """As `Sync.enter`: what a phase does not train has moved by nothing."""
+        self.clock.begin()
 
     def backward(self, batch: CodedBatch, plan: StepPlan, step: int, *, last: bool) -> dict[str, Tensor]:
         """As `Sync.backward`; the step is this rank's own, over its items alone."""

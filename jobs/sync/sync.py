@@ -28,7 +28,7 @@ class Sync(Protocol):
         ...
 
     def enter(self, state: TrainState) -> None:
-        """A phase has begun, with what it trains."""
+        """A phase has begun, with what it trains; the clock begins after it."""
         ...
 
     def backward(self, batch: CodedBatch, plan: StepPlan, step: int, *, last: bool) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from dataprep.order import Order
 from jobs.gradient import ItemLosses
 from jobs.memory import SMALLER
 from jobs.shares import Speed
-from jobs.speed import keep_or_note, keep_others, key_of, note_first_step, speed_here, speeds_of_all
+from jobs.speed import keep_or_note, keep_others, key_of, note_begin, note_first_step, speed_here, speeds_of_all
 from jobs.training.phases import Phase, phase_at
 from jobs.training.state import TrainState
 from jobs.training.step_plan import StepPlan
@@ -50,19 +50,26 @@ class Calibration:
             recipe = phase.recipe
             key = key_of(recipe, data.manifest.stft.bins, world.device, losses_of.bf16)
             order = Order.of(data.manifest, recipe.objective, recipe.seed, recipe.batch.crop_frames)
-            speed = speed_here(recipe, key, state.model, losses_of, data, order, world.device)
+            speed = speed_here(
+                recipe, key, state.model, losses_of, data, order, world.device, begins=phase == now
+            )  # fmt: skip
             self._keys[phase], self.speeds[phase] = key, speeds_of_all(speed, world)
             if world.size > 1:
                 keep_others(key, world.texts(key["device"]), self.speeds[phase])
         state.enter(now)
 
-    def now(self, state: TrainState) -> list[Speed]:
-        """Of each rank in the phase that the state is in."""
+    @property
+    def of_last_phase(self) -> list[Speed]:
+        """Of each rank in the phase in which the run ends, which is the longest as a rule."""
+        return self.speeds[max(self.speeds, key=lambda phase: phase.first_step)]
+
+    def phase_begins(self, state: TrainState) -> None:
+        """The state has entered another phase."""
         assert state.phase is not None
-        return self.speeds[state.phase]
+        note_begin(self._keys[state.phase])
 
     def first_step_taken(self, state: TrainState) -> None:
-        """What this rank computes at once in a phase has been enough for a step."""
+        """What this rank computes at once in a phase has been enough for a step, or was not tried."""
         if state.phase is not None and state.phase not in self._noted:
             self._noted.add(state.phase)
             note_first_step(self._keys[state.phase])

@@ -55,6 +55,8 @@ class Checkpointer:
             self._share = BackgroundCheckpoints(run, recipe.checkpoint.keep, note, start)
         if copies is not None and not rounds:
             self._disk = OwnDisk(copies, world.rank, start, note)
+        if rounds and recipe.checkpoint.own_disk_every_s is not None and world.rank == 0:
+            note(f"no copies on the PCs' own disks: with sync {sync.name} none of them has all of a checkpoint")
         if world.rank == 0:
             with contextlib.suppress(OSError):  # the first checkpoint will say so
                 run.checkpoints.mkdir(exist_ok=True)
@@ -111,10 +113,10 @@ class Checkpointer:
         Raises:
             StorageError: it could not be written.
         """
-        if self._disk is not None and how in ("finished", "stopped"):
-            self._disk.forget()
         if self._share is not None:
             self._share.wait()
+        if self._disk is not None and how in ("finished", "stopped"):
+            self._disk.forget()
 
     def written(self) -> Iterator[Written]:
         """What has been written to the share since the last call."""

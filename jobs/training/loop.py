@@ -61,14 +61,15 @@ def train(
     copies, checkpoint = newest_checkpoint(run, recipe, world)  # the same step on every rank
     saved = TrainingFile.of(checkpoint, recipe.batch.items) if checkpoint else None
     data = opens(require_data(recipe), recipe.cache, saved.data if saved else None)  # the version the run began with
+    local = who_has_what(data, recipe, world)
     state = TrainState.begin(recipe, data, world.device, checkpoint)
     losses_of = ItemLosses(recipe, world.device, bf16=everywhere_bf16(world))
     calibration = Calibration(phases, state, losses_of, data, world)
-    choice = SyncChoice(recipe, state, calibration.now(state), world, saved.exchange if saved else None)
+    choice = SyncChoice(recipe, state, calibration.of_last_phase, world, saved.exchange if saved else None)
     if choice.exclusion:
+        calibration.first_step_taken(state)
         return Ended("excluded", exclusion=choice.exclusion)
     sync = choice.sync(recipe, state, losses_of, world, checkpoint)
-    local = who_has_what(data, recipe, world)
     plan = StepPlan(recipe, data.manifest, calibration.speeds, local, world.rank, state.step, sync.rounds)
     evaluations = Evaluations.of(recipe, run, data, losses_of, world)
     wishes, figures = Wishes(run, world.rank), {"step": float(state.step)}
@@ -82,9 +83,9 @@ def train(
     ):
         record.begin(choice, state.step)
         sync.enter(state)
-        sync.clock.begin()
         while not ended:
             if state.enter(phase_at(phases, state.step)):
+                calibration.phase_begins(state)
                 sync.enter(state)
 
             # 1. gradients of this rank's items; the last micro-batch overlaps the exchange
@@ -111,9 +112,9 @@ def train(
                 continue
 
             # 3. what all ranks now know: each item once, shares, records
-            decided = [plan.observe(told) for told in reports]
-            record.steps(reports, plan, decided)
-            exclusion = choice.excluded(plan.speeds(state.step - 1)) if any(decided) else None
+            decided = [record.step(told, plan, plan.observe(told)) for told in reports]
+            judged = any(decided) and state.phase == phases[-1]  # whom an earlier phase does not need a later one may
+            exclusion = choice.excluded(plan.speeds(state.step - 1)) if judged else None
 
             # 4. now and then: evaluations, checkpoint, leaving
             found = evaluations.run_due(state, sync, plan, record)
@@ -127,7 +128,7 @@ def train(
                 checkpoints.save(decision.save, state, finite(found).get(BEST_OF), best=evaluations.improved)
             if decision.end:
                 checkpoints.end(decision.end)
-                ended = Ended(decision.end, figures, exclusion)
+                ended = Ended(decision.end, figures, exclusion if decision.end == "excluded" else None)
             record.written(checkpoints)
             if report and (found or decision.end == "finished"):
                 report(finite(figures))

@@ -1,6 +1,5 @@
 """What a run writes down of its steps; rank 0 does."""
 
-import contextlib
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -52,22 +51,19 @@ class Recorder:
             "step_s": round(took_s, 6), "shares": list(shares),
         }  # fmt: skip
 
-    def steps(self, reports: Sequence[StepReport], plan: StepPlan, decided: Sequence[tuple[int, ...] | None]) -> None:
-        """All ranks have told of these steps; after each, new shares were `decided` on, or none."""
-        for report, new_shares in zip(reports, decided, strict=True):
-            self._step(report, plan, new_shares)
-
-    def _step(self, report: StepReport, plan: StepPlan, new_shares: Sequence[int] | None) -> None:
+    def step(self, report: StepReport, plan: StepPlan, new_shares: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        """All ranks have told of a step, after which `new_shares` were decided on, or none; returns these."""
         step = report.step + 1
         own = self._own.pop(step)
         if self._log is None:
-            return
+            return new_shares
         terms = {f"loss_{name}": value for name, value in report.losses.items()} if len(report.losses) > 1 else {}
         busy_s = [round(s, 6) for s in report.busy_s]
         self._log.write("step", step, **own, loss=report.loss, **terms, busy_s=busy_s)
         if new_shares is not None:
             item_s = [speed.item_s for speed in plan.speeds(report.step)]
             self._log.write("shares", step, shares=list(new_shares), item_s=item_s)
+        return new_shares
 
     def evaluated(self, name: str, step: int, figures: dict[str, float]) -> None:
         """What an evaluation found."""
@@ -89,6 +85,5 @@ class Recorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        with contextlib.ExitStack() as closing:
-            if self._log is not None:
-                closing.push(self._log)
+        if self._log is not None:
+            self._log.__exit__(kind, error, at)

@@ -60,7 +60,7 @@ class TrainingFile:
         if positions != {found.step * items}:
             raise NotACheckpoint(
                 f"{checkpoint.folder}: step {found.step} of {items} items each is at position {found.step * items}, "
-                f"the checkpoint says {', '.join(map(str, sorted(positions)))}; use an earlier checkpoint"
+                f"the checkpoint says {', '.join(map(str, sorted(positions)))}; delete it to go on from an earlier one"
             )
         return found
 
@@ -107,8 +107,8 @@ class TrainState:
     def _restore(self, checkpoint: Checkpoint) -> None:
         saved = TrainingFile.of(checkpoint, self._recipe.batch.items)
         load_state(self.model, saved.model, origin=f"checkpoint of step {checkpoint.row.step}")
-        for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(saved.optimisers[name])
+        for name in self.optimisers.keys() & saved.optimisers.keys():  # one that is new begins afresh
+            self.optimisers[name].load_state_dict(saved.optimisers[name])
         if self.average is not None:
             for name, value in self.average.weights.items():
                 value.copy_(checkpoint.weights[name])
@@ -224,5 +224,5 @@ class TrainState:
         )  # fmt: skip
 
     def weights(self, agreed: nn.Module) -> dict[str, Tensor]:
-        """The same as a state dict."""
+        """What `shown` shows, as a state dict."""
         return self.average.weights if self.average is not None else agreed.state_dict()

@@ -1,7 +1,7 @@
 """The processes that train together, and everything that one of them tells another.
 
-All methods are collectives: every rank calls the same ones in the same order, or the others wait for it. Nothing else
-in a run communicates, so the order of set-up can be read where a `World` is used.
+Its methods are collectives: every rank calls the same ones in the same order, or the others wait for it. Nothing else
+in the loop communicates, so the order of set-up can be read where a `World` is used.
 """
 
 import time

@@ -28,6 +28,6 @@ def start_line(head: Head, out: Path, seed: int, workers: dict) -> RunFolder:
     }
     run = create_run(validate(Recipe, recipe, "test"))
     keep_source(run)
-    shutil.copy(loops.__file__, run.path / "source" / "jobs" / "train.py")
+    shutil.copy(loops.__file__, run.path / "source" / "jobs" / "training" / "loop.py")
     submit_next(head, run)
     return run

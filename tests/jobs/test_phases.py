@@ -24,7 +24,7 @@ def test_phases_change_the_crop_and_what_is_frozen_at_their_steps() -> None:
         recipe(
             batch={"crop_frames": 256},
             curriculum=[{"until_step": 10, "crop_frames": 64}, {"until_step": 40, "crop_frames": 128}],
-            optim={"freeze": ["input.*"], "unfreeze": {"blocks.0.*": 40, "blocks.1.*": 20, "blocks.2.*": 100}},
+            optim={"freeze": ["input.*"], "unfreeze": {"blocks.0.*": 40, "blocks.1.*": 20, "blocks.2.*": 99}},
         )
     )
     told = [(p.first_step, p.recipe.batch.crop_frames, p.recipe.optim.freeze) for p in found]
@@ -33,9 +33,17 @@ def test_phases_change_the_crop_and_what_is_frozen_at_their_steps() -> None:
         (10, 128, ("input.*", "blocks.0.*", "blocks.1.*", "blocks.2.*")),
         (20, 128, ("input.*", "blocks.0.*", "blocks.2.*")),
         (40, 256, ("input.*", "blocks.2.*")),
+        (99, 256, ("input.*",)),
     ]
     assert all(not p.recipe.curriculum and not p.recipe.optim.unfreeze for p in found)
-    assert [phase_at(found, step).first_step for step in (0, 9, 10, 39, 40, 99)] == [0, 0, 10, 20, 40, 40]
+    assert [phase_at(found, step).first_step for step in (0, 9, 10, 39, 40, 99)] == [0, 0, 10, 20, 40, 99]
+
+
+def test_what_would_never_be_trained_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"optim.unfreeze: 'blocks.\*' would never be trained in 100 steps; use freeze"
+    ):
+        recipe(optim={"unfreeze": {"blocks.*": 100}})
 
 
 @pytest.mark.parametrize("ends", [[20, 10], [10, 10], [100]])

@@ -77,7 +77,7 @@ def test_what_does_not_fit_is_refused_in_one_line(changes: dict[str, Any], messa
 COPIES = {"checkpoint": {"own_disk_every_s": 15}}
 
 
-@pytest.mark.parametrize("sync", ["diloco", {"auto": ["plain", "diloco"]}])
+@pytest.mark.parametrize("sync", ["diloco", {"auto": ["diloco"]}])
 def test_copies_on_own_disks_are_refused_where_no_disk_has_all_of_a_checkpoint(sync: Any, tmp_path: Path) -> None:
     """A run that began so, when it was passed over without a word, is still read."""
     begun = recipe(data="/a", sync=sync, **COPIES)
@@ -90,7 +90,7 @@ def test_copies_on_own_disks_are_refused_where_no_disk_has_all_of_a_checkpoint(s
         read_recipe(str(tmp_path / "recipe.yaml"))
 
 
-@pytest.mark.parametrize("sync", ["plain", "bf16", "auto", {"auto": ["plain", "bf16"]}])
+@pytest.mark.parametrize("sync", ["plain", "bf16", "auto", {"auto": ["plain", "diloco"]}])
 def test_copies_on_own_disks_go_with_every_other_sync(sync: Any) -> None:
     require_startable(recipe(data="/a", sync=sync, **COPIES))
     require_startable(recipe(data="/a", sync="diloco"))

@@ -18,7 +18,7 @@ BEFORE = Path(__file__).parent / "before"
 
 
 def recorded_commit() -> str:
-    """The commit that added the recorded files, which computes what stands in them."""
+    """The commit whose code computes what stands in the recorded files."""
     return _git("log", "--diff-filter=A", "-1", "--format=%H", "--", str(BEFORE / "one.json")).strip()
 
 
