@@ -11,7 +11,8 @@ from jobs.errors import RunFailed
 from jobs.launch import launch
 from jobs.ledger import Ledger
 from jobs.ray_session import head_ray, private_ray
-from jobs.runs import LIVE, RunFolder, RunState
+from jobs.run_state import LIVE, RunState
+from jobs.runs import RunFolder
 from jobs.submit import ENDED_JOB, LIVE_JOB, job_states, stop_job
 
 POLL_S = 0.5

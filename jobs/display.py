@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from jobs.runs import RunFolder, RunState
+from jobs.run_state import RunState
+from jobs.runs import RunFolder
 from jobs.summary import RunSummary, SummaryReader, Validation, read_summary
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from typing import Literal
 
 from cluster.processes import boot_id, machine_id, start_ticks_of
 from jobs.errors import DamagedRun, RunExists
-from jobs.runs import LIVE, RunFolder, RunState, read_json
+from jobs.run_state import LIVE, RunState
+from jobs.runs import RunFolder, read_json
 from vr_core.config import Spec, validate
 from vr_core.errors import ConfigError
 from vr_core.files import write_json

@@ -38,7 +38,8 @@ from jobs.ledger import Ledger, Row
 from jobs.placement import least_workers
 from jobs.policy import Action, Close, End, Seen, StopJob, Submit, Wait, decide
 from jobs.recipe import WorkersSpec
-from jobs.runs import RunFolder, RunState
+from jobs.run_state import RunState
+from jobs.runs import RunFolder
 from jobs.submit import job_states, stop_job, submit_attempt
 from vr_core.errors import VrError
 

@@ -18,7 +18,8 @@ from cluster.timings import Timings
 from jobs.driver import write_driver
 from jobs.errors import RunFailed, Superseded
 from jobs.recipe import Recipe
-from jobs.runs import LIVE, RunFolder, RunState
+from jobs.run_state import LIVE, RunState
+from jobs.runs import RunFolder
 from jobs.supervisor import Supervisor
 from vr_core.errors import UserError, VrError
 

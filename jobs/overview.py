@@ -15,7 +15,8 @@ from jobs.ledger import Ledger, Row
 from jobs.progress import last_record
 from jobs.recipe import SYNC_NAMES, SyncName
 from jobs.record import read_events
-from jobs.runs import LIVE, POINTERS, PointerName, RunFolder, read_json, resolve_run
+from jobs.run_state import LIVE
+from jobs.runs import POINTERS, PointerName, RunFolder, read_json, resolve_run
 from jobs.shares import choose_sync
 from jobs.submit import job_states
 from jobs.summary import RunSummary, read_summary, summary_of

@@ -8,7 +8,7 @@ from cluster.timings import Timings
 from jobs.driver import Liveness
 from jobs.ledger import Row
 from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS, delay_s
-from jobs.runs import LIVE, RunState, State
+from jobs.run_state import LIVE, RunState, State
 from jobs.submit import LIVE_JOB
 
 

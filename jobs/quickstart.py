@@ -36,7 +36,8 @@ from jobs.keeper import KEEPER
 from jobs.launch import raise_for
 from jobs.ledger import Ledger
 from jobs.recipe import Recipe
-from jobs.runs import LIVE, RunFolder, RunState, create_run, repeats, resolve_paths, resolve_weights
+from jobs.run_state import LIVE, RunState
+from jobs.runs import RunFolder, create_run, repeats, resolve_paths, resolve_weights
 from jobs.shipped import recipe_file
 from jobs.submit import LIVE_JOB, job_states, start, submitted_runs
 from vr_core.config import Spec, load, plain, validate

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from cluster.timings import Timings
 from jobs.errors import DamagedRun, Superseded
 from jobs.progress import last_step
-from jobs.runs import RunFolder, RunState, settled
+from jobs.run_state import RunState, settled
+from jobs.runs import RunFolder
 from vr_core.config import plain
 
 EventKind = Literal["start", "workers_ready", "retry", "lost", "excluded", "leaving", "mended", "no_effect"]

@@ -22,84 +22,23 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any, Literal
 
 from jobs.errors import DamagedRun, NotACheckpoint, RunExists, UnknownRun
 from jobs.origin import read_origin
 from jobs.recipe import Recipe, require_startable
-from vr_core.config import Spec, load, plain, to_yaml, validate
+from jobs.run_state import LIVE, Notice, RunState, State, settled, standing, stored, with_wait
+from vr_core.config import load, plain, to_yaml, validate
 from vr_core.errors import ConfigError, StorageError
 from vr_core.files import storage_failure, write_json
 
-State = Literal["pending", "running", "finished", "failed", "stopped"]
 PointerName = Literal["last", "best"]
 POINTERS: tuple[PointerName, ...] = ("last", "best")
 """Files that name a checkpoint."""
-LIVE: tuple[State, ...] = ("pending", "running")
-_OLD_WAIT = "waits: "
-"""So began the `why` of a pending run that waited for machines, before there was `waiting_for`."""
-
 _STEP = re.compile(r"step-\d{8,}")
-
-
-class RunState(Spec):
-    """`state.json`, which the driver of the newest attempt alone writes."""
-
-    state: State
-    step: Annotated[int, Field(ge=0)] = 0
-    steps: Annotated[int, Field(ge=1)]
-    attempt: Annotated[int, Field(ge=0)] = 0
-    why: str = ""
-    """What a pending run waits for, or why a run failed or was stopped; for people."""
-    waiting_for: Literal["machines"] | None = None
-    """What a pending run waits for that somebody else can bring: the keeper wakes PCs for it."""
-    user_error: bool = False
-    """A failed run that only the user can mend: nothing retries it."""
-    updated_s: float = 0.0
-    """Unix time of the last write, for people: the clock may be set."""
-    beat: Annotated[int, Field(ge=0)] = 0
-    """Counts the writes of the attempt's driver, so that who watches from another PC sees that it lives."""
-
-
-class Notice(Spec):
-    """`notice.json`: a run's state by somebody else than its driver, who has not written yet or can write no more."""
-
-    state: State
-    why: str
-    of_updated_s: float
-    """`updated_s` of the state that it is about: as soon as the driver writes, the driver is believed."""
-    updated_s: float
-
-
-def standing(written: RunState, notice: Notice | None) -> RunState:
-    """A run's state by what its driver wrote and by what others have to say of that."""
-    if notice is None or notice.of_updated_s != written.updated_s:
-        return written
-    changes = {
-        "state": notice.state,
-        "why": notice.why,
-        "user_error": False,
-        "waiting_for": None,
-        "updated_s": notice.updated_s,
-    }
-    return written.model_copy(update=changes)
-
-
-def settled(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`changes` of a state as a whole: a new reason ends the wait that the one before it gave."""
-    return {"waiting_for": None, **changes} if changes.keys() & {"state", "why"} else dict(changes)
-
-
-def _with_wait(raw: dict[str, Any]) -> dict[str, Any]:
-    """A state as it was stored; of a time before `waiting_for`, with what its words say."""
-    if "waiting_for" in raw or not str(raw.get("why", "")).startswith(_OLD_WAIT):
-        return raw
-    return {**raw, "waiting_for": "machines"}
 
 
 class RunFolder:
@@ -152,13 +91,7 @@ class RunFolder:
         whole = {"state", "steps"} <= changes.keys()
         written = {} if whole else plain(self._written_state())
         state = validate(RunState, {**written, **changes, "updated_s": time.time()}, str(self.state_file))
-        record = plain(state)
-        # The run's code may be an earlier version's, which refuses what it does not know.
-        if not state.beat:
-            del record["beat"]
-        if state.waiting_for is None and not state.why.startswith(_OLD_WAIT):
-            del record["waiting_for"]
-        write_json(self.state_file, record)
+        write_json(self.state_file, stored(state))
         return state
 
     def mend_state(self) -> None:
@@ -192,7 +125,7 @@ class RunFolder:
 
     def _written_state(self) -> RunState:
         try:
-            return validate(RunState, _with_wait(read_json(self.state_file)), str(self.state_file))
+            return validate(RunState, with_wait(read_json(self.state_file)), str(self.state_file))
         except OSError as error:
             raise DamagedRun(
                 f"run {self.id}: {self.state_file} cannot be read ({error}); start the recipe anew with --again"

@@ -25,7 +25,8 @@ from jobs.errors import DamagedRun, RunExists, UnknownRun
 from jobs.origin import read_origin
 from jobs.progress import last_record, last_step
 from jobs.recipe import Recipe, TuneSpec, require_effect
-from jobs.runs import LIVE, RunFolder, RunState, State, read_json, resolve_paths, writable
+from jobs.run_state import LIVE, RunState, State
+from jobs.runs import RunFolder, read_json, resolve_paths, writable
 from jobs.summary import ProgressWriter, read_summary
 from vr_core.config import Spec, load, override, plain, to_yaml, validate
 from vr_core.errors import ConfigError

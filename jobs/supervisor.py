@@ -22,7 +22,8 @@ from jobs.pulse import Pulse, answers
 from jobs.recipe import Recipe, without_effect
 from jobs.record import Record
 from jobs.retry import Failed, Stop, decide
-from jobs.runs import RunFolder, RunState, read_json
+from jobs.run_state import RunState
+from jobs.runs import RunFolder, read_json
 from jobs.seats import ClusterView, Seats
 from jobs.starts import Start
 from jobs.summary import ProgressWriter

@@ -8,7 +8,8 @@ from rich.console import Console
 from jobs.display import SPARKS, display, duration, line, render, sparkline
 from jobs.progress import last_record, last_step
 from jobs.recipe import Recipe
-from jobs.runs import RunFolder, RunState, create_run
+from jobs.run_state import RunState
+from jobs.runs import RunFolder, create_run
 from jobs.summary import Fold, RunSummary
 from vr_core.config import plain
 from vr_core.files import write_json

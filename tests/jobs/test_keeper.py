@@ -20,7 +20,8 @@ from jobs.machines import Memory
 from jobs.policy import Close, End, Seen, StopJob, Submit, Wait, decide, unchanged_s
 from jobs.recipe import Recipe, WorkersSpec
 from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS
-from jobs.runs import RunState, create_run
+from jobs.run_state import RunState
+from jobs.runs import create_run
 from tests.jobs.ledgers import recorded
 from tests.jobs.waiting import until
 

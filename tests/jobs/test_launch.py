@@ -9,7 +9,8 @@ from jobs.fit import carried, first_cause
 from jobs.launch import raise_for
 from jobs.recipe import Recipe
 from jobs.retry import Failed
-from jobs.runs import RunFolder, RunState, create_run
+from jobs.run_state import RunState
+from jobs.runs import RunFolder, create_run
 from jobs.worker import require_folders
 from vr_core.errors import StorageError, UserError
 

@@ -24,7 +24,7 @@ from jobs.quickstart import (
     take,
 )
 from jobs.recipe import Recipe
-from jobs.runs import RunState
+from jobs.run_state import RunState
 from jobs.shipped import recipe_file
 from vr_core.config import load, plain, validate
 from vr_core.errors import ConfigError

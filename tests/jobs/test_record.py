@@ -8,7 +8,8 @@ from cluster.timings import Timings
 from jobs.errors import Superseded
 from jobs.recipe import Recipe
 from jobs.record import Record, read_events
-from jobs.runs import RunFolder, RunState, create_run
+from jobs.run_state import RunState
+from jobs.runs import RunFolder, create_run
 
 QUICK = Timings(storage_again_s=0.01, tell_for_s=60)
 

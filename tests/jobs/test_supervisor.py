@@ -14,7 +14,8 @@ from jobs.errors import Superseded, Unplaceable
 from jobs.placement import Node
 from jobs.recipe import Recipe
 from jobs.record import read_events
-from jobs.runs import RunFolder, RunState, create_run
+from jobs.run_state import RunState
+from jobs.runs import RunFolder, create_run
 from jobs.seats import ClusterView
 from jobs.summary import read_summary
 from jobs.supervisor import Supervisor

@@ -32,7 +32,8 @@ from jobs.pulse import Pulse
 from jobs.recipe import Recipe, WorkersSpec
 from jobs.record import Record
 from jobs.retry import ATTEMPTS_WITHOUT_STORAGE, Failed, Retry
-from jobs.runs import RunFolder, RunState, create_run
+from jobs.run_state import RunState
+from jobs.runs import RunFolder, create_run
 from jobs.seats import ClusterView, Seats
 from jobs.submit import job_environment
 from jobs.supervisor import Supervisor
