@@ -32,7 +32,7 @@ create table if not exists runs (
     updated_s real not null
 ) strict
 """
-_ADDED = (
+_ADDED = (  # after `_KEEPERS`: who finds them finds that table as well
     # What tables of earlier versions lack; a row of theirs was written in another boot than any.
     "version integer not null default 0",
     "boot_id text not null default ''",
@@ -85,12 +85,11 @@ class Ledger:
         self._path = folder / "runs.sqlite"
         with self._open() as connection:
             connection.execute("pragma journal_mode = wal")
-            connection.execute("begin immediate")
-            connection.execute(_SCHEMA)
-            connection.execute(_KEEPERS)
-            there = {column[1] for column in connection.execute("pragma table_info(runs)")}
-            for column in _ADDED:
-                if column.split()[0] not in there:
+            if _missing(connection):
+                connection.execute("begin immediate")
+                connection.execute(_SCHEMA)
+                connection.execute(_KEEPERS)
+                for column in _missing(connection):  # another process may have been here first
                     connection.execute(f"alter table runs add column {column}")
 
     def take_fence(self) -> int:
@@ -197,3 +196,9 @@ class Ledger:
         # sqlite3's own block ends the transaction and leaves the connection open.
         with contextlib.closing(sqlite3.connect(self._path, timeout=30)) as connection, connection:
             yield connection
+
+
+def _missing(connection: sqlite3.Connection) -> list[str]:
+    """Which of `_ADDED` the table lacks; all of them where there is no table."""
+    there = {column[1] for column in connection.execute("pragma table_info(runs)")}
+    return [column for column in _ADDED if column.split()[0] not in there]
