@@ -4,13 +4,14 @@ Each start of a run's workers appends to a file of its own, `metrics/<start>.jso
 of the files before: whatever an earlier start still writes is read by nobody.
 """
 
+import itertools
 import json
 import math
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Literal
@@ -72,17 +73,35 @@ class Part:
 def parts(run: RunFolder) -> list[Part]:
     """The files that hold a run's metrics, oldest first, as its newest start says.
 
-    A start that has not written its first line has nothing yet. A run without starts has one file, `metrics.jsonl`.
+    A start that has not written its first line has nothing yet. Where that line is damaged, the files before count up
+    to the start's first record. A run without starts has one file, `metrics.jsonl`.
     """
     begun = starts(run)
-    for start in reversed(begun):
-        file = run.metrics / f"{start}.jsonl"
-        if start == BEFORE:
-            return [Part(file)]
-        first = _first_line(file)
-        if first is not None:
-            return [*(Part(run.metrics / c.file, c.size_bytes, c.until_step) for c in first.counts), Part(file)]
-    return [] if begun else [Part(run.metrics_file)]
+    return _parts_of(run, begun) if begun else [Part(run.metrics_file)]
+
+
+def _parts_of(run: RunFolder, begun: Sequence[Start]) -> list[Part]:
+    if not begun:
+        return []
+    *earlier, newest = begun
+    part = Part(run.metrics / f"{newest}.jsonl")
+    if newest == BEFORE:
+        return [part]
+    lines = [line for _, line in itertools.islice(whole_lines(part), 2)]
+    if not lines:
+        return _parts_of(run, earlier)
+    first = _first_line(part.file, lines[0])
+    if first is not None:
+        return [*(Part(run.metrics / c.file, c.size_bytes, c.until_step) for c in first.counts), part]
+    record = next(filter(None, map(part.record, lines)), None)
+    until = record["step"] - 1 if record is not None else None
+    before = _parts_of(run, earlier)
+    return [*(replace(one, until_step=_least(one.until_step, until)) for one in before), part]
+
+
+def _least(one: int | None, other: int | None) -> int | None:
+    """Of two limits, of which None is none."""
+    return min((step for step in (one, other) if step is not None), default=None)
 
 
 def read_metrics(run: RunFolder) -> Iterator[dict[str, Any]]:
@@ -211,10 +230,8 @@ class MetricsLog:
             self._board.close()
 
 
-def _first_line(file: Path) -> FirstLine | None:
-    line = next((line for _, line in whole_lines(Part(file))), None)
-    if line is None:
-        return None
+def _first_line(file: Path, line: bytes) -> FirstLine | None:
+    """What a start's first line says; None where it is damaged."""
     try:
         return validate(FirstLine, json.loads(line), str(file))
     except (ValueError, ConfigError):

@@ -49,6 +49,23 @@ def test_a_start_that_begins_late_or_twice_does_not_begin(run: RunFolder) -> Non
         require_newest(run, BEFORE)
 
 
+def test_a_damaged_first_line_costs_no_step_of_this_start_or_of_those_before(run: RunFolder) -> None:
+    """It alone says what counts of the others; then they count up to where this start's own steps begin."""
+    with MetricsLog(run, begin_start(run), 0, tensorboard=False) as first:
+        for step in range(1, 8):
+            first.write("step", step, loss=1.0)
+    with MetricsLog(run, begin_start(run), 5, tensorboard=False) as second:
+        for step in range(6, 10):
+            second.write("step", step, loss=2.0)
+    before = list(read_metrics(run))
+    [file] = run.metrics.glob("*.2.jsonl")
+    file.write_bytes(b"\xff" + file.read_bytes()[1:])
+    assert list(read_metrics(run)) == before
+    assert [(line["step"], line["loss"]) for line in before] == [(s, 1.0) for s in range(1, 6)] + [
+        (s, 2.0) for s in range(6, 10)
+    ]
+
+
 def test_a_rank_0_that_comes_back_changes_no_metrics(run: RunFolder) -> None:
     """The defect: it cut the one file to what it had written itself, within its retry of a quarter of an hour."""
     old = MetricsLog(run, begin_start(run), 0, tensorboard=False)
