@@ -182,6 +182,8 @@ class Follower:
         self._refreshed_s: dict[str, float] = {}
         self._leaving: dict[str, Any] = {}
         """Cards of ended trials, by the answer that says that they show the end."""
+        self._ended_before = [row.id for row in search.rows() if row.state in ENDED] if with_cards else []
+        """Trials whose end a killed driver may not have shown: one after the other gets its card once more."""
 
     def began(self, trial: str) -> None:
         """A trial's actor is being made.
@@ -234,14 +236,21 @@ class Follower:
     def close(self) -> None:
         """Wait until every card shows its trial's end; Ray goes on showing that when the card has gone."""
         give_up_s = time.monotonic() + CARDS_END_S
-        while self._leaving and time.monotonic() < give_up_s:
-            for trial in list(self._leaving):
-                self._settle(trial, timeout_s=1.0)
+        while (self._leaving or self._ended_before) and time.monotonic() < give_up_s:
+            self._settle_all(timeout_s=1.0)
 
     def _changed(self) -> None:
         self._watch(self._search.write_rows())
+        self._settle_all(timeout_s=0.0)
+
+    def _settle_all(self, timeout_s: float) -> None:
         for trial in list(self._leaving):
-            self._settle(trial, timeout_s=0.0)
+            self._settle(trial, timeout_s)
+        if self._ended_before and not self._leaving:
+            trial = self._ended_before.pop(0)
+            if trial not in self._cards:
+                self._cards[trial] = self._card(trial)
+                self._leaving[trial] = self._cards[trial].ready.remote()
 
     def _leave(self, trial: str) -> None:
         self._tell(trial)
