@@ -1,7 +1,6 @@
 """Where a run goes on from: weights of another run, or the newest good checkpoint, the same one on every rank."""
 
 import fnmatch
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch import nn
 from dataprep.dataset import Dataset
 from jobs.checkpoint import Checkpoint, mend_pointers, read_checkpoint, read_newest
 from jobs.errors import RunFailed
+from jobs.note import note
 from jobs.own_disk import copies_of, newest_of_all
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
@@ -33,8 +33,8 @@ def begin(run: RunFolder, start: Start | None, world: World) -> Start:
     return Start(attempt, number)
 
 
-def newest_checkpoint(run: RunFolder, recipe: Recipe, world: World) -> tuple[Path | None, Checkpoint | None]:
-    """Where this PC keeps copies of the run, if it does, and where the run goes on; None at its start.
+def newest_checkpoint(run: RunFolder, recipe: Recipe, world: World) -> Checkpoint | None:
+    """Where the run goes on; None at its start.
 
     Where PCs keep copies on their own disks, the newest that all have is taken if it is newer, but not for a run whose
     checkpoints somebody has removed to start from nothing. Else rank 0 chooses and the others take the same step: a
@@ -44,31 +44,30 @@ def newest_checkpoint(run: RunFolder, recipe: Recipe, world: World) -> tuple[Pat
         RunFailed: there are checkpoints and none is usable; to start again over them is not ours to decide.
         StorageError: the disk or the share failed, or a rank does not see what rank 0 sees.
     """
-    copies = copies_of(run) if recipe.checkpoint.own_disk_every_s is not None else None
     checkpoint, problems = read_newest(run) if world.rank == 0 else (None, [])
     for line in problems:
-        print(line, file=sys.stderr, flush=True)
+        note(line)
     if problems and checkpoint is None:
         raise RunFailed(
             f"run {run.id}: no usable checkpoint ({problems[0]}); delete {run.checkpoints} to start from nothing"
         )
     if world.rank == 0 and checkpoint is not None:
         for line in mend_pointers(run, checkpoint):
-            print(line, file=sys.stderr, flush=True)
+            note(line)
     told = [checkpoint.row.step if checkpoint else 0, run.checkpoints.is_dir()]
     chosen = world.of_first(torch.tensor(told, device=world.device))
     shared_step, begun = int(chosen[0]), bool(chosen[1])
     if recipe.checkpoint.own_disk_every_s is not None and begun:  # all ask, also who has none
-        copy = newest_of_all(copies, shared_step, world)
+        copy = newest_of_all(copies_of(run), shared_step, world)
         if copy is not None:
-            return copies, copy
+            return copy
     if world.rank and shared_step:
         folder = run.checkpoints / f"step-{shared_step:08d}"
         try:
             checkpoint = read_checkpoint(folder, ("weights.safetensors", "training.pt"))
         except UserError as error:  # rank 0 has found it whole: this is another view of the same folder
             raise StorageError(f"{folder} is not what rank 0 sees: {error}") from None
-    return copies, checkpoint
+    return checkpoint
 
 
 def start_from(model: nn.Module, init: Path, reset: Sequence[str], data: Dataset) -> None:

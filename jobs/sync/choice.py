@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jobs.checkpoint import Checkpoint
 from jobs.gradient import ItemLosses
 from jobs.recipe import POWERSGD_IS_GONE, Recipe, SyncName
 from jobs.shares import (
@@ -25,7 +24,7 @@ from jobs.sync.diloco import Diloco
 from jobs.sync.links import links_bytes_per_s
 from jobs.sync.sync import Sync
 from jobs.training.decision import Exclusion
-from jobs.training.state import TrainState
+from jobs.training.state import TrainingFile, TrainState
 from jobs.training.world import World
 from vr_core.errors import ConfigError
 
@@ -116,9 +115,9 @@ class SyncChoice:
         return Exclusion(ranks, kept.all_s, kept.step_s) if ranks else None
 
     def sync(
-        self, recipe: Recipe, state: TrainState, losses_of: ItemLosses, world: World, checkpoint: Checkpoint | None
+        self, recipe: Recipe, state: TrainState, losses_of: ItemLosses, world: World, saved: TrainingFile | None
     ) -> Sync:
-        """What was chosen, ready to go on from `checkpoint`.
+        """What was chosen, ready to go on from `saved`.
 
         Raises:
             NotACheckpoint, StorageError: as `Sync.restore`.
@@ -127,6 +126,6 @@ class SyncChoice:
         sync: Sync = Ddp(self.name, losses_of, world, clock)
         if self.name == "diloco":
             sync = Diloco(recipe, state, self.behind_steps, losses_of, world, clock)
-        if checkpoint is not None:
-            sync.restore(checkpoint, state)
+        if saved is not None:
+            sync.restore(saved, state)
         return sync

@@ -8,11 +8,10 @@ from torch.distributed import GradBucket  # type: ignore[attr-defined]  # torch 
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 from dataprep.batches import CodedBatch
-from jobs.checkpoint import Checkpoint
 from jobs.gradient import ItemLosses, add_gradients
 from jobs.recipe import SyncName
 from jobs.sync.busy_clock import BusyClock
-from jobs.training.state import TrainState
+from jobs.training.state import TrainingFile, TrainState
 from jobs.training.step_plan import EVERY_STEP, StepPlan
 from jobs.training.step_report import RankReport, StepReport
 from jobs.training.world import World
@@ -81,5 +80,5 @@ class Ddp:
         """Nothing."""
         return {}
 
-    def restore(self, checkpoint: Checkpoint, state: TrainState) -> None:
+    def restore(self, saved: TrainingFile, state: TrainState) -> None:
         """Nothing to restore."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dataprep.batches import CodedBatch
-from jobs.checkpoint import Checkpoint, read_part
+from jobs.checkpoint import read_part
 from jobs.gradient import ItemLosses, add_gradients
 from jobs.local_steps import LocalSteps
 from jobs.recipe import Recipe, SyncName
@@ -101,19 +101,20 @@ class Diloco:
             self._local.follow()
         return state.own()
 
-    def restore(self, checkpoint: Checkpoint, state: TrainState) -> None:
+    def restore(self, saved: TrainingFile, state: TrainState) -> None:
         """As `Sync.restore`: exactly, where as many ranks go on.
 
         With another number the outer step that was due is taken from the weights of all who were there, and ranks that
         were not there begin with rank 0's moments.
         """
-        saved, rank = TrainingFile.of(checkpoint, self._recipe.batch.items), self._world.rank
+        rank = self._world.rank
         if saved.diloco is None:
             return
+        assert saved.folder is not None, "it was not read"
         if 0 < rank < saved.world:
-            state.restore_own(read_part(checkpoint.folder, rank), origin=f"checkpoint of step {saved.step}")
+            state.restore_own(read_part(saved.folder, rank), origin=f"checkpoint of step {saved.step}")
         others: list[dict[str, Tensor]] = []
         if self._world.size != saved.world:
-            parts = [read_part(checkpoint.folder, other)["model"] for other in range(1, saved.world)]
+            parts = [read_part(saved.folder, other)["model"] for other in range(1, saved.world)]
             others = [saved.model, *parts]
         self._local.restore(saved.diloco, saved.step, others)

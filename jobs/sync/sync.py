@@ -5,10 +5,9 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from dataprep.batches import CodedBatch
-from jobs.checkpoint import Checkpoint
 from jobs.recipe import SyncName
 from jobs.sync.busy_clock import BusyClock
-from jobs.training.state import TrainState
+from jobs.training.state import TrainingFile, TrainState
 from jobs.training.step_plan import Rounds, StepPlan
 from jobs.training.step_report import RankReport, StepReport
 
@@ -55,7 +54,7 @@ class Sync(Protocol):
         """What this rank has of its own, for a checkpoint; empty where ranks are alike."""
         ...
 
-    def restore(self, checkpoint: Checkpoint, state: TrainState) -> None:
+    def restore(self, saved: TrainingFile, state: TrainState) -> None:
         """Go on from what a checkpoint has of `common` and `own`.
 
         Raises:

@@ -2,16 +2,15 @@
 
 import contextlib
 import math
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from dataprep.dataset import Dataset
 from jobs.background import BackgroundCheckpoints, Written
-from jobs.own_disk import OwnDisk
+from jobs.note import note
+from jobs.own_disk import OwnDisk, copies_of
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
 from jobs.starts import Start
@@ -34,7 +33,6 @@ class Checkpointer:
         sync: Sync,
         kept: dict[str, Any] | None,
         world: World,
-        copies: Path | None,
     ) -> None:
         """Of `run`.
 
@@ -46,17 +44,18 @@ class Checkpointer:
             sync: how ranks become one.
             kept: of the choice that it comes from.
             world: of this rank.
-            copies: where this PC keeps copies of the run; None for no copies.
         """
         self._run, self._recipe, self._data, self._sync, self._kept, self._world = run, recipe, data, sync, kept, world
         rounds = sync.name == "diloco"
         self._share = self._disk = None
         if world.rank == 0 or rounds:
             self._share = BackgroundCheckpoints(run, recipe.checkpoint.keep, note, start)
-        if copies is not None and not rounds:
-            self._disk = OwnDisk(copies, world.rank, start, note)
-        if rounds and recipe.checkpoint.own_disk_every_s is not None and world.rank == 0:
-            note(f"no copies on the PCs' own disks: with sync {sync.name} none of them has all of a checkpoint")
+        if recipe.checkpoint.own_disk_every_s is not None:
+            copies = copies_of(run)
+            if copies is not None and not rounds:
+                self._disk = OwnDisk(copies, world.rank, start, note)
+            if rounds and world.rank == 0:
+                note(f"no copies on the PCs' own disks: with sync {sync.name} none of them has all of a checkpoint")
         if world.rank == 0:
             with contextlib.suppress(OSError):  # the first checkpoint will say so
                 run.checkpoints.mkdir(exist_ok=True)
@@ -129,8 +128,3 @@ class Checkpointer:
         for writer in (self._disk, self._share):
             if writer is not None:
                 writer.__exit__(kind, error, at)
-
-
-def note(line: str) -> None:
-    """Tell the user, by the log of the run's job."""
-    print(line, file=sys.stderr, flush=True)

@@ -14,6 +14,7 @@ from dataprep.batches import Loader
 from dataprep.dataset import Dataset
 from jobs.gradient import ItemLosses, everywhere_bf16
 from jobs.memory import keep_freed_memory
+from jobs.note import note
 from jobs.recipe import Recipe, RecipeCacheSpec
 from jobs.resume import begin, newest_checkpoint
 from jobs.runs import RunFolder
@@ -21,7 +22,7 @@ from jobs.starts import Start
 from jobs.storage import open_data
 from jobs.sync.choice import SyncChoice
 from jobs.training.calibration import Calibration
-from jobs.training.checkpointer import Checkpointer, note
+from jobs.training.checkpointer import Checkpointer
 from jobs.training.data import require_data, staging_ahead, who_has_what
 from jobs.training.decision import Ended, decide
 from jobs.training.evaluation import BEST_OF, Evaluations
@@ -58,25 +59,25 @@ def train(
     keep_freed_memory(world.device)
     run, phases = RunFolder(path), phases_of(recipe)
     start = begin(run, start, world)  # before anything is read that it will change
-    copies, checkpoint = newest_checkpoint(run, recipe, world)  # the same step on every rank
+    checkpoint = newest_checkpoint(run, recipe, world)  # the same step on every rank
     saved = TrainingFile.of(checkpoint, recipe.batch.items) if checkpoint else None
     data = opens(require_data(recipe), recipe.cache, saved.data if saved else None)  # the version the run began with
     local = who_has_what(data, recipe, world)
-    state = TrainState.begin(recipe, data, world.device, checkpoint)
+    state = TrainState.begin(recipe, data, world.device, saved)
     losses_of = ItemLosses(recipe, world.device, bf16=everywhere_bf16(world))
     calibration = Calibration(phases, state, losses_of, data, world)
     choice = SyncChoice(recipe, state, calibration.of_last_phase, world, saved.exchange if saved else None)
     if choice.exclusion:
         calibration.first_step_taken(state)
         return Ended("excluded", exclusion=choice.exclusion)
-    sync = choice.sync(recipe, state, losses_of, world, checkpoint)
+    sync = choice.sync(recipe, state, losses_of, world, saved)
     plan = StepPlan(recipe, data.manifest, calibration.speeds, local, world.rank, state.step, sync.rounds)
     evaluations = Evaluations.of(recipe, run, data, losses_of, world)
     wishes, figures = Wishes(run, world.rank), {"step": float(state.step)}
     ended = Ended("finished", figures) if state.step == recipe.steps else None
     with (
         Recorder(run, recipe, start, state.step, world.rank) as record,
-        Checkpointer(run, recipe, start, data, sync, choice.kept, world, copies) as checkpoints,
+        Checkpointer(run, recipe, start, data, sync, choice.kept, world) as checkpoints,
         calibration.smaller_after_out_of_memory(plan, state),
         staging_ahead(data, recipe.cache, note),
         contextlib.closing(Loader(data, plan.batches(state.step), world.device)) as batches,

@@ -6,11 +6,12 @@ from types import TracebackType
 from typing import Any
 
 from jobs.metrics_log import MetricsLog
+from jobs.note import note
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
 from jobs.starts import Start
 from jobs.sync.choice import SyncChoice
-from jobs.training.checkpointer import Checkpointer, note
+from jobs.training.checkpointer import Checkpointer
 from jobs.training.state import TrainState
 from jobs.training.step_plan import StepPlan
 from jobs.training.step_report import StepReport

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +43,10 @@ class TrainingFile:
     """Ranks of then."""
     diloco: dict[str, Any] | None
     """What all ranks have in common with `sync: diloco`."""
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    """What one uses, from the file beside it; only where it was read."""
+    folder: Path | None = None
+    """Where it was read."""
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, items: int) -> "TrainingFile":
@@ -54,7 +59,7 @@ class TrainingFile:
         found = cls(
             raw["model"], {MAIN: raw["optimiser"], **raw.get("optimisers", {})}, int(raw["step"]),
             int(raw["skipped_in_a_row"]), int(raw["position"]), raw["data"], raw.get("exchange"),
-            int(raw.get("world", 1)), raw.get("diloco"),
+            int(raw.get("world", 1)), raw.get("diloco"), checkpoint.weights, checkpoint.folder,
         )  # fmt: skip
         positions = {found.position, checkpoint.row.position}
         if positions != {found.step * items}:
@@ -84,40 +89,36 @@ class TrainState:
         self.step, self.skipped_in_a_row = 0, 0
         self.phase: Phase | None = None
         self._recipe = recipe
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        """Parameters that the phase trains."""
         self._rate = 0.0
         self._shown: nn.Module | None = None
 
     @classmethod
-    def begin(cls, recipe: Recipe, data: Dataset, device: torch.device, checkpoint: Checkpoint | None) -> "TrainState":
-        """The state of a run at a start: from `checkpoint`, else from the recipe's `init`, else from its seed.
+    def begin(cls, recipe: Recipe, data: Dataset, device: torch.device, saved: "TrainingFile | None") -> "TrainState":
+        """The state of a run at a start: from a checkpoint, else from the recipe's `init`, else from its seed.
 
         Raises:
-            ConfigError, ManifestError, WeightsError, NotACheckpoint: recipe, data set and start do not fit together.
+            ConfigError, ManifestError, WeightsError: recipe, data set and start do not fit together.
         """
         torch.manual_seed(recipe.seed)  # initial weights only: nothing later draws from it
         model: nn.Module = build(recipe.model, data.manifest.stft.bins)
-        if checkpoint is None and recipe.init is not None:
+        if saved is None and recipe.init is not None:
             start_from(model, recipe.init, recipe.init_reset, data)
         model.to(device, weights_dtype(recipe))
         state = cls(recipe, model, {MAIN: adamw(model, recipe.optim)})
-        if checkpoint is not None:
-            state._restore(checkpoint)
+        if saved is not None:
+            state._restore(saved)
         return state
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        saved = TrainingFile.of(checkpoint, self._recipe.batch.items)
-        load_state(self.model, saved.model, origin=f"checkpoint of step {checkpoint.row.step}")
+    def _restore(self, saved: "TrainingFile") -> None:
+        load_state(self.model, saved.model, origin=f"checkpoint of step {saved.step}")
         for name in self.optimisers.keys() & saved.optimisers.keys():  # one that is new begins afresh
             self.optimisers[name].load_state_dict(saved.optimisers[name])
         if self.average is not None:
             for name, value in self.average.weights.items():
-                value.copy_(checkpoint.weights[name])
+                value.copy_(saved.weights[name])
         self.step, self.skipped_in_a_row = saved.step, saved.skipped_in_a_row
-
-    @property
-    def trained(self) -> list[nn.Parameter]:
-        """Parameters that the phase trains."""
-        return [p for p in self.model.parameters() if p.requires_grad]
 
     @property
     def ever_trained(self) -> dict[str, nn.Parameter]:
@@ -140,6 +141,7 @@ class TrainState:
             return False
         self.phase = phase
         freeze(self.model, phase.recipe.optim.freeze)
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
         return True
 
     def gradient_norm(self) -> Tensor:
@@ -178,7 +180,8 @@ class TrainState:
             raise RunFailed(f"{self.skipped_in_a_row} steps in a row without a finite loss or gradient; {where}")
 
     def _clear_gradients(self) -> None:
-        self.model.zero_grad(set_to_none=True)
+        for optimiser in self.optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
 
     def average_in(self, weights: nn.Module, steps: int = 1) -> None:
         """Take `weights` into the moving average, where there is one: the first look at them for `steps` steps."""

@@ -19,7 +19,7 @@ HASH_BITS = 32
 
 @dataclass
 class StepReport:
-    """Of one step: of one rank while it computes, of all ranks after the exchange."""
+    """Of all ranks about one step, once what they told is added up."""
 
     step: int
     """Steps that were done before it."""
@@ -81,8 +81,8 @@ class RankReport:
     def add(self, terms: Mapping[str, Tensor], items: Sequence[Item]) -> None:
         """Take in a micro-batch: losses `[item]` of each term, and which items they are of."""
         for name, losses in terms.items():
-            zero = torch.zeros((), dtype=torch.float64, device=self._world.device)
-            self._losses[name] = self._losses.get(name, zero) + losses.sum()
+            before = self._losses.get(name)
+            self._losses[name] = losses.sum().double() if before is None else before + losses.sum()
         self._items += len(items)
         self._positions += sum(position_hash(item.index) for item in items)
 
