@@ -1,9 +1,9 @@
 """The schema of a recipe: everything that one run needs, read by the command line, the workers and Tune alike."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from vr_core.config import Spec, digest, identity, plain
 from vr_core.errors import ConfigError
@@ -195,6 +195,7 @@ REMOVED_KEYS: dict[str, Any] = {"powersgd": {"rank": 4, "start_step": None}}
 class Recipe(Spec):
     """One training run, pretraining or fine-tuning."""
 
+    removed_keys: ClassVar[tuple[str, ...]] = tuple(REMOVED_KEYS)
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60)]
     data: Path | None = None
     """The data set's folder, at the same path on every machine."""
@@ -224,18 +225,11 @@ class Recipe(Spec):
     """Where set, the run has a worker for each GPU of each such machine (or one for each, without GPUs)."""
     sync: SyncName | Literal["auto"] | AutoSyncSpec = "plain"
     """How gradients travel. auto: chosen at the run's first start from measured speeds and links, and kept."""
-    powersgd: Annotated[Any, Field(exclude=True)] = None
-    """Of earlier recipes; ignored."""
     diloco: DilocoSpec = DilocoSpec()
     tune: TuneSpec | None = None
     log: LogSpec = LogSpec()
     cache: RecipeCacheSpec | None = None
     """Not part of a run's identity."""
-
-    @field_validator("powersgd")
-    @classmethod
-    def _is_ignored(cls, _: object) -> None:
-        return None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":

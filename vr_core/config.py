@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -29,6 +29,8 @@ class Spec(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+    removed_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys that the schema once had at its top: `validate` passes over them."""
 
 
 AnySpec = TypeVar("AnySpec", bound=Spec)
@@ -161,6 +163,8 @@ def validate(spec: type[AnySpec], raw: Mapping[str, Any], origin: str) -> AnySpe
     Raises:
         ConfigError: one line with every problem: `origin: key: what is wrong`, with the nearest known key.
     """
+    if spec.removed_keys and isinstance(raw, Mapping):
+        raw = {key: value for key, value in raw.items() if key not in spec.removed_keys}
     try:
         # Through JSON: strict there still means "no text as a number", but lists become tuples and text becomes paths.
         return spec.model_validate_json(json.dumps(raw, default=str))
