@@ -261,3 +261,14 @@ def nearly_without_code(folder: Path) -> RunFolder:
     (run.path / "source").mkdir()
     (run.path / "source" / "code.py").touch()
     return run
+
+
+def cluster_with(timings: Timings = DEFAULT_TIMINGS) -> Any:
+    """A fixture `cluster`: a head without Ray, with these waits, for each test of a module."""
+
+    @pytest.fixture
+    def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WithoutRay]:
+        with head_without_ray(tmp_path, monkeypatch, timings) as head:
+            yield head
+
+    return cluster

@@ -2,7 +2,6 @@
 
 import itertools
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,10 +10,11 @@ from cluster.timings import Timings
 from jobs.control import follow, stop_run
 from jobs.errors import JobsFailure, RunFailed
 from jobs.ledger import Ledger
-from jobs.runs import RunFolder, RunState
+from jobs.run_state import RunState
+from jobs.runs import RunFolder
 from jobs.submit import submit_next
 from tests.jobs.drivers import dies, drives
-from tests.jobs.job_api import Job, WithoutRay, head_without_ray, nearly_without_code
+from tests.jobs.job_api import Job, cluster_with, nearly_without_code
 from tests.jobs.ledgers import closed
 from tests.jobs.waiting import until
 from vr_core.files import write_json
@@ -22,10 +22,7 @@ from vr_core.files import write_json
 QUICK = Timings(beat_s=0.01, stop_within_s=0.1, stop_job_within_s=0.2, stopped_within_s=0.3)
 
 
-@pytest.fixture
-def cluster(tmp_path, monkeypatch) -> Iterator[WithoutRay]:
-    with head_without_ray(tmp_path, monkeypatch, QUICK) as cluster:
-        yield cluster
+cluster = cluster_with(QUICK)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,7 +26,7 @@ from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS
 from jobs.runs import RunFolder, create_run
 from jobs.submit import submit_next
 from tests.jobs.drivers import dies, drives
-from tests.jobs.job_api import WithoutRay, head_without_ray, nearly_without_code
+from tests.jobs.job_api import WithoutRay, cluster_with, nearly_without_code
 from tests.jobs.one_process import save
 from tests.jobs.waiting import until
 from vr_core.config import plain
@@ -36,10 +35,7 @@ QUICK = Timings(submitting_s=0.01, first_retry_s=0.01, beat_s=0.01, driver_silen
 """Everything that the keeper waits for is over at its next turn."""
 
 
-@pytest.fixture
-def cluster(tmp_path, monkeypatch) -> Iterator[WithoutRay]:
-    with head_without_ray(tmp_path, monkeypatch, QUICK) as cluster:
-        yield cluster
+cluster = cluster_with(QUICK)
 
 
 def waits_long(cluster: WithoutRay, **waits: float) -> None:

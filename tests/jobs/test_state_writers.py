@@ -1,7 +1,5 @@
 """`state.json` has one writer, the run's driver: what others have to say of a run stands beside it."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from cluster.head import state_folder
@@ -14,16 +12,13 @@ from jobs.policy import End, Submit
 from jobs.runs import RunFolder, read_json
 from jobs.submit import keep_source, start, submit_next
 from tests.jobs.drivers import dies, drives
-from tests.jobs.job_api import WithoutRay, head_without_ray, nearly_without_code
+from tests.jobs.job_api import cluster_with, nearly_without_code
 from vr_core.files import write_json
 
 QUICK = Timings(beat_s=0.01, stop_within_s=0.1, stop_job_within_s=0.2, stopped_within_s=0.3)
 
 
-@pytest.fixture
-def cluster(tmp_path, monkeypatch) -> Iterator[WithoutRay]:
-    with head_without_ray(tmp_path, monkeypatch, QUICK) as cluster:
-        yield cluster
+cluster = cluster_with(QUICK)
 
 
 @pytest.fixture

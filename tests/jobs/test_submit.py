@@ -8,7 +8,6 @@ import socketserver
 import sys
 import threading
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ from jobs.recipe import Recipe
 from jobs.runs import RunFolder, create_run
 from jobs.submit import follow_logs, job_logs, job_states, start, stop_job, submit_next, submitted_runs, told
 from tests.jobs.drivers import dies, drives
-from tests.jobs.job_api import WithoutRay, head_record, head_without_ray, nearly_without_code
+from tests.jobs.job_api import cluster_with, head_record, nearly_without_code
 from tests.jobs.ledgers import closed, recorded
 from vr_core.errors import UserError
 
@@ -120,10 +119,7 @@ def test_the_token_goes_through_no_proxy(dead_head, monkeypatch):
     assert "RAY_AUTH_TOKEN" not in os.environ
 
 
-@pytest.fixture
-def cluster(tmp_path, monkeypatch) -> Iterator[WithoutRay]:
-    with head_without_ray(tmp_path, monkeypatch) as cluster:
-        yield cluster
+cluster = cluster_with()
 
 
 def test_a_job_is_the_driver_of_the_next_attempt_with_the_code_of_this_process(cluster, recipe):
