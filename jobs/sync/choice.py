@@ -69,7 +69,7 @@ class SyncChoice:
         needs = self._may_exclude, self._may_advise, may_choose, how_far
         self._links = links_bytes_per_s(world) if any(needs) else []
         self._items = recipe.batch.items
-        trained = state.ever_trained
+        trained = state.trained
         self._exchanges: dict[SyncName, Exchange] = {
             way: exchange_of(
                 way, recipe, [p.shape for p in trained.values()], next(iter(trained.values())).element_size()

@@ -31,7 +31,7 @@ class Diloco:
         self.rounds = Rounds(recipe.diloco.every_steps, recipe.local_from_step)
         self.loss = 0.0
         self._recipe, self._losses_of, self._world = recipe, losses_of, world
-        self._local = LocalSteps(recipe, state.model, state.ever_trained, behind_steps, world)
+        self._local = LocalSteps(recipe, state.model, state.trained, behind_steps, world)
         self._model = state.model
         self._told: list[Tensor] = []
         """Reports of this rank since the ranks last told each other."""

@@ -83,14 +83,14 @@ class TrainState:
     """One rank's; `step` counts the steps that are done, skipped ones too."""
 
     def __init__(self, recipe: Recipe, model: nn.Module, optimisers: dict[str, torch.optim.Optimizer]) -> None:
-        """Before the first step."""
+        """Before the first step and the first phase; the optimisers hold what requires a gradient."""
         self.model, self.optimisers = model, optimisers
         self.average = WeightAverage(model, recipe.optim.ema_decay) if recipe.optim.ema_decay else None
         self.step, self.skipped_in_a_row = 0, 0
         self.phase: Phase | None = None
         self._recipe = recipe
-        self.trained = [p for p in model.parameters() if p.requires_grad]
-        """Parameters that the phase trains."""
+        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        """Name → parameter of all that some phase trains: the others of a phase have no gradients in it."""
         self._rate = 0.0
         self._shown: nn.Module | None = None
 
@@ -121,12 +121,6 @@ class TrainState:
         self.step, self.skipped_in_a_row = saved.step, saved.skipped_in_a_row
 
     @property
-    def ever_trained(self) -> dict[str, nn.Parameter]:
-        """Name → parameter of all that some phase trains, in the model's order."""
-        held = {id(p) for of in self.optimisers.values() for group in of.param_groups for p in group["params"]}
-        return {name: p for name, p in self.model.named_parameters() if id(p) in held}
-
-    @property
     def learning_rate(self) -> float:
         """Of the last step that was taken."""
         return self._recipe.optim.lr * self._rate
@@ -141,12 +135,11 @@ class TrainState:
             return False
         self.phase = phase
         freeze(self.model, phase.recipe.optim.freeze)
-        self.trained = [p for p in self.model.parameters() if p.requires_grad]
         return True
 
     def gradient_norm(self) -> Tensor:
         """L2 norm over all gradients, a scalar; not finite when any gradient is not."""
-        return global_norm(self.trained)
+        return global_norm(list(self.trained.values()))
 
     def update(self, norm: Tensor, rate: float) -> None:
         """Take one optimiser step.
@@ -156,7 +149,7 @@ class TrainState:
             rate: learning rate as a share of the peak.
         """
         self._rate = rate
-        torch.nn.utils.clip_grads_with_norm_(self.trained, self._recipe.optim.clip_norm, norm)
+        torch.nn.utils.clip_grads_with_norm_(self.trained.values(), self._recipe.optim.clip_norm, norm)
         for optimiser in self.optimisers.values():
             set_rates(optimiser, self._recipe.optim.lr, rate)
             optimiser.step()
