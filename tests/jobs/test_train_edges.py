@@ -3,23 +3,26 @@
 import dataclasses
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 
 from dataprep.dataset import Dataset
 from jobs.checkpoint import read_newest
-from jobs.errors import NotACheckpoint
+from jobs.errors import NotACheckpoint, RunFailed
 from jobs.gradient import has_bf16
 from jobs.runs import RunFolder
 from jobs.shares import Speed
 from jobs.speed import keep_speed, kept_row, key_of
+from jobs.sync.busy_clock import BusyClock
 from jobs.training.loop import train
 from jobs.training.phases import phases_of
 from jobs.training.state import TrainingFile
 from jobs.training.world import World
+from jobs.trial import train_trial
 from tests.jobs import ranks
-from tests.jobs.training import finish, here, new_run, recipe_of
+from tests.jobs.training import finish, here, new_run, recipe_of, start
 from vr_core.errors import ConfigError
 
 pytestmark = pytest.mark.xdist_group("ranks")
@@ -60,6 +63,57 @@ def test_a_run_is_left_by_all_ranks_where_a_pc_costs_more_than_it_brings(
     told = [(run.path / f"ended-{rank}").read_text() for rank in range(2)]
     assert told[0] == told[1]
     assert told[0] in (["finished ()"] if one_pc else ["excluded (0,)", "excluded (1,)"])
+
+
+def slow_at_rank_1(run: Path, rank: int, world: int) -> None:
+    """By its own clock; what a step really takes plays no part."""
+    with patch.object(BusyClock, "busy_s", lambda _: 10.0 if rank else 0.001):
+        end_of_a_rank(run, rank, world)
+
+
+@pytest.mark.parametrize("short_until", [0, 30])
+def test_a_pc_that_gets_slow_while_training_is_left_out_but_not_before_the_last_phase(
+    tiny_data: Path, tmp_path: Path, short_until: int
+) -> None:
+    """Whom short crops do not need, the long ones of later may."""
+    curriculum = [{"until_step": short_until, "crop_frames": 7}] if short_until else []
+    recipe = recipe_of(
+        tiny_data, **{"steps": 400, "nodes": {"min": 1}, "batch.items": 8, "model.width": 18, "curriculum": curriculum,
+                      "batch.micro_batch": 8, "validation.every_steps": 1000}
+    )  # fmt: skip
+    bins = Dataset.open(tiny_data).manifest.stft.bins
+    for phase in phases_of(recipe):
+        keep_speed(key_of(phase.recipe, bins, CPU, has_bf16(CPU)) | {"threads": 1}, Speed(0, 0.01, 8))
+    run = new_run(tmp_path / "run", recipe)
+    finish(ranks.group(partial(slow_at_rank_1, run.path), 2, tmp_path / "meet"))
+    assert [(run.path / f"ended-{rank}").read_text() for rank in range(2)] == ["excluded (1,)"] * 2
+    assert short_until < run.last_step() < 400
+
+
+@pytest.mark.parametrize(("last_item_s", "chosen"), [(10.0, "plain"), (1e-9, "bf16")])
+def test_how_ranks_become_one_is_chosen_for_the_last_phase(
+    tiny_data: Path, tmp_path: Path, last_item_s: float, chosen: str
+) -> None:
+    """In the first one items cost nothing, or much."""
+    recipe = recipe_of(
+        tiny_data, **{"steps": 3, "sync": "auto", "workers.count": 2, "model.width": 22,
+                      "curriculum": [{"until_step": 2, "crop_frames": 7}]}
+    )  # fmt: skip
+    bins = Dataset.open(tiny_data).manifest.stft.bins
+    for phase, item_s in zip(phases_of(recipe), (1e-9 if last_item_s > 1 else 10.0, last_item_s), strict=True):
+        keep_speed(key_of(phase.recipe, bins, CPU, has_bf16(CPU)) | {"threads": 1}, Speed(0, item_s, 2))
+    run = new_run(tmp_path / "run", recipe)
+    finish(start(run, 2, tmp_path / "meet"))
+    assert read_newest(run)[0].training["exchange"]["sync"] == chosen
+
+
+def test_a_trial_that_is_stopped_by_itself_has_failed_and_not_lost(tiny_data: Path, tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run", recipe_of(tiny_data, **{"steps": 10**6, "validation.every_steps": 10**6}))
+    run.state_file.write_text('{"state": "running", "steps": 1000000}')
+    run.stop_file.touch()
+    with pytest.raises(RunFailed, match="was asked to stop by itself; stop the search instead"):
+        train_trial({"folder": str(run.path), "use_gpu": False})
+    assert "asked to stop" in (run.path / "error.json").read_text()
 
 
 def test_a_phase_that_trains_nothing_is_refused_before_the_first_step(tiny_data: Path, tmp_path: Path) -> None:
