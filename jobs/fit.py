@@ -42,6 +42,10 @@ def fit(
     Raises:
         ray.train.TrainingFailedError: a worker or Ray Train's controller failed.
     """
+    from jobs.reservations import release_abandoned
+
+    if released := release_abandoned():
+        print(f"run {run.id}: gave back what {len(released)} start(s) of ended jobs still held", flush=True)
     result: Any = trainer(run, recipe, attempt, number, placement, loop, been).fit()
     returned: dict[str, Any] = result.return_value
     return returned

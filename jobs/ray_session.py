@@ -13,6 +13,7 @@ from pathlib import Path
 from cluster.head import Head
 from cluster.plan import LOOPBACK, client_environment
 from jobs.origin import copy_source
+from jobs.reservations import release_abandoned
 
 DRIVER_ENVIRONMENT = {
     # How often Ray Train's controller looks at its workers, which bounds how often they can report; Ray's 2 s is slow.
@@ -69,6 +70,7 @@ def head_ray(head: Head) -> Iterator[None]:
                 logging_level=logging.WARNING,
             )
         try:
+            release_abandoned()
             yield
         finally:
             ray.shutdown()

@@ -300,6 +300,16 @@ def kill_driver(run: Run) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
+def kill_controller(host: Host) -> None:
+    """What started a run's workers, on its head; neither the driver nor what Ray Train keeps for this can act on it."""
+    titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in host.pids()}
+    for part, act in (("jobs.launch", "suspend"), ("::PlacementGroupCleaner", "kill"), ("::TrainController", "kill")):
+        concerned = [psutil.Process(pid) for pid, title in titles.items() if part.encode() in title]
+        assert concerned, part
+        for process in concerned:
+            getattr(process, act)()
+
+
 def kill_ray(host: Host) -> int:
     """All of Ray on `host`, as when it runs out of memory; what keeps it running stays. How many processes."""
     [supervisor] = [pid for pid in host.pids() if b"cluster.supervise" in Path(f"/proc/{pid}/cmdline").read_bytes()]

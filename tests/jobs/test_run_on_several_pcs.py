@@ -13,9 +13,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.box.events import kill_ray
+from tests.box.events import kill_controller, kill_ray
 from tests.box.runs import PATIENCE_S, submit
 from tests.jobs.dashboard import keep_artefact
 from tests.jobs.training import recipe_of
@@ -133,7 +134,12 @@ def raylets(host):
 def test_the_head_is_back_after_it_was_killed_and_the_run_goes_on_to_its_end(lan, run):
     [other] = {"study", "den"} & set(run.machines("1.2"))
     before = {host.name: raylets(host) for host in (lan[other], lan["cellar"])}
+    [worker] = [pid for name, pid in run.worker_pids("1.2").items() if name == other]
     run.await_one_more_step()
+    # Out of memory, one after the other: Ray's head knows that the controller is dead when it dies itself, and comes
+    # back without knowing.
+    kill_controller(lan["attic"])
+    await_true(lambda: not psutil.pid_exists(worker), "the end of the workers, which Ray's head tells to end")
     assert kill_ray(lan["attic"]) > 4
     assert set(run.await_started("2.1")) == {"attic", other}
     assert {name for name, row in nodes(lan).items() if row["alive"]} == {"attic", other, "cellar"}
