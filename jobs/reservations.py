@@ -30,10 +30,10 @@ def release_abandoned() -> list[str]:
     """Remove the placement groups of ended jobs from the Ray that this process is connected to; their ids."""
     from ray._private.state import state  # the tables of the GCS: no dashboard needed
     from ray._raylet import PlacementGroupID
-    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]  # made at run time
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-    ended = {job["JobID"] for job in state.job_table() if job["IsDead"]}
+    ended = {job["JobID"] for job in state.job_table() if job["IsDead"]}  # type: ignore[no-untyped-call]
     rows = map(PlacementGroupTableData.FromString, state._connect_and_get_accessor().get_placement_group_table())
     reservations = [
         Reservation(row.placement_group_id.hex(), row.creator_job_id.hex(), row.is_detached)
