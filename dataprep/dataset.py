@@ -16,7 +16,7 @@ from dataprep.splits import Split
 from dataprep.tracks import Role
 from vr_core.config import plain
 from vr_core.errors import StorageError
-from vr_core.specs import StftSpec
+from vr_core.specs.stft import StftSpec
 
 
 class Dataset:

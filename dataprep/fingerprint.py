@@ -14,7 +14,7 @@ import numpy as np
 from dataprep.errors import DataError
 from dataprep.manifest import Manifest
 from dataprep.tracks import Role
-from vr_core.specs import StftSpec
+from vr_core.specs.stft import StftSpec
 
 _BANDS = 33
 _LOWEST_HZ, _HIGHEST_HZ = 300.0, 3000.0

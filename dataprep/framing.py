@@ -1,12 +1,12 @@
-"""The spectrogram of a signal that comes in blocks: the frames that `vr_core.spectrogram.stft` gives for all of it."""
+"""The spectrogram of a signal that comes in blocks: the frames of `vr_core.audio.spectrogram.stft` for all of it."""
 
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-from vr_core.specs import StftSpec
-from vr_core.spectrogram import stft
+from vr_core.audio.spectrogram import stft
+from vr_core.specs.stft import StftSpec
 
 
 class SpectrogramStream:

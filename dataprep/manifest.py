@@ -20,7 +20,7 @@ from dataprep.splits import Split
 from dataprep.tracks import Role, Track
 from vr_core import files
 from vr_core.config import Spec, digest, plain
-from vr_core.specs import StftSpec
+from vr_core.specs.stft import StftSpec
 
 FILE = "manifest.json"
 VERSIONS = "versions"

@@ -22,7 +22,7 @@ from dataprep.errors import ManifestError
 from dataprep.manifest import Manifest
 from dataprep.splits import Split
 from dataprep.tracks import Role
-from vr_core.specs import ObjectiveSpec, SeparateSpec
+from vr_core.specs.objectives import ObjectiveSpec, SeparateSpec
 
 
 class CatalogueRow(NamedTuple):

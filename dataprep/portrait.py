@@ -11,7 +11,7 @@ from dataprep.manifest import SongRow
 from dataprep.order import Item, Read
 from dataprep.shards import BATCH_FRAMES
 from dataprep.tracks import ROLES, Role
-from vr_core.picture import MelPicture, draw
+from vr_core.audio.picture import MelPicture, draw
 
 _CPU = torch.device("cpu")
 

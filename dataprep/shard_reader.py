@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from dataprep.columns import COLUMNS
 from dataprep.shards import BATCH_FRAMES, check_schema, damaged, shard_schema, unreadable
-from vr_core.specs import StftSpec
+from vr_core.specs.stft import StftSpec
 
 _HEADER_BYTES = 4096
 """A record batch's header is some hundred bytes long."""

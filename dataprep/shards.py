@@ -24,7 +24,7 @@ from dataprep.errors import NoSpaceError, ShardError
 from vr_core.config import Spec, plain
 from vr_core.errors import VrError
 from vr_core.files import storage_failure, sync_folder
-from vr_core.specs import StftSpec
+from vr_core.specs.stft import StftSpec
 
 SCHEMA_VERSION = 1
 BATCH_FRAMES = 4096

@@ -23,7 +23,7 @@ from dataprep.manifest import MIXTURE_CODEC, Preparation, SongRow, StemRow
 from dataprep.shards import BATCH_FRAMES, ShardWriter, checksum
 from dataprep.stem_checks import StemChecks, energy, find_offset
 from dataprep.tracks import Role, Track
-from vr_core.specs import StftSpec
+from vr_core.specs.stft import StftSpec
 
 TOLERANCE_S = 0.1
 SILENT_DB = -90.0

@@ -9,9 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from dataprep.columns import CHANNELS
 from dataprep.manifest import read_manifest
 from jobs.recipe import Recipe
-from vr_core.models import build
+from vr_core.models.registry import build
 from vr_core.optim import parameter_groups
-from vr_core.specs import MaskedFramesSpec, StftSpec
+from vr_core.specs.objectives import MaskedFramesSpec
+from vr_core.specs.stft import StftSpec
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from dataprep.tracks import Track, find_tracks
 from jobs.errors import NoSongs
 from jobs.runs import resolve_weights
 from jobs.separate import OutputSettings, SeparatedSong, pick_device, separate_song
+from vr_core.audio.metrics import Score, mean_db
 from vr_core.errors import StorageError
 from vr_core.files import write_json
-from vr_core.metrics import Score, mean_db
-from vr_core.specs import StftSpec
+from vr_core.specs.stft import StftSpec
 from vr_core.weights import WeightsMeta, load_model
 
 SCORES = ("sdr_db", "si_sdr_db", "do_nothing_db", "improvement_db", "vocals_sdr_db")

@@ -16,7 +16,7 @@ from jobs.memory import OUT_OF_MEMORY, keep_freed_memory, models_kept
 from jobs.recipe import Recipe
 from vr_core.config import validate
 from vr_core.draws import Draws
-from vr_core.models import build
+from vr_core.models.registry import build
 from vr_core.objectives.objective import Magnitudes, item_losses
 from vr_core.objectives.registry import objective_of
 from vr_core.optim import WeightAverage, adamw

@@ -7,15 +7,10 @@ from pydantic import Field, model_validator
 
 from vr_core.config import Spec, digest, identity, plain
 from vr_core.errors import ConfigError
-from vr_core.specs import (
-    Count,
-    DenseFrameTransformerSpec,
-    ModelSpec,
-    ObjectiveSpec,
-    OptimSpec,
-    Positive,
-    SeparateSpec,
-)
+from vr_core.specs.bounds import Count, Positive
+from vr_core.specs.models import DenseFrameTransformerSpec, ModelSpec
+from vr_core.specs.objectives import ObjectiveSpec, SeparateSpec
+from vr_core.specs.optim import OptimSpec
 
 
 class BatchSpec(Spec):

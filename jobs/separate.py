@@ -13,8 +13,8 @@ from torch import nn
 from dataprep.audio import open_audio, write_audio
 from dataprep.decoders import AudioSource
 from jobs.errors import NoDevice
-from vr_core.picture import MelPicture, draw
-from vr_core.separate import WindowSpec, separate
+from vr_core.audio.picture import MelPicture, draw
+from vr_core.audio.separate import WindowSpec, separate
 from vr_core.weights import WeightsMeta
 
 Block = NDArray[np.float32]

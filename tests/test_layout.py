@@ -14,10 +14,10 @@ PLANTED = [
     ("dataprep.one", "import cluster", "cluster"),
     ("dataprep.two", "def late() -> None:\n    import ray", "ray"),
     ("cluster.one", "import torch", "torch"),
-    ("cluster.two", "from vr_core import specs", "vr_core.specs"),
+    ("cluster.two", "from vr_core.specs import stft", "vr_core.specs.stft"),
     ("cluster.three", "import jobs.recipe", "jobs.recipe"),
     ("cluster.four", "def late() -> None:\n    import dataprep", "dataprep"),
-    ("vr_core.specs", "import torch", "torch"),
+    ("vr_core.specs.models", "import torch", "torch"),
 ]
 LINT = (
     "import sys; sys.path[:0] = ['.']; from importlinter.cli import lint_imports as run; sys.exit(run(no_cache=True))"

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from vr_core.errors import ConfigError, ModelError
-from vr_core.per_item import require_per_item
-from vr_core.specs import OptimSpec
+from vr_core.models.per_item import require_per_item
+from vr_core.specs.optim import OptimSpec
 
 
 def learning_rate_factor(step: int, steps: int, spec: OptimSpec) -> float:

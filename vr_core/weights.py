@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError, StorageError, WeightsError
 from vr_core.files import storage_failure, whole_file
-from vr_core.models import build
-from vr_core.specs import Count, ModelSpec, StftSpec
+from vr_core.models.registry import build
+from vr_core.specs.bounds import Count
+from vr_core.specs.models import ModelSpec
+from vr_core.specs.stft import StftSpec
 
 FORMAT: Literal[1] = 1
 _KEY = "vr"

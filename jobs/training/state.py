@@ -17,7 +17,7 @@ from jobs.gradient import evaluating, weights_dtype
 from jobs.recipe import Recipe
 from jobs.resume import start_from
 from jobs.training.phases import Phase
-from vr_core.models import build
+from vr_core.models.registry import build
 from vr_core.optim import WeightAverage, adamw, freeze, global_norm, set_rates
 from vr_core.weights import load_state
 

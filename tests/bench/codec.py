@@ -26,7 +26,7 @@ from dataprep.synth import write_songs
 from dataprep.tracks import Role, Track, find_tracks
 from tests.bench.measurement import ROOT, Benchmark
 from tests.dataprep.data import whole_stem
-from vr_core.spectrogram import istft
+from vr_core.audio.spectrogram import istft
 
 PROMISED_DB = {"polar8": 38.0, "complex16": 60.0}
 MUSIC = ROOT.parent / "shared" / "music"

@@ -16,7 +16,7 @@ from tests.bench.measurement import Benchmark
 from tests.box.runs import share_data, start_cluster, submit
 from tests.lan import SHARED, Lan
 from vr_core.config import plain, validate
-from vr_core.specs import StftSpec
+from vr_core.specs.stft import StftSpec
 
 ITEMS = 96
 STEPS = 12

@@ -30,7 +30,8 @@ from jobs.runs import RunFolder
 from jobs.shares import Pace, Speed
 from jobs.starts import begin_start
 from tests.bench.measurement import Benchmark
-from vr_core.specs import SeparateSpec, StftSpec
+from vr_core.specs.objectives import SeparateSpec
+from vr_core.specs.stft import StftSpec
 
 WORLDS = (2, 4, 8, 16, 32, 64)
 ITEMS_A_CARD, CROP_FRAMES = 16, 512

@@ -34,10 +34,10 @@ from jobs.runs import resolve_weights
 from tests.bench.codec import MUSIC, songs
 from tests.bench.measurement import ROOT, Benchmark
 from tests.dataprep.data import whole_stem
+from vr_core.audio.metrics import Score
+from vr_core.audio.separate import WindowSpec, mask_spectrum
+from vr_core.audio.spectrogram import istft
 from vr_core.config import load
-from vr_core.metrics import Score
-from vr_core.separate import WindowSpec, mask_spectrum
-from vr_core.spectrogram import istft
 from vr_core.weights import WeightsMeta, load_model
 
 CODECS_COMPARED = ("complex16", "polar8")

@@ -31,7 +31,7 @@ from dataprep.order import Item, Read
 from dataprep.shards import BATCH_FRAMES, ShardWriter
 from tests.bench import peers
 from tests.bench.measurement import Benchmark
-from vr_core.specs import StftSpec
+from vr_core.specs.stft import StftSpec
 
 FRAME_BYTES = 4096
 SONG_FRAMES, SONGS_A_SHARD = 8192, 8

@@ -25,7 +25,7 @@ from tests.box.runs import PATIENCE_S, join, share_data, start_cluster, submit
 from tests.box.soak import HUNG_AFTER_S
 from tests.lan import SHARED, Host, Lan, await_true
 from vr_core.config import plain, validate
-from vr_core.specs import StftSpec
+from vr_core.specs.stft import StftSpec
 
 PROMISED_S = 30.0
 CHECKPOINT_STEPS = 20

@@ -30,7 +30,7 @@ from tests.bench.measurement import Benchmark
 from tests.box.runs import PATIENCE_S, Run, pace, share_data, start_cluster, submit
 from tests.lan import SHARED, Lan, await_true
 from vr_core.config import plain, validate
-from vr_core.specs import StftSpec
+from vr_core.specs.stft import StftSpec
 
 CORES = 1.11
 """Of all workers together: on this machine's two, four Rays and the actors of four runs take 0.6 besides."""

@@ -28,7 +28,7 @@ from tests.box.runs import Run, items_per_s, pace, share_data, start_cluster, su
 from tests.jobs import ranks
 from tests.lan import SHARED, Lan
 from vr_core.config import load, plain, to_yaml, validate
-from vr_core.specs import StftSpec
+from vr_core.specs.stft import StftSpec
 
 NAMES = ("study", "den")
 CORES = 0.65

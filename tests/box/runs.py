@@ -16,7 +16,7 @@ from jobs.recipe import Recipe
 from jobs.runs import RunFolder
 from tests.lan import SHARED, Host, Lan, await_true
 from vr_core.config import to_yaml
-from vr_core.specs import StftSpec
+from vr_core.specs.stft import StftSpec
 
 PATIENCE_S = 180
 EVERY_S = 0.3

@@ -27,7 +27,7 @@ from tests.box.runs import EVERY_S, PATIENCE_S, Run, share_data, start_cluster, 
 from tests.jobs.training import distance, here, last_weights, new_run, recipe_of
 from tests.lan import SHARED, Lan, await_true
 from vr_core.config import plain
-from vr_core.specs import StftSpec
+from vr_core.specs.stft import StftSpec
 
 LINK_MBIT = 8
 """Slow, so that the gradients of a small model make steps long enough for all that happens meanwhile."""

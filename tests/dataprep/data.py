@@ -13,7 +13,7 @@ from dataprep.decoders import AudioSource
 from dataprep.prepare import PrepareProgress, PrepareReport, PrepareSettings, prepare
 from dataprep.splits import SplitByFraction, SplitRule
 from dataprep.tracks import Role, Track
-from vr_core.specs import StftSpec
+from vr_core.specs.stft import StftSpec
 
 STFT = StftSpec(sample_rate_hz=8000, n_fft=256, hop=128)
 SETTINGS = PrepareSettings(stft=STFT, workers=1)

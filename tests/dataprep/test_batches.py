@@ -15,7 +15,8 @@ from dataprep.errors import ManifestError, ShardError
 from dataprep.order import Item, Order, Read, cut, fixed_items
 from dataprep.splits import SplitByList
 from tests.dataprep.data import STFT, small_data_set, whole_stem
-from vr_core.specs import MaskedFramesSpec, SeparateSpec, StftSpec
+from vr_core.specs.objectives import MaskedFramesSpec, SeparateSpec
+from vr_core.specs.stft import StftSpec
 
 CROP = 48
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from dataprep.dataset import Dataset
 from dataprep.errors import DataError, ShardError
 from dataprep.order import Order
 from dataprep.shards import ShardRow
-from vr_core.specs import MaskedFramesSpec
+from vr_core.specs.objectives import MaskedFramesSpec
 
 SHARD_BYTES = 20 * 2**20
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from dataprep.codecs import CODECS, RANGE_DB
 from dataprep.columns import COLUMNS
 from dataprep.errors import SongError
-from vr_core.specs import StftSpec
-from vr_core.spectrogram import istft, stft
+from vr_core.audio.spectrogram import istft, stft
+from vr_core.specs.stft import StftSpec
 
 SPEC = StftSpec()
 

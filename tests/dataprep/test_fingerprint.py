@@ -19,7 +19,7 @@ from dataprep.splits import SplitByList
 from dataprep.synth import write_songs
 from dataprep.tracks import find_tracks
 from tests.dataprep.copies import RATE_HZ, WHAT, planted
-from vr_core.specs import StftSpec
+from vr_core.specs.stft import StftSpec
 
 FRAME_S = 1024 / RATE_HZ
 

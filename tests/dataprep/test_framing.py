@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataprep.framing import SpectrogramStream
-from vr_core.specs import StftSpec
-from vr_core.spectrogram import stft
+from vr_core.audio.spectrogram import stft
+from vr_core.specs.stft import StftSpec
 
 SPECS = [
     StftSpec(n_fft=64, hop=32),

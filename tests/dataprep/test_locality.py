@@ -11,7 +11,7 @@ from dataprep.locality import StepCut, nearest, shard_names
 from dataprep.order import Order
 from dataprep.prepare import prepare
 from tests.dataprep.data import SETTINGS, labelled
-from vr_core.specs import SeparateSpec
+from vr_core.specs.objectives import SeparateSpec
 
 
 @st.composite

@@ -8,7 +8,7 @@ from dataprep.errors import ManifestError, NoSpaceError
 from dataprep.manifest import FILE, Manifest, SongRow, StemRow, read_manifest, write_json, write_manifest
 from dataprep.shards import ShardRow
 from tests.small_disk import small_disk
-from vr_core.specs import StftSpec
+from vr_core.specs.stft import StftSpec
 
 
 def stem(shard: str, frames: int = 5000) -> StemRow:

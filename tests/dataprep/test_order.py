@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dataprep.errors import ManifestError
 from dataprep.order import CatalogueRow, Item, Order, cut
-from vr_core.specs import MaskedFramesSpec, SeparateSpec
+from vr_core.specs.objectives import MaskedFramesSpec, SeparateSpec
 
 BOTH = ("instrumental", "vocals", "mixture")
 SONGS = (

@@ -8,7 +8,7 @@ from dataprep.dataset import Dataset
 from dataprep.errors import ManifestError
 from dataprep.portrait import draw_song
 from tests.dataprep.data import SETTINGS, STFT, small_data_set, sound
-from vr_core.picture import MelPicture
+from vr_core.audio.picture import MelPicture
 
 
 @pytest.mark.parametrize("mixture", [True, False])

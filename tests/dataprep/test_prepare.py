@@ -22,7 +22,7 @@ from dataprep.shards import verify
 from dataprep.splits import SplitByList, parse_fractions, parse_list
 from dataprep.tracks import Role, Track
 from tests.dataprep.data import SETTINGS, STFT, labelled, mixture_only, small_data_set, sound, whole_stem, write
-from vr_core.spectrogram import istft, stft
+from vr_core.audio.spectrogram import istft, stft
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,8 +19,8 @@ from dataprep.prepare import PrepareSettings, prepare
 from dataprep.song import SILENT_DB, open_stems
 from dataprep.tracks import Role, Track
 from tests.dataprep.data import whole_stem
-from vr_core.specs import StftSpec
-from vr_core.spectrogram import istft, stft
+from vr_core.audio.spectrogram import istft, stft
+from vr_core.specs.stft import StftSpec
 
 LEAST_DB = {"polar8": 30.0, "complex16": 55.0}
 """A tone of a few frames is one magnitude: half a step of 110 dB / 255 and half a step of phase are 31 dB. Music, in

@@ -14,7 +14,7 @@ from dataprep.errors import NoSpaceError, ShardError
 from dataprep.shard_reader import Shard, on_local_disk
 from dataprep.shards import BATCH_FRAMES, ShardWriter, verify
 from vr_core.errors import StorageError
-from vr_core.specs import StftSpec
+from vr_core.specs.stft import StftSpec
 
 STFT = StftSpec(n_fft=64, hop=32)
 WIDTH = 64

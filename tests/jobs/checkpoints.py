@@ -9,8 +9,9 @@ import torch
 from jobs.checkpoint import write_checkpoint
 from jobs.runs import RunFolder
 from jobs.starts import BEFORE, Start
-from vr_core.models import build
-from vr_core.specs import PlainStackSpec, StftSpec
+from vr_core.models.registry import build
+from vr_core.specs.models import PlainStackSpec
+from vr_core.specs.stft import StftSpec
 from vr_core.weights import WeightsMeta
 
 SPEC = PlainStackSpec(width=4, blocks=1, expansion=1)

@@ -29,7 +29,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from dataprep.splits import parse_split
     from dataprep.synth import write_songs
     from dataprep.tracks import find_tracks
-    from vr_core.specs import StftSpec
+    from vr_core.specs.stft import StftSpec
 
     folder = tmp_path_factory.mktemp("tiny")
     list(write_songs(folder / "songs", songs=5, seconds=3.0))

@@ -13,7 +13,7 @@ from jobs.runs import RunFolder
 from tests.jobs.checkpoints import SPEC, STFT
 from tests.jobs.waiting import until
 from vr_core.errors import StorageError
-from vr_core.models import build
+from vr_core.models.registry import build
 from vr_core.weights import WeightsMeta
 
 

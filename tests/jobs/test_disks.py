@@ -35,7 +35,7 @@ from tests.jobs.training import (
 from tests.jobs.waiting import until
 from tests.small_disk import small_disk
 from vr_core.errors import StorageError
-from vr_core.specs import StftSpec
+from vr_core.specs.stft import StftSpec
 
 pytestmark = pytest.mark.xdist_group("ranks")
 

@@ -20,8 +20,9 @@ from jobs.commands.evaluate import evaluate as command
 from jobs.errors import NoSongs, SongsFailed
 from jobs.evaluate import evaluate
 from vr_core.errors import WeightsError
-from vr_core.models import build
-from vr_core.specs import PlainStackSpec, StftSpec
+from vr_core.models.registry import build
+from vr_core.specs.models import PlainStackSpec
+from vr_core.specs.stft import StftSpec
 from vr_core.weights import WeightsMeta, save_weights
 
 RATE_HZ = 8000

@@ -25,7 +25,7 @@ from jobs.training.world import World
 from tests.jobs import ranks
 from tests.jobs.training import TINY, finish, recipe_of
 from vr_core.config import load, plain
-from vr_core.models import build
+from vr_core.models.registry import build
 from vr_core.optim import adamw
 
 pytestmark = pytest.mark.xdist_group("ranks")

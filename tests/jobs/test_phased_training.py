@@ -25,7 +25,7 @@ from tests.jobs.training import (
     recipe_of,
     start,
 )
-from vr_core.models import build
+from vr_core.models.registry import build
 from vr_core.optim import adamw, learning_rate_factor, set_rates
 
 pytestmark = pytest.mark.xdist_group("ranks")

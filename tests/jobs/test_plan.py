@@ -19,7 +19,7 @@ from tests.command_line import vr
 from tests.jobs.training import recipe_of
 from vr_core.config import load, to_yaml, validate
 from vr_core.errors import UserError
-from vr_core.models import build
+from vr_core.models.registry import build
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "cluster" / "example.yaml"

@@ -15,8 +15,9 @@ from jobs.commands.separate import separate as command
 from jobs.errors import NoSongs, SongsFailed
 from jobs.separate import OutputSettings, separate_song
 from vr_core.errors import ConfigError
-from vr_core.models import build
-from vr_core.specs import PlainStackSpec, StftSpec
+from vr_core.models.registry import build
+from vr_core.specs.models import PlainStackSpec
+from vr_core.specs.stft import StftSpec
 from vr_core.weights import WeightsMeta, save_weights
 
 RATE_HZ = 8000

@@ -32,7 +32,7 @@ from jobs.shares import Speed
 from tests.jobs import ranks
 from tests.jobs.training import kill_after_checkpoint, last_weights, new_run
 from vr_core.config import load, override, validate
-from vr_core.specs import StftSpec
+from vr_core.specs.stft import StftSpec
 
 RATE_HZ = 44_100
 STFT = StftSpec(n_fft=64, hop=32)

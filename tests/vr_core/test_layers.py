@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vr_core.layers import CompressedMagnitude, FrameConv, RelativeAttention, relative_logits
+from vr_core.models.layers import CompressedMagnitude, FrameConv, RelativeAttention, relative_logits
 
 
 @settings(deadline=None, max_examples=25)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vr_core.metrics import LIMIT_DB, Score, mean_db
+from vr_core.audio.metrics import LIMIT_DB, Score, mean_db
 
 few = settings(deadline=None, max_examples=25)
 

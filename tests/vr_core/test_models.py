@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from vr_core.draws import Draws
-from vr_core.models import MODELS, build
-from vr_core.specs import DenseFrameTransformerSpec, ModelSpec, PlainStackSpec
+from vr_core.models.registry import MODELS, build
+from vr_core.specs.models import DenseFrameTransformerSpec, ModelSpec, PlainStackSpec
 
 TINY = [
     DenseFrameTransformerSpec(width=8, blocks=2, heads=2, feedforward=8, max_distance_frames=6, dropout=0.5),

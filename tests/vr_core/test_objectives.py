@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from vr_core.draws import Draws
-from vr_core.models import build
+from vr_core.models.registry import build
 from vr_core.objectives.masked_frames import hide_frames
 from vr_core.objectives.objective import LOSS_SCALE, Magnitudes, item_losses
 from vr_core.objectives.registry import OBJECTIVES, objective_of
 from vr_core.objectives.separate import Separate
-from vr_core.specs import DenseFrameTransformerSpec, MaskedFramesSpec, ObjectiveSpec, SeparateSpec
+from vr_core.specs.models import DenseFrameTransformerSpec
+from vr_core.specs.objectives import MaskedFramesSpec, ObjectiveSpec, SeparateSpec
 
 
 class Identity(torch.nn.Module):

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vr_core.errors import ConfigError, ModelError
-from vr_core.models import build
+from vr_core.models.registry import build
 from vr_core.optim import WeightAverage, adamw, learning_rate_factor, parameter_groups, set_rates
-from vr_core.specs import DenseFrameTransformerSpec, OptimSpec
+from vr_core.specs.models import DenseFrameTransformerSpec
+from vr_core.specs.optim import OptimSpec
 
 MODEL = DenseFrameTransformerSpec(width=8, blocks=2, heads=2, feedforward=8)
 

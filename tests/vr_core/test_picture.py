@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from vr_core.audio.picture import MelPicture, draw
+from vr_core.audio.spectrogram import stft
 from vr_core.errors import StorageError
-from vr_core.picture import MelPicture, draw
-from vr_core.specs import StftSpec
-from vr_core.spectrogram import stft
+from vr_core.specs.stft import StftSpec
 
 SPEC = StftSpec()
 

@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from vr_core.models import build
-from vr_core.separate import WindowSpec, mask_spectrum, separate
-from vr_core.specs import PlainStackSpec, StftSpec
-from vr_core.spectrogram import istft, stft
+from vr_core.audio.separate import WindowSpec, mask_spectrum, separate
+from vr_core.audio.spectrogram import istft, stft
+from vr_core.models.registry import build
+from vr_core.specs.models import PlainStackSpec
+from vr_core.specs.stft import StftSpec
 
 HOP_HALF = StftSpec(n_fft=64, hop=32)
 HOP_QUARTER = StftSpec(n_fft=64, hop=16)

@@ -3,8 +3,8 @@ import pytest
 import scipy.signal
 import torch
 
-from vr_core.specs import StftSpec
-from vr_core.spectrogram import istft, stft
+from vr_core.audio.spectrogram import istft, stft
+from vr_core.specs.stft import StftSpec
 
 SPEC = StftSpec()
 # Lengths that leave remainders 0, 1, 512, 1016 and 1023 over a whole number of hops, and short ones: below half a

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from vr_core.draws import Draws
 from vr_core.objectives.objective import LOSS_SCALE, Magnitudes, Posed
-from vr_core.specs import MaskedFramesSpec
+from vr_core.specs.objectives import MaskedFramesSpec
 
 # Streams of an item's draws that belong to the objective; a model's layers count up from zero.
 _CHOICE, _FILL, _NOISE = 1_000_001, 1_000_002, 1_000_003

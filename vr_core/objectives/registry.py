@@ -6,7 +6,7 @@ from typing import Any
 from vr_core.objectives.masked_frames import MaskedFrames
 from vr_core.objectives.objective import Objective
 from vr_core.objectives.separate import Separate
-from vr_core.specs import ObjectiveSpec
+from vr_core.specs.objectives import ObjectiveSpec
 
 OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "masked_frames": MaskedFrames,

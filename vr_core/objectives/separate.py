@@ -4,7 +4,7 @@ from torch import Tensor
 
 from vr_core.draws import Draws
 from vr_core.objectives.objective import LOSS_SCALE, Magnitudes, Posed
-from vr_core.specs import SeparateSpec
+from vr_core.specs.objectives import SeparateSpec
 
 
 class Separate:

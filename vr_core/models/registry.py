@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from vr_core.dense_frame_transformer import DenseFrameTransformer
-from vr_core.plain_stack import PlainStack
-from vr_core.specs import ModelSpec
+from vr_core.models.dense_frame_transformer import DenseFrameTransformer
+from vr_core.models.plain_stack import PlainStack
+from vr_core.specs.models import ModelSpec
 
 MODELS: dict[str, Callable[[Any, int], nn.Module]] = {
     "dense_frame_transformer": DenseFrameTransformer,

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from vr_core.draws import Draws
-from vr_core.layers import CompressedMagnitude, FrameConv, SquaredReluFeedForward, apply_dropout
-from vr_core.specs import PlainStackSpec
+from vr_core.models.layers import CompressedMagnitude, FrameConv, SquaredReluFeedForward, apply_dropout
+from vr_core.specs.models import PlainStackSpec
 
 STEREO = 2
 

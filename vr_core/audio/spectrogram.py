@@ -15,7 +15,7 @@ Bins: n_fft/2 of them. The Nyquist bin is dropped in analysis and zero in synthe
 import torch
 from torch import Tensor
 
-from vr_core.specs import StftSpec
+from vr_core.specs.stft import StftSpec
 
 
 def stft(signal: Tensor, spec: StftSpec) -> tuple[Tensor, Tensor]:

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vr_core.audio.spectrogram import stft
 from vr_core.errors import StorageError
 from vr_core.files import whole_file
-from vr_core.specs import StftSpec
-from vr_core.spectrogram import stft
+from vr_core.specs.stft import StftSpec
 
 COLUMNS = 700
 """Columns of a finished picture, at most twice this while it is collected."""

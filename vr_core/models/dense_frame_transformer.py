@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vr_core.draws import Draws
-from vr_core.layers import (
+from vr_core.models.layers import (
     BranchedConv,
     CompressedMagnitude,
     GatedLinear,
@@ -17,7 +17,7 @@ from vr_core.layers import (
     SquaredReluFeedForward,
     apply_dropout,
 )
-from vr_core.specs import DenseFrameTransformerSpec
+from vr_core.specs.models import DenseFrameTransformerSpec
 
 STEREO = 2
 

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from vr_core.audio.spectrogram import istft, stft
 from vr_core.config import Spec
-from vr_core.specs import Count, StftSpec
-from vr_core.spectrogram import istft, stft
+from vr_core.specs.bounds import Count
+from vr_core.specs.stft import StftSpec
 
 Block = NDArray[np.float32]
 

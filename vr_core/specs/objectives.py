@@ -1,0 +1,48 @@
+"""What an objective is made from: the schema, without torch.
+
+Reading, checking and submitting a recipe imports none.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from vr_core.config import Spec
+from vr_core.specs.bounds import Count, Fraction
+
+
+class MaskedFramesSpec(Spec):
+    """Pretraining: hide runs of frames of a mixture and predict their magnitudes."""
+
+    name: Literal["masked_frames"] = "masked_frames"
+    rate: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of tokens chosen; at least one an item."""
+    token_frames: Count = 16
+    """Width of a token: a chosen token hides this many neighbouring frames."""
+    ones: Fraction = 0.8
+    """Share of chosen tokens set to one, so that a mask times the input can carve out the answer."""
+    noise: Fraction = 0.1
+    """Share of chosen tokens replaced by uniform noise; what remains is left as it is."""
+
+    @model_validator(mode="after")
+    def _shares(self) -> "MaskedFramesSpec":
+        if self.ones + self.noise > 1:
+            raise ValueError(f"ones + noise must be at most 1, got {self.ones} + {self.noise}")
+        return self
+
+
+class SeparateSpec(Spec):
+    """Fine-tuning: the instrumental's magnitude out of the mixture's, L1."""
+
+    name: Literal["separate"] = "separate"
+    remix: Fraction = 0.8
+    """Share of items whose vocals come from another song or place; the rest keep the song's own."""
+    gain_db: Annotated[float, Field(ge=0, le=24)] = 6.0
+    """Vocals are scaled by a gain drawn uniformly from ± this many decibels when remixed."""
+    swap_channels: Fraction = 0.5
+    """Share of items whose left and right are exchanged, drawn for each stem apart."""
+    silent_vocals: Fraction = 0.02
+    """Share of items without vocals: nothing to remove."""
+
+
+ObjectiveSpec = Annotated[MaskedFramesSpec | SeparateSpec, Field(discriminator="name")]
