@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dataprep.columns import CHANNELS
-from dataprep.manifest import read_manifest
+from dataprep.shards.columns import CHANNELS
+from dataprep.shards.manifest import read_manifest
 from jobs.recipe import Recipe
 from vr_core.models.registry import build
 from vr_core.optim import parameter_groups

@@ -11,14 +11,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dataprep.audio import open_audio, probe
-from dataprep.dataset import Dataset
-from dataprep.decoders import AudioSource
+from dataprep.audio.decoders import AudioSource
+from dataprep.audio.files import open_audio, probe
+from dataprep.audio.tracks import Track, find_tracks
 from dataprep.errors import DataError
-from dataprep.manifest import FILE as MANIFEST
-from dataprep.song import SILENT_DB, open_stems
-from dataprep.splits import SPLITS
-from dataprep.tracks import Track, find_tracks
+from dataprep.preparing.song import SILENT_DB, open_stems
+from dataprep.roles import SPLITS
+from dataprep.shards.dataset import Dataset
+from dataprep.shards.manifest import FILE as MANIFEST
 from jobs.errors import NoSongs
 from jobs.runs import resolve_weights
 from jobs.separate import OutputSettings, SeparatedSong, pick_device, separate_song

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from dataprep.batches import CodedBatch, widen_magnitudes
+from dataprep.batches.loader import CodedBatch, widen_magnitudes
 from jobs.recipe import Recipe
 from jobs.training.world import World
 from vr_core.draws import Draws

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 from cluster.drain import read_drained
 from cluster.head import Head
+from dataprep.audio.tracks import Track
 from dataprep.errors import WorkerError
-from dataprep.group import JOURNALS, GroupPlan
-from dataprep.song import SongSettings
-from dataprep.tracks import Track
-from dataprep.workers import Failed, Work
+from dataprep.preparing.group import JOURNALS, GroupPlan
+from dataprep.preparing.song import SongSettings
+from dataprep.preparing.workers import Failed, Work
 from jobs.errors import Unplaceable
 from jobs.placement import NODE_LABEL, Node, live_nodes
 from jobs.ray_session import head_ray
@@ -59,7 +59,10 @@ class Crew:
         tick: Callable[[str, float], None],
         group_done: Callable[[GroupPlan], None],
     ) -> Failed:
-        """`dataprep.workers.run_groups` on these PCs: at most `workers` groups at once, as far as their cores go."""
+        """As `dataprep.preparing.workers.run_groups`, on these PCs.
+
+        At most `workers` groups at once, as far as their cores go.
+        """
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -225,7 +228,7 @@ def _prepare(folder: Path, plan: GroupPlan, tracks: Sequence[Track], settings: S
     import ray
     import torch
 
-    from dataprep.group import prepare_group
+    from dataprep.preparing.group import prepare_group
 
     ray.get(ticks.begin.remote(plan.name, ray.get_runtime_context().get_node_id()))
     torch.set_num_threads(1)

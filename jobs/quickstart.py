@@ -211,7 +211,7 @@ def next_step(earlier: Sequence[RunState]) -> Step:
 
 def make_songs(folder: Path, spec: QuickstartSpec, stages: Stages) -> None:
     """Write the invented songs that are not there yet."""
-    from dataprep.synth import write_songs
+    from dataprep.synth.songs import write_songs
 
     # Not written again: new files would be prepared again.
     wanted = [folder / f"song{n:03d}" / f"{stem}.wav" for n in range(1, spec.songs + 1) for stem in _STEMS]
@@ -225,9 +225,9 @@ _STEMS = ("vocals", "instrumental")
 
 
 def _prepare(folder: Path, spec: QuickstartSpec, stages: Stages) -> None:
-    from dataprep.prepare import prepare
-    from dataprep.splits import parse_fractions
-    from dataprep.tracks import find_tracks
+    from dataprep.audio.tracks import find_tracks
+    from dataprep.preparing.prepare import prepare
+    from dataprep.shards.splits import parse_fractions
 
     tracks = find_tracks([folder / "songs"]).tracks
     with stages.bar(spec.songs * spec.seconds) as done:
@@ -360,8 +360,8 @@ _RECIPES = {"pretraining": "quickstart-pretrain", "fine-tuning": "quickstart-fin
 
 def _separate(folder: Path, run: RunFolder, bar: "Bar") -> dict[str, Any]:
     """Scores over the test split, and one song of it as files: fields of the result."""
-    from dataprep.audio import open_audio, write_audio
-    from dataprep.decoders import AudioSource
+    from dataprep.audio.decoders import AudioSource
+    from dataprep.audio.files import open_audio, write_audio
     from jobs.evaluate import evaluate, labelled_songs, open_mixture
     from jobs.separate import OutputSettings, pick_device, separate_song
     from vr_core.weights import load_model

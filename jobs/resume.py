@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dataprep.dataset import Dataset
+from dataprep.shards.dataset import Dataset
 from jobs.checkpoint import Checkpoint, mend_pointers, read_checkpoint, read_newest
 from jobs.errors import RunFailed
 from jobs.note import note

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dataprep.audio import open_audio, write_audio
-from dataprep.decoders import AudioSource
+from dataprep.audio.decoders import AudioSource
+from dataprep.audio.files import open_audio, write_audio
 from jobs.errors import NoDevice
 from vr_core.audio.picture import MelPicture, draw
 from vr_core.audio.separate import WindowSpec, separate

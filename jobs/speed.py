@@ -22,9 +22,9 @@ from pydantic import Field
 from torch import nn
 
 from cluster.head import state_folder, this_member
-from dataprep.batches import BUFFERS, CodedBatch, read_batch
-from dataprep.dataset import Dataset
-from dataprep.order import Order
+from dataprep.batches.loader import BUFFERS, CodedBatch, read_batch
+from dataprep.batches.order import Order
+from dataprep.shards.dataset import Dataset
 from jobs.gradient import ItemLosses
 from jobs.memory import SMALLER, budget_bytes, fitting, fitting_on_gpu, forget_peak, lives, models_kept, peak_bytes
 from jobs.recipe import Recipe

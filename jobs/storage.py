@@ -4,9 +4,9 @@ from pathlib import Path
 
 from cluster.head import this_member
 from cluster.inventory import CacheSpec
-from dataprep.cache import ShardCache
-from dataprep.dataset import Dataset
-from dataprep.roots import Roots
+from dataprep.shards.cache import ShardCache
+from dataprep.shards.dataset import Dataset
+from dataprep.shards.roots import Roots
 from jobs.recipe import RecipeCacheSpec
 
 

@@ -50,7 +50,7 @@ def test_the_long_tier_runs_only_where_it_is_named(ran):
         ([], []),
         (["jobs/train.py", "jobs/queue.py", "README.md"], []),
         (["jobs/queue/keeper.py"], ["test_long"]),
-        (["cluster/probe/links.py", "dataprep/order.py"], ["test_long", "test_event[other]"]),
+        (["cluster/probe/links.py", "dataprep/batches/order.py"], ["test_long", "test_event[other]"]),
         (["test_suite.py"], ["test_long", "test_event[other]"]),
         (["pyproject.toml"], ["test_long", "test_event[other]"]),
         (["tests/box/goings.py"], ["test_long", "test_event[other]"]),

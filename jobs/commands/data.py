@@ -14,7 +14,7 @@ from jobs.commands.data_report import bar, group_line, prepare_shown
 from jobs.commands.data_stage import stage
 
 if TYPE_CHECKING:
-    from dataprep.manifest import Manifest
+    from dataprep.shards.manifest import Manifest
 
 app = typer.Typer(help="Make songs up, turn music into a data set, look into one.", no_args_is_help=True)
 
@@ -31,7 +31,7 @@ def synth(
 
     Example: vr data synth songs --songs 12 --seconds 30
     """
-    from dataprep.synth import write_songs
+    from dataprep.synth.songs import write_songs
 
     written: list[str] = []
     with bar() as report:
@@ -70,7 +70,7 @@ def prepare(
 
     Example: vr data prepare ~/Music/stems --out data/songs --split valid=0.1,test=0.1,seed=7
     """
-    from dataprep.prepare import PrepareSettings
+    from dataprep.preparing.prepare import PrepareSettings
     from vr_core.config import validate
 
     wanted = {
@@ -96,13 +96,13 @@ def inspect(
 
     Example: vr data inspect data/songs --picture song014.png --song song014
     """
-    from dataprep import inspect as facts
+    from dataprep.inspecting import inspect as facts
     from jobs.storage import open_data
 
     opened = open_data(data)
     manifest, reach = opened.manifest, opened.reach()
     if picture is not None or song is not None:
-        from dataprep.portrait import draw_song
+        from dataprep.inspecting.picture import draw_song
 
         chosen = song or manifest.songs[0].id
         path = picture or Path(f"{chosen}.png")
@@ -125,7 +125,7 @@ def _show(data: Path, manifest: "Manifest") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from dataprep.inspect import song_summaries, split_totals, total
+    from dataprep.inspecting.inspect import song_summaries, split_totals, total
 
     songs = song_summaries(manifest)
     console = Console()

@@ -10,8 +10,8 @@ from jobs.commands.data_options import SPLIT, Cluster, Data, Json, Layout, Sourc
 from jobs.commands.data_report import bar, byte_bar, in_bar, left_alone_shown, prepare_shown
 
 if TYPE_CHECKING:
-    from dataprep.change import DamagedShard
-    from dataprep.manifest import Manifest
+    from dataprep.preparing.change import DamagedShard
+    from dataprep.shards.manifest import Manifest
 
 
 def verify(
@@ -25,9 +25,9 @@ def verify(
 
     Example: vr data verify data --repair
     """
-    from dataprep.change import repair as repair_shards
     from dataprep.errors import ShardError
-    from dataprep.manifest import read_manifest
+    from dataprep.preparing.change import repair as repair_shards
+    from dataprep.shards.manifest import read_manifest
     from jobs.storage import roots_here
 
     manifest = read_manifest(data)
@@ -83,8 +83,8 @@ def add(
 
     Example: vr data add data ~/Music/new-album
     """
-    from dataprep.change import settings_of
-    from dataprep.manifest import read_manifest
+    from dataprep.preparing.change import settings_of
+    from dataprep.shards.manifest import read_manifest
 
     settings = settings_of(read_manifest(data)).model_copy(update={"workers": workers})
     prepare_shown(sources, layout, split, data, settings, as_json, cluster)
@@ -99,8 +99,8 @@ def remove(
 
     Example: vr data remove data song014 'demo-*'
     """
-    from dataprep.change import remove as remove_songs
-    from dataprep.manifest import read_manifest
+    from dataprep.preparing.change import remove as remove_songs
+    from dataprep.shards.manifest import read_manifest
 
     gone = remove_songs(data, songs)
     left = read_manifest(data)
@@ -116,7 +116,7 @@ def prune(data: Data, as_json: Json = False) -> None:
 
     Example: vr data prune data
     """
-    from dataprep.change import prune as prune_versions
+    from dataprep.preparing.change import prune as prune_versions
 
     done = prune_versions(data)
     if as_json:
@@ -127,7 +127,7 @@ def prune(data: Data, as_json: Json = False) -> None:
 
 
 def _examined(data: Path, manifest: "Manifest") -> "list[DamagedShard]":
-    from dataprep.change import examine
+    from dataprep.preparing.change import examine
     from jobs.storage import roots_here
 
     with byte_bar("verify", sum(row.bytes for row in manifest.shards.values())) as advance:

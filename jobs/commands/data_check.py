@@ -25,7 +25,7 @@ def check(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Table
 
-    from dataprep.model_checks import SUSPICIOUS, listen
+    from dataprep.inspecting.model_checks import SUSPICIOUS, listen
     from jobs.runs import resolve_weights
     from jobs.separate import pick_device
     from jobs.storage import open_data

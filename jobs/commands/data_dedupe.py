@@ -8,8 +8,8 @@ import typer
 from jobs.commands.data_options import Data, Json
 
 if TYPE_CHECKING:
-    from dataprep.fingerprint import Pair
-    from dataprep.manifest import Manifest
+    from dataprep.fingerprints.fingerprint import Pair
+    from dataprep.shards.manifest import Manifest
 
 
 def dedupe(
@@ -29,8 +29,8 @@ def dedupe(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from dataprep.errors import DataError
-    from dataprep.fingerprint import crossing, pairs
-    from dataprep.heard import fingerprints
+    from dataprep.fingerprints.fingerprint import crossing, pairs
+    from dataprep.fingerprints.store import fingerprints
     from jobs.storage import open_data
 
     opened = open_data(data)

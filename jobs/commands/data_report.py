@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from dataprep.inspect import Total
-    from dataprep.prepare import PrepareProgress, PrepareReport, PrepareSettings
-    from dataprep.tracks import Tracks
+    from dataprep.audio.tracks import Tracks
+    from dataprep.inspecting.inspect import Total
+    from dataprep.preparing.prepare import PrepareProgress, PrepareReport, PrepareSettings
     from jobs.prepare_on_nodes import Crew
 
 LINE_EVERY_S = 15.0
@@ -83,9 +83,9 @@ def prepare_shown(
     on_cluster: bool = False,
 ) -> int:
     """Prepare with a bar, and print what was done; returns how many songs or files were not used."""
-    from dataprep.prepare import prepare
-    from dataprep.splits import parse_split
-    from dataprep.tracks import find_tracks
+    from dataprep.audio.tracks import find_tracks
+    from dataprep.preparing.prepare import prepare
+    from dataprep.shards.splits import parse_split
     from jobs.storage import roots_here
 
     rule = parse_split(split)
@@ -158,7 +158,7 @@ def left_alone_shown(data: Path, names: Sequence[str]) -> None:
 
 
 def _show(out: Path, found: "Tracks", done: "PrepareReport") -> None:
-    from dataprep.inspect import song_summaries, split_totals, total
+    from dataprep.inspecting.inspect import song_summaries, split_totals, total
 
     for source, layout in found.layouts:
         typer.echo(f"{source}: layout {layout}")

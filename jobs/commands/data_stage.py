@@ -26,7 +26,7 @@ def stage(
 
     Example: vr data stage /mnt/nas/data --cache ~/vr-cache --quota 200GB
     """
-    from dataprep.cache import parse_bytes
+    from dataprep.shards.cache import parse_bytes
     from jobs.recipe import RecipeCacheSpec
     from jobs.storage import cache_here, open_data
     from vr_core.errors import UserError

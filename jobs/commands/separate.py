@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from dataprep.tracks import Track
+    from dataprep.audio.tracks import Track
 
 
 def separate(
@@ -34,7 +34,7 @@ def separate(
     """
     import json
 
-    from dataprep.audio import open_audio, probe
+    from dataprep.audio.files import open_audio, probe
     from dataprep.errors import DataError
     from jobs.errors import SongsFailed
     from jobs.runs import resolve_weights
@@ -134,7 +134,7 @@ def _subtype(file_format: Literal["wav", "flac"], subtype: str | None) -> str:
 
 def _tracks(songs: Sequence[Path]) -> "tuple[list[Track], list[dict[str, str]]]":
     """Every song to separate under its own name, without what an earlier separation wrote."""
-    from dataprep.tracks import find_tracks
+    from dataprep.audio.tracks import find_tracks
     from jobs.errors import NoSongs
 
     found = find_tracks(songs, layout="flat")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributed import GradBucket  # type: ignore[attr-defined]  # torch asks for this very annotation
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
-from dataprep.batches import CodedBatch
+from dataprep.batches.loader import CodedBatch
 from jobs.gradient import ItemLosses, add_gradients
 from jobs.recipe import SyncName
 from jobs.sync.busy_clock import BusyClock

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dataprep.batches import CodedBatch
+from dataprep.batches.loader import CodedBatch
 from jobs.checkpoint import read_part
 from jobs.gradient import ItemLosses, add_gradients
 from jobs.local_steps import LocalSteps

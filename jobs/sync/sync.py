@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from dataprep.batches import CodedBatch
+from dataprep.batches.loader import CodedBatch
 from jobs.recipe import SyncName
 from jobs.sync.busy_clock import BusyClock
 from jobs.training.state import TrainingFile, TrainState

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from dataprep.dataset import Dataset
-from dataprep.order import Order
+from dataprep.batches.order import Order
+from dataprep.shards.dataset import Dataset
 from jobs.gradient import ItemLosses
 from jobs.memory import SMALLER
 from jobs.shares import Speed

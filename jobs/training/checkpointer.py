@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-from dataprep.dataset import Dataset
+from dataprep.shards.dataset import Dataset
 from jobs.background import BackgroundCheckpoints, Written
 from jobs.note import note
 from jobs.own_disk import OwnDisk, copies_of

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dataprep.dataset import Dataset
-from dataprep.locality import shard_names
-from dataprep.order import shards_read
-from dataprep.staging import BackgroundStaging
+from dataprep.batches.locality import shard_names
+from dataprep.batches.order import shards_read
+from dataprep.batches.staging import BackgroundStaging
+from dataprep.shards.dataset import Dataset
 from jobs.recipe import Recipe, RecipeCacheSpec
 from jobs.training.world import World
 from vr_core.errors import ConfigError

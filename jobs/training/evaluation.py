@@ -11,9 +11,9 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from dataprep.batches import Loader
-from dataprep.dataset import Dataset
-from dataprep.order import Item, cut, fixed_items
+from dataprep.batches.loader import Loader
+from dataprep.batches.order import Item, cut, fixed_items
+from dataprep.shards.dataset import Dataset
 from jobs.checkpoint import best_loss
 from jobs.gradient import ItemLosses
 from jobs.recipe import Recipe

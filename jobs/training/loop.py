@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from dataprep.batches import Loader
-from dataprep.dataset import Dataset
+from dataprep.batches.loader import Loader
+from dataprep.shards.dataset import Dataset
 from jobs.gradient import ItemLosses, everywhere_bf16
 from jobs.memory import keep_freed_memory
 from jobs.note import note

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dataprep.dataset import Dataset
+from dataprep.shards.dataset import Dataset
 from jobs.checkpoint import Checkpoint
 from jobs.errors import NotACheckpoint, RunFailed
 from jobs.gradient import evaluating, weights_dtype

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataprep.batches import TAKEN_AHEAD
-from dataprep.locality import StepCut
-from dataprep.manifest import Manifest
-from dataprep.order import Item, Order
+from dataprep.batches.loader import TAKEN_AHEAD
+from dataprep.batches.locality import StepCut
+from dataprep.batches.order import Item, Order
+from dataprep.shards.manifest import Manifest
 from jobs.errors import RunFailed
 from jobs.recipe import Recipe
 from jobs.shares import Pace, Speed

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dataprep.order import Item
+from dataprep.batches.order import Item
 from jobs.training.world import World
 
 HASH_BITS = 32

@@ -16,14 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from dataprep.codecs import CODECS
-from dataprep.columns import CHANNELS
-from dataprep.dataset import Dataset
-from dataprep.manifest import SongRow
-from dataprep.prepare import PrepareSettings, prepare
-from dataprep.song import open_stems
-from dataprep.synth import write_songs
-from dataprep.tracks import Role, Track, find_tracks
+from dataprep.audio.tracks import Track, find_tracks
+from dataprep.preparing.prepare import PrepareSettings, prepare
+from dataprep.preparing.song import open_stems
+from dataprep.roles import Role
+from dataprep.shards.codecs import CODECS
+from dataprep.shards.columns import CHANNELS
+from dataprep.shards.dataset import Dataset
+from dataprep.shards.manifest import SongRow
+from dataprep.synth.songs import write_songs
 from tests.bench.measurement import ROOT, Benchmark
 from tests.dataprep.data import whole_stem
 from vr_core.audio.spectrogram import istft

@@ -9,11 +9,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dataprep import fingerprint, heard
-from dataprep.dataset import Dataset
-from dataprep.prepare import PrepareSettings, prepare
-from dataprep.synth import write_songs
-from dataprep.tracks import Track, find_tracks
+from dataprep.audio.tracks import Track, find_tracks
+from dataprep.fingerprints import fingerprint
+from dataprep.fingerprints import store as heard
+from dataprep.preparing.prepare import PrepareSettings, prepare
+from dataprep.shards.dataset import Dataset
+from dataprep.synth.songs import write_songs
 from tests.bench.codec import songs
 from tests.bench.measurement import Benchmark
 from tests.dataprep.copies import WHAT, planted

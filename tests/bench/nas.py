@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dataprep.prepare import PrepareSettings, prepare
+from dataprep.preparing.prepare import PrepareSettings, prepare
 from jobs.metrics_log import read_metrics
 from jobs.runs import RunFolder
 from tests.bench.codec import songs
@@ -55,10 +55,10 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as link:
 _READ = """
 import itertools, json, sys, time
 from pathlib import Path
-from dataprep.batches import AHEAD, Loader
-from dataprep.cache import ShardCache
-from dataprep.dataset import Dataset
-from dataprep.order import Order
+from dataprep.batches.loader import AHEAD, Loader
+from dataprep.shards.cache import ShardCache
+from dataprep.shards.dataset import Dataset
+from dataprep.batches.order import Order
 from jobs.recipe import Recipe
 from vr_core.config import load
 

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from dataprep.batches import TAKEN_AHEAD
-from dataprep.locality import StepCut, shard_names
-from dataprep.manifest import Manifest
-from dataprep.order import Order
-from dataprep.prepare import PrepareSettings, prepare
-from dataprep.synth import write_songs
-from dataprep.tracks import find_tracks
+from dataprep.audio.tracks import find_tracks
+from dataprep.batches.loader import TAKEN_AHEAD
+from dataprep.batches.locality import StepCut, shard_names
+from dataprep.batches.order import Order
+from dataprep.preparing.prepare import PrepareSettings, prepare
+from dataprep.shards.manifest import Manifest
+from dataprep.synth.songs import write_songs
 from jobs.metrics_log import MetricsLog
 from jobs.runs import RunFolder
 from jobs.shares import Pace, Speed

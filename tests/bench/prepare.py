@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from dataprep.codecs import CODECS
-from dataprep.framing import SpectrogramStream
-from dataprep.prepare import PrepareSettings, prepare
-from dataprep.shards import BATCH_FRAMES, ShardWriter
-from dataprep.song import open_stems
-from dataprep.tracks import Role, Track
+from dataprep.audio.framing import SpectrogramStream
+from dataprep.audio.tracks import Track
+from dataprep.preparing.prepare import PrepareSettings, prepare
+from dataprep.preparing.song import open_stems
+from dataprep.roles import Role
+from dataprep.shards.codecs import CODECS
+from dataprep.shards.writer import BATCH_FRAMES, ShardWriter
 from tests.bench.codec import songs
 from tests.bench.measurement import Benchmark
 

@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from dataprep.codecs import CODECS
-from dataprep.dataset import Dataset
-from dataprep.manifest import SongRow
-from dataprep.order import Order
-from dataprep.prepare import PrepareSettings, prepare
-from dataprep.song import open_stems
-from dataprep.splits import SplitByFraction, parse_split
-from dataprep.tracks import Track
+from dataprep.audio.tracks import Track
+from dataprep.batches.order import Order
+from dataprep.preparing.prepare import PrepareSettings, prepare
+from dataprep.preparing.song import open_stems
+from dataprep.shards.codecs import CODECS
+from dataprep.shards.dataset import Dataset
+from dataprep.shards.manifest import SongRow
+from dataprep.shards.splits import SplitByFraction, parse_split
 from jobs.evaluate import evaluate
 from jobs.recipe import Recipe
 from jobs.runs import resolve_weights

@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from dataprep.batches import AHEAD, READERS, Loader
-from dataprep.dataset import Dataset
-from dataprep.manifest import Manifest, SongRow, StemRow, write_manifest
-from dataprep.order import Item, Read
-from dataprep.shards import BATCH_FRAMES, ShardWriter
+from dataprep.batches.loader import AHEAD, READERS, Loader
+from dataprep.batches.order import Item, Read
+from dataprep.shards.dataset import Dataset
+from dataprep.shards.manifest import Manifest, SongRow, StemRow, write_manifest
+from dataprep.shards.writer import BATCH_FRAMES, ShardWriter
 from tests.bench import peers
 from tests.bench.measurement import Benchmark
 from vr_core.specs.stft import StftSpec

@@ -14,8 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dataprep.prepare import PrepareSettings, prepare
-from dataprep.splits import SplitByFraction, parse_split
+from dataprep.preparing.prepare import PrepareSettings, prepare
+from dataprep.shards.splits import SplitByFraction, parse_split
 from jobs.arithmetic import arithmetic_of
 from jobs.metrics_log import read_metrics
 from jobs.plan import OF_THE_LINE

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from dataprep.prepare import PrepareSettings, prepare
-from dataprep.splits import parse_split
-from dataprep.synth import write_songs
-from dataprep.tracks import find_tracks
+from dataprep.audio.tracks import find_tracks
+from dataprep.preparing.prepare import PrepareSettings, prepare
+from dataprep.shards.splits import parse_split
+from dataprep.synth.songs import write_songs
 from jobs.metrics_log import read_metrics
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder

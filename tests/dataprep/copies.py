@@ -6,7 +6,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from dataprep.tracks import AudioSource, Track
+from dataprep.audio.tracks import AudioSource, Track
 
 RATE_HZ = 44_100
 WHAT = ["louder", "quieter", "cut", "resampled", ".mp3", ".ogg", "instrumental"]

@@ -7,12 +7,13 @@ import numpy as np
 import soundfile
 import torch
 
-from dataprep.codecs import CODECS
-from dataprep.dataset import Dataset
-from dataprep.decoders import AudioSource
-from dataprep.prepare import PrepareProgress, PrepareReport, PrepareSettings, prepare
-from dataprep.splits import SplitByFraction, SplitRule
-from dataprep.tracks import Role, Track
+from dataprep.audio.decoders import AudioSource
+from dataprep.audio.tracks import Track
+from dataprep.preparing.prepare import PrepareProgress, PrepareReport, PrepareSettings, prepare
+from dataprep.roles import Role
+from dataprep.shards.codecs import CODECS
+from dataprep.shards.dataset import Dataset
+from dataprep.shards.splits import SplitByFraction, SplitRule
 from vr_core.specs.stft import StftSpec
 
 STFT = StftSpec(sample_rate_hz=8000, n_fft=256, hop=128)

@@ -13,7 +13,8 @@ import torchaudio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataprep.audio import AudioSource, open_audio, probe, read_audio, write_audio
+from dataprep.audio.files import AudioSource, open_audio, probe, read_audio, write_audio
+from dataprep.audio.resample import resample, resampled_length
 from dataprep.errors import (
     AudioError,
     AudioTooLongError,
@@ -23,7 +24,6 @@ from dataprep.errors import (
     TruncatedAudioError,
     UnreadableAudioError,
 )
-from dataprep.resample import resample, resampled_length
 
 RATE_HZ = 44_100
 
@@ -319,7 +319,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 FILL_DISK = """
 import pathlib, resource, signal, sys
 import numpy as np
-from dataprep.audio import write_audio
+from dataprep.audio.files import write_audio
 from dataprep.errors import AudioWriteError
 
 noise = np.random.default_rng(0).uniform(-1, 1, (2, 60_000)).astype(np.float32)

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataprep.batches import CodedBatch, Loader, read_batch, widen_magnitudes
-from dataprep.codecs import CODECS
-from dataprep.dataset import Dataset
+from dataprep.batches.loader import CodedBatch, Loader, read_batch, widen_magnitudes
+from dataprep.batches.order import Item, Order, Read, cut, fixed_items
 from dataprep.errors import ManifestError, ShardError
-from dataprep.order import Item, Order, Read, cut, fixed_items
-from dataprep.splits import SplitByList
+from dataprep.shards.codecs import CODECS
+from dataprep.shards.dataset import Dataset
+from dataprep.shards.splits import SplitByList
 from tests.dataprep.data import STFT, small_data_set, whole_stem
 from vr_core.specs.objectives import MaskedFramesSpec, SeparateSpec
 from vr_core.specs.stft import StftSpec

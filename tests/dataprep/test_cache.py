@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataprep.batches import Loader, read_batch
-from dataprep.cache import Held, ShardCache, evicted, parse_bytes
-from dataprep.dataset import Dataset
+from dataprep.batches.loader import Loader, read_batch
+from dataprep.batches.order import Order
 from dataprep.errors import DataError, ShardError
-from dataprep.order import Order
-from dataprep.shards import ShardRow
+from dataprep.shards.cache import Held, ShardCache, evicted, parse_bytes
+from dataprep.shards.dataset import Dataset
+from dataprep.shards.writer import ShardRow
 from vr_core.specs.objectives import MaskedFramesSpec
 
 SHARD_BYTES = 20 * 2**20
@@ -125,8 +125,8 @@ def test_the_least_recently_used_makes_room_and_the_own_ones_do_not(tmp_path, ca
 STAGE = """
 import sys
 from pathlib import Path
-from dataprep.cache import ShardCache
-from dataprep.shards import ShardRow
+from dataprep.shards.cache import ShardCache
+from dataprep.shards.writer import ShardRow
 
 def tell(count):
     print(count, flush=True)
@@ -213,8 +213,8 @@ def test_two_jobs_at_once_make_whole_copies_within_the_quota(tmp_path, cache):
 def test_a_full_cache_disk_is_named_and_left_as_it_was(tmp_path, shard):
     (tmp_path / "disk").mkdir()
     code = (
-        "import sys, os; from pathlib import Path; from dataprep.cache import ShardCache\n"
-        "from dataprep.shards import ShardRow; from dataprep.errors import NoSpaceError\n"
+        "import sys, os; from pathlib import Path; from dataprep.shards.cache import ShardCache\n"
+        "from dataprep.shards.writer import ShardRow; from dataprep.errors import NoSpaceError\n"
         "cache = ShardCache(Path(sys.argv[1]) / 'cache', 10**9)\n"
         "try: cache.stage(Path(sys.argv[2]), ShardRow.model_validate_json(sys.argv[3]))\n"
         "except NoSpaceError as error: print(error, [p.name for p in cache.folder.iterdir() if p.suffix != '.lock'])"

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataprep.change import DamagedFrames, examine, prune, remove, repair, settings_of
-from dataprep.dataset import Dataset
 from dataprep.errors import DataError, ManifestError, PrepareError
-from dataprep.manifest import Manifest, SongRow, kept_versions, read_manifest, write_manifest
-from dataprep.prepare import prepare, writing
-from dataprep.shard_reader import Shard
-from dataprep.shards import BATCH_FRAMES
-from dataprep.splits import SplitByFraction
-from dataprep.tracks import Role
+from dataprep.preparing.change import DamagedFrames, examine, prune, remove, repair, settings_of
+from dataprep.preparing.prepare import prepare, writing
+from dataprep.roles import Role
+from dataprep.shards.dataset import Dataset
+from dataprep.shards.manifest import Manifest, SongRow, kept_versions, read_manifest, write_manifest
+from dataprep.shards.reader import Shard
+from dataprep.shards.splits import SplitByFraction
+from dataprep.shards.writer import BATCH_FRAMES
 from tests.dataprep.data import SETTINGS, labelled, small_data_set, whole_stem
 from vr_core.errors import StorageError
 

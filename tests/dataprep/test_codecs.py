@@ -4,9 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataprep.codecs import CODECS, RANGE_DB
-from dataprep.columns import COLUMNS
 from dataprep.errors import SongError
+from dataprep.shards.codecs import CODECS, RANGE_DB
+from dataprep.shards.columns import COLUMNS
 from vr_core.audio.spectrogram import istft, stft
 from vr_core.specs.stft import StftSpec
 

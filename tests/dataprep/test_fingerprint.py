@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataprep.dataset import Dataset
+from dataprep.audio.tracks import find_tracks
 from dataprep.errors import DataError
-from dataprep.fingerprint import Fingerprint, Pair, bank, candidates, compared, crossing, pairs
-from dataprep.heard import FOLDER, fingerprints
-from dataprep.manifest import Follows, read_manifest
-from dataprep.prepare import PrepareSettings, prepare
-from dataprep.splits import SplitByList
-from dataprep.synth import write_songs
-from dataprep.tracks import find_tracks
+from dataprep.fingerprints.fingerprint import Fingerprint, Pair, bank, candidates, compared, crossing, pairs
+from dataprep.fingerprints.store import FOLDER, fingerprints
+from dataprep.preparing.prepare import PrepareSettings, prepare
+from dataprep.shards.dataset import Dataset
+from dataprep.shards.manifest import Follows, read_manifest
+from dataprep.shards.splits import SplitByList
+from dataprep.synth.songs import write_songs
 from tests.dataprep.copies import RATE_HZ, WHAT, planted
 from vr_core.specs.stft import StftSpec
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataprep.framing import SpectrogramStream
+from dataprep.audio.framing import SpectrogramStream
 from vr_core.audio.spectrogram import stft
 from vr_core.specs.stft import StftSpec
 

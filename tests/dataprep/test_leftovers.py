@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataprep.change import prune, remove
 from dataprep.errors import PrepareError
-from dataprep.group import announce
-from dataprep.leftovers import remove_leftovers
-from dataprep.manifest import kept_versions, read_manifest
-from dataprep.prepare import PrepareProgress, prepare
+from dataprep.preparing.change import prune, remove
+from dataprep.preparing.group import announce
+from dataprep.preparing.leftovers import remove_leftovers
+from dataprep.preparing.prepare import PrepareProgress, prepare
+from dataprep.shards.manifest import kept_versions, read_manifest
 from tests.dataprep.data import SETTINGS, labelled, mixture_only, sound, write
 
 A_GROUP_A_SONG = SETTINGS.model_copy(update={"shard_bytes": 1})

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataprep.locality import StepCut, nearest, shard_names
-from dataprep.order import Order
-from dataprep.prepare import prepare
+from dataprep.batches.locality import StepCut, nearest, shard_names
+from dataprep.batches.order import Order
+from dataprep.preparing.prepare import prepare
 from tests.dataprep.data import SETTINGS, labelled
 from vr_core.specs.objectives import SeparateSpec
 

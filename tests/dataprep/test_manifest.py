@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from dataprep.decoders import AudioSource
+from dataprep.audio.decoders import AudioSource
 from dataprep.errors import ManifestError, NoSpaceError
-from dataprep.manifest import FILE, Manifest, SongRow, StemRow, read_manifest, write_json, write_manifest
-from dataprep.shards import ShardRow
+from dataprep.shards.manifest import FILE, Manifest, SongRow, StemRow, read_manifest, write_json, write_manifest
+from dataprep.shards.writer import ShardRow
 from tests.small_disk import small_disk
 from vr_core.specs.stft import StftSpec
 

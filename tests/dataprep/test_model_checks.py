@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dataprep.dataset import Dataset
-from dataprep.model_checks import listen
-from dataprep.prepare import prepare
-from dataprep.tracks import Track
+from dataprep.audio.tracks import Track
+from dataprep.inspecting.model_checks import listen
+from dataprep.preparing.prepare import prepare
+from dataprep.shards.dataset import Dataset
 from tests.dataprep.data import SETTINGS, STFT, write
 
 SAMPLES = 40_000

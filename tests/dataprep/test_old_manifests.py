@@ -9,13 +9,13 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataprep.change import examine, repair, settings_of
-from dataprep.decoders import AudioSource
+from dataprep.audio.decoders import AudioSource
+from dataprep.audio.tracks import AUDIO_SUFFIXES, Track
 from dataprep.errors import PrepareError
-from dataprep.manifest import FILE, Follows, Manifest, SongRow, read_manifest
-from dataprep.old_manifests import as_today
-from dataprep.prepare import prepare
-from dataprep.tracks import AUDIO_SUFFIXES, Track
+from dataprep.preparing.change import examine, repair, settings_of
+from dataprep.preparing.prepare import prepare
+from dataprep.shards.manifest import FILE, Follows, Manifest, SongRow, read_manifest
+from dataprep.shards.old_manifests import as_today
 from tests.dataprep.data import SETTINGS, labelled, sound
 from vr_core.config import plain
 

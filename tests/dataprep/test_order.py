@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataprep.batches.order import CatalogueRow, Item, Order, cut
 from dataprep.errors import ManifestError
-from dataprep.order import CatalogueRow, Item, Order, cut
 from vr_core.specs.objectives import MaskedFramesSpec, SeparateSpec
 
 BOTH = ("instrumental", "vocals", "mixture")

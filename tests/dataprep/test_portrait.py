@@ -4,9 +4,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from dataprep.dataset import Dataset
 from dataprep.errors import ManifestError
-from dataprep.portrait import draw_song
+from dataprep.inspecting.picture import draw_song
+from dataprep.shards.dataset import Dataset
 from tests.dataprep.data import SETTINGS, STFT, small_data_set, sound
 from vr_core.audio.picture import MelPicture
 

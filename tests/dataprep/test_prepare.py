@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from dataprep.codecs import CODECS
-from dataprep.dataset import Dataset
-from dataprep.decoders import AudioSource
+from dataprep.audio.decoders import AudioSource
+from dataprep.audio.tracks import Track
 from dataprep.errors import DataError, NoSpaceError, PrepareError
-from dataprep.group import plan_groups
-from dataprep.manifest import Follows, read_manifest
-from dataprep.prepare import PrepareProgress, prepare
-from dataprep.shards import verify
-from dataprep.splits import SplitByList, parse_fractions, parse_list
-from dataprep.tracks import Role, Track
+from dataprep.preparing.group import plan_groups
+from dataprep.preparing.prepare import PrepareProgress, prepare
+from dataprep.roles import Role
+from dataprep.shards.codecs import CODECS
+from dataprep.shards.dataset import Dataset
+from dataprep.shards.manifest import Follows, read_manifest
+from dataprep.shards.splits import SplitByList, parse_fractions, parse_list
+from dataprep.shards.writer import verify
 from tests.dataprep.data import SETTINGS, STFT, labelled, mixture_only, small_data_set, sound, whole_stem, write
 from vr_core.audio.spectrogram import istft, stft
 
@@ -277,7 +278,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from tests.dataprep.data import SETTINGS, labelled
-from dataprep.prepare import prepare
+from dataprep.preparing.prepare import prepare
 root, kill_at = Path(sys.argv[1]), float(sys.argv[2])
 tracks = [labelled(root / "music", f"s{i}", 30_000, i) for i in range(4)] if not (root / "music").exists() else []
 def on_progress(p):

@@ -11,13 +11,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dataprep.codecs import CODECS
-from dataprep.dataset import Dataset
-from dataprep.decoders import AudioSource
+from dataprep.audio.decoders import AudioSource
+from dataprep.audio.tracks import Track
 from dataprep.errors import PrepareError
-from dataprep.prepare import PrepareSettings, prepare
-from dataprep.song import SILENT_DB, open_stems
-from dataprep.tracks import Role, Track
+from dataprep.preparing.prepare import PrepareSettings, prepare
+from dataprep.preparing.song import SILENT_DB, open_stems
+from dataprep.roles import Role
+from dataprep.shards.codecs import CODECS
+from dataprep.shards.dataset import Dataset
 from tests.dataprep.data import whole_stem
 from vr_core.audio.spectrogram import istft, stft
 from vr_core.specs.stft import StftSpec

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataprep.change import examine, repair, settings_of
-from dataprep.dataset import Dataset
 from dataprep.errors import ManifestError, ShardError
-from dataprep.manifest import read_manifest
-from dataprep.prepare import prepare
-from dataprep.roots import Roots
+from dataprep.preparing.change import examine, repair, settings_of
+from dataprep.preparing.prepare import prepare
+from dataprep.shards.dataset import Dataset
+from dataprep.shards.manifest import read_manifest
+from dataprep.shards.roots import Roots
 from tests.dataprep.data import SETTINGS, labelled
 from vr_core.errors import StorageError
 
@@ -125,7 +125,7 @@ def test_verify_tells_what_is_away_from_what_is_damaged_and_repairs_in_a_root(da
 
 
 def test_staging_leaves_what_is_on_a_disk_here(data, tmp_path):
-    from dataprep.cache import ShardCache
+    from dataprep.shards.cache import ShardCache
 
     names = move(data, "song0", tmp_path / "ssd")
     (data / "roots.yaml").write_text(f"everywhere: [{tmp_path / 'ssd'}]\n")

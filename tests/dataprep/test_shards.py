@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataprep.errors import NoSpaceError, ShardError
-from dataprep.shard_reader import Shard, on_local_disk
-from dataprep.shards import BATCH_FRAMES, ShardWriter, verify
+from dataprep.shards.reader import Shard, on_local_disk
+from dataprep.shards.writer import BATCH_FRAMES, ShardWriter, verify
 from vr_core.errors import StorageError
 from vr_core.specs.stft import StftSpec
 

@@ -3,9 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataprep.errors import DataError
-from dataprep.manifest import read_manifest
-from dataprep.prepare import prepare
-from dataprep.splits import SplitByFraction, assign, parse_fractions, parse_list, parse_split
+from dataprep.preparing.prepare import prepare
+from dataprep.shards.manifest import read_manifest
+from dataprep.shards.splits import SplitByFraction, assign, parse_fractions, parse_list, parse_split
 from tests.dataprep.data import SETTINGS, labelled
 
 SONGS = [f"song{k:03d}" for k in range(1, 37)]

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataprep.change import settings_of
-from dataprep.dataset import Dataset
-from dataprep.prepare import prepare
-from dataprep.stem_checks import Correlation, clipped_samples, find_offset
-from dataprep.tracks import Track
+from dataprep.audio.tracks import Track
+from dataprep.preparing.change import settings_of
+from dataprep.preparing.prepare import prepare
+from dataprep.preparing.stem_checks import Correlation, clipped_samples, find_offset
+from dataprep.shards.dataset import Dataset
 from tests.dataprep.data import SETTINGS, small_data_set, sound, whole_stem, write
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from dataprep.audio.tracks import find_tracks
 from dataprep.errors import DataError
-from dataprep.synth import make_song, write_songs
-from dataprep.tracks import find_tracks
+from dataprep.synth.songs import make_song, write_songs
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from dataprep.audio.tracks import Track, find_tracks, natural_key, safe_id
 from dataprep.errors import DataError
-from dataprep.tracks import Track, find_tracks, natural_key, safe_id
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -189,7 +189,7 @@ def test_names_that_are_not_utf8_are_passed_over_and_odd_ones_are_not(tmp_path):
 MANY = """
 import resource, sys
 from pathlib import Path
-from dataprep.tracks import find_tracks
+from dataprep.audio.tracks import find_tracks
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 found = find_tracks([Path(sys.argv[1])])
 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before

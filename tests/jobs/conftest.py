@@ -25,10 +25,10 @@ def no_fork_server() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five songs of 3 s, one of them for validation and one for testing; 32 bins."""
-    from dataprep.prepare import PrepareSettings, prepare
-    from dataprep.splits import parse_split
-    from dataprep.synth import write_songs
-    from dataprep.tracks import find_tracks
+    from dataprep.audio.tracks import find_tracks
+    from dataprep.preparing.prepare import PrepareSettings, prepare
+    from dataprep.shards.splits import parse_split
+    from dataprep.synth.songs import write_songs
     from vr_core.specs.stft import StftSpec
 
     folder = tmp_path_factory.mktemp("tiny")

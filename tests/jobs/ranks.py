@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dataprep.dataset import Dataset
+    from dataprep.shards.dataset import Dataset
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 # DistributedDataParallel and optimisers import torch's compiler, which takes each rank two seconds otherwise.
@@ -92,8 +92,8 @@ def _with_own_disks(run: Path, rank: int, folder: Path, cache: object, version: 
     """The data set; which disk each read goes to is noted in the run's folder."""
     from dataclasses import replace
 
-    from dataprep.dataset import Dataset
-    from dataprep.roots import Roots
+    from dataprep.shards.dataset import Dataset
+    from dataprep.shards.roots import Roots
 
     class Noting(Dataset):
         def read(self, song: str, role: Any, start_frame: int, frames: int, out: Any) -> None:

@@ -7,7 +7,7 @@ import soundfile
 from typer.testing import CliRunner
 
 from dataprep.errors import DataError, ShardError
-from dataprep.manifest import Preparation, read_manifest, write_manifest
+from dataprep.shards.manifest import Preparation, read_manifest, write_manifest
 from jobs.commands.data import app
 from tests.jobs.music import prepared, song, vr_data
 

@@ -14,7 +14,7 @@ import soundfile
 from typer.testing import CliRunner
 
 from dataprep.errors import DataError, NoSpaceError, PrepareError, ShardError
-from dataprep.manifest import Manifest, read_manifest
+from dataprep.shards.manifest import Manifest, read_manifest
 from jobs.commands.data import app
 from jobs.errors import SongsFailed
 from tests.jobs.music import RATE_HZ, SMALL, noise, prepared, song, vr_data

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dataprep.manifest import read_manifest
-from dataprep.prepare import PrepareSettings, prepare
-from dataprep.staging import BackgroundStaging
-from dataprep.tracks import find_tracks
+from dataprep.audio.tracks import find_tracks
+from dataprep.batches.staging import BackgroundStaging
+from dataprep.preparing.prepare import PrepareSettings, prepare
+from dataprep.shards.manifest import read_manifest
 from jobs.checkpoint import read_newest, step_folders
 from jobs.metrics_log import read_metrics
 from jobs.own_disk import copies_of, newest_of_all

@@ -10,11 +10,11 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from dataprep.decoders import AudioSource
+from dataprep.audio.decoders import AudioSource
+from dataprep.audio.tracks import find_tracks
 from dataprep.errors import ManifestError
-from dataprep.manifest import Manifest, SongRow, write_manifest
-from dataprep.prepare import PrepareSettings, prepare
-from dataprep.tracks import find_tracks
+from dataprep.preparing.prepare import PrepareSettings, prepare
+from dataprep.shards.manifest import Manifest, SongRow, write_manifest
 from jobs.commands.data import app as data_app
 from jobs.commands.evaluate import evaluate as command
 from jobs.errors import NoSongs, SongsFailed

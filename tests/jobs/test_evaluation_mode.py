@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dataprep.batches import read_batch
-from dataprep.dataset import Dataset
-from dataprep.order import Order
+from dataprep.batches.loader import read_batch
+from dataprep.batches.order import Order
+from dataprep.shards.dataset import Dataset
 from jobs.gradient import ItemLosses, evaluating
 from jobs.recipe import Recipe
 from tests.recorded.compare import BEFORE

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dataprep.dataset import Dataset
+from dataprep.shards.dataset import Dataset
 from jobs.checkpoint import read_newest
 from jobs.gradient import has_bf16
 from jobs.metrics_log import read_metrics

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dataprep.batches import read_batch
-from dataprep.dataset import Dataset
-from dataprep.order import Order
+from dataprep.batches.loader import read_batch
+from dataprep.batches.order import Order
+from dataprep.shards.dataset import Dataset
 from jobs.gradient import ItemLosses
 from jobs.recipe import Recipe
 from jobs.shares import Speed

@@ -35,8 +35,8 @@ MODULES = {
     "cluster.lifecycle": HEAVY,
     "cluster.status": HEAVY,
     # What looks at a data set that is there.
-    "dataprep.inspect": NO_TENSORS,
-    "dataprep.staging": NO_TENSORS,
+    "dataprep.inspecting.inspect": NO_TENSORS,
+    "dataprep.batches.staging": NO_TENSORS,
     "jobs.storage": NO_TENSORS,
 }
 CALLS = {

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from dataprep.batches import read_batch
-from dataprep.dataset import Dataset
-from dataprep.order import Order
+from dataprep.batches.loader import read_batch
+from dataprep.batches.order import Order
+from dataprep.shards.dataset import Dataset
 from jobs.checkpoint import read_newest
 from jobs.gradient import ItemLosses
 from jobs.local_steps import TRAVELS, LocalSteps

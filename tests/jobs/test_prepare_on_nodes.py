@@ -9,11 +9,11 @@ import psutil
 import pytest
 import soundfile
 
-from dataprep.manifest import read_manifest
-from dataprep.prepare import PrepareSettings, prepare
-from dataprep.splits import parse_split
-from dataprep.synth import write_songs
-from dataprep.tracks import find_tracks
+from dataprep.audio.tracks import find_tracks
+from dataprep.preparing.prepare import PrepareSettings, prepare
+from dataprep.shards.manifest import read_manifest
+from dataprep.shards.splits import parse_split
+from dataprep.synth.songs import write_songs
 from jobs.commands.data_options import SPLIT
 from tests.box.runs import join
 from tests.lan import SHARED, await_true, require

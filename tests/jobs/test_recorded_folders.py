@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from dataprep.manifest import read_manifest
+from dataprep.shards.manifest import read_manifest
 from jobs.recipe import Recipe
 from jobs.runs import create_run, resolve_weights
 from jobs.shipped import shipped_recipes

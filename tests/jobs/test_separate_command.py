@@ -9,8 +9,8 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from dataprep.audio import open_audio
-from dataprep.decoders import AudioSource
+from dataprep.audio.decoders import AudioSource
+from dataprep.audio.files import open_audio
 from jobs.commands.separate import separate as command
 from jobs.errors import NoSongs, SongsFailed
 from jobs.separate import OutputSettings, separate_song

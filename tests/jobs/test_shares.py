@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataprep.batches import TAKEN_AHEAD
+from dataprep.batches.loader import TAKEN_AHEAD
 from jobs.recipe import Recipe
 from jobs.shares import (
     DEAD_BAND,

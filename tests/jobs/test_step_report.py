@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataprep.manifest import read_manifest
-from dataprep.order import Item
+from dataprep.batches.order import Item
+from dataprep.shards.manifest import read_manifest
 from jobs.errors import RunFailed
 from jobs.recipe import Recipe
 from jobs.shares import Speed

@@ -11,7 +11,7 @@ from cluster.inventory import CacheSpec, NodeSpec
 from cluster.plan import MARKER, Ports, node_environment, node_start
 from cluster.processes import ProcessRef, boot_id, start_ticks_of
 from cluster.timings import DEFAULT_TIMINGS
-from dataprep.manifest import read_manifest
+from dataprep.shards.manifest import read_manifest
 from jobs.recipe import RecipeCacheSpec
 from jobs.storage import cache_here, open_data, roots_here
 from vr_core.config import validate

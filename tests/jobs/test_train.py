@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from dataprep.change import prune, remove
-from dataprep.dataset import Dataset
+from dataprep.batches.order import Order
 from dataprep.errors import ManifestError
-from dataprep.manifest import read_manifest
-from dataprep.order import Order
-from dataprep.tracks import Role
+from dataprep.preparing.change import prune, remove
+from dataprep.roles import Role
+from dataprep.shards.dataset import Dataset
+from dataprep.shards.manifest import read_manifest
 from jobs.checkpoint import read_checkpoint, read_newest
 from jobs.errors import NewerStart, RunFailed
 from jobs.metrics_log import read_metrics

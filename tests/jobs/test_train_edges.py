@@ -8,7 +8,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from dataprep.dataset import Dataset
+from dataprep.shards.dataset import Dataset
 from jobs.checkpoint import read_newest
 from jobs.errors import NotACheckpoint, RunFailed
 from jobs.gradient import has_bf16

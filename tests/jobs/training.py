@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from dataprep.cache import ShardCache
-from dataprep.dataset import Dataset
+from dataprep.shards.cache import ShardCache
+from dataprep.shards.dataset import Dataset
 from jobs.checkpoint import read_newest
 from jobs.metrics_log import read_metrics
 from jobs.recipe import Recipe

@@ -23,10 +23,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from dataprep.audio import open_audio
-from dataprep.columns import CHANNELS, COLUMNS
-from dataprep.dataset import Dataset
-from dataprep.decoders import AudioSource
+from dataprep.audio.decoders import AudioSource
+from dataprep.audio.files import open_audio
+from dataprep.shards.columns import CHANNELS, COLUMNS
+from dataprep.shards.dataset import Dataset
 from jobs.runs import RunFolder
 from jobs.separate import OutputSettings, separate_song
 from tests.jobs.training import last_weights

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from dataprep.manifest import FILE
-from dataprep.prepare import PrepareSettings, prepare
-from dataprep.splits import parse_split
-from dataprep.tracks import find_tracks
+from dataprep.audio.tracks import find_tracks
+from dataprep.preparing.prepare import PrepareSettings, prepare
+from dataprep.shards.manifest import FILE
+from dataprep.shards.splits import parse_split
 from jobs.metrics_log import read_metrics
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder
@@ -147,7 +147,7 @@ def train_rank(run: Path, rank: int, world: int) -> None:
 
     assert torch.backends.cpu.get_cpu_capability() == "DEFAULT", "torch has chosen its kernels already"
 
-    from dataprep.manifest import read_manifest
+    from dataprep.shards.manifest import read_manifest
     from jobs.speed import keep_speed, key_of
     from jobs.training.loop import train
     from jobs.training.world import World

@@ -1,0 +1,358 @@
+"""From tracks to a data set: songs are grouped, groups prepared by worker processes, the manifest written last.
+
+What is done stays done: a group has a journal once its shards are whole, a song whose files and settings are those of
+its row in the manifest or in a journal is not prepared again, and a lock keeps two preparations apart.
+"""
+
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from filelock import FileLock, Timeout
+from pydantic import Field
+
+from dataprep.audio.tracks import Track
+from dataprep.errors import AudioError, DataError, PrepareError
+from dataprep.fingerprints.fingerprint import LEAST_OVERLAP_S, pairs
+from dataprep.fingerprints.store import kept_fingerprints
+from dataprep.preparing.group import GroupPlan, announce, plan_groups, read_journals, shard_names
+from dataprep.preparing.leftovers import end_journal, left_alone, own_shards, remove_leftovers
+from dataprep.preparing.song import SILENT_DB, SongSettings, duration_s, stored_roles
+from dataprep.preparing.workers import RunGroups, run_groups
+from dataprep.roles import Split
+from dataprep.shards.columns import CHANNELS, COLUMNS
+from dataprep.shards.manifest import FILE, Follows, Manifest, SongRow, read_manifest, replace_manifest
+from dataprep.shards.roots import Roots
+from dataprep.shards.splits import SplitByFraction, SplitRule, assign
+from dataprep.shards.writer import ShardRow
+from vr_core.config import digest, plain
+
+LOCK = ".lock"
+_ONE_WORKER_S = 600.0
+"""Up to this much audio, starting processes that import torch takes longer than the work."""
+
+
+class PrepareSettings(SongSettings):
+    """How music becomes a data set."""
+
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes; 0: one for each core, or none besides this one where there is little to do."""
+    shard_bytes: Annotated[int, Field(ge=1)] = 2**30
+    """A shard is closed at the end of the song with which it reaches this size."""
+
+    def song_settings(self) -> SongSettings:
+        """What of it concerns a song."""
+        return SongSettings(**{name: getattr(self, name) for name in SongSettings.model_fields})
+
+
+@dataclass(frozen=True)
+class PrepareProgress:
+    """Where a preparation stands."""
+
+    song: str
+    """The one that has just gone on."""
+    songs_done: int
+    songs: int
+    done_s: float
+    """Seconds of audio."""
+    total_s: float
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What a preparation did."""
+
+    manifest: Manifest
+    prepared: tuple[str, ...]
+    """Ids of songs prepared now."""
+    kept: tuple[str, ...]
+    """Ids of songs that were there already, unchanged."""
+    failed: tuple[tuple[str, str], ...]
+    """Songs that could not be used: (id, reason)."""
+    left_alone: tuple[str, ...] = ()
+    """Files in the folder that are called as a data set's own are, and that it did not write."""
+
+
+def prepare(
+    tracks: Sequence[Track],
+    out: Path,
+    settings: PrepareSettings | None = None,
+    on_progress: Callable[[PrepareProgress], None] | None = None,
+    *,
+    split: SplitRule | None = None,
+    again: Collection[str] = (),
+    roots: Roots | None = None,
+    run: RunGroups | None = None,
+) -> PrepareReport:
+    """Prepare tracks into the data set `out`, new or existing; songs of it that are not among the tracks stay.
+
+    Args:
+        tracks: songs, with ids that are unique.
+        out: folder of the data set.
+        settings: how; those of an existing data set must agree.
+        on_progress: called now and then.
+        split: which of the tracks are for training, validation and test; all for training by default.
+        again: ids of tracks that are prepared even where nothing about them has changed.
+        roots: where else shards of an existing data set may be; by default what it says of this host.
+        run: what prepares the groups; processes of this PC by default.
+
+    Returns:
+        What was done; songs that cannot be used are in it with their reasons.
+
+    Raises:
+        PrepareError: another preparation is at work there, the existing data set has other settings, or no song of the
+            tracks could be used.
+        DataError: a list of splits that names not all tracks.
+        NoSpaceError: the disk is full; finished groups are kept for the next time.
+    """
+    settings = settings or PrepareSettings()
+    rule = split or SplitByFraction()
+    assign([track.id for track in tracks], rule)  # what is wrong with it is said before the work and not after
+    with writing(out):
+        places = roots or Roots.of(out)
+        return _prepare(tracks, out, settings, on_progress or (lambda _: None), rule, again, places, run)
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Holds the data set `out`, new or existing, against others that would change it.
+
+    Raises:
+        PrepareError: somebody else does, or the folder cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / LOCK, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise PrepareError(f"{out}: another `vr data` command is writing into it; wait until it has ended") from None
+    except OSError as error:
+        raise PrepareError(f"{out}: cannot be written ({error.strerror}); choose another folder with --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _prepare(
+    tracks: Sequence[Track],
+    out: Path,
+    settings: PrepareSettings,
+    on_progress: Callable[[PrepareProgress], None],
+    rule: SplitRule,
+    again: Collection[str],
+    roots: Roots,
+    run: RunGroups | None,
+) -> PrepareReport:
+    existing = _existing(out, settings)
+    song_settings = settings.song_settings()
+    journals = read_journals(out, song_settings)
+    shards: dict[str, ShardRow] = dict(existing.shards)
+    rows = {song.id: song for song in existing.songs}
+    for journal in journals.values():
+        shards |= journal.shards
+        rows |= {song.id: song for song in journal.songs}
+    remove_leftovers(out, set(shards))
+    whole = {name for name, row in shards.items() if roots.may_have(name, row)}
+    lost = {song.id for song in rows.values() if not {stem.shard for stem in song.stems.values()} <= whole}
+    rows = {id: song for id, song in rows.items() if id not in lost}
+
+    stamps, seconds, failed = _survey(tracks, song_settings)
+    wanted = {track.id: track for track in tracks}
+    failed += [
+        (id, "its shard is gone or cut short, and its files are not among the sources") for id in lost - set(wanted)
+    ]
+    kept = tuple(song for song in seconds if song in rows and rows[song].stamp == stamps[song] and song not in again)
+    todo_s = {song: length_s for song, length_s in seconds.items() if song not in kept}
+    plans, workers = _plan(todo_s, stamps, settings)
+    work = [(plan, [wanted[song] for song, _ in plan.songs]) for plan in plans]
+    _refuse_strangers(out, work, song_settings, set(existing.shards))
+    counter = _Counter(on_progress, plans, todo_s)
+    failed += (run or run_groups)(out, work, song_settings, workers, counter.tick, counter.group_done)
+    for journal in read_journals(out, song_settings).values():
+        shards |= journal.shards
+        rows |= {song.id: song for song in journal.songs}
+
+    before = {song.id: song for song in existing.songs}
+    rows = {id: _in_the_same_order(song, before.get(id)) for id, song in rows.items()}
+
+    # A song that cannot be prepared again keeps the row of the time when it could.
+    used = [track.id for track in tracks if track.id in rows]
+    if tracks and not used:
+        remove_leftovers(out, set(shards))
+        first = f"; {failed[0][1]}" if failed else ""
+        raise PrepareError(f"{out}: none of the {len(tracks)} songs could be used{first}")
+    songs = _with_splits(out, rows, assign(used, rule), settings.stft.hop / settings.stft.sample_rate_hz)
+    named = {stem.shard for song in songs for stem in song.stems.values()}
+    manifest = Manifest(
+        stft=settings.stft, codec=settings.codec, preparation=settings.preparation(), songs=tuple(songs),
+        shards={name: row for name, row in sorted(shards.items()) if name in named},
+    )  # fmt: skip
+    if replaced := set(existing.shards) - named:
+        announce(out, "replaced", replaced)
+    replace_manifest(out, manifest)
+    remove_leftovers(out, named)
+    end_journal(out)
+    prepared = tuple(song for song in used if song in todo_s)
+    return PrepareReport(manifest, prepared, kept, tuple(failed), left_alone(out, named))
+
+
+def _refuse_strangers(
+    out: Path, work: Sequence[tuple[GroupPlan, Sequence[Track]]], settings: SongSettings, named: set[str]
+) -> None:
+    """Raise where a file that this data set did not write has the name of a shard that is about to be written."""
+    names = [name for plan, tracks in work for name in shard_names(plan.name, tracks, settings).values()]
+    there = [name for name in names if os.path.lexists(out / name)]
+    if there and (strangers := set(there) - own_shards(out, named)):
+        raise PrepareError(
+            f"{out / min(strangers)}: a shard of this name would be written, and this data set did not write what is "
+            "there; move it away (or delete it, if an earlier version of vr was stopped while it prepared this folder)"
+        )
+
+
+def _in_the_same_order(song: SongRow, before: SongRow | None) -> SongRow:
+    """`song` with what was known of its vocals `before`, where they are the same: a repair changes no run's items."""
+    new, old = (row.stems.get("vocals") if row else None for row in (song, before))
+    if new is None or old is None or new.content_sha256 != old.content_sha256 or new.audible == old.audible:
+        return song
+    vocals = new.model_copy(update={"audible": old.audible})
+    return song.model_copy(update={"stems": {**song.stems, "vocals": vocals}})
+
+
+def _with_splits(out: Path, rows: Mapping[str, SongRow], splits: Mapping[str, Split], frame_s: float) -> list[SongRow]:
+    """The songs by id, in the splits that are theirs; copies of a recording in one, where enough of it is equal."""
+    songs = [rows[id].model_copy(update={"split": splits.get(id, rows[id].split)}) for id in sorted(rows)]
+    same = pairs(list(kept_fingerprints(out, songs)), frame_s)
+    return keep_duplicates_together(
+        songs, [(pair.song, pair.other) for pair in same if pair.overlap_s >= LEAST_OVERLAP_S]
+    )
+
+
+def keep_duplicates_together(songs: Sequence[SongRow], same: Sequence[tuple[str, str]] = ()) -> list[SongRow]:
+    """Give songs that share the audio of a stem, or a recording, the split of the first of them.
+
+    Sharing goes on: a remix with the vocals of one song over the instrumental of another brings all three together.
+    Silence is shared by songs that have nothing else in common, so it does not count.
+
+    Args:
+        songs: by id.
+        same: pairs of ids that hold the same recording by their fingerprints.
+    """
+    first: dict[str, int] = {}
+    leads = list(range(len(songs)))
+    """Index of an earlier song of the same group, itself where there is none."""
+
+    def lead(index: int) -> int:
+        while leads[index] != index:
+            index = leads[index]
+        return index
+
+    for index, song in enumerate(songs):
+        for stem in song.stems.values():
+            if stem.loudness_db >= SILENT_DB:
+                one, other = lead(first.setdefault(stem.content_sha256, index)), lead(index)
+                leads[max(one, other)] = min(one, other)
+    equal = [lead(index) for index in range(len(songs))]
+    indices = {song.id: index for index, song in enumerate(songs)}
+    for one, other in ((indices[a], indices[b]) for a, b in same):
+        leads[max(lead(one), lead(other))] = min(lead(one), lead(other))
+    result = []
+    for index, song in enumerate(songs):
+        twin = songs[lead(index)]
+        follows = Follows(song=twin.id, shares="recording" if equal[index] == index else "audio")
+        result.append(song.model_copy(update={"split": twin.split, "follows": None if twin is song else follows}))
+    return result
+
+
+def _existing(out: Path, settings: PrepareSettings) -> Manifest:
+    if not (out / FILE).exists():
+        return Manifest(stft=settings.stft, codec=settings.codec, shards={}, songs=())
+    found = read_manifest(out)
+    mine, theirs = ({**plain(stft), "codec": codec} for stft, codec in
+                    ((settings.stft, settings.codec), (found.stft, found.codec)))  # fmt: skip
+    differ = [f"{key} is {theirs[key]} there and {mine[key]} here" for key in mine if mine[key] != theirs[key]]
+    if differ:
+        raise PrepareError(f"{out}: holds a data set with other settings ({'; '.join(differ)}); choose another --out")
+    return found
+
+
+def _survey(
+    tracks: Sequence[Track], settings: SongSettings
+) -> tuple[dict[str, str], dict[str, float], list[tuple[str, str]]]:
+    """Stamp and seconds of every track whose files can be opened, and (id, reason) of the others."""
+    stamps: dict[str, str] = {}
+    seconds: dict[str, float] = {}
+    failed: list[tuple[str, str]] = []
+
+    def look(track: Track) -> tuple[str, float] | DataError:
+        try:
+            return _stamp(track, settings), duration_s(track)
+        except DataError as error:
+            return error
+        except OSError as error:
+            return AudioError(f"{error.filename}: cannot be opened ({error.strerror}); check the path")
+
+    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
+        for track, found in zip(tracks, pool.map(look, tracks), strict=True):
+            if isinstance(found, DataError):
+                failed.append((track.id, str(found)))
+            else:
+                stamps[track.id], seconds[track.id] = found
+    return stamps, seconds, failed
+
+
+def _stamp(track: Track, settings: SongSettings) -> str:
+    """Digest of everything that a song's rows are made from."""
+    files = []
+    for role, sources in sorted(track.stems.items()):
+        for source in sources:
+            facts = source.path.stat()
+            files.append([role, str(source.path.resolve()), source.stream, facts.st_size, facts.st_mtime_ns])
+    how = plain(settings)
+    if not settings.align:  # what was prepared before there was such a setting stays what it is
+        del how["align"]
+    return digest([files, how, stored_roles(track, settings)], 16)
+
+
+def _plan(
+    todo_s: Mapping[str, float], stamps: Mapping[str, str], settings: PrepareSettings
+) -> tuple[tuple[GroupPlan, ...], int]:
+    """Groups, and how many processes prepare them."""
+    if not todo_s:
+        return (), 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = settings.workers or (1 if sum(todo_s.values()) <= _ONE_WORKER_S else cores)
+    bin_bytes = {"uint8": 1, "float16": 2}
+    frame_bytes = CHANNELS * settings.stft.bins * sum(bin_bytes[k] for k in COLUMNS[settings.codec].values())
+    frames_per_s = settings.stft.sample_rate_hz / settings.stft.hop
+    plans = plan_groups(todo_s, stamps, frame_bytes * frames_per_s, settings.shard_bytes, workers)
+    return plans, min(workers, len(plans))
+
+
+class _Counter:
+    """Adds up the seconds that workers report."""
+
+    def __init__(
+        self, on_progress: Callable[[PrepareProgress], None], plans: Sequence[GroupPlan], todo_s: Mapping[str, float]
+    ) -> None:
+        self._report = on_progress
+        self._todo_s = todo_s
+        self._seen: dict[str, float] = {}
+        self._songs = sum(len(plan.songs) for plan in plans)
+        self._total_s = sum(todo_s.values())
+
+    def tick(self, song: str, seconds: float) -> None:
+        """`seconds` more of a song are done."""
+        # Lengths are estimates where a header does not say: no song counts for more than was planned.
+        self._seen[song] = min(self._seen.get(song, 0.0) + seconds, self._todo_s[song])
+        done = sum(self._seen[s] >= self._todo_s[s] * 0.999 for s in self._seen)
+        self._report(PrepareProgress(song, done, self._songs, sum(self._seen.values()), self._total_s))
+
+    def group_done(self, plan: GroupPlan) -> None:
+        """All songs of a group are done or refused."""
+        for song, _ in plan.songs:
+            self.tick(song, self._todo_s[song])
