@@ -173,3 +173,24 @@ def test_a_gpu_widens_to_equal_values(codec):
     columns, scale = coded(codec, values)
     on_gpu = CODECS[codec].widen_magnitude({n: c.cuda() for n, c in columns.items()}, scale.cuda())
     torch.testing.assert_close(on_gpu.cpu(), CODECS[codec].widen_magnitude(columns, scale), rtol=1e-6, atol=0)
+
+
+def test_a_mix_has_the_same_bits_on_every_processor():
+    """As numpy's float32 gives it, which rounds each operation to the nearest number."""
+    rng = np.random.default_rng(5)
+    magnitude, phase, other, angle = rng.integers(0, 256, (4, 1, 64, 4096), dtype=np.uint8)
+    scale, other_scale = rng.random((2, 1, 64), dtype=np.float32)
+    named = [
+        {"magnitude": torch.from_numpy(m), "phase": torch.from_numpy(p)}
+        for m, p in ((magnitude, phase), (other, angle))
+    ]
+    _, both = CODECS["polar8"].mix_magnitudes(
+        named[0], torch.from_numpy(scale), named[1], torch.from_numpy(other_scale)
+    )
+
+    codes = np.arange(256)
+    levels = np.where(codes == 0, 0.0, 10 ** ((codes - 255) * RANGE_DB / 254 / 20)).astype(np.float32)
+    opening = (2 + 2 * np.cos(codes * 2 * np.pi / 256)).astype(np.float32)
+    x, y = levels[magnitude] * scale[..., None], levels[other] * other_scale[..., None]
+    expected = np.sqrt(opening[phase - angle] * x * y + (y - x) * (y - x))
+    assert np.array_equal(both.permute(0, 3, 1, 2).reshape(expected.shape).numpy(), expected)

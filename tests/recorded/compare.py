@@ -19,7 +19,7 @@ BEFORE = Path(__file__).parent / "before"
 
 def recorded_commit() -> str:
     """The commit whose code computes what stands in the recorded files."""
-    return _git("log", "--diff-filter=A", "-1", "--format=%H", "--", str(BEFORE / "one.json")).strip()
+    return _git("log", "--diff-filter=AM", "-1", "--format=%H", "--", str(BEFORE / "one.json")).strip()
 
 
 def train_with(tree: Path, folder: Path) -> None:
