@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from cluster.errors import NoHead
-from cluster.head import Head, find_head, state_folder, timings_here
+from cluster.node.head import Head, find_head, state_folder, timings_here
 from cluster.timings import DEFAULT_TIMINGS
 from jobs.driver import Listener
 from jobs.errors import RunFailed

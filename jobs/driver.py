@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from cluster.processes import boot_id, machine_id, start_ticks_of
+from cluster.node.processes import boot_id, machine_id, start_ticks_of
 from jobs.errors import DamagedRun, RunExists
 from jobs.run_state import LIVE, RunState
 from jobs.runs import RunFolder, read_json

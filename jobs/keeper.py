@@ -25,10 +25,10 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from cluster.drain import read_drained, read_spans, reckoned
-from cluster.head import Head, find_head, read_inventory, state_folder, timings_here
-from cluster.processes import now
-from cluster.start import Companion
+from cluster.node.drain import read_drained, read_spans, reckoned
+from cluster.node.head import Head, find_head, read_inventory, state_folder, timings_here
+from cluster.node.processes import now
+from cluster.node.start import Companion
 from cluster.timings import Timings
 from jobs import machines
 from jobs.apart import Apart
@@ -44,7 +44,7 @@ from jobs.submit import job_states, stop_job, submit_attempt
 from vr_core.errors import VrError
 
 KEEPER = Companion(name="keeper", argv=(sys.executable, "-m", "jobs.keeper"))
-"""As `cluster.lifecycle.start_head` starts it."""
+"""As `cluster.node.lifecycle.start_head` starts it."""
 
 LOOK_WITHIN_S = 10.0
 """The runs are waited for so long at each turn: what a run's folder holds is read in milliseconds."""

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cluster.head import timings_here
+from cluster.node.head import timings_here
 from cluster.timings import Timings
 from jobs.driver import write_driver
 from jobs.errors import RunFailed, Superseded

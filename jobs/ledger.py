@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cluster.processes import now
+from cluster.node.processes import now
 from jobs.runs import RunFolder
 
 Wanted = Literal["running", "stopped"]

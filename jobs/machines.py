@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cluster.drain import Drained, DrainedBy, Record, change_drained, drop, is_over, put
-from cluster.gcs import leave, leave_if_idle, publish
-from cluster.head import Head, fetch
+from cluster.hardware.wake import suspend, wake
 from cluster.hours import duration_s, is_within, next_begin, weekly_hours
 from cluster.inventory import Inventory, NodeSpec, node_labels
-from cluster.status import node_rows
+from cluster.node.drain import Drained, DrainedBy, Record, change_drained, drop, is_over, put
+from cluster.node.gcs import leave, leave_if_idle, publish
+from cluster.node.head import Head, fetch
+from cluster.status.nodes import node_rows
 from cluster.timings import Timings
-from cluster.wake import suspend, wake
 from jobs.placement import Missing, Node, needed, place
 from jobs.recipe import WorkersSpec
 
@@ -40,7 +40,7 @@ class Seen:
 class Memory:
     """What the keeper remembers from turn to turn; lost with it, and then only something is done once more.
 
-    Its times are seconds from boot, as `cluster.processes.now` tells them.
+    Its times are seconds from boot, as `cluster.node.processes.now` tells them.
     """
 
     published: frozenset[str] | None = None

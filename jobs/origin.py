@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cluster.sources import PACKAGES, commit_of, source_root
+from cluster.source_tree import PACKAGES, commit_of, source_root
 
 _VERSIONS = ("vr", "ray", "torch", "torchaudio", "numpy", "pyarrow", "safetensors", "soxr", "av", "pydantic")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.head import Head, state_folder
+from cluster.node.head import Head, state_folder
 from jobs.driver import look_for_driver, of_own_job
 from jobs.errors import DamagedRun, NotACheckpoint
 from jobs.ledger import Ledger, Row

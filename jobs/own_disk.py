@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from cluster.head import state_folder
+from cluster.node.head import state_folder
 from jobs.background import BackgroundCheckpoints
 from jobs.checkpoint import Checkpoint, read_checkpoint, step_folders
 from jobs.runs import RunFolder, read_json

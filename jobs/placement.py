@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.drain import Drained
+from cluster.node.drain import Drained
 from jobs.recipe import NodesSpec, Recipe, WorkersSpec
 
 

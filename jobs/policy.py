@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from cluster.processes import Now
+from cluster.node.processes import Now
 from cluster.timings import Timings
 from jobs.driver import Liveness
 from jobs.ledger import Row

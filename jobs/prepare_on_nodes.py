@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cluster.drain import read_drained
-from cluster.head import Head
+from cluster.node.drain import read_drained
+from cluster.node.head import Head
 from dataprep.audio.tracks import Track
 from dataprep.errors import WorkerError
 from dataprep.preparing.group import JOURNALS, GroupPlan

@@ -25,10 +25,10 @@ from pydantic import Field
 
 from cluster.errors import NoHead
 from cluster.facts import look
-from cluster.head import Head, all_joined, find_head, state_folder
-from cluster.lifecycle import start_head, stop, unchanging
-from cluster.plan import node_start
-from cluster.processes import alive
+from cluster.node.head import Head, all_joined, find_head, state_folder
+from cluster.node.lifecycle import start_head, stop, unchanging
+from cluster.node.processes import alive
+from cluster.node.ray_start import node_start
 from jobs.control import follow, stop_run
 from jobs.display import display
 from jobs.errors import FolderTaken, RunExists, RunFailed, SongsFailed

@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from cluster.head import Head
-from cluster.plan import LOOPBACK, client_environment
+from cluster.node.head import Head
+from cluster.node.ray_start import LOOPBACK, client_environment
 from jobs.origin import copy_source
 from jobs.reservations import release_abandoned
 
@@ -24,7 +24,7 @@ DRIVER_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-"""What a driver of ours sets beside `cluster.plan.client_environment`."""
+"""What a driver of ours sets beside `cluster.node.ray_start.client_environment`."""
 
 
 @contextlib.contextmanager

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from cluster.drain import Drained, read_drained
 from cluster.errors import ClusterError
+from cluster.node.drain import Drained, read_drained
 from cluster.timings import Timings
 from jobs.placement import Missing, Node, Placement, avoiding, live_nodes, place_run
 from jobs.recipe import Recipe

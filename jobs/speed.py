@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from cluster.head import state_folder, this_member
+from cluster.node.head import state_folder, this_member
 from dataprep.batches.loader import BUFFERS, CodedBatch, read_batch
 from dataprep.batches.order import Order
 from dataprep.shards.dataset import Dataset

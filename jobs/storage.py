@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from cluster.head import this_member
 from cluster.inventory import CacheSpec
+from cluster.node.head import this_member
 from dataprep.shards.cache import ShardCache
 from dataprep.shards.dataset import Dataset
 from dataprep.shards.roots import Roots

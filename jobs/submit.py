@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from cluster.head import Head, fetch, state_folder
-from cluster.plan import LOOPBACK
+from cluster.node.head import Head, fetch, state_folder
+from cluster.node.ray_start import LOOPBACK
 from cluster.timings import Timings
 from jobs.driver import require_resumable
 from jobs.errors import ClaimLost, JobsFailure, JobUnknown

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import NoHead
-from cluster.head import Head, find_head, timings_here
+from cluster.node.head import Head, find_head, timings_here
 from jobs.driver import Listener, beating, write_driver
 from jobs.errors import RunExists, RunFailed, Unplaceable
 from jobs.placement import Missing, live_nodes, place

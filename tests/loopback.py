@@ -13,12 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.drain import Record, read_drained
 from cluster.errors import ClusterFailure
-from cluster.head import Head, Joined, fetch, read_inventory
 from cluster.inventory import Inventory, NodeSpec
-from cluster.processes import alive
-from cluster.token import write_private
+from cluster.node.drain import Record, read_drained
+from cluster.node.head import Head, Joined, fetch, read_inventory
+from cluster.node.processes import alive
+from cluster.node.token import write_private
 from jobs import machines
 from jobs.ledger import Ledger
 from jobs.submit import LIVE_JOB

@@ -1,6 +1,7 @@
 """`vr cluster`: start a head, join it from other PCs, look at the cluster, take it down.
 
-Every change shows its plan first and asks. What is planned is decided in `cluster.plan`, done in `cluster.lifecycle`.
+Every change shows its plan first and asks. What is planned is decided in `cluster.node.ray_start`, done in
+`cluster.node.lifecycle`.
 """
 
 import json
@@ -23,9 +24,9 @@ from jobs.commands.cluster_up import up
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cluster.head import Head
     from cluster.inventory import Inventory
-    from cluster.plan import NodeStart
+    from cluster.node.head import Head
+    from cluster.node.ray_start import NodeStart
     from cluster.timings import Timings
     from cluster.versions import Versions
 
@@ -62,11 +63,11 @@ def head(
     minutes. Example: vr cluster head --address 192.168.1.10
     """
     from cluster.facts import look
-    from cluster.head import read_head
     from cluster.inventory import Inventory
-    from cluster.invitations import invite
-    from cluster.lifecycle import kept_timings, running_head
-    from cluster.plan import node_start
+    from cluster.joining.invitations import invite
+    from cluster.node.head import read_head
+    from cluster.node.lifecycle import kept_timings, running_head
+    from cluster.node.ray_start import node_start
     from cluster.timings import Timings
     from vr_core.config import load
 
@@ -110,12 +111,12 @@ def join(
     Example: vr cluster join 60M0M2GM-…, as the head printed it
     """
     from cluster.facts import address_towards, look
-    from cluster.head import read_joined
-    from cluster.lifecycle import has_token, kept_timings, running_node
-    from cluster.lifecycle import join as join_head
-    from cluster.plan import node_start
-    from cluster.redeem import entry
-    from cluster.start import require_answer
+    from cluster.joining.redeem import entry
+    from cluster.node.head import read_joined
+    from cluster.node.lifecycle import has_token, kept_timings, running_node
+    from cluster.node.lifecycle import join as join_head
+    from cluster.node.ray_start import node_start
+    from cluster.node.start import require_answer
     from cluster.timings import Timings
     from vr_core.config import load
 
@@ -174,10 +175,10 @@ def status(
     from rich.console import Console, Group
     from rich.live import Live
 
-    from cluster.head import fetch, find_head, read_inventory
     from cluster.inventory import Inventory
-    from cluster.status import read_nodes
-    from cluster.status_table import table
+    from cluster.node.head import fetch, find_head, read_inventory
+    from cluster.status.nodes import read_nodes
+    from cluster.status.table import table
     from vr_core.config import load, plain
 
     if as_json and watch:
@@ -216,9 +217,9 @@ def put_up_head(
 
     Without `timings` a head that runs keeps its own.
     """
-    from cluster.admission import await_endpoint, companions_of
-    from cluster.head import keep_inventory
-    from cluster.lifecycle import running_head, start_head
+    from cluster.joining.admission import await_endpoint, companions_of
+    from cluster.node.head import keep_inventory
+    from cluster.node.lifecycle import running_head, start_head
     from jobs.keeper import KEEPER
 
     fresh = running_head(node, timings) is None
@@ -248,7 +249,7 @@ def agree(question: str, yes: bool) -> None:
 
 def show_plan(node: "NodeStart", timings: "Timings | None" = None) -> None:
     """Say what starting `node` means."""
-    from cluster.plan import Ports, ports_from
+    from cluster.node.ray_start import Ports, ports_from
     from cluster.timings import changed
 
     cards = ", ".join(f"{gpu.model} {gpu.memory_gib:g} GiB" for gpu in node.gpus) or "none"
@@ -275,7 +276,7 @@ def show_plan(node: "NodeStart", timings: "Timings | None" = None) -> None:
 
 
 def _cap_power(node: "NodeStart") -> None:
-    from cluster.power import apply_caps
+    from cluster.hardware.power import apply_caps
 
     for line in apply_caps(node.gpus):
         console().print(line, highlight=False, markup=False)
@@ -283,7 +284,7 @@ def _cap_power(node: "NodeStart") -> None:
 
 def software() -> "Versions":
     """What runs here, for the PCs that want to join, or for the head that is to be joined."""
-    from cluster.sources import commit_of, source_root
+    from cluster.source_tree import commit_of, source_root
     from cluster.versions import own_versions
 
     return own_versions(commit_of(source_root())[0])

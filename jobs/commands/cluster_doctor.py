@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from cluster.examination import Examination
-    from cluster.finding import Finding
-    from cluster.head import Head
+    from cluster.doctor.examination import Examination
+    from cluster.doctor.finding import Finding
     from cluster.inventory import Inventory, NodeSpec
-    from cluster.probe_call import Ran, Runner
+    from cluster.node.head import Head
+    from cluster.remote.probe_call import Ran, Runner
 
 
 def doctor(
@@ -28,9 +28,9 @@ def doctor(
     """
     from rich.console import Console
 
-    from cluster.doctor import blocks, findings, head_finding, summary, table
+    from cluster.doctor.diagnosis import blocks, findings, head_finding, summary, table
+    from cluster.doctor.links import keep_links
     from cluster.inventory import Inventory
-    from cluster.links import keep_links
     from vr_core.config import load
 
     head, trouble = _local_head()
@@ -51,7 +51,7 @@ def doctor(
 def _local_head() -> tuple["Head | None", str]:
     """The head of this machine; or None and what is wrong with it, nothing where there is none."""
     from cluster.errors import NoHead
-    from cluster.head import find_head, read_head
+    from cluster.node.head import find_head, read_head
     from vr_core.errors import VrError
 
     try:
@@ -64,10 +64,10 @@ def _local_head() -> tuple["Head | None", str]:
 
 def _this_machine(head: "Head | None") -> "Inventory":
     """An inventory of this machine alone."""
-    from cluster.head import all_joined
     from cluster.inventory import Inventory, NodeSpec
-    from cluster.plan import LOOPBACK
-    from cluster.processes import alive
+    from cluster.node.head import all_joined
+    from cluster.node.processes import alive
+    from cluster.node.ray_start import LOOPBACK
 
     members = [member for member in (head, *all_joined()) if member is not None and alive(member.ray)]
     node = members[0].node if members else None
@@ -90,8 +90,8 @@ def _examine(inventory: "Inventory", head: "Head | None") -> "Examination":
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from cluster.examination import Doctor, examine, steps
-    from cluster.plan import Ports
+    from cluster.doctor.examination import Doctor, examine, steps
+    from cluster.node.ray_start import Ports
 
     here = {node.name for node in inventory.nodes if _is_here(node)}
     run, python = _ways(here)
@@ -108,7 +108,7 @@ def _examine(inventory: "Inventory", head: "Head | None") -> "Examination":
 
 def _ways(here: set[str]) -> tuple["Runner", Callable[["NodeSpec"], Sequence[str]]]:
     """How a node's commands are run, and which Python they find there: this machine's without ssh."""
-    from cluster.probe_call import python_here, python_there, run_by_ssh, run_here
+    from cluster.remote.probe_call import python_here, python_there, run_by_ssh, run_here
 
     def run(node: "NodeSpec", argv: Sequence[str], stdin: str, timeout_s: float) -> "Ran":
         return (run_here if node.name in here else run_by_ssh)(node, argv, stdin, timeout_s)

@@ -7,7 +7,7 @@ import typer
 
 if TYPE_CHECKING:
     from cluster.inventory import Inventory
-    from cluster.up import Outcome
+    from cluster.remote.up import Outcome
 
 
 def down(
@@ -22,8 +22,8 @@ def down(
     """
     from cluster.facts import find_interfaces
     from cluster.inventory import Inventory
-    from cluster.lifecycle import running_processes, stop
-    from cluster.up import require_all, require_head_here
+    from cluster.node.lifecycle import running_processes, stop
+    from cluster.remote.up import require_all, require_head_here
     from jobs.commands.cluster import agree, console
     from vr_core.config import load
 
@@ -51,8 +51,8 @@ class _Remote:
     """The other PCs of an inventory, and what they have in its cluster."""
 
     def __init__(self, described: "Inventory | None") -> None:
-        from cluster.up import look_at_all
-        from cluster.up_plan import endings, workers
+        from cluster.remote.up import look_at_all
+        from cluster.remote.up_plan import endings, workers
         from jobs.commands.cluster import console
 
         self._nodes = workers(described) if described else ()
@@ -78,7 +78,7 @@ class _Remote:
 
     def end(self) -> list["Outcome"]:
         """End their nodes, at once; what each PC came to."""
-        from cluster.up import at_once, end
+        from cluster.remote.up import at_once, end
         from jobs.commands.cluster_table import LiveTable, tell_failures
 
         if not self._nodes:

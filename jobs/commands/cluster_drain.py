@@ -9,7 +9,7 @@ import typer
 from cluster.errors import ClusterError, ClusterFailure
 
 if TYPE_CHECKING:
-    from cluster.head import Head
+    from cluster.node.head import Head
     from jobs.machines import Seen
 
 _POLL_S = 0.5
@@ -26,10 +26,10 @@ def drain(
 
     Run it on the head. Example: vr cluster drain study --until 23:00
     """
-    from cluster.drain import change_drained, drain_for, put, shown_time, until
-    from cluster.head import find_head
     from cluster.hours import duration_s
-    from cluster.processes import now as boot_now
+    from cluster.node.drain import change_drained, drain_for, put, shown_time, until
+    from cluster.node.head import find_head
+    from cluster.node.processes import now as boot_now
     from jobs.commands.cluster import agree, console
     from jobs.machines import drained_node
 
@@ -68,9 +68,9 @@ def drain(
 
 def undrain(node: Annotated[str, typer.Argument(help="Name of the drained node.")]) -> None:
     """Bring a drained PC back now, also outside of its owner hours. Example: vr cluster undrain study."""
-    from cluster.drain import by_name, change_drained, read_drained
-    from cluster.drain import undrain as brought_back
-    from cluster.head import find_head
+    from cluster.node.drain import by_name, change_drained, read_drained
+    from cluster.node.drain import undrain as brought_back
+    from cluster.node.head import find_head
     from jobs.commands.cluster import console
 
     drained = by_name(read_drained())
@@ -82,7 +82,7 @@ def undrain(node: Annotated[str, typer.Argument(help="Name of the drained node."
 
 
 def _require_keeper(head: "Head") -> None:
-    from cluster.processes import alive
+    from cluster.node.processes import alive
 
     if not any(ref.name == "keeper" and alive(ref) for ref in head.processes):
         raise ClusterFailure("the keeper does not run, which drains nodes; start it with `vr cluster head`")
@@ -96,7 +96,7 @@ def _seen(head: "Head", name: str) -> "Seen | None":
 
 def _is_described(name: str) -> bool:
     """Whether the head's inventory has it: a PC that is off can be drained too, and is then not woken."""
-    from cluster.head import read_inventory
+    from cluster.node.head import read_inventory
 
     inventory = read_inventory()
     return inventory is not None and any(spec.name == name for spec in inventory.nodes)

@@ -16,9 +16,9 @@ def firewall(
 
     Example: vr cluster firewall home.yaml | sudo tee /etc/vr-cluster.nft && sudo nft -f /etc/vr-cluster.nft
     """
-    from cluster.firewall import ruleset
+    from cluster.hardware.firewall import ruleset
     from cluster.inventory import Inventory
-    from cluster.plan import Ports, ports_from
+    from cluster.node.ray_start import Ports, ports_from
     from vr_core.config import load
 
     ports = Ports() if port is None else ports_from(port)

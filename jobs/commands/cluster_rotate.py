@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from cluster.head import Head
     from cluster.inventory import Inventory
-    from cluster.up_plan import NodePlan
+    from cluster.node.head import Head
+    from cluster.remote.up_plan import NodePlan
 
 
 def rotate(
@@ -22,12 +22,12 @@ def rotate(
 
     What has the old token gets nowhere from then on. Example: vr cluster rotate home.yaml
     """
-    from cluster.admission import companions_of
-    from cluster.head import find_head
     from cluster.inventory import Inventory
-    from cluster.rotate import rotate as rotate_token
-    from cluster.status import read_nodes
-    from cluster.up import require_all
+    from cluster.joining.admission import companions_of
+    from cluster.joining.rotate import rotate as rotate_token
+    from cluster.node.head import find_head
+    from cluster.remote.up import require_all
+    from cluster.status.nodes import read_nodes
     from jobs.commands.cluster import agree, console, software
     from jobs.commands.cluster_up import carry_out, show_plans, tell_missing
     from jobs.keeper import KEEPER
@@ -65,10 +65,10 @@ def rotate(
 
 
 def _plan(described: "Inventory", head: "Head") -> list["NodePlan"]:
-    from cluster.drain import by_name, read_drained
     from cluster.facts import find_interfaces
-    from cluster.up import look_at_all, require_head_here
-    from cluster.up_plan import plan_rejoin, workers
+    from cluster.node.drain import by_name, read_drained
+    from cluster.remote.up import look_at_all, require_head_here
+    from cluster.remote.up_plan import plan_rejoin, workers
     from jobs.commands.cluster import console
 
     require_head_here(described, find_interfaces())

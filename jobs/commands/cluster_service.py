@@ -20,7 +20,7 @@ def service(
 
     Example: vr cluster service
     """
-    from cluster import service as unit
+    from cluster.node import service as unit
     from jobs.commands.cluster import agree, console
 
     if remove and run:
@@ -43,15 +43,15 @@ def service(
 
 def install() -> str:
     """Install the unit for this PC; returns what is left for the user to do, in words, or nothing."""
-    from cluster import service as unit
+    from cluster.node import service as unit
 
     left = unit.install(unit.unit_text([sys.executable, "-m", "jobs.cli", "cluster", "service", "--run"], os.environ))
     return f"comes back when you log in, and after each boot if you type there: {left}" if left else ""
 
 
 def _run() -> None:
-    from cluster.admission import companions_of
-    from cluster.service import run
+    from cluster.joining.admission import companions_of
+    from cluster.node.service import run
     from jobs.keeper import KEEPER
 
     ending = threading.Event()

@@ -12,7 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from cluster.inventory import NodeSpec
-    from cluster.up import Outcome
+    from cluster.remote.up import Outcome
 
 
 class LiveTable:
@@ -60,7 +60,7 @@ class LiveTable:
 
 def tell_failures(outcomes: Sequence["Outcome"]) -> None:
     """Say of each PC that failed why, and its last words."""
-    from cluster.up import log_file
+    from cluster.remote.up import log_file
 
     console = Console(stderr=True)
     for outcome in outcomes:

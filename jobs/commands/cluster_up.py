@@ -12,11 +12,11 @@ import typer
 from vr_core.errors import VrError
 
 if TYPE_CHECKING:
-    from cluster.head import Head
     from cluster.inventory import Inventory
-    from cluster.sources import Sources
-    from cluster.up import Outcome
-    from cluster.up_plan import NodePlan
+    from cluster.node.head import Head
+    from cluster.remote.up import Outcome
+    from cluster.remote.up_plan import NodePlan
+    from cluster.source_tree import Sources
 
 
 def up(
@@ -37,10 +37,10 @@ def up(
     """
     from cluster.facts import look
     from cluster.inventory import Inventory
-    from cluster.lifecycle import running_head
-    from cluster.plan import node_start
-    from cluster.service import has_systemd
-    from cluster.up import require_all, require_head_here
+    from cluster.node.lifecycle import running_head
+    from cluster.node.ray_start import node_start
+    from cluster.node.service import has_systemd
+    from cluster.remote.up import require_all, require_head_here
     from jobs.commands.cluster import agree, console, put_up_head, show_plan
     from vr_core.config import load
 
@@ -81,7 +81,7 @@ def up(
 
 def _stay() -> str:
     """Have systemd, where it is, start this PC's head after each boot; what is in the way, or nothing."""
-    from cluster.service import has_systemd
+    from cluster.node.service import has_systemd
     from jobs.commands.cluster_service import install
 
     try:
@@ -91,8 +91,8 @@ def _stay() -> str:
 
 
 def _stage(described: "Inventory", folder: Path) -> "Sources | None":
-    from cluster.sources import source_root, stage
-    from cluster.up_plan import workers
+    from cluster.remote.up_plan import workers
+    from cluster.source_tree import source_root, stage
 
     if all(worker.python is not None for worker in workers(described)):
         return None
@@ -100,10 +100,10 @@ def _stage(described: "Inventory", folder: Path) -> "Sources | None":
 
 
 def _plan(described: "Inventory", head: "Head | None", sources: "Sources | None", service: bool) -> list["NodePlan"]:
-    from cluster.drain import by_name, read_drained
-    from cluster.status import read_nodes
-    from cluster.up import look_at_all
-    from cluster.up_plan import plan_up, workers
+    from cluster.node.drain import by_name, read_drained
+    from cluster.remote.up import look_at_all
+    from cluster.remote.up_plan import plan_up, workers
+    from cluster.status.nodes import read_nodes
     from jobs.commands.cluster import console
 
     with console().status("looking at the other PCs"):
@@ -115,7 +115,7 @@ def _plan(described: "Inventory", head: "Head | None", sources: "Sources | None"
 
 def show_plans(plans: Sequence["NodePlan"], sources: "Sources | None") -> None:
     """A line for each PC."""
-    from cluster.up_plan import Step, described
+    from cluster.remote.up_plan import Step, described
     from jobs.commands.cluster import console
 
     if sources and any(Step.COPY in plan.steps for plan in plans):
@@ -133,8 +133,8 @@ def carry_out(
     port_base: int | None,
 ) -> list["Outcome"]:
     """Do what is planned on all PCs at once, each with a join code of its own that ends with this."""
-    from cluster.invitations import invite, withdraw
-    from cluster.up import Delivery, at_once, bring_up
+    from cluster.joining.invitations import invite, withdraw
+    from cluster.remote.up import Delivery, at_once, bring_up
     from jobs.commands.cluster import software
     from jobs.commands.cluster_table import LiveTable
 

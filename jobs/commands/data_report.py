@@ -118,7 +118,7 @@ def _crew(out: Path, found: "Tracks", on_cluster: bool) -> "Iterator[Crew | None
     if not on_cluster:
         yield None
         return
-    from cluster.head import find_head
+    from cluster.node.head import find_head
     from jobs.prepare_on_nodes import crew_of
 
     # Ray prints what happens to its nodes.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from cluster.head import Head
+    from cluster.node.head import Head
     from jobs.recipe import Recipe
     from jobs.runs import RunFolder
 
@@ -40,7 +40,7 @@ def submit(
 
     Example: vr submit songs-pretrain data=DATA workers.count=2 --watch
     """
-    from cluster.head import find_head
+    from cluster.node.head import find_head
     from jobs.runs import create_run
     from jobs.submit import start, submitted_runs
 
@@ -173,7 +173,7 @@ def logs(
     """
     import asyncio
 
-    from cluster.head import find_head, state_folder
+    from cluster.node.head import find_head, state_folder
     from jobs.errors import UnknownRun
     from jobs.ledger import Ledger
     from jobs.overview import find_run
@@ -224,7 +224,7 @@ def resume(
 
     Example: vr jobs resume songs-pretrain-1a2b3c4d-1 --watch
     """
-    from cluster.head import find_head, timings_here
+    from cluster.node.head import find_head, timings_here
     from jobs.driver import require_resumable
     from jobs.overview import find_run
     from jobs.submit import keep_source, start
@@ -282,7 +282,7 @@ def _confirm(recipe: "Recipe") -> None:
 def _head_or_note() -> "tuple[Head | None, str]":
     """The running head, or a line that says why there is none."""
     from cluster.errors import NoHead
-    from cluster.head import find_head
+    from cluster.node.head import find_head
 
     try:
         return find_head(), ""

@@ -27,8 +27,8 @@ def plan(
 
     Example: vr plan home-pretrain -i home.yaml --link 2.5
     """
+    from cluster.doctor.links import rates_mbit, read_links
     from cluster.inventory import Inventory
-    from cluster.links import rates_mbit, read_links
     from jobs.arithmetic import arithmetic_of
     from jobs.plan import OF_THE_LINE, forecast_phase, machines_of, outlook
     from jobs.shipped import read_recipe

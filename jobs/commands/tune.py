@@ -128,7 +128,7 @@ def _carry(search: "Search", as_json: bool) -> None:
 def _watch(search: "Search") -> None:
     import time
 
-    from cluster.head import timings_here
+    from cluster.node.head import timings_here
     from jobs.driver import Listener
 
     silent_s, driver = timings_here().driver_silent_s, Listener()

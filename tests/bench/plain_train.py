@@ -57,7 +57,7 @@ def note(file: Path, what: str) -> None:
 
 def main(kind: str, workers: int, file: Path) -> None:
     """Carry one of the two out."""
-    from cluster.head import find_head
+    from cluster.node.head import find_head
     from jobs.ray_session import head_ray
 
     with head_ray(find_head()):

@@ -312,7 +312,9 @@ def kill_controller(host: Host) -> None:
 
 def kill_ray(host: Host) -> int:
     """All of Ray on `host`, as when it runs out of memory; what keeps it running stays. How many processes."""
-    [supervisor] = [pid for pid in host.pids() if b"cluster.supervise" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    [supervisor] = [
+        pid for pid in host.pids() if b"cluster.node.supervise" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
     killed = [pid for pid in host.pids() if os.getsid(pid) == supervisor != pid]
     for pid in killed:
         with contextlib.suppress(psutil.NoSuchProcess):

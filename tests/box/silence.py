@@ -10,8 +10,8 @@ from tests.lan import Host
 PROMISED_S = 15.0
 _WATCH = """
 import sys, time
-from cluster.head import fetch, find_head
-from cluster.status import node_rows
+from cluster.node.head import fetch, find_head
+from cluster.status.nodes import node_rows
 
 head = find_head()
 def alive():

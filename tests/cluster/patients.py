@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from cluster.examination import Examination, Patient
+from cluster.doctor.examination import Examination, Patient
 from cluster.inventory import NodeSpec
-from cluster.plan import Ports
+from cluster.node.ray_start import Ports
 from cluster.probe.readings import (
     Card,
     Disk,

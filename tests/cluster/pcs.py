@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.plan import MARKER
+from cluster.node.ray_start import MARKER
 from tests.command_line import vr
 
 

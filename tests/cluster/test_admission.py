@@ -15,17 +15,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.admission import ADMISSION, MAX_WRONG, WRONG_S, Guesses, Offer, Request, await_endpoint
-from cluster.certificate import client_context, ensure_certificate, fingerprint, server_context
 from cluster.errors import ClusterError, ClusterFailure
 from cluster.facts import Facts
-from cluster.head import Head, head_file, state_folder, write_member
-from cluster.invitations import forget_all, invite, locked, read_invitations
-from cluster.join_code import JoinCode, parse_code
-from cluster.plan import Ports, node_start
-from cluster.processes import end, spawn
-from cluster.redeem import entry, redeem
-from cluster.token import create_token, read_token, token_sha256
+from cluster.joining.admission import ADMISSION, MAX_WRONG, WRONG_S, Guesses, Offer, Request, await_endpoint
+from cluster.joining.certificate import client_context, ensure_certificate, fingerprint, server_context
+from cluster.joining.invitations import forget_all, invite, locked, read_invitations
+from cluster.joining.join_code import JoinCode, parse_code
+from cluster.joining.redeem import entry, redeem
+from cluster.node.head import Head, head_file, state_folder, write_member
+from cluster.node.processes import end, spawn
+from cluster.node.ray_start import Ports, node_start
+from cluster.node.token import create_token, read_token, token_sha256
 from cluster.versions import own_versions
 
 VERSIONS = own_versions()
@@ -329,7 +329,7 @@ def test_the_certificate_is_made_once_and_its_file_is_its_owners_alone(tmp_path)
 
 def test_the_endpoint_is_for_a_head_with_a_lan_address_only(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "cluster.admission"],
+        [sys.executable, "-m", "cluster.joining.admission"],
         env={"XDG_STATE_HOME": str(tmp_path)},
         capture_output=True,
         text=True,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.service import UNIT
+from cluster.node.service import UNIT
 from tests.lan import Lan, await_true, require
 
 pytestmark = [pytest.mark.xdist_group("box"), pytest.mark.long("cluster"), pytest.mark.ray]
@@ -91,7 +91,7 @@ def alive(lan):
 
 
 def supervisor(host):
-    pids = host.run(["pgrep", "-f", "cluster.supervise"], code=None).stdout.split()
+    pids = host.run(["pgrep", "-f", "cluster.node.supervise"], code=None).stdout.split()
     return int(pids[0]) if pids else None
 
 

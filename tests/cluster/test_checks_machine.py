@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.checks_machine import address, clock, disks, kind, limits, names, reached, secrets
+from cluster.doctor.checks_machine import address, clock, disks, kind, limits, names, reached, secrets
 from cluster.probe.readings import Disk, Interface, Names, SecretFile
 from tests.cluster.patients import away, examination, head, link, study, system
 

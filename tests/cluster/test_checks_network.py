@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.checks_network import exchange_s, links, mtu, ports
+from cluster.doctor.checks_network import exchange_s, links, mtu, ports
 from cluster.probe.readings import Interface, Link, Port
 from tests.cluster.patients import examination, head, link, study
 

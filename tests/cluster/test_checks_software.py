@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.checks_software import MIN_DRIVER, cards, driver, installed, numbers, python, versions
+from cluster.doctor.checks_software import MIN_DRIVER, cards, driver, installed, numbers, python, versions
 from cluster.probe.readings import CardProcess, Graphics
 from tests.cluster.patients import card, examination, head, software, study
 

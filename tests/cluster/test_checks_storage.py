@@ -1,6 +1,6 @@
 import pytest
 
-from cluster.checks_storage import rates, shared
+from cluster.doctor.checks_storage import rates, shared
 from tests.cluster import patients
 from tests.cluster.patients import examination, link, share
 

@@ -2,8 +2,8 @@ import io
 
 from rich.console import Console
 
-from cluster.doctor import blocks, findings, head_finding, summary, table
-from cluster.examination import Examination
+from cluster.doctor.diagnosis import blocks, findings, head_finding, summary, table
+from cluster.doctor.examination import Examination
 from tests.cluster.patients import away, examination, head, link, study, system
 
 

@@ -10,11 +10,11 @@ import sys
 
 import pytest
 
-from cluster.doctor import findings
-from cluster.examination import Doctor, Patience, examine
+from cluster.doctor.diagnosis import findings
+from cluster.doctor.examination import Doctor, Patience, examine
 from cluster.inventory import Inventory
-from cluster.plan import Ports
-from cluster.probe_call import Ran, run_here
+from cluster.node.ray_start import Ports
+from cluster.remote.probe_call import Ran, run_here
 from tests.box.files import HOME
 from tests.lan import INTERFACE, Lan, require
 from vr_core.config import validate

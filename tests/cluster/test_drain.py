@@ -5,7 +5,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from cluster.drain import (
+from cluster.errors import ClusterError
+from cluster.node.drain import (
     Drained,
     Record,
     by_name,
@@ -23,8 +24,7 @@ from cluster.drain import (
     undrain,
     until,
 )
-from cluster.errors import ClusterError
-from cluster.processes import Now
+from cluster.node.processes import Now
 
 NOW = datetime.datetime(2026, 11, 23, 21, 30)
 NOW_S = NOW.timestamp()

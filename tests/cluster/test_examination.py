@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.doctor import blocks, findings
-from cluster.examination import Doctor, Patience, examine, needed_ports, rounds, steps
+from cluster.doctor.diagnosis import blocks, findings
+from cluster.doctor.examination import Doctor, Patience, examine, needed_ports, rounds, steps
 from cluster.inventory import Inventory
-from cluster.plan import Ports, ports_from
+from cluster.node.ray_start import Ports, ports_from
 from cluster.probe.readings import NodeProbe
-from cluster.probe_call import Ran, Unanswered, ask, python_here, python_there, read_as, run_here
-from cluster.shell import Unreached
+from cluster.remote.probe_call import Ran, Unanswered, ask, python_here, python_there, read_as, run_here
+from cluster.remote.shell import Unreached
 from tests.command_line import vr
 from vr_core.config import validate
 

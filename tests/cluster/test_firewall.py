@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cluster
-from cluster.firewall import EPHEMERAL, guarded, ruleset, spans
+from cluster.hardware.firewall import EPHEMERAL, guarded, ruleset, spans
 from cluster.inventory import Inventory, NodeSpec
-from cluster.plan import Ports, ports_from
+from cluster.node.ray_start import Ports, ports_from
 from tests.command_line import vr
 from vr_core.config import load
 

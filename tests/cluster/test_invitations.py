@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.invitations import (
+from cluster.joining.invitations import (
     VALID_S,
     Invitation,
     Refusal,
@@ -17,8 +17,8 @@ from cluster.invitations import (
     withdraw,
     write_invitations,
 )
-from cluster.join_code import JoinCode, format_code
-from cluster.processes import Now, now
+from cluster.joining.join_code import JoinCode, format_code
+from cluster.node.processes import Now, now
 from cluster.versions import Versions, difference, own_versions
 
 HEAD = Versions(vr="0.1.0", ray="2.60.0", python="3.11", commit="a" * 40)

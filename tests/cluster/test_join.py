@@ -5,8 +5,8 @@ import json
 import psutil
 import pytest
 
-from cluster.head import Joined
-from cluster.invitations import Invitations
+from cluster.joining.invitations import Invitations
+from cluster.node.head import Joined
 from tests.cluster.pcs import Pc, code_in, fresh_code, members
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("head")]

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import ClusterError
-from cluster.join_code import JoinCode, format_code, looks_like_code, parse_code
+from cluster.joining.join_code import JoinCode, format_code, looks_like_code, parse_code
 
 CODES = st.builds(
     JoinCode,

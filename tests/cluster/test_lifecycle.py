@@ -8,7 +8,7 @@ import sys
 import psutil
 import pytest
 
-from cluster.head import Head
+from cluster.node.head import Head
 from tests.cluster.pcs import Pc, await_job, await_listening, call, fresh_code, job_log, members, submit
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("head")]

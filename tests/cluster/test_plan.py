@@ -7,7 +7,7 @@ from ray.scripts.scripts import start as ray_start
 from cluster.errors import ClusterError
 from cluster.facts import Facts
 from cluster.inventory import GpuSpec, NodeSpec
-from cluster.plan import (
+from cluster.node.ray_start import (
     BLOCK,
     MARKER,
     Ports,

@@ -1,7 +1,7 @@
 import pytest
 
+from cluster.hardware.power import PowerLimit, apply_caps, parse_limits, set_argv, told, wanted_caps
 from cluster.inventory import GpuSpec
-from cluster.power import PowerLimit, apply_caps, parse_limits, set_argv, told, wanted_caps
 
 # Written after the driver's documentation, not recorded: no card was at hand.
 TABLE = "0, 350.00, 100.00, 400.00\n1, [N/A], [N/A], [N/A]\n"

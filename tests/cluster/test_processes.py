@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.plan import MARKER
-from cluster.processes import ProcessRef, alive, end, family, spawn
+from cluster.node.processes import ProcessRef, alive, end, family, spawn
+from cluster.node.ray_start import MARKER
 
 # A child, a grandchild in a session of its own whose parent ends, and a name that would confuse a reader of /proc.
 TREE = """
@@ -97,7 +97,7 @@ def test_one_that_wrote_over_its_environment_is_still_known_when_its_parent_is_g
 NEGLIGENT = """
 import os, sys, time
 from pathlib import Path
-from cluster.processes import spawn
+from cluster.node.processes import spawn
 log = Path(sys.argv[1])
 print(spawn("child", ["sleep", "600"], os.environ, log, log.parent).model_dump_json(), flush=True)
 time.sleep(600)

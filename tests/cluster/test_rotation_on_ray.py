@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from cluster.head import Head, Joined
+from cluster.node.head import Head, Joined
 from jobs.runs import RunFolder
 from tests.cluster.pcs import call, code_in, fresh_code, members
 from tests.jobs.heads import wait_for

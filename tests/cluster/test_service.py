@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from cluster.errors import ClusterError
-from cluster.service import UNIT, unit_file, unit_text
+from cluster.node.service import UNIT, unit_file, unit_text
 
 ARGV = ["/home/sam smith/100% of $HOME/python", "-m", "$jobs", "service", "--run"]
 ENVIRONMENT = {"PATH": '/usr/bin:/home/"sam"', "XDG_STATE_HOME": "/state\\x", "RAY_AUTH_TOKEN": "secret", "TMPDIR": ""}

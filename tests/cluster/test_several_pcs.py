@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.xdist_group("box"), pytest.mark.ray]
 
 WHERE = """
 import os
-from cluster.head import find_head
+from cluster.node.head import find_head
 os.environ.update(find_head().environment())
 import ray, socket
 ray.init(logging_level="ERROR", log_to_driver=False)

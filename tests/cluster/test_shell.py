@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from cluster.errors import ClusterError
 from cluster.inventory import NodeSpec
-from cluster.probe_call import Unanswered, ask, python_there, run_by_ssh
-from cluster.shell import Stopped, Unreached, copy, rsync_argv, run, ssh_argv, unreached
+from cluster.remote.probe_call import Unanswered, ask, python_there, run_by_ssh
+from cluster.remote.shell import Stopped, Unreached, copy, rsync_argv, run, ssh_argv, unreached
 
 STUDY = NodeSpec(name="study", address="192.168.1.11", user="sam", ssh=("-p", "2222"))
 PLAIN = NodeSpec(name="den", address="192.168.1.12")

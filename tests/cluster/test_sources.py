@@ -4,7 +4,7 @@ import subprocess
 import pytest
 
 from cluster.errors import ClusterError
-from cluster.sources import source_root, stage
+from cluster.source_tree import source_root, stage
 
 
 @pytest.fixture
@@ -89,4 +89,6 @@ def test_what_is_no_source_tree_or_too_much_is_refused(tree, staged):
 
 def test_this_checkout_can_be_given_away(staged):
     copied = staged(source_root())
-    assert {"pyproject.toml", "README.md", "cluster/sources.py", "jobs/cli.py", "cluster/example.yaml"} <= names(copied)
+    assert {"pyproject.toml", "README.md", "cluster/source_tree.py", "jobs/cli.py", "cluster/example.yaml"} <= names(
+        copied
+    )

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cluster.status import node_rows, run_name, runs_by_node, why_dead
-from cluster.status_table import ago, card_line, differs, table
+from cluster.status.nodes import node_rows, run_name, runs_by_node, why_dead
+from cluster.status.table import ago, card_line, differs, table
 
 RECORDED = Path(__file__).parent / "recorded"
 RUN = "quickstart-pretrain-de475513-1"

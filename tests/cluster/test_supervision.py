@@ -7,10 +7,10 @@ import time
 import psutil
 import pytest
 
-from cluster.plan import MARKER
-from cluster.processes import alive, end, spawn
-from cluster.supervise import POLL_S
-from cluster.supervision import (
+from cluster.node.processes import alive, end, spawn
+from cluster.node.ray_start import MARKER
+from cluster.node.supervise import POLL_S
+from cluster.node.supervision import (
     FAILURES,
     Ask,
     Asked,
@@ -112,7 +112,7 @@ def supervised(tmp_path):
             name="attic", argv=("sh", "-c", script), log=log, temp_dir=tmp_path / "t" / "r", token_file=token, **more
         )
         environment = os.environ | {MARKER: "supervised", "HERE": str(tmp_path)}
-        argv = [sys.executable, "-m", "cluster.supervise", charge.model_dump_json()]
+        argv = [sys.executable, "-m", "cluster.node.supervise", charge.model_dump_json()]
         refs.append(spawn("ray", argv, environment, log, tmp_path))
         return refs[-1]
 

@@ -13,12 +13,12 @@ import typer.testing
 
 from cluster.errors import ClusterError, ClusterFailure
 from cluster.facts import look
-from cluster.head import Head, Joined, head_file, joined_file, read_head, read_joined, timings_here, write_member
-from cluster.lifecycle import kept_timings, running_head, running_node
-from cluster.plan import Ports, node_environment, node_start
-from cluster.processes import ProcessRef, boot_id, start_ticks_of
-from cluster.service import run as run_service
-from cluster.supervision import (
+from cluster.node.head import Head, Joined, head_file, joined_file, read_head, read_joined, timings_here, write_member
+from cluster.node.lifecycle import kept_timings, running_head, running_node
+from cluster.node.processes import ProcessRef, boot_id, start_ticks_of
+from cluster.node.ray_start import Ports, node_environment, node_start
+from cluster.node.service import run as run_service
+from cluster.node.supervision import (
     FAILURES,
     Ask,
     Asked,

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from cluster.errors import ClusterError
-from cluster.head import Head, Joined
-from cluster.join_code import parse_code
+from cluster.joining.join_code import parse_code
+from cluster.node.head import Head, Joined
 from tests.box.installs import give_uv
 from tests.lan import MARK, Lan, await_true, require
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster.drain import Drained
-from cluster.head import Joined, write_member
 from cluster.inventory import Inventory, NodeSpec
-from cluster.plan import MARKER, NodeStart, Ports
-from cluster.processes import ProcessRef, spawn
-from cluster.up import LOOK, parse_look
-from cluster.up_plan import (
+from cluster.node.drain import Drained
+from cluster.node.head import Joined, write_member
+from cluster.node.processes import ProcessRef, spawn
+from cluster.node.ray_start import MARKER, NodeStart, Ports
+from cluster.remote.up import LOOK, parse_look
+from cluster.remote.up_plan import (
     CODE,
     MARK,
     Found,

@@ -3,8 +3,8 @@ import socket
 import pytest
 
 from cluster.errors import ClusterFailure
+from cluster.hardware.wake import broadcast_of, magic_packet, suspend, wake
 from cluster.inventory import NodeSpec
-from cluster.wake import broadcast_of, magic_packet, suspend, wake
 
 MAC = "9c:6b:00:12:34:56"
 STUDY = NodeSpec(name="study", address="192.168.1.11", user="sam", ssh=("-p", "2222"))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cluster.head import Head, state_folder
+from cluster.node.head import Head, state_folder
 from jobs.runs import RunFolder
 from jobs.submit import job_states
 

@@ -20,12 +20,12 @@ from typing import Any
 
 import pytest
 
-from cluster.head import Head, head_file, write_member
 from cluster.inventory import node_labels
-from cluster.plan import NodeStart, Ports
-from cluster.processes import ProcessRef, boot_id, start_ticks_of
+from cluster.node.head import Head, head_file, write_member
+from cluster.node.processes import ProcessRef, boot_id, start_ticks_of
+from cluster.node.ray_start import NodeStart, Ports
+from cluster.node.token import write_private
 from cluster.timings import DEFAULT_TIMINGS, Timings
-from cluster.token import write_private
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder, create_run
 

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from cluster.head import Head
+from cluster.node.head import Head
 from jobs.recipe import Recipe
 from jobs.runs import RunFolder, create_run
 from jobs.submit import keep_source, submit_next

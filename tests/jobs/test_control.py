@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from cluster.head import head_file, state_folder
+from cluster.node.head import head_file, state_folder
 from cluster.timings import Timings
 from jobs.control import follow, stop_run
 from jobs.errors import JobsFailure, RunFailed

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from cluster.drain import Record, read_drained
-from cluster.gcs import ask, leave_if_idle
-from cluster.head import Head, keep_inventory
 from cluster.inventory import Inventory
-from cluster.start import has_left
+from cluster.node.drain import Record, read_drained
+from cluster.node.gcs import ask, leave_if_idle
+from cluster.node.head import Head, keep_inventory
+from cluster.node.start import has_left
 from jobs import machines
 from jobs.metrics_log import read_metrics
 from jobs.runs import RunFolder, create_run, read_json

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cluster.processes import boot_id, machine_id, start_ticks_of
+from cluster.node.processes import boot_id, machine_id, start_ticks_of
 from cluster.timings import Timings
 from jobs.driver import (
     Driver,

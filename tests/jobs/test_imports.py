@@ -22,8 +22,8 @@ MODULES = {
     # Drawn by commands that are at work already.
     "jobs.commands.cluster_table": HEAVY,
     # Processes that live beside a head, beside a node, or beside a run.
-    "cluster.supervise": HEAVY,
-    "cluster.admission": HEAVY,
+    "cluster.node.supervise": HEAVY,
+    "cluster.joining.admission": HEAVY,
     "jobs.keeper": HEAVY,
     "jobs.launch": HEAVY,
     # What commands import when they begin.
@@ -32,8 +32,8 @@ MODULES = {
     "jobs.quickstart": HEAVY,
     "jobs.submit": HEAVY,
     "jobs.tune": HEAVY,
-    "cluster.lifecycle": HEAVY,
-    "cluster.status": HEAVY,
+    "cluster.node.lifecycle": HEAVY,
+    "cluster.status.nodes": HEAVY,
     # What looks at a data set that is there.
     "dataprep.inspecting.inspect": NO_TENSORS,
     "dataprep.batches.staging": NO_TENSORS,

@@ -11,7 +11,7 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.processes import Now
+from cluster.node.processes import Now
 from cluster.timings import DEFAULT_TIMINGS as USUAL
 from jobs.errors import DamagedRun
 from jobs.keeper import Complaints, Keeper, keep, look, take_lock

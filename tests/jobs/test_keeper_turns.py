@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from cluster.drain import Drained, drain_for, read_drained
-from cluster.drain import Record as DrainRecord
-from cluster.head import head_file, keep_inventory, state_folder, write_member
 from cluster.inventory import Inventory, NodeSpec
-from cluster.processes import now
+from cluster.node.drain import Drained, drain_for, read_drained
+from cluster.node.drain import Record as DrainRecord
+from cluster.node.head import head_file, keep_inventory, state_folder, write_member
+from cluster.node.processes import now
+from cluster.node.token import read_token
 from cluster.timings import Timings
-from cluster.token import read_token
 from jobs.errors import JobUnknown
 from jobs.keeper import Found, Keeper, look
 from jobs.ledger import Claim, Ledger, Row

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from cluster.processes import boot_id
+from cluster.node.processes import boot_id
 from jobs.ledger import Claim, Ledger
 from jobs.runs import RunFolder
 from tests.jobs.ledgers import closed, recorded

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from cluster.drain import change_drained, drop, put
-from cluster.head import keep_inventory
 from cluster.inventory import Inventory
+from cluster.node.drain import change_drained, drop, put
+from cluster.node.head import keep_inventory
 from cluster.timings import DEFAULT_TIMINGS
 from jobs.driver import write_driver
 from jobs.ledger import Ledger

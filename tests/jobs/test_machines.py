@@ -4,8 +4,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from cluster.drain import Drained, Record
 from cluster.inventory import GpuSpec, Inventory, NodeSpec
+from cluster.node.drain import Drained, Record
 from cluster.timings import DEFAULT_TIMINGS as WAITS
 from jobs.machines import (
     Drain,

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from cluster.head import state_folder
+from cluster.node.head import state_folder
 from jobs.control import follow, stop_run
 from jobs.driver import write_driver
 from jobs.errors import RunFailed, UnknownRun

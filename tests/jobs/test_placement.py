@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.drain import Drained
+from cluster.node.drain import Drained
 from jobs.placement import Missing, Node, Placement, avoiding, live_nodes, matches, needed, place
 from jobs.recipe import WorkersSpec
 

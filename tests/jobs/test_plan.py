@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.examination import Examination, Patient
+from cluster.doctor.examination import Examination, Patient
+from cluster.doctor.links import keep_links, rates_mbit, read_links
 from cluster.inventory import Inventory
-from cluster.links import keep_links, rates_mbit, read_links
 from cluster.probe.readings import Link
 from jobs.arithmetic import arithmetic_of
 from jobs.plan import Machine, bottleneck, enough_items, machines_of, predict

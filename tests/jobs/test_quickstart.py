@@ -7,7 +7,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from cluster.errors import NoHead
-from cluster.head import state_folder
+from cluster.node.head import state_folder
 from jobs.errors import FolderTaken
 from jobs.evaluate import no_bar
 from jobs.quickstart import (

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cluster.head import Head, state_folder
+from cluster.node.head import Head, state_folder
 from jobs.control import stop_run
 from jobs.driver import look_for_driver
 from jobs.ledger import Ledger

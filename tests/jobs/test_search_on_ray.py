@@ -12,7 +12,7 @@ import psutil
 import pytest
 from selenium import webdriver
 
-from cluster.head import Head
+from cluster.node.head import Head
 from jobs.control import stop_run
 from jobs.metrics_log import read_metrics
 from jobs.recipe import Recipe

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.drain import Drained
+from cluster.node.drain import Drained
 from cluster.timings import DEFAULT_TIMINGS
 from jobs.placement import Missing, Node, Placement, least_workers, place, place_run
 from jobs.pulse import Pulse, answers

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.head import state_folder
+from cluster.node.head import state_folder
 from cluster.timings import Timings
 from jobs.control import stop_run
 from jobs.errors import JobsFailure

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from cluster.facts import Facts, look
-from cluster.head import Head, Joined, head_file, joined_file, write_member
 from cluster.inventory import CacheSpec, NodeSpec
-from cluster.plan import MARKER, Ports, node_environment, node_start
-from cluster.processes import ProcessRef, boot_id, start_ticks_of
+from cluster.node.head import Head, Joined, head_file, joined_file, write_member
+from cluster.node.processes import ProcessRef, boot_id, start_ticks_of
+from cluster.node.ray_start import MARKER, Ports, node_environment, node_start
 from cluster.timings import DEFAULT_TIMINGS
 from dataprep.shards.manifest import read_manifest
 from jobs.recipe import RecipeCacheSpec

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import TokenError
-from cluster.head import Head, state_folder
+from cluster.node.head import Head, state_folder
 from jobs import launch
 from jobs.errors import ClaimLost, JobsFailure, JobUnknown, RunExists
 from jobs.ledger import Ledger

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster.drain import Drained, change_drained, drop, put
+from cluster.node.drain import Drained, change_drained, drop, put
 from cluster.timings import Timings
 from jobs.errors import Superseded, Unplaceable
 from jobs.placement import Node

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from cluster.drain import Drained
-from cluster.drain import Record as DrainRecord
 from cluster.facts import look as look_here
-from cluster.head import Head, head_file, write_member
 from cluster.inventory import Inventory, NodeSpec
-from cluster.plan import Ports, node_start
-from cluster.processes import Now, ProcessRef
+from cluster.node.drain import Drained
+from cluster.node.drain import Record as DrainRecord
+from cluster.node.head import Head, head_file, write_member
+from cluster.node.processes import Now, ProcessRef
+from cluster.node.ray_start import Ports, node_start
 from cluster.timings import DEFAULT_TIMINGS, Timings
 from jobs import machines, retry
 from jobs.control import stop_run

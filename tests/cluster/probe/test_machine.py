@@ -15,7 +15,7 @@ import pytest
 import cluster.probe
 from cluster.facts import find_interfaces
 from cluster.probe import machine
-from cluster.probe_call import program
+from cluster.remote.probe_call import program
 
 FOLDER = Path(cluster.probe.__path__[0])
 

@@ -1,0 +1,209 @@
+"""The process that keeps one `ray start --block` running: `python -m cluster.node.supervise CHARGE`.
+
+It is the member's process in the records: where it lives, Ray runs or is about to. What it does is decided in
+`cluster.node.supervision`. SIGTERM ends Ray and then itself; when it is killed, the kernel asks Ray to end.
+"""
+
+import ctypes
+import http.client
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from typing import NoReturn
+
+import psutil
+
+from cluster.errors import TokenError
+from cluster.node.drain import may_start
+from cluster.node.gcs import ask
+from cluster.node.processes import end_session, start_ticks_of
+from cluster.node.ray_start import LOOPBACK
+from cluster.node.start import STARTED_LINE, prepare_temp_dir
+from cluster.node.supervision import Ask, Asked, Charge, Ended, GiveUp, Start, decide, failures_after, has_left
+from cluster.node.token import read_token
+from vr_core.errors import VrError
+
+POLL_S = 0.5
+_GRACE_S = 15.0
+"""For Ray to end its processes after SIGTERM; less than `cluster.node.processes.end` gives the supervisor."""
+_PR_SET_PDEATHSIG = 1
+
+_libc = ctypes.CDLL(None)
+
+
+class Supervisor:
+    """One Ray, its starts and its ends."""
+
+    def __init__(self, charge: Charge, ending: threading.Event) -> None:
+        self.charge = charge
+        self.ending = ending
+        self.ray: subprocess.Popen[bytes] | None = None
+        self.started_s = 0.0
+        self.log_from = 0
+        """Where in the log the newest start begins."""
+        self.came_up = False
+        self.ever_up = charge.after_boot
+        self.failures = 0
+
+    def run(self) -> int:
+        """Keep Ray running until it is to end, or is given up; returns the exit status."""
+        if self.charge.after_boot:
+            ended = Ended(time.monotonic(), came_up=True, ever_up=True, failures=0)
+        else:
+            self._start(fresh=True)
+            ended = self._watch()
+        while not self.ending.is_set():
+            action = self._next(ended)
+            if isinstance(action, GiveUp):
+                if action.why:
+                    _say(action.why)
+                return 1
+            self._start(action.fresh)
+            ended = self._watch()
+        return 0
+
+    def _next(self, ended: Ended) -> Start | GiveUp:
+        """Wait for the moment of the next start."""
+        asked: Asked | None = None
+        while not self.ending.is_set():
+            now_s = time.monotonic()
+            action = decide(ended, asked, now_s, is_head=self.charge.head is None, timings=self.charge.timings)
+            match action:
+                case Start() | GiveUp():
+                    return action
+                case Ask():
+                    asked = self._ask(asked)
+                case _:
+                    self.ending.wait(POLL_S)
+        return GiveUp()
+
+    def _ask(self, before: Asked | None) -> Asked:
+        assert self.charge.head is not None
+        drained = ask(self.charge.head, self.charge.token_file)
+        asked = Asked(time.monotonic(), drained is not None, may_start(self.charge.name, drained))
+        if before is None or (before.answers, before.may_start) != (asked.answers, asked.may_start):
+            if not asked.answers:
+                _say(f"the head {self.charge.head} does not answer; waiting for it")
+            elif not asked.may_start:
+                _say(f"{self.charge.name} is drained; waiting for its time")
+        return asked
+
+    def _start(self, fresh: bool) -> None:
+        if self.ray is not None or self.charge.after_boot:
+            _say("starting Ray again" + (" without its earlier state" if fresh else ""))
+        if self.charge.store is not None:
+            if fresh:
+                shutil.rmtree(self.charge.store, ignore_errors=True)
+            self.charge.store.mkdir(mode=0o700, exist_ok=True)
+        prepare_temp_dir(self.charge.temp_dir)
+        self.log_from = self.charge.log.stat().st_size
+        self.came_up = False
+        self.started_s = time.monotonic()
+        parent = os.getpid()
+        self.ray = subprocess.Popen(self.charge.argv, stdin=subprocess.DEVNULL, preexec_fn=lambda: _end_with(parent))
+
+    def _watch(self) -> Ended:
+        """Return when Ray has ended, or is to; nothing of it is left then."""
+        assert self.ray is not None
+        left = False
+        raylet: psutil.Process | None = None
+        raylet_seen_s = time.monotonic()
+        while self.ray.poll() is None and not left and not self.ending.is_set():
+            self.ending.wait(POLL_S)
+            if not self.came_up and self._says_it_is_up():
+                self.came_up = True
+                if self.ever_up and self.charge.agent_port is not None:
+                    threading.Thread(target=_wake_job_watch, args=(self.charge, self.ray), daemon=True).start()
+            if self.came_up and (raylet is None or not _lives(raylet)):
+                raylet = _raylet_of(self.ray.pid)
+            if not self.came_up or raylet is not None:
+                raylet_seen_s = time.monotonic()
+            left = has_left(raylet_seen_s, time.monotonic(), self.charge.timings)
+        left = left and self.ray.poll() is None
+        self.came_up = self.came_up or self._says_it_is_up()
+        self.ever_up = self.ever_up or self.came_up
+        if self.ray.poll() is None:
+            self.ray.terminate()
+        if self.ever_up and not self.ending.is_set():
+            _say("the node has left" if left else f"Ray has ended ({self.ray.poll()})")
+        try:
+            self.ray.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self.ray.kill()
+            self.ray.wait()
+        end_session()
+        ended_s = time.monotonic()
+        self.failures = failures_after(self.failures, ended_s - self.started_s, self.charge.timings)
+        return Ended(ended_s, self.came_up, self.ever_up, self.failures, left)
+
+    def _says_it_is_up(self) -> bool:
+        with self.charge.log.open("rb") as log:
+            log.seek(self.log_from)
+            return STARTED_LINE.encode() in log.read()
+
+
+def _raylet_of(pid: int) -> psutil.Process | None:
+    """The living raylet that `ray start` has; looking for it reads all processes of the PC."""
+    try:
+        children = psutil.Process(pid).children()
+        return next((child for child in children if child.name() == "raylet" and _lives(child)), None)
+    except psutil.NoSuchProcess:
+        return None  # something ended just now; whether it is Ray itself is seen next time
+
+
+def _lives(process: psutil.Process) -> bool:
+    return process.is_running() and start_ticks_of(process.pid) is not None
+
+
+def _wake_job_watch(charge: Charge, ray: subprocess.Popen[bytes]) -> None:
+    """Let the agent look at the jobs that its GCS remembers.
+
+    Ray's agent begins to watch jobs when it is first asked about one. Until then those that died with the head are said
+    to run, and the keeper, which resubmits what has failed, would wait for them.
+    """
+    url = f"http://{LOOPBACK}:{charge.agent_port}/api/job_agent/jobs/none/logs"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while ray.poll() is None:
+        try:
+            token = read_token(charge.token_file)
+            opener.open(urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"}), timeout=60).close()
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code == http.HTTPStatus.NOT_FOUND:  # there is no job of that name: it has looked
+                    return
+        except (OSError, http.client.HTTPException, TokenError):
+            pass
+        time.sleep(POLL_S)
+
+
+def _end_with(parent: int) -> None:
+    """In the new process: ask the kernel for SIGTERM when the supervisor is gone."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _say(line: str) -> None:
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} supervisor: {line}", flush=True)
+
+
+def main(argument: str) -> NoReturn:
+    """Supervise until SIGTERM, or until Ray is given up."""
+    ending = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ending.set())
+    signal.signal(signal.SIGINT, lambda *_: ending.set())
+    try:
+        sys.exit(Supervisor(Charge.model_validate_json(argument), ending).run())
+    except (VrError, OSError) as error:
+        _say(str(error))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
