@@ -6,12 +6,41 @@ and the schemas are imported inside the commands. The help is plain text, not ri
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
 
-from jobs.commands import cluster, data, evaluate, jobs, plan, quickstart, separate, trace, tune
+from jobs.commands.cluster.doctor import doctor
+from jobs.commands.cluster.down import down
+from jobs.commands.cluster.drain import drain, undrain
+from jobs.commands.cluster.firewall import firewall
+from jobs.commands.cluster.head import head
+from jobs.commands.cluster.join import join
+from jobs.commands.cluster.rotate import rotate
+from jobs.commands.cluster.service import service
+from jobs.commands.cluster.status import status
+from jobs.commands.cluster.up import up
+from jobs.commands.data.change import add, prune, remove, verify
+from jobs.commands.data.check import check
+from jobs.commands.data.dedupe import dedupe
+from jobs.commands.data.inspect import inspect
+from jobs.commands.data.prepare import prepare
+from jobs.commands.data.stage import stage
+from jobs.commands.data.synth import synth
+from jobs.commands.evaluate import evaluate
+from jobs.commands.jobs.list import list_
+from jobs.commands.jobs.logs import logs
+from jobs.commands.jobs.resume import resume
+from jobs.commands.jobs.show import show
+from jobs.commands.jobs.stop import stop
+from jobs.commands.jobs.submit import submit, train
+from jobs.commands.jobs.watch import watch
+from jobs.commands.plan import plan
+from jobs.commands.quickstart import quickstart
+from jobs.commands.separate import separate
+from jobs.commands.trace import trace
+from jobs.commands.tune import trials, tune
 from vr_core.errors import VrError
 
 INTERRUPTED = 130
@@ -44,18 +73,28 @@ def _root(
     pass
 
 
-app.command()(quickstart.quickstart)
-app.command()(jobs.submit)
-app.command()(jobs.train)
-app.command()(tune.tune)
-app.command()(tune.trials)
-app.command()(plan.plan)
-app.command()(trace.trace)
-app.command("eval")(evaluate.evaluate)
-app.command()(separate.separate)
-app.add_typer(data.app, name="data")
-app.add_typer(jobs.app, name="jobs")
-app.add_typer(cluster.app, name="cluster")
+def _group(name: str, about: str, *commands: Callable[..., None]) -> typer.Typer:
+    """Commands that begin with the same word, in the order of their help."""
+    group = typer.Typer(help=about, no_args_is_help=True)
+    for command in commands:
+        group.command(command.__name__.rstrip("_"))(command)
+    app.add_typer(group, name=name)
+    return group
+
+
+for command in (quickstart, submit, train, tune, trials, plan, trace):
+    app.command()(command)
+app.command("eval")(evaluate)
+app.command()(separate)
+data = _group(
+    "data", "Make songs up, turn music into a data set, look into one.",
+    synth, prepare, inspect, verify, check, dedupe, add, remove, stage, prune,
+)  # fmt: skip
+_group("jobs", "List, show, watch, stop and resume runs.", list_, show, watch, logs, stop, resume)
+_group(
+    "cluster", "Start, join, inspect and end the Ray cluster.",
+    up, head, join, status, doctor, drain, undrain, down, rotate, firewall, service,
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None, command: typer.Typer = app) -> None:

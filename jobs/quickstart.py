@@ -29,17 +29,19 @@ from cluster.node.head import Head, all_joined, find_head, state_folder
 from cluster.node.lifecycle import start_head, stop, unchanging
 from cluster.node.processes import alive
 from cluster.node.ray_start import node_start
-from jobs.control import follow, stop_run
-from jobs.display import display
 from jobs.errors import FolderTaken, RunExists, RunFailed, SongsFailed
-from jobs.keeper import KEEPER
-from jobs.launch import raise_for
-from jobs.ledger import Ledger
+from jobs.execution.launch import raise_for
+from jobs.queue.client import follow, stop_run
+from jobs.queue.keeper import KEEPER
+from jobs.queue.submit import LIVE_JOB, job_states, start, submitted_runs
+from jobs.queue.table import Ledger
 from jobs.recipe import Recipe
-from jobs.run_state import LIVE, RunState
-from jobs.runs import RunFolder, create_run, repeats, resolve_paths, resolve_weights
-from jobs.shipped import recipe_file
-from jobs.submit import LIVE_JOB, job_states, start, submitted_runs
+from jobs.recipes.shipped import recipe_file
+from jobs.reports.display import display
+from jobs.runs.creation import create_run, repeats, resolve_paths
+from jobs.runs.folder import RunFolder
+from jobs.runs.lookup import resolve_weights
+from jobs.runs.state import LIVE, RunState
 from vr_core.config import Spec, load, plain, validate
 from vr_core.errors import ConfigError
 from vr_core.files import write_json
@@ -47,7 +49,7 @@ from vr_core.files import write_json
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from jobs.evaluate import Bar
+    from jobs.scoring.evaluate import Bar
 
 NOTE = "quickstart.json"
 LOCK = ".lock"
@@ -362,8 +364,8 @@ def _separate(folder: Path, run: RunFolder, bar: "Bar") -> dict[str, Any]:
     """Scores over the test split, and one song of it as files: fields of the result."""
     from dataprep.audio.decoders import AudioSource
     from dataprep.audio.files import open_audio, write_audio
-    from jobs.evaluate import evaluate, labelled_songs, open_mixture
-    from jobs.separate import OutputSettings, pick_device, separate_song
+    from jobs.scoring.evaluate import evaluate, labelled_songs, open_mixture
+    from jobs.scoring.separate import OutputSettings, pick_device, separate_song
     from vr_core.weights import load_model
 
     evaluation = evaluate(run.path, folder / "data", bar=bar)

@@ -19,9 +19,9 @@ from cluster.node.drain import Record, read_drained
 from cluster.node.head import Head, Joined, fetch, read_inventory
 from cluster.node.processes import alive
 from cluster.node.token import write_private
-from jobs import machines
-from jobs.ledger import Ledger
-from jobs.submit import LIVE_JOB
+from jobs.queue import node_power as machines
+from jobs.queue.submit import LIVE_JOB
+from jobs.queue.table import Ledger
 from tests.cluster.pcs import Pc, members
 from tests.quick_timings import write_quick
 from tests.started import started_here

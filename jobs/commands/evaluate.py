@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from jobs.commands.terminal import Json
+
 
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A run folder, a checkpoint folder or a weights.safetensors.")],
@@ -14,7 +16,7 @@ def evaluate(
         Path | None, typer.Option("--out", "-o", help="Folder for the separated files; default: in the run's folder.")
     ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: a GPU where there is one.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Separate songs into files and score the files against the original stems, over whole songs.
 
@@ -26,7 +28,7 @@ def evaluate(
 
     from jobs.commands.separate import song_progress
     from jobs.errors import SongsFailed
-    from jobs.evaluate import evaluate as run
+    from jobs.scoring.evaluate import evaluate as run
 
     result = run(checkpoint, data, split, out, device, song_progress)
     if as_json:
@@ -45,7 +47,7 @@ def _print_table(scores: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from jobs.evaluate import SCORES
+    from jobs.scoring.evaluate import SCORES
 
     table = Table("song", *(name.removesuffix("_db").replace("_", " ") + " (dB)" for name in SCORES))
     for row in [*scores["songs"], {"id": "mean", **scores["mean"]}]:

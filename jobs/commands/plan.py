@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jobs.commands.terminal import Json
+
 if TYPE_CHECKING:
-    from jobs.plan import Outlook
+    from jobs.planning.forecast import Outlook
 
 
 def plan(
@@ -21,7 +23,7 @@ def plan(
         float | None,
         typer.Option("--link", min=0.001, help="Gbit/s of all links. [default: as the doctor measured, or 1]"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Predict a run before anything runs: steps a second, hours, bytes on the wire, who takes part, what would help.
 
@@ -29,11 +31,11 @@ def plan(
     """
     from cluster.doctor.links import rates_mbit, read_links
     from cluster.inventory import Inventory
-    from jobs.arithmetic import arithmetic_of
-    from jobs.plan import OF_THE_LINE, forecast_phase, machines_of, outlook
-    from jobs.shipped import read_recipe
-    from jobs.speed import kept_speeds
-    from jobs.training.phases import phases_of
+    from jobs.planning.arithmetic import arithmetic_of
+    from jobs.planning.forecast import OF_THE_LINE, forecast_phase, machines_of, outlook
+    from jobs.recipes.shipped import read_recipe
+    from jobs.steps.phases import phases_of
+    from jobs.training.speed import kept_speeds
     from vr_core.config import load
     from vr_core.errors import UserError
 
@@ -69,7 +71,7 @@ def _show(about: dict[str, Any], found: "Outlook", inventory: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from jobs.plan import OF_THE_LINE
+    from jobs.planning.forecast import OF_THE_LINE
 
     console, now = Console(), found.now
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.commands.terminal import Json
+
 if TYPE_CHECKING:
     from jobs.quickstart import QuickstartResult
 
@@ -16,7 +18,7 @@ def quickstart(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the Ray head and its dashboard running.")] = False,
     songs: Annotated[int, typer.Option(help="How many invented songs.")] = 8,
     seconds: Annotated[float, typer.Option(help="Length of each.")] = 20.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Try everything on this machine with invented songs, from nothing to a separated song.
 

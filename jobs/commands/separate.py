@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from jobs.commands.terminal import Json
+
 if TYPE_CHECKING:
     from dataprep.audio.tracks import Track
 
@@ -24,7 +26,7 @@ def separate(
     ] = None,
     picture: Annotated[bool, typer.Option(help="Also draw mixture, vocals and instrumental as spectrograms.")] = True,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: a GPU where there is one.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Separate songs into instrumental and vocals, which sum to the song; stereo, at the model's sample rate.
 
@@ -37,8 +39,8 @@ def separate(
     from dataprep.audio.files import open_audio, probe
     from dataprep.errors import DataError
     from jobs.errors import SongsFailed
-    from jobs.runs import resolve_weights
-    from jobs.separate import OutputSettings, pick_device, separate_song
+    from jobs.runs.lookup import resolve_weights
+    from jobs.scoring.separate import OutputSettings, pick_device, separate_song
     from vr_core.weights import load_model
 
     output = OutputSettings(out, file_format, _subtype(file_format, subtype), picture)
@@ -123,7 +125,7 @@ def song_progress(seconds: dict[str, float]) -> Iterator[Callable[[str, float], 
 
 
 def _subtype(file_format: Literal["wav", "flac"], subtype: str | None) -> str:
-    from jobs.separate import SUBTYPES
+    from jobs.scoring.separate import SUBTYPES
     from vr_core.errors import ConfigError
 
     known = SUBTYPES[file_format]

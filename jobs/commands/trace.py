@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from jobs.commands.terminal import Json
+
 
 def trace(
     names: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names or folders of runs.")],
@@ -14,7 +16,7 @@ def trace(
         Path | None, typer.Option("-o", "--picture", help="Draw it into this file (.png, .svg or .pdf).")
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of run folders.")] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show what each machine did in a run's steps: under its newest start's first shares, and under the last.
 
@@ -22,8 +24,8 @@ def trace(
 
     Example: vr trace home-pretrain-1a2b3c4d-1 -o steps.png
     """
-    from jobs.overview import find_run
-    from jobs.trace import draw, timelines
+    from jobs.reports.overview import find_run
+    from jobs.reports.trace import draw, timelines
     from vr_core.errors import UserError
 
     if picture is not None and picture.suffix not in (".png", ".svg", ".pdf"):

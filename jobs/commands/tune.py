@@ -4,20 +4,19 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from jobs.commands.jobs.options import RUNS, Out
+from jobs.commands.terminal import Json
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from jobs.recipe import Recipe
-    from jobs.search import Search, TrialRow
+    from jobs.search.search import Search, TrialRow
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
-Out = Annotated[Path, typer.Option("--out", help="Folder of run folders.")]
-RUNS = Path("runs")
 REFRESH_S = 1.0
 
 
@@ -42,20 +41,21 @@ def tune(
     The recipe's `tune` section says which keys; bad trials are stopped early. Ctrl-C ends the search, --resume goes on.
     Example: vr tune tune-smoke data=DATA --trials 6
     """
-    from jobs.search import create_search, plan_trials, resolve_search
+    from jobs.recipes.shipped import read_recipe
+    from jobs.search.search import create_search, plan_trials, resolve_search
     from vr_core.errors import ConfigError
 
     arguments = [*(overrides or []), *([] if trials is None else [f"tune.trials={trials}"])]
     if resume is not None:
         search = resolve_search(resume, out)
-        if arguments or again or (recipe is not None and _recipe(recipe, []).name != search.recipe().name):
+        if arguments or again or (recipe is not None and read_recipe(recipe, []).name != search.recipe().name):
             raise ConfigError(
                 f"--resume goes on with {search.id} as it was; leave other values, --trials, --again away"
             )
     elif recipe is None:
         raise ConfigError("expected a recipe, or --resume SEARCH; for example: vr tune tune-smoke data=DATA")
     else:
-        spec = _recipe(recipe, arguments)
+        spec = read_recipe(recipe, arguments)
         if dry_run:
             return _print_plan(spec, as_json)
         print(f"{len(plan_trials(spec))} trials of {spec.name}", file=sys.stderr)
@@ -75,7 +75,7 @@ def trials(
 
     Example: vr trials tune-smoke-1a2b3c4d-1 --watch
     """
-    from jobs.search import resolve_search
+    from jobs.search.search import resolve_search
 
     search = resolve_search(name, out)
     if watch:
@@ -90,14 +90,8 @@ def trials(
     return None
 
 
-def _recipe(name: str, overrides: list[str]) -> "Recipe":
-    from jobs.shipped import read_recipe
-
-    return read_recipe(name, overrides)
-
-
 def _print_plan(recipe: "Recipe", as_json: bool) -> None:
-    from jobs.search import plan_trials, shown_values
+    from jobs.search.search import plan_trials, shown_values
     from vr_core.config import plain, to_yaml
 
     plans = plan_trials(recipe)
@@ -111,7 +105,7 @@ def _print_plan(recipe: "Recipe", as_json: bool) -> None:
 
 
 def _carry(search: "Search", as_json: bool) -> None:
-    from jobs.tune import run_search
+    from jobs.search.tune import run_search
 
     print(f"search {search.id}: {search.path}", file=sys.stderr)
     try:
@@ -129,7 +123,7 @@ def _watch(search: "Search") -> None:
     import time
 
     from cluster.node.head import timings_here
-    from jobs.driver import Listener
+    from jobs.runs.liveness import Listener
 
     silent_s, driver = timings_here().driver_silent_s, Listener()
     with _shown(search) as show:
@@ -141,8 +135,8 @@ def _watch(search: "Search") -> None:
 
 def _print_end(search: "Search") -> None:
     """The best recipe and what to type next, or how to go on."""
-    from jobs.driver import look_for_driver
-    from jobs.search import best, shown_values
+    from jobs.runs.liveness import look_for_driver
+    from jobs.search.search import best, shown_values
 
     state = search.run.state()
     row = best(search.rows())
@@ -154,7 +148,7 @@ def _print_end(search: "Search") -> None:
 
 
 def _plain(search: "Search") -> dict[str, object]:
-    from jobs.search import best
+    from jobs.search.search import best
     from vr_core.config import plain
 
     rows = search.rows()
@@ -175,7 +169,7 @@ def _shown(search: "Search") -> "Iterator[Callable[[list[TrialRow]], None]]":
     from rich.console import Console
     from rich.live import Live
 
-    from jobs.search import shown_trial
+    from jobs.search.search import shown_trial
 
     console = Console(stderr=True)
     if console.is_terminal:
@@ -200,7 +194,7 @@ def _table(search: "Search", rows: "list[TrialRow]") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from jobs.search import best
+    from jobs.search.search import best
 
     keys = list(rows[0].values) if rows else []
     leader = best(rows)

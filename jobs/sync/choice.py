@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jobs.gradient import ItemLosses
 from jobs.recipe import POWERSGD_IS_GONE, Recipe, SyncName
-from jobs.shares import (
+from jobs.steps.decision import Exclusion
+from jobs.steps.gradient import ItemLosses
+from jobs.steps.shares import (
     Exchange,
     Speed,
     behind_steps,
@@ -18,14 +19,13 @@ from jobs.shares import (
     step_s,
     worth_keeping,
 )
+from jobs.steps.state import TrainingFile, TrainState
+from jobs.steps.world import World
 from jobs.sync.busy_clock import BusyClock
 from jobs.sync.ddp import Ddp
 from jobs.sync.diloco import Diloco
 from jobs.sync.links import links_bytes_per_s
 from jobs.sync.sync import Sync
-from jobs.training.decision import Exclusion
-from jobs.training.state import TrainingFile, TrainState
-from jobs.training.world import World
 from vr_core.errors import ConfigError
 
 

@@ -8,13 +8,13 @@ from torch.distributed import GradBucket  # type: ignore[attr-defined]  # torch 
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 from dataprep.batches.loader import CodedBatch
-from jobs.gradient import ItemLosses, add_gradients
 from jobs.recipe import SyncName
+from jobs.steps.gradient import ItemLosses, add_gradients
+from jobs.steps.state import TrainingFile, TrainState
+from jobs.steps.step_plan import EVERY_STEP, StepPlan
+from jobs.steps.step_report import RankReport, StepReport
+from jobs.steps.world import World
 from jobs.sync.busy_clock import BusyClock
-from jobs.training.state import TrainingFile, TrainState
-from jobs.training.step_plan import EVERY_STEP, StepPlan
-from jobs.training.step_report import RankReport, StepReport
-from jobs.training.world import World
 
 
 class Ddp:

@@ -6,19 +6,19 @@ import torch
 from torch import Tensor, nn
 
 from dataprep.batches.loader import CodedBatch
-from jobs.checkpoint import read_part
-from jobs.gradient import ItemLosses, add_gradients
-from jobs.local_steps import LocalSteps
+from jobs.checkpoints.format import read_part
 from jobs.recipe import Recipe, SyncName
+from jobs.steps.gradient import ItemLosses, add_gradients
+from jobs.steps.state import TrainingFile, TrainState
+from jobs.steps.step_plan import Rounds, StepPlan
+from jobs.steps.step_report import RankReport, StepReport
+from jobs.steps.world import World
 from jobs.sync.busy_clock import BusyClock
-from jobs.training.state import TrainingFile, TrainState
-from jobs.training.step_plan import Rounds, StepPlan
-from jobs.training.step_report import RankReport, StepReport
-from jobs.training.world import World
+from jobs.sync.local_steps import LocalSteps
 
 
 class Diloco:
-    """Each rank takes steps of its own; `jobs.local_steps` adds up what came of them."""
+    """Each rank takes steps of its own; `jobs.sync.local_steps` adds up what came of them."""
 
     name: SyncName = "diloco"
 

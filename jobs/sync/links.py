@@ -2,7 +2,7 @@
 
 import torch
 
-from jobs.training.world import World
+from jobs.steps.world import World
 
 _FIRST_BYTES, _SAMPLE_BYTES = 2**17, 8 * 2**20
 _SAMPLE_S = 0.5

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from dataprep.batches.loader import CodedBatch
 from jobs.recipe import SyncName
+from jobs.steps.state import TrainingFile, TrainState
+from jobs.steps.step_plan import Rounds, StepPlan
+from jobs.steps.step_report import RankReport, StepReport
 from jobs.sync.busy_clock import BusyClock
-from jobs.training.state import TrainingFile, TrainState
-from jobs.training.step_plan import Rounds, StepPlan
-from jobs.training.step_report import RankReport, StepReport
 
 
 class Sync(Protocol):

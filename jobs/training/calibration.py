@@ -9,14 +9,22 @@ import torch
 
 from dataprep.batches.order import Order
 from dataprep.shards.dataset import Dataset
-from jobs.gradient import ItemLosses
-from jobs.memory import SMALLER
-from jobs.shares import Speed
-from jobs.speed import keep_or_note, keep_others, key_of, note_begin, note_first_step, speed_here, speeds_of_all
-from jobs.training.phases import Phase, phase_at
-from jobs.training.state import TrainState
-from jobs.training.step_plan import StepPlan
-from jobs.training.world import World
+from jobs.steps.gradient import ItemLosses
+from jobs.steps.phases import Phase, phase_at
+from jobs.steps.shares import Speed
+from jobs.steps.state import TrainState
+from jobs.steps.step_plan import StepPlan
+from jobs.steps.world import World
+from jobs.training.memory import SMALLER
+from jobs.training.speed import (
+    keep_or_note,
+    keep_others,
+    key_of,
+    note_begin,
+    note_first_step,
+    speed_here,
+    speeds_of_all,
+)
 
 
 class Calibration:

@@ -8,16 +8,16 @@ from types import TracebackType
 from typing import Any
 
 from dataprep.shards.dataset import Dataset
-from jobs.background import BackgroundCheckpoints, Written
-from jobs.note import note
-from jobs.own_disk import OwnDisk, copies_of
+from jobs.checkpoints.background import BackgroundCheckpoints, Written
+from jobs.checkpoints.local_copies import OwnDisk, copies_of
 from jobs.recipe import Recipe
-from jobs.runs import RunFolder
-from jobs.starts import Start
+from jobs.runs.folder import RunFolder
+from jobs.runs.note import note
+from jobs.runs.starts import Start
+from jobs.steps.decision import Destination, Ending
+from jobs.steps.state import TrainState
+from jobs.steps.world import World
 from jobs.sync.sync import Sync
-from jobs.training.decision import Destination, Ending
-from jobs.training.state import TrainState
-from jobs.training.world import World
 from vr_core.weights import WeightsMeta
 
 

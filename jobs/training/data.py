@@ -13,7 +13,7 @@ from dataprep.batches.order import shards_read
 from dataprep.batches.staging import BackgroundStaging
 from dataprep.shards.dataset import Dataset
 from jobs.recipe import Recipe, RecipeCacheSpec
-from jobs.training.world import World
+from jobs.steps.world import World
 from vr_core.errors import ConfigError
 
 

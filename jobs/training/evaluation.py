@@ -14,15 +14,15 @@ from torch import nn
 from dataprep.batches.loader import Loader
 from dataprep.batches.order import Item, cut, fixed_items
 from dataprep.shards.dataset import Dataset
-from jobs.checkpoint import best_loss
-from jobs.gradient import ItemLosses
+from jobs.checkpoints.format import best_loss
 from jobs.recipe import Recipe
-from jobs.runs import RunFolder
+from jobs.runs.folder import RunFolder
+from jobs.steps.gradient import ItemLosses
+from jobs.steps.state import TrainState
+from jobs.steps.step_plan import StepPlan
+from jobs.steps.world import World
 from jobs.sync.sync import Sync
 from jobs.training.recorder import Recorder
-from jobs.training.state import TrainState
-from jobs.training.step_plan import StepPlan
-from jobs.training.world import World
 
 BEST_OF = "validation_loss"
 """The figure whose least value makes a checkpoint the best."""

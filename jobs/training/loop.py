@@ -12,27 +12,27 @@ from pathlib import Path
 
 from dataprep.batches.loader import Loader
 from dataprep.shards.dataset import Dataset
-from jobs.gradient import ItemLosses, everywhere_bf16
-from jobs.memory import keep_freed_memory
-from jobs.note import note
 from jobs.recipe import Recipe, RecipeCacheSpec
-from jobs.resume import begin, newest_checkpoint
-from jobs.runs import RunFolder
-from jobs.starts import Start
-from jobs.storage import open_data
+from jobs.runs.folder import RunFolder
+from jobs.runs.note import note
+from jobs.runs.starts import Start
+from jobs.steps.decision import Ended, decide
+from jobs.steps.gradient import ItemLosses, everywhere_bf16
+from jobs.steps.phases import phase_at, phases_of
+from jobs.steps.state import TrainingFile, TrainState
+from jobs.steps.step_plan import StepPlan
+from jobs.steps.step_report import RankReport
+from jobs.steps.world import World
 from jobs.sync.choice import SyncChoice
 from jobs.training.calibration import Calibration
 from jobs.training.checkpointer import Checkpointer
 from jobs.training.data import require_data, staging_ahead, who_has_what
-from jobs.training.decision import Ended, decide
 from jobs.training.evaluation import BEST_OF, Evaluations
-from jobs.training.phases import phase_at, phases_of
+from jobs.training.memory import keep_freed_memory
 from jobs.training.recorder import Recorder
-from jobs.training.state import TrainingFile, TrainState
-from jobs.training.step_plan import StepPlan
-from jobs.training.step_report import RankReport
+from jobs.training.resume import begin, newest_checkpoint
+from jobs.training.storage import open_data
 from jobs.training.wishes import Wishes
-from jobs.training.world import World
 
 Report = Callable[[dict[str, float]], None] | None
 Open = Callable[[Path, RecipeCacheSpec | None, str | None], Dataset]
@@ -49,7 +49,7 @@ def train(
         world: of this rank; nothing else communicates.
         report: called with finite numbers at the same steps on every rank: evaluations and the end.
         start: of the workers, as the run's driver counts them; by default the next one.
-        opens: the data set in a folder, as `jobs.storage.open_data`.
+        opens: the data set in a folder, as `jobs.training.storage.open_data`.
 
     Raises:
         RunFailed: more non-finite steps in a row than the recipe allows, or a step that was not shared out once.

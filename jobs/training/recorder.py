@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from jobs.metrics_log import MetricsLog
-from jobs.note import note
 from jobs.recipe import Recipe
-from jobs.runs import RunFolder
-from jobs.starts import Start
+from jobs.runs.folder import RunFolder
+from jobs.runs.metrics import MetricsLog
+from jobs.runs.note import note
+from jobs.runs.starts import Start
+from jobs.steps.state import TrainState
+from jobs.steps.step_plan import StepPlan
+from jobs.steps.step_report import StepReport
 from jobs.sync.choice import SyncChoice
 from jobs.training.checkpointer import Checkpointer
-from jobs.training.state import TrainState
-from jobs.training.step_plan import StepPlan
-from jobs.training.step_report import StepReport
 
 
 class Recorder:

@@ -3,7 +3,7 @@
 import contextlib
 import time
 
-from jobs.runs import RunFolder
+from jobs.runs.folder import RunFolder
 
 POLL_S = 1.0
 """Between two looks for the files."""

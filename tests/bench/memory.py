@@ -26,7 +26,7 @@ SMALL_BYTES = 1600 * 2**20
 _TRY = """
 import json, sys
 from pathlib import Path
-from jobs.memory import lives
+from jobs.training.memory import lives
 from jobs.recipe import Recipe
 from vr_core.config import load, plain
 recipe = plain(load(Recipe, Path(sys.argv[1])))

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dataprep.preparing.prepare import PrepareSettings, prepare
-from jobs.metrics_log import read_metrics
-from jobs.runs import RunFolder
+from jobs.runs.folder import RunFolder
+from jobs.runs.metrics import read_metrics
 from tests.bench.codec import songs
 from tests.bench.measurement import Benchmark
 from tests.lan import SHARED, Host, Lan

@@ -25,10 +25,10 @@ from dataprep.batches.order import Order
 from dataprep.preparing.prepare import PrepareSettings, prepare
 from dataprep.shards.manifest import Manifest
 from dataprep.synth.songs import write_songs
-from jobs.metrics_log import MetricsLog
-from jobs.runs import RunFolder
-from jobs.shares import Pace, Speed
-from jobs.starts import begin_start
+from jobs.runs.folder import RunFolder
+from jobs.runs.metrics import MetricsLog
+from jobs.runs.starts import begin_start
+from jobs.steps.shares import Pace, Speed
 from tests.bench.measurement import Benchmark
 from vr_core.specs.objectives import SeparateSpec
 from vr_core.specs.stft import StftSpec

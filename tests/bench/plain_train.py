@@ -58,7 +58,7 @@ def note(file: Path, what: str) -> None:
 def main(kind: str, workers: int, file: Path) -> None:
     """Carry one of the two out."""
     from cluster.node.head import find_head
-    from jobs.ray_session import head_ray
+    from jobs.execution.ray_session import head_ray
 
     with head_ray(find_head()):
         from ray.train.torch import TorchConfig, TorchTrainer

@@ -28,9 +28,9 @@ from dataprep.shards.codecs import CODECS
 from dataprep.shards.dataset import Dataset
 from dataprep.shards.manifest import SongRow
 from dataprep.shards.splits import SplitByFraction, parse_split
-from jobs.evaluate import evaluate
 from jobs.recipe import Recipe
-from jobs.runs import resolve_weights
+from jobs.runs.lookup import resolve_weights
+from jobs.scoring.evaluate import evaluate
 from tests.bench.codec import MUSIC, songs
 from tests.bench.measurement import ROOT, Benchmark
 from tests.dataprep.data import whole_stem

@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 from jobs.recipe import NodesSpec, Recipe
-from jobs.shares import Speed, cut_shares, equal_shares, longest_s
+from jobs.steps.shares import Speed, cut_shares, equal_shares, longest_s
 from tests.bench.measurement import Benchmark
 from tests.box.runs import PATIENCE_S, Run, pace, share_data, start_cluster, submit
 from tests.lan import SHARED, Lan, await_true

@@ -16,12 +16,12 @@ from typing import Any
 
 from dataprep.preparing.prepare import PrepareSettings, prepare
 from dataprep.shards.splits import SplitByFraction, parse_split
-from jobs.arithmetic import arithmetic_of
-from jobs.metrics_log import read_metrics
-from jobs.plan import OF_THE_LINE
+from jobs.planning.arithmetic import arithmetic_of
+from jobs.planning.forecast import OF_THE_LINE
 from jobs.recipe import SYNC_NAMES, NodesSpec, Recipe
-from jobs.runs import RunFolder
-from jobs.shares import exchange_of, ring_s
+from jobs.runs.folder import RunFolder
+from jobs.runs.metrics import read_metrics
+from jobs.steps.shares import exchange_of, ring_s
 from tests.bench.codec import MUSIC, songs
 from tests.bench.measurement import ROOT, Benchmark
 from tests.box.runs import Run, items_per_s, pace, share_data, start_cluster, submit

@@ -303,7 +303,11 @@ def kill_driver(run: Run) -> None:
 def kill_controller(host: Host) -> None:
     """What started a run's workers, on its head; neither the driver nor what Ray Train keeps for this can act on it."""
     titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in host.pids()}
-    for part, act in (("jobs.launch", "suspend"), ("::PlacementGroupCleaner", "kill"), ("::TrainController", "kill")):
+    for part, act in (
+        ("jobs.execution.launch", "suspend"),
+        ("::PlacementGroupCleaner", "kill"),
+        ("::TrainController", "kill"),
+    ):
         concerned = [psutil.Process(pid) for pid, title in titles.items() if part.encode() in title]
         assert concerned, part
         for process in concerned:

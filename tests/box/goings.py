@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import pytest
 
-from jobs.checkpoint import read_newest
-from jobs.runs import RunFolder
-from jobs.trace import timelines
+from jobs.checkpoints.format import read_newest
+from jobs.reports.trace import timelines
+from jobs.runs.folder import RunFolder
 from tests.box.events import EVENTS, Figures, Scene, come_back
 from tests.box.runs import Run
 from tests.box.soak import (

@@ -11,9 +11,9 @@ from dataprep.audio.tracks import find_tracks
 from dataprep.preparing.prepare import PrepareSettings, prepare
 from dataprep.shards.splits import parse_split
 from dataprep.synth.songs import write_songs
-from jobs.metrics_log import read_metrics
 from jobs.recipe import Recipe
-from jobs.runs import RunFolder
+from jobs.runs.folder import RunFolder
+from jobs.runs.metrics import read_metrics
 from tests.lan import SHARED, Host, Lan, await_true
 from vr_core.config import to_yaml
 from vr_core.specs.stft import StftSpec

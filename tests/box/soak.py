@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from jobs.checkpoint import read_newest, step_folders
-from jobs.metrics_log import read_metrics
+from jobs.checkpoints.format import read_newest, step_folders
 from jobs.recipe import NodesSpec, Recipe
-from jobs.runs import RunFolder
+from jobs.runs.folder import RunFolder
+from jobs.runs.metrics import read_metrics
 from tests.box.events import EVENTS, Scene, possible
 from tests.box.runs import EVERY_S, PATIENCE_S, Run, share_data, start_cluster, submit
 from tests.jobs.training import distance, here, last_weights, new_run, recipe_of

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs.ledger import Ledger
+from jobs.queue.table import Ledger
 from tests.box.runs import start_cluster
 from tests.lan import Host, Lan, require
 from tests.quick_timings import write_quick

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from cluster.node.head import Head, Joined
-from jobs.runs import RunFolder
+from jobs.runs.folder import RunFolder
 from tests.cluster.pcs import call, code_in, fresh_code, members
 from tests.jobs.heads import wait_for
 from tests.jobs.lines import start_line

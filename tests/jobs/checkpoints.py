@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from jobs.checkpoint import write_checkpoint
-from jobs.runs import RunFolder
-from jobs.starts import BEFORE, Start
+from jobs.checkpoints.format import write_checkpoint
+from jobs.runs.folder import RunFolder
+from jobs.runs.starts import BEFORE, Start
 from vr_core.models.registry import build
 from vr_core.specs.models import PlainStackSpec
 from vr_core.specs.stft import StftSpec

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from jobs.runs import RunFolder
+    from jobs.runs.folder import RunFolder
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,7 +46,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(tmp_path: Path) -> "RunFolder":
     """A run's folder with nothing but its recipe; a module may have a `run` of its own."""
-    from jobs.runs import RunFolder
+    from jobs.runs.folder import RunFolder
 
     folder = RunFolder(tmp_path / "demo-00000000-1")
     folder.path.mkdir()

@@ -2,8 +2,8 @@
 
 import json
 
-from jobs.driver import write_driver
-from jobs.runs import RunFolder
+from jobs.runs.folder import RunFolder
+from jobs.runs.liveness import write_driver
 
 
 def drives(run: RunFolder, step: int = 0) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from cluster.node.head import Head, state_folder
-from jobs.runs import RunFolder
-from jobs.submit import job_states
+from jobs.queue.submit import job_states
+from jobs.runs.folder import RunFolder
 
 PATIENCE_S = 240
 

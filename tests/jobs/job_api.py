@@ -27,7 +27,8 @@ from cluster.node.ray_start import NodeStart, Ports
 from cluster.node.token import write_private
 from cluster.timings import DEFAULT_TIMINGS, Timings
 from jobs.recipe import Recipe
-from jobs.runs import RunFolder, create_run
+from jobs.runs.creation import create_run
+from jobs.runs.folder import RunFolder
 
 LIVE = ("PENDING", "RUNNING")
 

@@ -1,7 +1,7 @@
 """Rows of the ledger as a submission leaves them, without a head."""
 
-from jobs.ledger import Claim, Ledger
-from jobs.runs import RunFolder
+from jobs.queue.table import Claim, Ledger
+from jobs.runs.folder import RunFolder
 
 
 def recorded(ledger: Ledger, run: RunFolder, attempt: int = 1, idle: int = 0) -> None:

@@ -4,9 +4,10 @@ import shutil
 from pathlib import Path
 
 from cluster.node.head import Head
+from jobs.queue.submit import keep_source, submit_next
 from jobs.recipe import Recipe
-from jobs.runs import RunFolder, create_run
-from jobs.submit import keep_source, submit_next
+from jobs.runs.creation import create_run
+from jobs.runs.folder import RunFolder
 from tests.jobs import loops
 from vr_core.config import validate
 

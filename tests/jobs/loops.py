@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from jobs.recipe import Recipe
-from jobs.runs import RunFolder
-from jobs.starts import Start
-from jobs.training.decision import Ended
-from jobs.training.world import World
+from jobs.runs.folder import RunFolder
+from jobs.runs.starts import Start
+from jobs.steps.decision import Ended
+from jobs.steps.world import World
 from vr_core.errors import UserError
 from vr_core.files import write_json
 

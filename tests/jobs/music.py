@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 from typer.testing import CliRunner
 
-from jobs.commands.data import app
+from jobs.cli import data as app
 
 RATE_HZ = 44_100
 SMALL = ("--n-fft", "256", "--hop", "128")

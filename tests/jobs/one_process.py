@@ -1,7 +1,7 @@
 """Workers without Ray Train: one process takes the steps of a run, in the thread that the supervisor starts it in.
 
-Each start of a run follows an act: a function of the `Start` that returns what `jobs.worker.work` does on rank 0, or
-raises. What workers write into the run's folder is written here as well.
+Each start of a run follows an act: a function of the `Start` that returns what `jobs.execution.worker.work` does on
+rank 0, or raises. What workers write into the run's folder is written here as well.
 """
 
 import json
@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobs.fit import Fits, words
-from jobs.placement import Placement
+from jobs.execution.placement import Placement
+from jobs.execution.ray_train import Fits, words
 from jobs.recipe import Recipe
-from jobs.runs import RunFolder
+from jobs.runs.folder import RunFolder
 from vr_core.files import write_json
 
 PATIENCE_S = 60.0

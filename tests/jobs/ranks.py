@@ -72,9 +72,9 @@ def rank_main(run: Path, own_disks: bool, rank: int, world: int) -> None:
     import torch
 
     from jobs.recipe import Recipe
-    from jobs.storage import open_data
+    from jobs.steps.world import World
     from jobs.training.loop import train
-    from jobs.training.world import World
+    from jobs.training.storage import open_data
     from vr_core.config import load
 
     opens = partial(_with_own_disks, run, rank) if own_disks else open_data

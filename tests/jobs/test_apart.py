@@ -3,8 +3,8 @@
 import sys
 import threading
 
-from jobs.apart import Apart
 from jobs.errors import Late
+from jobs.queue.apart import Apart
 
 
 def test_answers_and_failures_stand_under_their_names():

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.background import BackgroundCheckpoints
-from jobs.checkpoint import read_newest, write_checkpoint
-from jobs.runs import RunFolder
+from jobs.checkpoints.background import BackgroundCheckpoints
+from jobs.checkpoints.format import read_newest, write_checkpoint
+from jobs.runs.folder import RunFolder
 from tests.jobs.checkpoints import SPEC, STFT
 from tests.jobs.waiting import until
 from vr_core.errors import StorageError

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.checkpoint import best_loss, mend_pointers, read_newest, superseded
-from jobs.runs import RunFolder, resolve_weights
+from jobs.checkpoints.format import best_loss, mend_pointers, read_newest, superseded
+from jobs.runs.folder import RunFolder
+from jobs.runs.lookup import resolve_weights
 from tests.jobs.checkpoints import write_example as write
 from tests.small_disk import PAGE_BYTES, small_disk
 from vr_core.errors import StorageError

@@ -7,12 +7,12 @@ import pytest
 
 from cluster.node.head import head_file, state_folder
 from cluster.timings import Timings
-from jobs.control import follow, stop_run
 from jobs.errors import JobsFailure, RunFailed
-from jobs.ledger import Ledger
-from jobs.run_state import RunState
-from jobs.runs import RunFolder
-from jobs.submit import submit_next
+from jobs.queue.client import follow, stop_run
+from jobs.queue.submit import submit_next
+from jobs.queue.table import Ledger
+from jobs.runs.folder import RunFolder
+from jobs.runs.state import RunState
 from tests.jobs.drivers import dies, drives
 from tests.jobs.job_api import Job, cluster_with, nearly_without_code
 from tests.jobs.ledgers import closed

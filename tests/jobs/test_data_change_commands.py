@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from dataprep.errors import DataError, ShardError
 from dataprep.shards.manifest import Preparation, read_manifest, write_manifest
-from jobs.commands.data import app
+from jobs.cli import data as app
 from tests.jobs.music import prepared, song, vr_data
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from dataprep.errors import DataError, NoSpaceError, PrepareError, ShardError
 from dataprep.shards.manifest import Manifest, read_manifest
-from jobs.commands.data import app
+from jobs.cli import data as app
 from jobs.errors import SongsFailed
 from tests.jobs.music import RATE_HZ, SMALL, noise, prepared, song, vr_data
 from vr_core.errors import ConfigError
@@ -144,7 +144,7 @@ def start_prepare(songs: Path, out: Path, limit_bytes: int | None = None) -> sub
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
 
-    code = "import sys; from jobs.commands.data import app; sys.exit(app(prog_name='vr data'))"
+    code = "import sys; from jobs.cli import data as app; sys.exit(app(prog_name='vr data'))"
     return subprocess.Popen(
         [sys.executable, "-c", code, "prepare", str(songs), "--out", str(out), "--workers", "1", "--n-fft", "2048",
          "--split", "valid=0.2"],

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from jobs.training.decision import Decision, decide
-from jobs.training.step_report import StepReport
+from jobs.steps.decision import Decision, decide
+from jobs.steps.step_report import StepReport
 
 
 def after(step: int, every_steps: int | None = None, round_steps: int = 1, **facts: bool) -> Decision:

@@ -15,11 +15,12 @@ from dataprep.audio.tracks import find_tracks
 from dataprep.batches.staging import BackgroundStaging
 from dataprep.preparing.prepare import PrepareSettings, prepare
 from dataprep.shards.manifest import read_manifest
-from jobs.checkpoint import read_newest, step_folders
-from jobs.metrics_log import read_metrics
-from jobs.own_disk import copies_of, newest_of_all
-from jobs.runs import RunFolder
-from jobs.training.world import World
+from jobs.checkpoints.format import read_newest, step_folders
+from jobs.checkpoints.local_copies import copies_of
+from jobs.runs.folder import RunFolder
+from jobs.runs.metrics import read_metrics
+from jobs.steps.world import World
+from jobs.training.resume import newest_of_all
 from tests.jobs import ranks
 from tests.jobs.checkpoints import write_example
 from tests.jobs.training import (

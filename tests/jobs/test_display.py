@@ -5,12 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from jobs.display import SPARKS, display, duration, line, render, sparkline
-from jobs.progress import last_record, last_step
 from jobs.recipe import Recipe
-from jobs.run_state import RunState
-from jobs.runs import RunFolder, create_run
-from jobs.summary import Fold, RunSummary
+from jobs.reports.display import SPARKS, display, duration, line, render, sparkline
+from jobs.runs.creation import create_run
+from jobs.runs.folder import RunFolder
+from jobs.runs.progress import last_record, last_step
+from jobs.runs.state import RunState
+from jobs.runs.summary import Fold, RunSummary
 from vr_core.config import plain
 from vr_core.files import write_json
 

@@ -13,10 +13,11 @@ from cluster.node.drain import Record, read_drained
 from cluster.node.gcs import ask, leave_if_idle
 from cluster.node.head import Head, keep_inventory
 from cluster.node.start import has_left
-from jobs import machines
-from jobs.metrics_log import read_metrics
-from jobs.runs import RunFolder, create_run, read_json
-from jobs.submit import keep_source, submit_next
+from jobs.queue import node_power as machines
+from jobs.queue.submit import keep_source, submit_next
+from jobs.runs.creation import create_run
+from jobs.runs.folder import RunFolder, read_json
+from jobs.runs.metrics import read_metrics
 from tests.jobs import training
 from tests.jobs.heads import wait_for
 from tests.loopback import ATTIC, CELLAR, PCS, Loopback

@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 
 from cluster.node.processes import boot_id, machine_id, start_ticks_of
 from cluster.timings import Timings
-from jobs.driver import (
+from jobs.errors import RunExists
+from jobs.recipe import Recipe
+from jobs.runs.creation import create_run
+from jobs.runs.folder import RunFolder
+from jobs.runs.liveness import (
     Driver,
     Listener,
     Sighting,
@@ -25,10 +29,7 @@ from jobs.driver import (
     sighted,
     write_driver,
 )
-from jobs.errors import RunExists
-from jobs.recipe import Recipe
-from jobs.record import Record
-from jobs.runs import RunFolder, create_run
+from jobs.runs.state_writer import Record
 from tests.jobs.waiting import until
 from vr_core.files import write_json
 

@@ -15,10 +15,10 @@ from dataprep.audio.tracks import find_tracks
 from dataprep.errors import ManifestError
 from dataprep.preparing.prepare import PrepareSettings, prepare
 from dataprep.shards.manifest import Manifest, SongRow, write_manifest
-from jobs.commands.data import app as data_app
+from jobs.cli import data as data_app
 from jobs.commands.evaluate import evaluate as command
 from jobs.errors import NoSongs, SongsFailed
-from jobs.evaluate import evaluate
+from jobs.scoring.evaluate import evaluate
 from vr_core.errors import WeightsError
 from vr_core.models.registry import build
 from vr_core.specs.models import PlainStackSpec

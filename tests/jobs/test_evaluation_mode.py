@@ -6,8 +6,8 @@ import torch
 from dataprep.batches.loader import read_batch
 from dataprep.batches.order import Order
 from dataprep.shards.dataset import Dataset
-from jobs.gradient import ItemLosses, evaluating
 from jobs.recipe import Recipe
+from jobs.steps.gradient import ItemLosses, evaluating
 from tests.recorded.compare import BEFORE
 
 CPU = torch.device("cpu")

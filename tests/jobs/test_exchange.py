@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from dataprep.shards.dataset import Dataset
-from jobs.checkpoint import read_newest
-from jobs.gradient import has_bf16
-from jobs.metrics_log import read_metrics
-from jobs.shares import Speed
-from jobs.speed import keep_speed, key_of
-from jobs.training.world import World
+from jobs.checkpoints.format import read_newest
+from jobs.runs.metrics import read_metrics
+from jobs.steps.gradient import has_bf16
+from jobs.steps.shares import Speed
+from jobs.steps.world import World
+from jobs.training.speed import keep_speed, key_of
 from tests.jobs import ranks
 from tests.jobs.training import (
     finish,

@@ -13,15 +13,15 @@ from safetensors.torch import load_file, save_file
 from dataprep.batches.loader import read_batch
 from dataprep.batches.order import Order
 from dataprep.shards.dataset import Dataset
-from jobs.gradient import ItemLosses
 from jobs.recipe import Recipe
-from jobs.shares import Speed
+from jobs.steps.gradient import ItemLosses
+from jobs.steps.phases import phases_of
+from jobs.steps.shares import Speed
+from jobs.steps.state import MAIN, TrainState
+from jobs.steps.step_plan import StepPlan
+from jobs.steps.world import World
 from jobs.sync.busy_clock import BusyClock
 from jobs.sync.ddp import Ddp
-from jobs.training.phases import phases_of
-from jobs.training.state import MAIN, TrainState
-from jobs.training.step_plan import StepPlan
-from jobs.training.world import World
 from tests.jobs import ranks
 from tests.jobs.training import TINY, finish, recipe_of
 from vr_core.config import load, plain

@@ -15,29 +15,32 @@ NO_TENSORS = (*WITH_TORCH, "ray", "pandas")
 HEAVY = (*NO_TENSORS, "pyarrow", "numpy", "av", "soundfile", "soxr", "grpc", "aiohttp", "requests")
 WITH_SCHEMAS = (*HEAVY, "pydantic", "yaml", "rich", "psutil", "cryptography")
 
-COMMANDS = [f"jobs.commands.{file.stem}" for file in sorted(Path(commands.__path__[0]).glob("[!_]*.py"))]
+ROOM = Path(commands.__path__[0])
+COMMANDS = [
+    "jobs.commands." + ".".join(file.relative_to(ROOM).with_suffix("").parts) for file in sorted(ROOM.rglob("[!_]*.py"))
+]
 MODULES = {
     # Every command's module, and with it `vr --help`.
     **dict.fromkeys(["jobs.cli", *COMMANDS], WITH_SCHEMAS),
     # Drawn by commands that are at work already.
-    "jobs.commands.cluster_table": HEAVY,
+    "jobs.commands.cluster.table": HEAVY,
     # Processes that live beside a head, beside a node, or beside a run.
     "cluster.node.supervise": HEAVY,
     "cluster.joining.admission": HEAVY,
-    "jobs.keeper": HEAVY,
-    "jobs.launch": HEAVY,
+    "jobs.queue.keeper": HEAVY,
+    "jobs.execution.launch": HEAVY,
     # What commands import when they begin.
-    "jobs.control": HEAVY,
-    "jobs.overview": HEAVY,
+    "jobs.queue.client": HEAVY,
+    "jobs.reports.overview": HEAVY,
     "jobs.quickstart": HEAVY,
-    "jobs.submit": HEAVY,
-    "jobs.tune": HEAVY,
+    "jobs.queue.submit": HEAVY,
+    "jobs.search.tune": HEAVY,
     "cluster.node.lifecycle": HEAVY,
     "cluster.status.nodes": HEAVY,
     # What looks at a data set that is there.
     "dataprep.inspecting.inspect": NO_TENSORS,
     "dataprep.batches.staging": NO_TENSORS,
-    "jobs.storage": NO_TENSORS,
+    "jobs.training.storage": NO_TENSORS,
 }
 CALLS = {
     ("--help",): (0, WITH_SCHEMAS),
@@ -69,10 +72,12 @@ def call(*words):
 
 def start_workers():
     from pathlib import Path
-    from jobs import fit, placement, recipe, runs
+    from jobs import recipe
+    from jobs.execution import placement, ray_train
+    from jobs.runs.folder import RunFolder
     demo = recipe.Recipe(name="demo", steps=1)
     place = placement.Placement(use_gpu=False, resources={"CPU": 1.0}, selectors=[{}])
-    fit.trainer(runs.RunFolder(Path.cwd() / "demo"), demo, 1, 1, place, "jobs.training.loop:train", ())
+    ray_train.trainer(RunFolder(Path.cwd() / "demo"), demo, 1, 1, place, "jobs.training.loop:train", ())
 
 for kind, *words in asked:
     if kind == "vr":

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from jobs.runs import list_runs
+from jobs.runs.lookup import list_runs
 from tests.jobs.training import recipe_of
 from vr_core.config import to_yaml
 

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from cluster.node.processes import Now
 from cluster.timings import DEFAULT_TIMINGS as USUAL
 from jobs.errors import DamagedRun
-from jobs.keeper import Complaints, Keeper, keep, look, take_lock
-from jobs.ledger import Ledger, Row
-from jobs.machines import Memory
-from jobs.policy import Close, End, Seen, StopJob, Submit, Wait, decide, unchanged_s
+from jobs.execution.retry import ATTEMPTS_WITHOUT_PROGRESS
+from jobs.queue.keeper import Complaints, Keeper, keep, look, take_lock
+from jobs.queue.node_power import Memory
+from jobs.queue.policy import Close, End, Seen, StopJob, Submit, Wait, decide, unchanged_s
+from jobs.queue.table import Ledger, Row
 from jobs.recipe import Recipe, WorkersSpec
-from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS
-from jobs.run_state import RunState
-from jobs.runs import create_run
+from jobs.runs.creation import create_run
+from jobs.runs.state import RunState
 from tests.jobs.ledgers import recorded
 from tests.jobs.waiting import until
 

@@ -18,13 +18,14 @@ from cluster.node.processes import now
 from cluster.node.token import read_token
 from cluster.timings import Timings
 from jobs.errors import JobUnknown
-from jobs.keeper import Found, Keeper, look
-from jobs.ledger import Claim, Ledger, Row
-from jobs.machines import Memory
+from jobs.execution.retry import ATTEMPTS_WITHOUT_PROGRESS
+from jobs.queue.keeper import Found, Keeper, look
+from jobs.queue.node_power import Memory
+from jobs.queue.submit import submit_next
+from jobs.queue.table import Claim, Ledger, Row
 from jobs.recipe import Recipe, WorkersSpec
-from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS
-from jobs.runs import RunFolder, create_run
-from jobs.submit import submit_next
+from jobs.runs.creation import create_run
+from jobs.runs.folder import RunFolder
 from tests.jobs.drivers import dies, drives
 from tests.jobs.job_api import WithoutRay, cluster_with, nearly_without_code
 from tests.jobs.one_process import save
@@ -102,7 +103,7 @@ def test_a_run_whose_driver_died_is_carried_by_another_job_with_the_same_code(ke
     kept.turn()
     assert kept.jobs() == ["a1", "a2"]
     first, second = kept.api.jobs.values()
-    assert second.entrypoint.endswith(f"-m jobs.launch {kept.run.path} 2")
+    assert second.entrypoint.endswith(f"-m jobs.execution.launch {kept.run.path} 2")
     assert second.runtime_env == first.runtime_env
     assert second.status == "PENDING"
     assert (kept.row().submission, kept.row().attempt, kept.row().idle) == (f"{kept.run.id}.a2", 2, 1)

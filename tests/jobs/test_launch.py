@@ -5,13 +5,14 @@ import sys
 import pytest
 
 from jobs.errors import RunFailed
-from jobs.fit import carried, first_cause
-from jobs.launch import raise_for
+from jobs.execution.launch import raise_for
+from jobs.execution.ray_train import carried, first_cause
+from jobs.execution.retry import Failed
+from jobs.execution.worker import require_folders
 from jobs.recipe import Recipe
-from jobs.retry import Failed
-from jobs.run_state import RunState
-from jobs.runs import RunFolder, create_run
-from jobs.worker import require_folders
+from jobs.runs.creation import create_run
+from jobs.runs.folder import RunFolder
+from jobs.runs.state import RunState
 from vr_core.errors import StorageError, UserError
 
 
@@ -80,8 +81,8 @@ def test_a_failed_run_raises_what_the_command_line_prints(run, user_error, kind)
 SIGNALLED = """
 import os, signal, sys, time
 from pathlib import Path
-from jobs.launch import stop_on_signals
-from jobs.runs import RunFolder
+from jobs.execution.launch import stop_on_signals
+from jobs.runs.folder import RunFolder
 run, asked = RunFolder(Path(sys.argv[1])), []
 with stop_on_signals(lambda: asked.append(1), run if sys.argv[2] == "job" else None):
     os.kill(os.getpid(), signal.SIGTERM)

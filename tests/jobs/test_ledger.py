@@ -6,8 +6,8 @@ import threading
 import pytest
 
 from cluster.node.processes import boot_id
-from jobs.ledger import Claim, Ledger
-from jobs.runs import RunFolder
+from jobs.queue.table import Claim, Ledger
+from jobs.runs.folder import RunFolder
 from tests.jobs.ledgers import closed, recorded
 
 

@@ -12,13 +12,13 @@ import torch
 from dataprep.batches.loader import read_batch
 from dataprep.batches.order import Order
 from dataprep.shards.dataset import Dataset
-from jobs.checkpoint import read_newest
-from jobs.gradient import ItemLosses
-from jobs.local_steps import TRAVELS, LocalSteps
-from jobs.metrics_log import read_metrics
+from jobs.checkpoints.format import read_newest
 from jobs.recipe import Recipe
-from jobs.runs import RunFolder
-from jobs.training.world import World
+from jobs.runs.folder import RunFolder
+from jobs.runs.metrics import read_metrics
+from jobs.steps.gradient import ItemLosses
+from jobs.steps.world import World
+from jobs.sync.local_steps import TRAVELS, LocalSteps
 from tests.jobs import ranks
 from tests.jobs.training import (
     curve,

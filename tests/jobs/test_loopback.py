@@ -10,9 +10,9 @@ from cluster.inventory import Inventory
 from cluster.node.drain import change_drained, drop, put
 from cluster.node.head import keep_inventory
 from cluster.timings import DEFAULT_TIMINGS
-from jobs.driver import write_driver
-from jobs.ledger import Ledger
-from jobs.machines import drained_node
+from jobs.queue.node_power import drained_node
+from jobs.queue.table import Ledger
+from jobs.runs.liveness import write_driver
 from tests.cluster.pcs import await_job, stop, submit
 from tests.jobs.ledgers import closed, recorded
 from tests.loopback import ATTIC, PCS

@@ -7,7 +7,7 @@ import pytest
 from cluster.inventory import GpuSpec, Inventory, NodeSpec
 from cluster.node.drain import Drained, Record
 from cluster.timings import DEFAULT_TIMINGS as WAITS
-from jobs.machines import (
+from jobs.queue.node_power import (
     Drain,
     Leave,
     Memory,

@@ -11,7 +11,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.memory import CERTAIN, MARGIN, SMALLER, budget_bytes, cgroup_limits, fitting, fitting_on_gpu, largest, lives
+from jobs.training.memory import (
+    CERTAIN,
+    MARGIN,
+    SMALLER,
+    budget_bytes,
+    cgroup_limits,
+    fitting,
+    fitting_on_gpu,
+    largest,
+    lives,
+)
 from tests.box.cgroups import Groups
 from tests.jobs.training import recipe_of
 from tests.lan import require
@@ -106,7 +116,7 @@ def request(tmp_path):
 
 WORKER = """
 import json, sys
-from jobs.memory import fitting, lives
+from jobs.training.memory import fitting, lives
 request = json.loads(sys.stdin.read())
 tried = []
 def try_it(size):

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.metrics_log import MetricsLog, read_metrics
-from jobs.progress import last_record, last_step
-from jobs.runs import RunFolder
-from jobs.starts import begin_start
+from jobs.runs.folder import RunFolder
+from jobs.runs.metrics import MetricsLog, read_metrics
+from jobs.runs.progress import last_record, last_step
+from jobs.runs.starts import begin_start
 from tests.small_disk import PAGE_BYTES, small_disk
 
 

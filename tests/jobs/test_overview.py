@@ -4,15 +4,16 @@ import os
 import pytest
 
 from cluster.node.head import state_folder
-from jobs.control import follow, stop_run
-from jobs.driver import write_driver
 from jobs.errors import RunFailed, UnknownRun
-from jobs.ledger import Ledger
-from jobs.overview import details, find_run, overview
+from jobs.queue.client import follow, stop_run
+from jobs.queue.table import Ledger
 from jobs.recipe import Recipe
-from jobs.runs import RunFolder, create_run
-from jobs.shipped import recipe_file
-from jobs.summary import RunSummary
+from jobs.recipes.shipped import recipe_file
+from jobs.reports.overview import details, find_run, overview
+from jobs.runs.creation import create_run
+from jobs.runs.folder import RunFolder
+from jobs.runs.liveness import write_driver
+from jobs.runs.summary import RunSummary
 from tests.command_line import vr
 from tests.jobs.ledgers import recorded
 from tests.opened import opened_files

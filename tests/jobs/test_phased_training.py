@@ -9,11 +9,11 @@ import torch
 from dataprep.batches.loader import read_batch
 from dataprep.batches.order import Order
 from dataprep.shards.dataset import Dataset
-from jobs.checkpoint import read_checkpoint, read_newest
-from jobs.gradient import ItemLosses
+from jobs.checkpoints.format import read_checkpoint, read_newest
 from jobs.recipe import Recipe
-from jobs.runs import RunFolder
-from jobs.speed import kept_speeds
+from jobs.runs.folder import RunFolder
+from jobs.steps.gradient import ItemLosses
+from jobs.training.speed import kept_speeds
 from tests.jobs.training import (
     curve,
     distance,
@@ -126,7 +126,7 @@ def test_layers_move_from_their_step_on_and_not_before(tiny_data: Path, tmp_path
 
 def test_each_phase_is_measured_by_itself(tiny_data: Path, tmp_path: Path) -> None:
     """So that shares and micro-batches are right from the first step of a phase on."""
-    from jobs.training.phases import phases_of
+    from jobs.steps.phases import phases_of
 
     recipe = recipe_of(tiny_data, **{**CHANGES, "steps": 10, "optim.lr": 1.1e-3, "model.width": 12})
     here(new_run(tmp_path / "run", recipe))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from jobs.recipe import Recipe
-from jobs.training.phases import phase_at, phases_of
+from jobs.steps.phases import phase_at, phases_of
 from vr_core.config import validate
 from vr_core.errors import ConfigError
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.node.drain import Drained
-from jobs.placement import Missing, Node, Placement, avoiding, live_nodes, matches, needed, place
+from jobs.execution.placement import Missing, Node, Placement, avoiding, live_nodes, matches, needed, place
 from jobs.recipe import WorkersSpec
 
 ATTIC = Node("attic", {"room": "attic", "gpu": "3090"}, 8, 1)

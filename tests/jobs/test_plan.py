@@ -10,11 +10,11 @@ from cluster.doctor.examination import Examination, Patient
 from cluster.doctor.links import keep_links, rates_mbit, read_links
 from cluster.inventory import Inventory
 from cluster.probe.readings import Link
-from jobs.arithmetic import arithmetic_of
-from jobs.plan import Machine, bottleneck, enough_items, machines_of, predict
+from jobs.planning.arithmetic import arithmetic_of
+from jobs.planning.forecast import Machine, bottleneck, enough_items, machines_of, predict
 from jobs.recipe import Recipe
-from jobs.shares import Speed
-from jobs.speed import keep_speed, kept_speeds, key_of
+from jobs.steps.shares import Speed
+from jobs.training.speed import keep_speed, kept_speeds, key_of
 from tests.command_line import vr
 from tests.jobs.training import recipe_of
 from vr_core.config import load, to_yaml, validate

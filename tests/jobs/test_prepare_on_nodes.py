@@ -14,7 +14,7 @@ from dataprep.preparing.prepare import PrepareSettings, prepare
 from dataprep.shards.manifest import read_manifest
 from dataprep.shards.splits import parse_split
 from dataprep.synth.songs import write_songs
-from jobs.commands.data_options import SPLIT
+from jobs.commands.data.options import SPLIT
 from tests.box.runs import join
 from tests.lan import SHARED, await_true, require
 

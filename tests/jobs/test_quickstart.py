@@ -9,7 +9,6 @@ from rich.console import Console
 from cluster.errors import NoHead
 from cluster.node.head import state_folder
 from jobs.errors import FolderTaken
-from jobs.evaluate import no_bar
 from jobs.quickstart import (
     LOCK,
     NOTE,
@@ -24,8 +23,9 @@ from jobs.quickstart import (
     take,
 )
 from jobs.recipe import Recipe
-from jobs.run_state import RunState
-from jobs.shipped import recipe_file
+from jobs.recipes.shipped import recipe_file
+from jobs.runs.state import RunState
+from jobs.scoring.evaluate import no_bar
 from vr_core.config import load, plain, validate
 from vr_core.errors import ConfigError
 

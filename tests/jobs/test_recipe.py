@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from jobs.recipe import ADDED_KEYS, REMOVED_KEYS, Recipe, require_startable
-from jobs.runs import RunFolder
-from jobs.shipped import read_recipe
+from jobs.recipes.shipped import read_recipe
+from jobs.runs.folder import RunFolder
 from vr_core.config import load, parse_overrides, parse_yaml, plain, to_yaml, validate
 from vr_core.errors import ConfigError
 

@@ -7,9 +7,10 @@ import pytest
 from cluster.timings import Timings
 from jobs.errors import Superseded
 from jobs.recipe import Recipe
-from jobs.record import Record, read_events
-from jobs.run_state import RunState
-from jobs.runs import RunFolder, create_run
+from jobs.runs.creation import create_run
+from jobs.runs.folder import RunFolder
+from jobs.runs.state import RunState
+from jobs.runs.state_writer import Record, read_events
 
 QUICK = Timings(storage_again_s=0.01, tell_for_s=60)
 

@@ -8,9 +8,10 @@ from safetensors.numpy import load_file
 
 from dataprep.shards.manifest import read_manifest
 from jobs.recipe import Recipe
-from jobs.runs import create_run, resolve_weights
-from jobs.shipped import shipped_recipes
-from jobs.speed import keep_speed, key_of
+from jobs.recipes.shipped import shipped_recipes
+from jobs.runs.creation import create_run
+from jobs.runs.lookup import resolve_weights
+from jobs.training.speed import keep_speed, key_of
 from tests.command_line import vr
 from tests.jobs.training import here
 from tests.recorded.compare import BEFORE

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.reservations import Reservation, abandoned
+from jobs.execution.reservations import Reservation, abandoned
 
 JOBS = st.sampled_from(["01", "02", "03", "04"])
 HELD = st.builds(Reservation, id=st.uuids().map(str), job=JOBS, is_detached=st.booleans())

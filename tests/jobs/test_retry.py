@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.timings import DEFAULT_TIMINGS
-from jobs.retry import ATTEMPTS_WITHOUT_PROGRESS, ATTEMPTS_WITHOUT_STORAGE, Failed, Retry, Stop, decide
+from jobs.execution.retry import ATTEMPTS_WITHOUT_PROGRESS, ATTEMPTS_WITHOUT_STORAGE, Failed, Retry, Stop, decide
 
 
 def fail(*steps: int) -> list[Failed]:

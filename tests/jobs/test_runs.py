@@ -8,22 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.timings import DEFAULT_TIMINGS
-from jobs.driver import require_resumable
 from jobs.errors import DamagedRun, NotACheckpoint, RunExists, UnknownRun
-from jobs.origin import PACKAGES, copy_source, read_origin, source_root
 from jobs.recipe import Recipe, TuneSpec
-from jobs.runs import (
-    Notice,
-    RunFolder,
-    RunState,
-    create_run,
-    list_runs,
-    refusal,
-    resolve_run,
-    resolve_weights,
-    standing,
-)
-from jobs.search import create_search
+from jobs.runs.creation import create_run, refusal
+from jobs.runs.folder import RunFolder
+from jobs.runs.liveness import require_resumable
+from jobs.runs.lookup import list_runs, resolve_run, resolve_weights
+from jobs.runs.provenance import PACKAGES, copy_source, read_origin, source_root
+from jobs.runs.state import Notice, RunState, standing
+from jobs.search.search import create_search
 from vr_core.errors import ConfigError, StorageError
 
 SILENT_S = DEFAULT_TIMINGS.driver_silent_s

@@ -10,15 +10,16 @@ from collections.abc import Callable
 import pytest
 
 from cluster.node.head import Head, state_folder
-from jobs.control import stop_run
-from jobs.driver import look_for_driver
-from jobs.ledger import Ledger
-from jobs.metrics_log import read_metrics
-from jobs.runs import RunFolder, create_run, read_json
-from jobs.starts import starts
-from jobs.submit import job_states
-from jobs.submit import start as submit
-from jobs.summary import read_summary
+from jobs.queue.client import stop_run
+from jobs.queue.submit import job_states
+from jobs.queue.submit import start as submit
+from jobs.queue.table import Ledger
+from jobs.runs.creation import create_run
+from jobs.runs.folder import RunFolder, read_json
+from jobs.runs.liveness import look_for_driver
+from jobs.runs.metrics import read_metrics
+from jobs.runs.starts import starts
+from jobs.runs.summary import read_summary
 from tests.cluster.pcs import fresh_code
 from tests.jobs import training
 from tests.jobs.heads import PATIENCE_S, wait_for

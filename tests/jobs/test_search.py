@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from jobs.errors import DamagedRun, RunExists, UnknownRun
 from jobs.recipe import Recipe
-from jobs.search import (
+from jobs.runs.summary import ProgressWriter
+from jobs.search.search import (
     Search,
     TrialRow,
     best,
@@ -22,7 +23,6 @@ from jobs.search import (
     sample,
     shown_trial,
 )
-from jobs.summary import ProgressWriter
 from tests.opened import opened_files
 from vr_core.config import load, override, plain, validate
 from vr_core.errors import ConfigError

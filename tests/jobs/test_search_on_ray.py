@@ -13,12 +13,13 @@ import pytest
 from selenium import webdriver
 
 from cluster.node.head import Head
-from jobs.control import stop_run
-from jobs.metrics_log import read_metrics
+from jobs.queue.client import stop_run
+from jobs.queue.submit import start
 from jobs.recipe import Recipe
-from jobs.runs import RunFolder, create_run
-from jobs.search import Search, shown_trial, shown_values
-from jobs.submit import start
+from jobs.runs.creation import create_run
+from jobs.runs.folder import RunFolder
+from jobs.runs.metrics import read_metrics
+from jobs.search.search import Search, shown_trial, shown_values
 from tests.jobs.dashboard import await_page, chromium, keep_picture, log_in, show_many_rows
 from tests.loopback import Loopback
 from tests.recorded.folders import lay_out, run_called
@@ -193,7 +194,9 @@ def browser() -> Iterator[webdriver.Chrome]:
 def test_a_browser_finds_the_run_the_job_and_the_trials(browser, head, submitted, searched, tmp_path):
     browser.get(f"{head.dashboard_url}/#/jobs")
     log_in(browser, head.token_file.read_text().strip())
-    await_page(browser, lambda text: f"{submitted.id}.a1" in text and f"jobs.launch {submitted.path} 1" in text)
+    await_page(
+        browser, lambda text: f"{submitted.id}.a1" in text and f"jobs.execution.launch {submitted.path} 1" in text
+    )
     keep_picture(browser, tmp_path / "dashboard-jobs.png")
 
     browser.get(f"{head.dashboard_url}/#/actors")

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from cluster.node.drain import Drained
 from cluster.timings import DEFAULT_TIMINGS
-from jobs.placement import Missing, Node, Placement, least_workers, place, place_run
-from jobs.pulse import Pulse, answers
+from jobs.execution.heartbeat import Pulse, answers
+from jobs.execution.membership import ClusterView, Seats
+from jobs.execution.placement import Missing, Node, Placement, least_workers, place, place_run
 from jobs.recipe import Recipe
-from jobs.seats import ClusterView, Seats
 from tests.jobs.ports import listening
 from tests.jobs.waiting import until
 from vr_core.config import validate

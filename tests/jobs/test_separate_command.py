@@ -13,7 +13,7 @@ from dataprep.audio.decoders import AudioSource
 from dataprep.audio.files import open_audio
 from jobs.commands.separate import separate as command
 from jobs.errors import NoSongs, SongsFailed
-from jobs.separate import OutputSettings, separate_song
+from jobs.scoring.separate import OutputSettings, separate_song
 from vr_core.errors import ConfigError
 from vr_core.models.registry import build
 from vr_core.specs.models import PlainStackSpec

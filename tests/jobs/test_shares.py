@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dataprep.batches.loader import TAKEN_AHEAD
 from jobs.recipe import Recipe
-from jobs.shares import (
+from jobs.steps.shares import (
     DEAD_BAND,
     SPANS,
     WINDOW_STEPS,

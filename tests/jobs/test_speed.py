@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.shares import Speed
-from jobs.speed import (
+from jobs.steps.shares import Speed
+from jobs.training.speed import (
     SpeedRow,
     keep_or_note,
     keep_others,

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.checkpoint import read_newest
+from jobs.checkpoints.format import read_newest
 from jobs.errors import NewerStart
-from jobs.metrics_log import MetricsLog, read_metrics
-from jobs.progress import MetricsReader, last_record, last_step
-from jobs.runs import RunFolder
-from jobs.starts import BEFORE, Start, begin_start, read_start, require_newest, starts
-from jobs.summary import ProgressWriter
+from jobs.runs.folder import RunFolder
+from jobs.runs.metrics import MetricsLog, read_metrics
+from jobs.runs.progress import MetricsReader, last_record, last_step
+from jobs.runs.starts import BEFORE, Start, begin_start, read_start, require_newest, starts
+from jobs.runs.summary import ProgressWriter
 from tests.jobs.checkpoints import write_example
 from vr_core.errors import StorageError
 

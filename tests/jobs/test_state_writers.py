@@ -4,13 +4,13 @@ import pytest
 
 from cluster.node.head import state_folder
 from cluster.timings import Timings
-from jobs.control import stop_run
 from jobs.errors import JobsFailure
-from jobs.keeper import act
-from jobs.ledger import Ledger
-from jobs.policy import End, Submit
-from jobs.runs import RunFolder, read_json
-from jobs.submit import keep_source, start, submit_next
+from jobs.queue.client import stop_run
+from jobs.queue.keeper import act
+from jobs.queue.policy import End, Submit
+from jobs.queue.submit import keep_source, start, submit_next
+from jobs.queue.table import Ledger
+from jobs.runs.folder import RunFolder, read_json
 from tests.jobs.drivers import dies, drives
 from tests.jobs.job_api import cluster_with, nearly_without_code
 from vr_core.files import write_json

@@ -10,11 +10,11 @@ from dataprep.batches.order import Item
 from dataprep.shards.manifest import read_manifest
 from jobs.errors import RunFailed
 from jobs.recipe import Recipe
-from jobs.shares import Speed
-from jobs.training.phases import phases_of
-from jobs.training.step_plan import StepPlan
-from jobs.training.step_report import RankReport, StepReport, position_hash
-from jobs.training.world import World
+from jobs.steps.phases import phases_of
+from jobs.steps.shares import Speed
+from jobs.steps.step_plan import StepPlan
+from jobs.steps.step_report import RankReport, StepReport, position_hash
+from jobs.steps.world import World
 from tests.recorded.compare import BEFORE
 from vr_core.config import validate
 

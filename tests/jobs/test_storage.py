@@ -13,7 +13,7 @@ from cluster.node.ray_start import MARKER, Ports, node_environment, node_start
 from cluster.timings import DEFAULT_TIMINGS
 from dataprep.shards.manifest import read_manifest
 from jobs.recipe import RecipeCacheSpec
-from jobs.storage import cache_here, open_data, roots_here
+from jobs.training.storage import cache_here, open_data, roots_here
 from vr_core.config import validate
 from vr_core.errors import ConfigError
 

@@ -14,13 +14,14 @@ import pytest
 
 from cluster.errors import TokenError
 from cluster.node.head import Head, state_folder
-from jobs import launch
 from jobs.errors import ClaimLost, JobsFailure, JobUnknown, RunExists
-from jobs.ledger import Ledger
-from jobs.ray_session import DRIVER_ENVIRONMENT
+from jobs.execution import launch
+from jobs.execution.ray_session import DRIVER_ENVIRONMENT
+from jobs.queue.submit import follow_logs, job_logs, job_states, start, stop_job, submit_next, submitted_runs, told
+from jobs.queue.table import Ledger
 from jobs.recipe import Recipe
-from jobs.runs import RunFolder, create_run
-from jobs.submit import follow_logs, job_logs, job_states, start, stop_job, submit_next, submitted_runs, told
+from jobs.runs.creation import create_run
+from jobs.runs.folder import RunFolder
 from tests.jobs.drivers import dies, drives
 from tests.jobs.job_api import cluster_with, head_record, nearly_without_code
 from tests.jobs.ledgers import closed, recorded
@@ -122,19 +123,28 @@ def test_the_token_goes_through_no_proxy(dead_head, monkeypatch):
 cluster = cluster_with()
 
 
+def test_a_run_of_earlier_code_is_carried_by_the_module_of_then(cluster, recipe):
+    run = create_run(recipe)
+    (run.path / "source" / "jobs").mkdir(parents=True)
+    (run.path / "source" / "jobs" / "launch.py").touch()
+    submit_next(cluster.head, run)
+    [job] = cluster.api.jobs.values()
+    assert f"-m jobs.launch {run.path} 1" in job.entrypoint
+
+
 def test_a_job_is_the_driver_of_the_next_attempt_with_the_code_of_this_process(cluster, recipe):
     run = create_run(recipe)
     assert start(cluster.head, run) == f"{run.id}.a1"
     [job] = cluster.api.jobs.values()
     assert job.status == "PENDING"
-    assert job.entrypoint == shlex.join([sys.executable, "-m", "jobs.launch", str(run.path), "1"])
+    assert job.entrypoint == shlex.join([sys.executable, "-m", "jobs.execution.launch", str(run.path), "1"])
     assert {**job.metadata, "request": ""} == {"run": run.id, "recipe": "line", "attempt": "1", "request": ""}
     assert job.runtime_env["env_vars"] == DRIVER_ENVIRONMENT | {"RAY_JOB_STOP_WAIT_TIME_S": "40"}
     [(name, package)] = cluster.api.packages.items()
     assert job.runtime_env["working_dir"] == f"gcs://{name}"
     with zipfile.ZipFile(io.BytesIO(package)) as code:
-        kept = code.read("jobs/launch.py")
-    assert kept == Path(launch.__file__).read_bytes() == (run.path / "source" / "jobs" / "launch.py").read_bytes()
+        kept = code.read("jobs/execution/launch.py")
+    assert kept == Path(launch.__file__).read_bytes() == (run.path / "source/jobs/execution/launch.py").read_bytes()
     row = Ledger(state_folder()).row(run.id)
     assert (row.attempt, row.submission, row.wanted, row.open) == (1, f"{run.id}.a1", "running", 1)
     assert (run.state().state, run.state().why) == ("pending", "submitted")

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.metrics_log import MetricsLog
-from jobs.progress import MetricsReader
-from jobs.runs import RunFolder
-from jobs.starts import begin_start
-from jobs.summary import (
+from jobs.runs.folder import RunFolder
+from jobs.runs.metrics import MetricsLog
+from jobs.runs.progress import MetricsReader
+from jobs.runs.starts import begin_start
+from jobs.runs.summary import (
     POINTS,
     RATE_STEPS,
     Curve,

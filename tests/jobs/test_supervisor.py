@@ -11,14 +11,15 @@ import pytest
 from cluster.node.drain import Drained, change_drained, drop, put
 from cluster.timings import Timings
 from jobs.errors import Superseded, Unplaceable
-from jobs.placement import Node
+from jobs.execution.membership import ClusterView
+from jobs.execution.placement import Node
+from jobs.execution.supervisor import Supervisor
 from jobs.recipe import Recipe
-from jobs.record import read_events
-from jobs.run_state import RunState
-from jobs.runs import RunFolder, create_run
-from jobs.seats import ClusterView
-from jobs.summary import read_summary
-from jobs.supervisor import Supervisor
+from jobs.runs.creation import create_run
+from jobs.runs.folder import RunFolder
+from jobs.runs.state import RunState
+from jobs.runs.state_writer import read_events
+from jobs.runs.summary import read_summary
 from tests.jobs.one_process import Act, OneProcess, Start, Unsaid, fails, finishes, hangs, save, waits
 from tests.jobs.ports import listening
 from vr_core.config import plain, validate

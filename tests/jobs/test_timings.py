@@ -20,23 +20,25 @@ from cluster.node.head import Head, head_file, write_member
 from cluster.node.processes import Now, ProcessRef
 from cluster.node.ray_start import Ports, node_start
 from cluster.timings import DEFAULT_TIMINGS, Timings
-from jobs import machines, retry
-from jobs.control import stop_run
-from jobs.driver import Listener, require_resumable, write_driver
 from jobs.errors import RunExists, RunFailed
-from jobs.keeper import Keeper, keep
-from jobs.ledger import Ledger, Row
-from jobs.placement import Node
-from jobs.policy import Seen, Submit, Wait, decide
-from jobs.pulse import Pulse
+from jobs.execution import retry
+from jobs.execution.heartbeat import Pulse
+from jobs.execution.membership import ClusterView, Seats
+from jobs.execution.placement import Node
+from jobs.execution.retry import ATTEMPTS_WITHOUT_STORAGE, Failed, Retry
+from jobs.execution.supervisor import Supervisor
+from jobs.queue import node_power as machines
+from jobs.queue.client import stop_run
+from jobs.queue.keeper import Keeper, keep
+from jobs.queue.policy import Seen, Submit, Wait, decide
+from jobs.queue.submit import job_environment
+from jobs.queue.table import Ledger, Row
 from jobs.recipe import Recipe, WorkersSpec
-from jobs.record import Record
-from jobs.retry import ATTEMPTS_WITHOUT_STORAGE, Failed, Retry
-from jobs.run_state import RunState
-from jobs.runs import RunFolder, create_run
-from jobs.seats import ClusterView, Seats
-from jobs.submit import job_environment
-from jobs.supervisor import Supervisor
+from jobs.runs.creation import create_run
+from jobs.runs.folder import RunFolder
+from jobs.runs.liveness import Listener, require_resumable, write_driver
+from jobs.runs.state import RunState
+from jobs.runs.state_writer import Record
 from tests.jobs.one_process import Act, OneProcess, Start, fails, finishes, hangs, waits
 from tests.jobs.ports import listening
 from vr_core.config import plain, validate

@@ -6,8 +6,9 @@ import pytest
 
 from jobs.errors import NoSteps
 from jobs.recipe import Recipe
-from jobs.runs import RunFolder, create_run
-from jobs.trace import timelines
+from jobs.reports.trace import timelines
+from jobs.runs.creation import create_run
+from jobs.runs.folder import RunFolder
 from tests.command_line import vr
 from vr_core.files import write_json
 

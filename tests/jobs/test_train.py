@@ -15,12 +15,12 @@ from dataprep.preparing.change import prune, remove
 from dataprep.roles import Role
 from dataprep.shards.dataset import Dataset
 from dataprep.shards.manifest import read_manifest
-from jobs.checkpoint import read_checkpoint, read_newest
+from jobs.checkpoints.format import read_checkpoint, read_newest
 from jobs.errors import NewerStart, RunFailed
-from jobs.metrics_log import read_metrics
 from jobs.recipe import Recipe
-from jobs.starts import Start
-from jobs.training.decision import Ended
+from jobs.runs.metrics import read_metrics
+from jobs.runs.starts import Start
+from jobs.steps.decision import Ended
 from tests.jobs.training import (
     curve,
     distance,

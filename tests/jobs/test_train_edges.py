@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from dataprep.shards.dataset import Dataset
-from jobs.checkpoint import read_newest
+from jobs.checkpoints.format import read_newest
 from jobs.errors import NotACheckpoint, RunFailed
-from jobs.gradient import has_bf16
-from jobs.runs import RunFolder
-from jobs.shares import Speed
-from jobs.speed import keep_speed, kept_row, key_of
+from jobs.runs.folder import RunFolder
+from jobs.search.trial import train_trial
+from jobs.steps.gradient import has_bf16
+from jobs.steps.phases import phases_of
+from jobs.steps.shares import Speed
+from jobs.steps.state import TrainingFile
+from jobs.steps.world import World
 from jobs.sync.busy_clock import BusyClock
 from jobs.training.loop import train
-from jobs.training.phases import phases_of
-from jobs.training.state import TrainingFile
-from jobs.training.world import World
-from jobs.trial import train_trial
+from jobs.training.speed import keep_speed, kept_row, key_of
 from tests.jobs import ranks
 from tests.jobs.training import finish, here, new_run, recipe_of, start
 from vr_core.errors import ConfigError

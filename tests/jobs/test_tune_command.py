@@ -3,8 +3,8 @@
 import json
 import re
 
-from jobs.search import create_search, plan_trials
-from jobs.shipped import recipe_file
+from jobs.recipes.shipped import recipe_file
+from jobs.search.search import create_search, plan_trials
 from tests.command_line import vr
 from vr_core.config import load, parse_yaml
 

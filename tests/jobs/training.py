@@ -11,13 +11,13 @@ import torch
 
 from dataprep.shards.cache import ShardCache
 from dataprep.shards.dataset import Dataset
-from jobs.checkpoint import read_newest
-from jobs.metrics_log import read_metrics
+from jobs.checkpoints.format import read_newest
 from jobs.recipe import Recipe
-from jobs.runs import RunFolder
-from jobs.training.decision import Ended
+from jobs.runs.folder import RunFolder
+from jobs.runs.metrics import read_metrics
+from jobs.steps.decision import Ended
+from jobs.steps.world import World
 from jobs.training.loop import train
-from jobs.training.world import World
 from tests.jobs import ranks
 from vr_core.config import override, plain, validate
 

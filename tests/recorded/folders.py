@@ -27,8 +27,8 @@ from dataprep.audio.decoders import AudioSource
 from dataprep.audio.files import open_audio
 from dataprep.shards.columns import CHANNELS, COLUMNS
 from dataprep.shards.dataset import Dataset
-from jobs.runs import RunFolder
-from jobs.separate import OutputSettings, separate_song
+from jobs.runs.folder import RunFolder
+from jobs.scoring.separate import OutputSettings, separate_song
 from tests.jobs.training import last_weights
 from tests.recorded.compare import BEFORE
 from tests.recorded.runs import RATE_HZ, curve, relative_difference

@@ -24,16 +24,18 @@ import psutil
 from safetensors.numpy import save_file
 
 from cluster.timings import DEFAULT_TIMINGS
-from jobs.driver import write_driver
-from jobs.fit import Fits
-from jobs.placement import Node, Placement
+from jobs.execution.membership import ClusterView
+from jobs.execution.placement import Node, Placement
+from jobs.execution.ray_train import Fits
+from jobs.execution.supervisor import Supervisor
 from jobs.recipe import Recipe
-from jobs.runs import RunFolder, create_run, resolve_weights
-from jobs.search import Search, create_search
-from jobs.seats import ClusterView
-from jobs.shipped import shipped_recipes
-from jobs.supervisor import Supervisor
-from jobs.tune import Follower
+from jobs.recipes.shipped import shipped_recipes
+from jobs.runs.creation import create_run
+from jobs.runs.folder import RunFolder
+from jobs.runs.liveness import write_driver
+from jobs.runs.lookup import resolve_weights
+from jobs.search.search import Search, create_search
+from jobs.search.tune import Follower
 from tests.jobs import ranks
 from tests.jobs.training import here as train_here
 from tests.jobs.training import new_run

@@ -25,10 +25,10 @@ from dataprep.audio.tracks import find_tracks
 from dataprep.preparing.prepare import PrepareSettings, prepare
 from dataprep.shards.manifest import FILE
 from dataprep.shards.splits import parse_split
-from jobs.metrics_log import read_metrics
 from jobs.recipe import Recipe
-from jobs.runs import RunFolder
-from jobs.shares import Speed
+from jobs.runs.folder import RunFolder
+from jobs.runs.metrics import read_metrics
+from jobs.steps.shares import Speed
 from tests.jobs import ranks
 from tests.jobs.training import kill_after_checkpoint, last_weights, new_run
 from vr_core.config import load, override, validate
@@ -148,9 +148,9 @@ def train_rank(run: Path, rank: int, world: int) -> None:
     assert torch.backends.cpu.get_cpu_capability() == "DEFAULT", "torch has chosen its kernels already"
 
     from dataprep.shards.manifest import read_manifest
-    from jobs.speed import keep_speed, key_of
+    from jobs.steps.world import World
     from jobs.training.loop import train
-    from jobs.training.world import World
+    from jobs.training.speed import keep_speed, key_of
 
     os.environ["XDG_STATE_HOME"] = str(run.parent / f"state-{rank}")
     recipe, cpu = load(Recipe, run / "recipe.yaml"), torch.device("cpu")

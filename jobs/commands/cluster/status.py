@@ -1,0 +1,62 @@
+"""`vr cluster status`: the nodes, who uses them, and why one is missing."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.errors import ClusterError
+from jobs.commands.terminal import Json
+
+_WATCH_S = 2.0
+
+
+def status(
+    inventory: Annotated[
+        Path | None, typer.Argument(help="YAML file that describes the PCs: those that are missing are listed too.")
+    ] = None,
+    as_json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every 2 s until Ctrl-C.")] = False,
+) -> None:
+    """Show the cluster's nodes: state, graphics cards, which runs use them, what the PC does; why one is missing.
+
+    Example: vr cluster status --json
+    """
+    from rich.console import Console, Group
+    from rich.live import Live
+
+    from cluster.inventory import Inventory
+    from cluster.node.head import fetch, find_head, read_inventory
+    from cluster.status.nodes import read_nodes
+    from cluster.status.table import table
+    from vr_core.config import load, plain
+
+    if as_json and watch:
+        raise ClusterError("--json and --watch: choose one")
+    described = load(Inventory, inventory) if inventory else read_inventory()
+    expected = {node.name: node.address for node in described.nodes} if described else {}
+    found = find_head()
+    # Ray lets no node join that has another version of it.
+    ray = fetch(found, "/api/version")["ray_version"]
+    if as_json:
+        nodes = [plain(row) for row in read_nodes(found, expected)]
+        own = {"address": found.gcs_address, "dashboard": found.dashboard_url, "token_file": str(found.token_file)}
+        typer.echo(json.dumps({"head": {**own, "ray": ray}, "nodes": nodes}))
+        return
+
+    def view() -> Group:
+        where = f"head {found.gcs_address}   dashboard {found.dashboard_url}   token file {found.token_file}"
+        return Group(table(read_nodes(found, expected), time.time()), f"{where}   Ray {ray} on every node")
+
+    if not watch:
+        Console().print(view())
+        return
+    try:
+        with Live(view(), auto_refresh=False) as live:
+            while True:
+                time.sleep(_WATCH_S)
+                live.update(view(), refresh=True)
+    except KeyboardInterrupt:
+        return

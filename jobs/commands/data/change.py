@@ -1,0 +1,143 @@
+"""`vr data verify`, `add`, `remove` and `prune`: a data set that exists, looked through or changed."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs.commands.data.options import SPLIT, Cluster, Data, Layout, Sources, Split, Workers
+from jobs.commands.data.report import bar, byte_bar, in_bar, left_alone_shown, prepare_shown
+from jobs.commands.terminal import Json
+
+if TYPE_CHECKING:
+    from dataprep.preparing.change import DamagedShard
+    from dataprep.shards.manifest import Manifest
+
+
+def verify(
+    data: Data,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Prepare the songs that are hit again, from their files.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Read every byte of a data set and compare it with the manifest; damaged songs are named, with where.
+
+    Example: vr data verify data --repair
+    """
+    from dataprep.errors import ShardError
+    from dataprep.preparing.change import repair as repair_shards
+    from dataprep.shards.manifest import read_manifest
+    from jobs.training.storage import roots_here
+
+    manifest = read_manifest(data)
+    damaged = _examined(data, manifest)
+    found: dict[str, Any] = {
+        "shards": len(manifest.shards),
+        "damaged": [
+            {"shard": shard.name, "reason": shard.reason, "songs": list(shard.songs),
+             "frames": [hit._asdict() for hit in shard.frames]} for shard in damaged
+        ],
+    }  # fmt: skip
+    for shard in damaged:
+        typer.echo(f"{shard.reason} (songs: {', '.join(shard.songs) or 'none'})", err=True)
+        for line in _places(shard, manifest):
+            typer.echo(f"  {line}", err=True)
+    failed: tuple[tuple[str, str], ...] = ()
+    if damaged and repair:
+        with bar() as report:
+            done = repair_shards(data, damaged, in_bar(report), roots_here(data))
+        failed = done.failed
+        found |= {"repaired": list(done.prepared), "not_repaired": [list(song) for song in failed]}
+        for song, why in failed:
+            typer.echo(f"not repaired: {song}: {why}", err=True)
+    if as_json:
+        typer.echo(json.dumps(found))
+    if damaged and not repair:
+        raise ShardError(
+            f"{data}: {len(damaged)} of {len(manifest.shards)} shards are damaged; "
+            "`vr data verify --repair` prepares the songs that are hit again"
+        )
+    if failed:
+        raise ShardError(
+            f"{data}: {len(failed)} songs could not be repaired; put their files back and run this again, or "
+            "`vr data add` where nothing of a song is left"
+        )
+    if not as_json:
+        whole = f"{len(manifest.shards)} shards are as they were written"
+        typer.echo(f"{data}: {f'{len(done.prepared)} songs repaired' if damaged else whole}")
+
+
+def add(
+    data: Data,
+    sources: Sources,
+    layout: Layout = "auto",
+    split: Split = SPLIT,
+    workers: Workers = 0,
+    cluster: Cluster = False,
+    as_json: Json = False,
+) -> None:
+    """Prepare more music into a data set, as its other songs are; nothing of them is written again.
+
+    Runs that are under way go on with the songs they began with.
+
+    Example: vr data add data ~/Music/new-album
+    """
+    from dataprep.preparing.change import settings_of
+    from dataprep.shards.manifest import read_manifest
+
+    settings = settings_of(read_manifest(data)).model_copy(update={"workers": workers})
+    prepare_shown(sources, layout, split, data, settings, as_json, cluster)
+
+
+def remove(
+    data: Data,
+    songs: Annotated[list[str], typer.Argument(metavar="SONG...", help="Ids, or patterns such as 'demo-*'.")],
+    as_json: Json = False,
+) -> None:
+    """Take songs out of a data set; their files stay, and runs under way go on with them.
+
+    Example: vr data remove data song014 'demo-*'
+    """
+    from dataprep.preparing.change import remove as remove_songs
+    from dataprep.shards.manifest import read_manifest
+
+    gone = remove_songs(data, songs)
+    left = read_manifest(data)
+    if as_json:
+        typer.echo(json.dumps({"removed": list(gone), "songs": len(left.songs), "digest": left.digest()}))
+    else:
+        typer.echo(f"{data}: {', '.join(gone)} removed, {len(left.songs)} songs left")
+        typer.echo(f"`vr data prune {data}` gives the room back once no run needs them")
+
+
+def prune(data: Data, as_json: Json = False) -> None:
+    """Drop what is kept for runs that began before a data set was changed: they can no longer be resumed.
+
+    Example: vr data prune data
+    """
+    from dataprep.preparing.change import prune as prune_versions
+
+    done = prune_versions(data)
+    if as_json:
+        typer.echo(json.dumps(done._asdict()))
+    else:
+        typer.echo(f"{data}: {done.versions} earlier versions dropped, {done.bytes / 1e6:,.1f} MB given back")
+    left_alone_shown(data, done.left_alone)
+
+
+def _examined(data: Path, manifest: "Manifest") -> "list[DamagedShard]":
+    from dataprep.preparing.change import examine
+    from jobs.training.storage import roots_here
+
+    with byte_bar("verify", sum(row.bytes for row in manifest.shards.values())) as advance:
+        return examine(data, manifest, lambda name: advance(manifest.shards[name].bytes), roots_here(data))
+
+
+def _places(shard: "DamagedShard", manifest: "Manifest") -> list[str]:
+    frame_s = manifest.stft.hop / manifest.stft.sample_rate_hz
+    return [
+        f"{hit.song} {hit.role}: {hit.start_frame * frame_s:.1f} to {(hit.start_frame + hit.frames) * frame_s:.1f} s"
+        for hit in shard.frames
+    ]

@@ -1,0 +1,73 @@
+"""`vr data dedupe`: the same recording under two names."""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs.commands.data.options import Data
+from jobs.commands.terminal import Json
+
+if TYPE_CHECKING:
+    from dataprep.fingerprints.fingerprint import Pair
+    from dataprep.shards.manifest import Manifest
+
+
+def dedupe(
+    data: Data,
+    allow_crossing: Annotated[
+        bool, typer.Option("--allow-crossing", help="Do not fail where copies are in different splits.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Find songs that hold the same recording: under other names, encoded anew, louder, or cut at the ends.
+
+    A copy of a training song among those for validation or test makes every score a lie: it is an error unless allowed.
+
+    Example: vr data dedupe data
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from dataprep.errors import DataError
+    from dataprep.fingerprints.fingerprint import crossing, pairs
+    from dataprep.fingerprints.store import fingerprints
+    from jobs.training.storage import open_data
+
+    opened = open_data(data)
+    console = Console(stderr=True)
+    columns = (TextColumn("listen"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=len(opened.manifest.songs))
+        prints = list(fingerprints(opened, lambda song: progress.advance(task)))
+    found = pairs(prints, opened.stft.hop / opened.stft.sample_rate_hz)
+    across = crossing(found, opened.manifest)
+    if as_json:
+        rows = [pair._asdict() | {"crosses_splits": pair in across} for pair in found]
+        typer.echo(json.dumps({"songs": len(opened.manifest.songs), "pairs": rows}))
+    else:
+        _show(found, across, opened.manifest)
+    if across and not allow_crossing:
+        pair = across[0]
+        raise DataError(
+            f"{data}: {len(across)} copies cross splits, such as {pair.song} and {pair.other}; "
+            f"`vr data remove {data} {pair.other}`, or list both in one split (--split FILE)"
+        )
+
+
+def _show(found: "list[Pair]", across: "list[Pair]", manifest: "Manifest") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if found:
+        splits = {song.id: song.split for song in manifest.songs}
+        table = Table("song", "split", "is also", "split", "stems", "shifted", "in common", "bits equal", box=None)
+        for pair in found:
+            stems = pair.role if pair.role == pair.other_role else f"{pair.role}, {pair.other_role}"
+            table.add_row(
+                pair.song, splits[pair.song], pair.other, splits[pair.other], stems, f"{pair.offset_s:+.2f} s",
+                f"{pair.overlap_s:.0f} s", f"{100 * (1 - pair.wrong_bits):.0f} %",
+            )  # fmt: skip
+        console.print(table)
+    console.print(f"{len(manifest.songs)} songs, {len(found)} pairs of copies, {len(across)} across splits")

@@ -1,0 +1,50 @@
+"""`vr data prepare`: music into a data set."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.commands.data.options import SPLIT, Cluster, Layout, Sources, Split, Workers
+from jobs.commands.data.report import prepare_shown
+from jobs.commands.terminal import Json
+
+
+def prepare(
+    sources: Sources,
+    out: Annotated[Path, typer.Option(help="Folder of the data set; running again goes on where it stopped.")],
+    layout: Layout = "auto",
+    split: Split = SPLIT,
+    codec: Annotated[str, typer.Option(help="polar8 (compact) or complex16 (twice the size).")] = "polar8",
+    n_fft: Annotated[int, typer.Option(help="Samples of a spectrum.")] = 2048,
+    hop: Annotated[int, typer.Option(help="Samples between spectra.")] = 1024,
+    mixture: Annotated[
+        bool, typer.Option("--mixture/--no-mixture", help="Also store each mixture's magnitude, for pretraining.")
+    ] = True,
+    align: Annotated[
+        bool, typer.Option("--align", help="Move stems that lie up to 0.1 s before or after their mixture.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with an error if any song could not be used.")] = False,
+    workers: Workers = 0,
+    cluster: Cluster = False,
+    as_json: Json = False,
+) -> None:
+    """Turn music into a data set of spectrograms that training reads.
+
+    Songs that cannot be used are listed at the end and the others are done. Ctrl-C loses no finished song.
+
+    Example: vr data prepare ~/Music/stems --out data/songs --split valid=0.1,test=0.1,seed=7
+    """
+    from dataprep.preparing.prepare import PrepareSettings
+    from vr_core.config import validate
+
+    wanted = {
+        "stft": {"n_fft": n_fft, "hop": hop}, "codec": codec, "mixture": mixture, "workers": workers,
+        "align": align,
+    }  # fmt: skip
+    settings = validate(PrepareSettings, wanted, "command line")
+    refused = prepare_shown(sources, layout, split, out, settings, as_json, cluster)
+    if strict and refused:
+        from jobs.errors import SongsFailed
+
+        raise SongsFailed(f"{refused} songs or files were not used, and --strict asks for all; see the lines above")

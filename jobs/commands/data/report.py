@@ -1,0 +1,172 @@
+"""What `vr data` shows of a preparation: a bar while it runs, and what came of it."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from dataprep.audio.tracks import Tracks
+    from dataprep.inspecting.inspect import Total
+    from dataprep.preparing.prepare import PrepareProgress, PrepareReport, PrepareSettings
+    from jobs.execution.prepare_on_nodes import Crew
+
+LINE_EVERY_S = 15.0
+"""Where stderr is no terminal."""
+
+
+@contextmanager
+def bar() -> Iterator[Callable[[str, int, int, float, float], None]]:
+    """A bar over seconds of audio on stderr; where that is no terminal, a line now and then.
+
+    Yields:
+        A function to call with the song at work, songs done, songs in all, seconds of audio done, seconds in all.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    started_s = line_s = time.monotonic()
+    with Progress(
+        TextColumn("{task.fields[songs]}"), BarColumn(), TextColumn("{task.fields[hours]}"),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.description}"),
+        console=console, disable=not console.is_terminal,
+    ) as progress:  # fmt: skip
+        task = progress.add_task("", total=None, songs="", hours="", rate="")
+
+        def report(song: str, songs_done: int, songs: int, done_s: float, total_s: float) -> None:
+            nonlocal line_s
+            now_s = time.monotonic()
+            count = f"{songs_done}/{songs} songs"
+            hours = f"{done_s / 3600:.2f}/{total_s / 3600:.2f} h of audio"
+            rate = f"{done_s / max(now_s - started_s, 1e-3):.0f} × real time"
+            progress.update(
+                task, completed=done_s, total=total_s, description=song, songs=count, hours=hours, rate=rate
+            )
+            if not console.is_terminal and now_s - line_s > LINE_EVERY_S:
+                line_s = now_s
+                typer.echo(f"{count}, {hours}, {rate}", err=True)
+
+        yield report
+
+
+def in_bar(report: Callable[[str, int, int, float, float], None]) -> "Callable[[PrepareProgress], None]":
+    """What `prepare` is given to report to a `bar`."""
+    return lambda p: report(p.song, p.songs_done, p.songs, p.done_s, p.total_s)
+
+
+@contextmanager
+def byte_bar(what: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
+    """A bar over bytes on stderr, where that is a terminal; yields a function to call with bytes done since."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total_bytes)
+        yield lambda count: progress.advance(task, count)
+
+
+def prepare_shown(
+    sources: list[Path],
+    layout: str,
+    split: str,
+    out: Path,
+    settings: "PrepareSettings",
+    as_json: bool,
+    on_cluster: bool = False,
+) -> int:
+    """Prepare with a bar, and print what was done; returns how many songs or files were not used."""
+    from dataprep.audio.tracks import find_tracks
+    from dataprep.preparing.prepare import prepare
+    from dataprep.shards.splits import parse_split
+    from jobs.training.storage import roots_here
+
+    rule = parse_split(split)
+    found = find_tracks(sources, layout)
+    try:
+        with _crew(out, found, on_cluster) as crew, bar() as report:
+            if crew is not None:
+                settings = settings.model_copy(update={"workers": settings.workers or crew.workers})
+            done = prepare(
+                found.tracks, out, settings, in_bar(report), split=rule, roots=roots_here(out),
+                run=crew.run if crew else None,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        typer.echo("stopped; finished songs are kept: run the same command again to go on", err=True)
+        raise
+    refused = [*((str(path), why) for path, why in found.problems), *done.failed]
+    if as_json:
+        typer.echo(json.dumps(_as_json(out, found, done)))
+    else:
+        _show(out, found, done)
+    for name, why in refused:
+        typer.echo(f"not used: {name}: {why}", err=True)
+    left_alone_shown(out, done.left_alone)
+    return len(refused)
+
+
+@contextmanager
+def _crew(out: Path, found: "Tracks", on_cluster: bool) -> "Iterator[Crew | None]":
+    """The cluster's PCs, where they are asked for; who takes no part is said."""
+    if not on_cluster:
+        yield None
+        return
+    from cluster.node.head import find_head
+    from jobs.execution.prepare_on_nodes import crew_of
+
+    # Ray prints what happens to its nodes.
+    with redirect_stdout(sys.stderr), crew_of(find_head(), out, found.tracks) as crew:
+        names = ", ".join(f"{node.name} ({node.cpus:g} cores)" for node in crew.nodes)
+        typer.echo(f"prepared by {names}", err=True)
+        for name, why in crew.left_out:
+            typer.echo(f"left out: {name}: {why}", err=True)
+        yield crew
+
+
+def group_line(group: "Total") -> str:
+    """Songs, hours, roles and bytes on one line."""
+    roles = ", ".join(f"{count} {role}" for role, count in group.roles.items())
+    return f"{group.songs} songs, {group.hours:.2f} hours ({roles}), {group.bytes / 1e6:,.1f} MB"
+
+
+def _as_json(out: Path, found: "Tracks", done: "PrepareReport") -> dict[str, Any]:
+    return {
+        "data": str(out),
+        "layouts": {str(source): layout for source, layout in found.layouts},
+        "songs": len(done.manifest.songs),
+        "digest": done.manifest.digest(),
+        "prepared": list(done.prepared),
+        "kept": list(done.kept),
+        "refused": [{"song": song, "why": why} for song, why in done.failed],
+        "passed_over": [{"path": str(path), "why": why} for path, why in found.problems],
+        "left_alone": list(done.left_alone),
+    }
+
+
+def left_alone_shown(data: Path, names: Sequence[str]) -> None:
+    """Say which files in a data set's folder are none of its own, where there are some."""
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        typer.echo(f"{data}: left alone, not written by this data set: {', '.join(names[:3])}{more}", err=True)
+
+
+def _show(out: Path, found: "Tracks", done: "PrepareReport") -> None:
+    from dataprep.inspecting.inspect import song_summaries, split_totals, total
+
+    for source, layout in found.layouts:
+        typer.echo(f"{source}: layout {layout}")
+    songs = song_summaries(done.manifest)
+    for song in songs:
+        for note in song.notes:
+            typer.echo(f"{song.id}: {note}")
+    for name, group in {**split_totals(songs), "all": total(songs)}.items():
+        typer.echo(f"{name:>6}: {group_line(group)}")
+    kept = f", {len(done.kept)} were there already" if done.kept else ""
+    typer.echo(f"{len(done.prepared)} songs prepared{kept}; {len(songs)} in {out}")

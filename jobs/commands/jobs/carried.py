@@ -1,0 +1,68 @@
+"""Runs as commands carry or watch them to their end, and the head beside which they do."""
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from cluster.node.head import Head
+    from jobs.runs.folder import RunFolder
+
+STOPPED_HERE = 130
+"""Exit code of a shell command that Ctrl-C ended."""
+
+
+def head_or_note() -> "tuple[Head | None, str]":
+    """The running head, or a line that says why there is none."""
+    from cluster.errors import NoHead
+    from cluster.node.head import find_head
+
+    try:
+        return find_head(), ""
+    except NoHead as error:
+        return None, f"({error}; states are those of the run folders)"
+
+
+def train_run(run: "RunFolder", as_json: bool) -> None:
+    """Carry the next attempt of `run` in this process, to the end.
+
+    Raises:
+        UserError, RunFailed: it failed.
+        typer.Exit: it was stopped; the exit code is that of Ctrl-C.
+    """
+    from jobs.execution.launch import raise_for
+    from jobs.queue.client import train_here
+    from jobs.reports.display import display
+
+    with display(run) as shown:
+        state = train_here(run, shown.show)
+    raise_for(run, state)
+    if as_json:
+        from vr_core.config import plain
+
+        print(json.dumps({"run": run.id, "folder": str(run.path), **plain(state)}))
+    else:
+        print(f"{run.id} is {state.state} at step {state.step} of {state.steps}: {run.path}", file=sys.stderr)
+    if state.state == "stopped":
+        raise typer.Exit(STOPPED_HERE)
+
+
+def watch_run(run: "RunFolder") -> None:
+    """Show `run` until it ends.
+
+    Raises:
+        UserError, RunFailed: it failed.
+        typer.Exit: it was stopped: it has not done what it was to do.
+    """
+    from jobs.execution.launch import raise_for
+    from jobs.queue.client import follow
+    from jobs.reports.display import display
+
+    with display(run) as shown:
+        state = follow(run, shown.show)
+    raise_for(run, state)
+    print(f"{run.id} is {state.state} at step {state.step} of {state.steps}: {run.path}", file=sys.stderr)
+    if state.state == "stopped":
+        raise typer.Exit(1)

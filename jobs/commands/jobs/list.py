@@ -1,0 +1,44 @@
+"""`vr jobs list`: the runs of a folder."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from jobs.commands.jobs.carried import head_or_note
+from jobs.commands.jobs.options import RUNS, Out
+from jobs.commands.terminal import Json
+
+
+def list_(
+    out: Out = RUNS,
+    newest: Annotated[int, typer.Option("--newest", min=1, help="List so many.")] = 30,
+    all_: Annotated[bool, typer.Option("--all", help="List every run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the newest runs, also while no head runs.
+
+    Example: vr jobs list --out runs --newest 5
+    """
+    from jobs.reports.overview import overview
+
+    head, note = head_or_note()
+    found = overview(out, head, None if all_ else newest)
+    rows = found.rows
+    if found.has_older:
+        print(f"(the newest {len(rows)}; --all lists every run)", file=sys.stderr)
+    if as_json:
+        return print(json.dumps([row.plain() for row in rows]))
+    from rich.console import Console
+    from rich.table import Table
+
+    if note:
+        print(note, file=sys.stderr)
+    if not rows:
+        return print(f"no runs in {out.absolute()}", file=sys.stderr)
+    table = Table("run", "state", "step", "loss", "attempt", "why", box=None)
+    for row in rows:
+        table.add_row(row.run, row.shown_state, f"{row.step}/{row.steps}", row.shown_loss, str(row.attempt), row.why)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    return None

@@ -1,0 +1,37 @@
+"""`vr jobs resume`: a run goes on from its last checkpoint."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from jobs.commands.jobs.carried import train_run, watch_run
+from jobs.commands.jobs.options import RUNS, Out, RunName
+
+
+def resume(
+    name: RunName,
+    out: Out = RUNS,
+    here: Annotated[bool, typer.Option("--here", help="Train in this process, as `vr train` does.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show the run until it ends.")] = False,
+) -> None:
+    """Go on with a run from its last checkpoint.
+
+    Example: vr jobs resume songs-pretrain-1a2b3c4d-1 --watch
+    """
+    from cluster.node.head import find_head, timings_here
+    from jobs.queue.submit import keep_source, start
+    from jobs.reports.overview import find_run
+    from jobs.runs.liveness import require_resumable
+
+    run = find_run(name, out)
+    run.mend_state()
+    if here:
+        require_resumable(run, timings_here().driver_silent_s)
+        keep_source(run)  # the keeper may go on with it, and reads what this version writes
+        return train_run(run, as_json=False)
+    submission = start(find_head(), run)
+    print(f"{run.id} goes on from step {run.last_step()} as {submission}", file=sys.stderr)
+    if watch:
+        watch_run(run)
+    return None

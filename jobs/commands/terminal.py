@@ -1,0 +1,39 @@
+"""What commands share at the terminal: where they write, how they ask, options that mean the same everywhere."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vr_core.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+class NoConsent(UserError):
+    """Nobody was there to agree."""
+
+
+def console() -> "Console":
+    """Stderr: stdout is for what another program may read."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def agree(question: str, yes: bool) -> None:
+    """Return when the user agrees.
+
+    Raises:
+        NoConsent: there is no terminal to ask at.
+        typer.Abort: the answer is no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise NoConsent("nothing was changed: no terminal to ask at; add --yes to agree beforehand")
+    typer.confirm(question, abort=True, err=True)

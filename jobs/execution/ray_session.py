@@ -1,0 +1,100 @@
+"""Connecting this process to Ray: a private one that ends with the command, or the running head's."""
+
+import contextlib
+import functools
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from cluster.node.head import Head
+from cluster.node.ray_start import LOOPBACK, client_environment
+from jobs.execution.reservations import release_abandoned
+from jobs.runs.provenance import copy_source
+
+DRIVER_ENVIRONMENT = {
+    # How often Ray Train's controller looks at its workers, which bounds how often they can report; Ray's 2 s is slow.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # A run leaves a drained PC by itself (`jobs.execution.supervisor`): Ray Train's own watcher is one more process of
+    # 190 MB.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Nothing here asks for it, and its actor takes a fifth of a slow core.
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""What a driver of ours sets beside `cluster.node.ray_start.client_environment`."""
+
+
+@contextlib.contextmanager
+def private_ray() -> Iterator[None]:
+    """A Ray on loopback, seen by nobody else, with this process's cores; it ends with the block."""
+    folder = Path(tempfile.mkdtemp(prefix="vr-ray-"))
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(_token(), encoding="ascii")
+    changes = client_environment(LOOPBACK, token) | DRIVER_ENVIRONMENT
+    with _environment(changes, removed=("RAY_ADDRESS", "RAY_AUTH_TOKEN")):
+        import ray
+
+        try:
+            ray.init(
+                address="local",
+                num_cpus=len(os.sched_getaffinity(0)),
+                include_dashboard=False,
+                object_store_memory=200_000_000,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                _node_ip_address=LOOPBACK,
+                _temp_dir=str(folder / "r"),  # Ray opens it to every account; the one above is ours alone
+            )
+            yield
+        finally:
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def head_ray(head: Head) -> Iterator[None]:
+    """The running head's Ray, with the code of this process on every worker."""
+    with _environment(head.environment() | DRIVER_ENVIRONMENT, removed=("RAY_AUTH_TOKEN",)):
+        import ray
+
+        with tempfile.TemporaryDirectory(prefix="vr-source-") as source:
+            copy_source(Path(source))
+            ray.init(
+                address=head.gcs_address,
+                runtime_env={"working_dir": source},
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+        try:
+            release_abandoned()
+            yield
+        finally:
+            ray.shutdown()
+
+
+@functools.cache
+def _token() -> str:
+    """One for the life of this process: Ray keeps the first token that it reads."""
+    return secrets.token_hex(32)
+
+
+@contextlib.contextmanager
+def _environment(changes: Mapping[str, str], removed: tuple[str, ...]) -> Iterator[None]:
+    """The process's environment with `changes`, for the block: Ray takes these settings from nowhere else."""
+    before = {key: os.environ.get(key) for key in (*changes, *removed)}
+    try:
+        os.environ.update(changes)
+        for key in removed:
+            os.environ.pop(key, None)
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value

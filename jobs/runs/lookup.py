@@ -1,0 +1,63 @@
+"""Runs and weights by name or path."""
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+
+from jobs.errors import NotACheckpoint, UnknownRun
+from jobs.runs.folder import STEP_FOLDER, RunFolder
+
+
+def list_runs(out: Path, stem: str = "") -> Iterator[RunFolder]:
+    """Runs in the folder `out` whose ids begin with `stem`, by name; folders that are not runs are passed over."""
+    if out.is_dir():
+        for path in sorted(path for path in out.iterdir() if path.name.startswith(stem)):
+            if (path / "recipe.yaml").is_file() and (path / "state.json").is_file():
+                yield RunFolder(path)
+
+
+def resolve_run(name_or_path: str, out: Path) -> RunFolder:
+    """The run of that folder, or of that name under `out`.
+
+    Raises:
+        UnknownRun: neither; near names are given.
+    """
+    for path in (Path(name_or_path).expanduser(), out.expanduser() / name_or_path):
+        if (path / "recipe.yaml").is_file():
+            return RunFolder(path)
+    near = get_close_matches(name_or_path, [run.id for run in list_runs(out.expanduser())], n=1)
+    hint = f"did you mean {near[0]}?" if near else "`vr jobs list` shows the runs; --out names their folder"
+    raise UnknownRun(f"{name_or_path}: no such run in {out.expanduser().absolute()}; {hint}")
+
+
+def resolve_weights(path: Path) -> Path:
+    """The weights file of a run folder (its best checkpoint, else its last), a step folder or such a file itself.
+
+    Raises:
+        NotACheckpoint: `path` is none of these, or what it names is incomplete.
+    """
+    path = path.expanduser().absolute()
+    expected = "expected a run folder, a checkpoint folder (step-…) or a weights.safetensors file"
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise NotACheckpoint(f"{path}: not a checkpoint of ours; {expected}")
+        return path
+    if not path.is_dir():
+        raise NotACheckpoint(f"{path}: does not exist; {expected}")
+    if (path / "recipe.yaml").is_file():
+        run = RunFolder(path)
+        step = run.pointer("best") or run.pointer("last")
+        if step is None:
+            raise NotACheckpoint(f"{path}: this run has no checkpoint yet; see `vr jobs show {run.id}`")
+        return _weights_of_step(step)
+    if STEP_FOLDER.fullmatch(path.name):
+        return _weights_of_step(path)
+    raise NotACheckpoint(f"{path}: not a checkpoint of ours; {expected}")
+
+
+def _weights_of_step(step: Path) -> Path:
+    # checkpoint.json is written last, so that a folder without it was cut short.
+    for name in ("checkpoint.json", "weights.safetensors"):
+        if not (step / name).is_file():
+            raise NotACheckpoint(f"{step}: incomplete checkpoint, {name} is missing; use another step of that run")
+    return step / "weights.safetensors"

@@ -1,0 +1,181 @@
+"""Scores of a checkpoint on songs with known stems, from the files that separation writes."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataprep.audio.decoders import AudioSource
+from dataprep.audio.files import open_audio, probe
+from dataprep.audio.tracks import Track, find_tracks
+from dataprep.errors import DataError
+from dataprep.preparing.song import SILENT_DB, open_stems
+from dataprep.roles import SPLITS
+from dataprep.shards.dataset import Dataset
+from dataprep.shards.manifest import FILE as MANIFEST
+from jobs.errors import NoSongs
+from jobs.runs.lookup import resolve_weights
+from jobs.scoring.separate import OutputSettings, SeparatedSong, pick_device, separate_song
+from vr_core.audio.metrics import Score, mean_db
+from vr_core.errors import StorageError
+from vr_core.files import write_json
+from vr_core.specs.stft import StftSpec
+from vr_core.weights import WeightsMeta, load_model
+
+SCORES = ("sdr_db", "si_sdr_db", "do_nothing_db", "improvement_db", "vocals_sdr_db")
+
+Bar = Callable[[dict[str, float]], AbstractContextManager[Callable[[str, float], None]]]
+"""From the seconds of each song to a context that gives a function to call with a song and its seconds done."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a checkpoint."""
+
+    songs: list[dict[str, Any]]
+    """`id` and `SCORES` of each song; a score is None where a stem is silent and the score says nothing."""
+    problems: list[tuple[str, str]]
+    """Songs without a score, and why."""
+    folder: Path
+    """Holds the separated files and `eval.json`."""
+
+    def plain(self) -> dict[str, Any]:
+        """`{"songs": [...], "mean": {...}}`; the mean of each score is over the songs that have it."""
+        return {"songs": self.songs, "mean": {name: mean_db(song[name] for song in self.songs) for name in SCORES}}
+
+
+def no_bar(seconds: dict[str, float]) -> AbstractContextManager[Callable[[str, float], None]]:
+    """A `Bar` that shows nothing."""
+    return nullcontext(lambda song, done_s: None)
+
+
+def evaluate(
+    checkpoint: Path,
+    data: Path,
+    split: str = "test",
+    out: Path | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    bar: Bar = no_bar,
+) -> Evaluation:
+    """Separate the songs of `data` into files, score the files, and store `eval.json` beside them.
+
+    Args:
+        checkpoint: a run folder, a step folder or a weights file.
+        data: a folder of songs with stems.
+        split: which songs of a data set.
+        out: where the files go; by default `eval/step-N` in the run folder (beside a weights file on its own).
+        device: where to compute.
+        bar: shows how far it is.
+
+    Raises:
+        NotACheckpoint, WeightsError: the checkpoint cannot be used.
+        NoSongs: nothing in `data` has stems.
+        DataError: `data` is missing, or its STFT settings are not the model's.
+    """
+    weights = resolve_weights(checkpoint)
+    chosen = pick_device(device)
+    model, meta = load_model(weights, chosen)
+    songs = labelled_songs(data, split, meta.stft)
+    folder = out or default_folder(weights, meta)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be made ({error.strerror}); choose another place with --out") from None
+    output = OutputSettings(folder, picture=False)
+    scored: list[dict[str, Any]] = []
+    problems: list[tuple[str, str]] = []
+    with bar({song.id: _seconds(song) for song in songs}) as report:
+        for song in songs:
+            try:
+                files = separate_song(
+                    partial(open_mixture, song, meta.stft.sample_rate_hz), song.id, model, meta, output, chosen,
+                    partial(report, song.id),
+                )  # fmt: skip
+                scored.append(score_song(song, files, meta.stft.sample_rate_hz))
+            except DataError as error:
+                problems.append((song.id, str(error)))
+    result = Evaluation(scored, problems, folder)
+    write_json(folder / "eval.json", {
+        **result.plain(), "problems": [{"id": name, "why": why} for name, why in problems],
+        "weights": str(weights), "run": meta.run, "step": meta.step, "data": str(data.absolute()), "split": split,
+        "time_s": time.time(),
+    })  # fmt: skip
+    return result
+
+
+def score_song(song: Track, files: SeparatedSong, sample_rate_hz: int) -> dict[str, Any]:
+    """Scores of a song's files against its original stems, over the whole song.
+
+    A song whose vocals are silent has nothing to remove: the mixture is the instrumental, and only the instrumental's
+    own scores mean something.
+    """
+    instrumental, vocals, nothing = Score(), Score(), Score()
+    streams = (
+        open_stems(song, sample_rate_hz),
+        open_audio(AudioSource(files.instrumental), sample_rate_hz),
+        open_audio(AudioSource(files.vocals), sample_rate_hz),
+    )
+    for true, instrumental_estimate, vocals_estimate in zip(*streams, strict=True):
+        instrumental.update(true["instrumental"], instrumental_estimate)
+        vocals.update(true["vocals"], vocals_estimate)
+        nothing.update(true["instrumental"], true["mixture"])
+    sung = vocals.reference_db() >= SILENT_DB
+    sdr, do_nothing = instrumental.sdr_db(), nothing.sdr_db() if sung else None
+    return {
+        "id": song.id,
+        "sdr_db": sdr,
+        "si_sdr_db": instrumental.si_sdr_db(),
+        "do_nothing_db": do_nothing,
+        "improvement_db": None if sdr is None or do_nothing is None else sdr - do_nothing,
+        "vocals_sdr_db": vocals.sdr_db() if sung else None,
+    }
+
+
+def open_mixture(song: Track, sample_rate_hz: int) -> Iterator[NDArray[np.float32]]:
+    """The mixture of a song with stems, `[2, sample]` blocks; errors as `open_stems`."""
+    return (blocks["mixture"] for blocks in open_stems(song, sample_rate_hz))
+
+
+def labelled_songs(data: Path, split: str, stft: StftSpec) -> Sequence[Track]:
+    """Songs whose stems are known, of one split of a data set, or all of a plain folder of music, which has no splits.
+
+    Two roles give the third, as in preparation: a mixture and its instrumental are enough.
+
+    Raises:
+        NoSongs: there is none.
+        DataError: the folder is missing or holds no audio; a data set is damaged or has other settings than `stft`.
+    """
+    if (data / MANIFEST).is_file():
+        dataset = Dataset.open(data)
+        dataset.check(stft)
+        where = f"{data}, split {split} of {', '.join(SPLITS)}"
+        tracks: Iterable[Track] = (song.track() for song in dataset.manifest.songs if song.split == split)
+    else:
+        where = str(data)
+        tracks = find_tracks([data]).tracks
+    songs = [track for track in tracks if len(track.stems) > 1]
+    if not songs:
+        raise NoSongs(f"{where}: no song with two of vocals, instrumental and mixture; scores need the original stems")
+    return songs
+
+
+def default_folder(weights: Path, meta: WeightsMeta) -> Path:
+    """Where the files of an evaluation go: in the run's folder, or beside weights that stand on their own."""
+    run = weights.parents[2] if len(weights.parents) > 2 else weights.parent
+    home = run if weights.parent.parent == run / "checkpoints" else weights.parent
+    return home / "eval" / f"step-{meta.step:08d}"
+
+
+def _seconds(song: Track) -> float:
+    """Length as the header says, 0 where it does not: for a progress bar."""
+    try:
+        info = probe(next(iter(song.stems.values()))[0])
+    except DataError:
+        return 0.0
+    return (info.samples or 0) / info.sample_rate_hz

@@ -1,0 +1,358 @@
+"""A hyperparameter search before and after Ray: which trials there are, their folder, the table, the best recipe.
+
+<out>/<recipe>-<8 hex>-<n>/
+    search.yaml       the resolved recipe with its tune section
+    state.json        RunState, counting trials in place of steps
+    trials.json       the table: id, values, state, step, score of each trial
+    best.yaml         the best trial's complete recipe
+    trials/<id>/      a run folder: recipe.yaml, state.json, summary.json, metrics.jsonl, checkpoints/ and so on
+    tune/             Ray Tune's own state, for --resume
+"""
+
+import contextlib
+import itertools
+import math
+import os
+import random
+import shutil
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jobs.errors import DamagedRun, RunExists, UnknownRun
+from jobs.recipe import Recipe, TuneSpec, require_effect
+from jobs.runs.creation import resolve_paths, writable
+from jobs.runs.folder import RunFolder, read_json
+from jobs.runs.progress import last_record, last_step
+from jobs.runs.provenance import read_origin
+from jobs.runs.state import LIVE, RunState, State
+from jobs.runs.summary import ProgressWriter, read_summary
+from vr_core.config import Spec, load, override, plain, to_yaml, validate
+from vr_core.errors import ConfigError
+from vr_core.files import write_json
+
+Value = float | int | str | bool
+Kind = Literal["uniform", "loguniform"]
+Choices = tuple[Value, ...] | dict[Kind, tuple[float, float]]
+
+ENDED: tuple[State, ...] = ("finished", "stopped")
+"""A trial in one of these never trains again: it came to its last step, or ASHA stopped it."""
+
+_NOT_SEARCHED = ("batch.items", "data", "log", "name", "out", "steps", "tune", "validation", "workers")
+"""What trials must share: their scores and steps could not be compared, or their folders found, otherwise."""
+
+
+class TrialPlan(Spec):
+    """One trial before it runs."""
+
+    id: str
+    values: dict[str, Value]
+    recipe: Recipe
+
+
+class TrialRow(Spec):
+    """One line of `trials.json`."""
+
+    id: str
+    values: dict[str, Value]
+    state: State = "pending"
+    step: int = 0
+    steps: int
+    score: float | None = None
+    """Loss of the last validation; less is better."""
+    why: str = ""
+
+
+class Search:
+    """Paths and table of one search."""
+
+    def __init__(self, path: Path) -> None:
+        """The search in `path`; nothing is read or made yet."""
+        self.run = RunFolder(path)
+        """Its state and attempts; a step is an ended trial."""
+        self.path = self.run.path
+        self.id = self.run.id
+        self.recipe_file = self.path / "search.yaml"
+        self.trials_file = self.path / "trials.json"
+        self.best_file = self.path / "best.yaml"
+        self.trials = self.path / "trials"
+        self.tune = self.path / "tune"
+
+    def recipe(self) -> Recipe:
+        """The resolved recipe, with its tune section."""
+        return load(Recipe, self.recipe_file)
+
+    def trial(self, trial: str) -> RunFolder:
+        """Run folder of a trial."""
+        return RunFolder(self.trials / trial)
+
+    def rows(self) -> list[TrialRow]:
+        """The table, brought up to date from the trials' folders.
+
+        Raises:
+            DamagedRun: trials.json or a trial's state is unreadable.
+        """
+        try:
+            kept = [validate(TrialRow, row, str(self.trials_file)) for row in read_json(self.trials_file)["trials"]]
+        except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+            raise DamagedRun(f"search {self.id}: {self.trials_file} cannot be read ({error}); search anew") from None
+        return [self._refreshed(row) for row in kept]
+
+    def row(self, trial: str) -> TrialRow:
+        """One trial's line of the table, up to date."""
+        return next(row for row in self.rows() if row.id == trial)
+
+    def write_rows(self) -> list[TrialRow]:
+        """Write the table up to date; returns it."""
+        rows = self.rows()
+        write_json(self.trials_file, {"trials": [plain(row) for row in rows]})
+        return rows
+
+    def write_best(self) -> TrialRow | None:
+        """Write the best trial's recipe to best.yaml, whole or not at all; returns its row, None without a score."""
+        row = best(self.rows())
+        if row is not None:
+            draft = self.best_file.with_suffix(".draft")
+            about = f"# Best of search {self.id}: trial {row.id}, validation loss {row.score:.6g} at step {row.step}\n"
+            draft.write_text(about + to_yaml(self.trial(row.id).recipe()), encoding="utf-8")
+            os.replace(draft, self.best_file)
+        return row
+
+    def _refreshed(self, row: TrialRow) -> TrialRow:
+        run = self.trial(row.id)
+        state = run.state()
+        step = last_step(run) if state.state == "running" else state.step
+        return row.model_copy(update={"state": state.state, "step": step, "why": state.why, "score": _score(run)})
+
+
+def _score(run: RunFolder) -> float | None:
+    """Loss of a trial's last validation; None before the first, and where that one was not finite."""
+    summary = read_summary(run)
+    if summary is not None:
+        return summary.validation.loss if summary.validation else None
+    score = (last_record(run, "validation") or {}).get("loss")
+    return float(score) if isinstance(score, int | float) and math.isfinite(score) else None
+
+
+def best(rows: Sequence[TrialRow]) -> TrialRow | None:
+    """Least score among the trials that got furthest: losses at different steps do not compare."""
+    scored = [row for row in rows if row.score is not None and row.state != "failed"]
+    return min(scored, key=lambda row: (-row.step, row.score, row.id), default=None)
+
+
+def shown_values(values: Mapping[str, Value]) -> str:
+    """`optim.lr=0.001 model.blocks=2`."""
+    return " ".join(f"{key}={value}" for key, value in values.items())
+
+
+def shown_trial(row: TrialRow) -> str:
+    """Trial, values, step and score in a line: what the Ray dashboard shows."""
+    score = "none yet" if row.score is None else f"{row.score:.4g}"
+    return f"trial {row.id} | {shown_values(row.values)} | step {row.step}/{row.steps} | score {score} | {row.state}"
+
+
+def sample(space: Mapping[str, Choices], trials: int, seed: int) -> list[dict[str, Value]]:
+    """At most `trials` different points of `space`; the same ones for the same seed.
+
+    Where every key has a list of choices, points are drawn from their product without repeats. Otherwise each key's
+    range is cut into as many equal parts as there are trials and every part is used once (Latin hypercube sampling,
+    McKay, Beckman and Conover 1979); choices are used equally often. Numbers drawn from a range have three significant
+    digits.
+    """
+    draw = random.Random(seed)
+    lists = {key: choices for key, choices in space.items() if isinstance(choices, tuple)}
+    if len(lists) == len(space):
+        size = math.prod(len(choices) for choices in lists.values())
+        numbers = draw.sample(range(size), min(trials, size))
+        return [_point_of_product(lists, number) for number in numbers]
+    columns: dict[str, list[Value]] = {}
+    for key, choices in space.items():
+        parts = draw.sample(range(trials), trials)
+        columns[key] = [
+            choices[part % len(choices)]
+            if isinstance(choices, tuple)
+            else _at(choices, (part + draw.random()) / trials)
+            for part in parts
+        ]
+    points = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return [point for i, point in enumerate(points) if point not in points[:i]]
+
+
+def _point_of_product(lists: Mapping[str, tuple[Value, ...]], number: int) -> dict[str, Value]:
+    point = {}
+    for key, choices in lists.items():
+        number, index = divmod(number, len(choices))
+        point[key] = choices[index]
+    return point
+
+
+def _at(range_: Mapping[Kind, tuple[float, float]], share: float) -> float:
+    """The number that lies `share`, in [0, 1), of the way through a range."""
+    [(kind, (low, high))] = range_.items()
+    value = low * (high / low) ** share if kind == "loguniform" else low + (high - low) * share
+    return min(max(float(f"{value:.3g}"), low), high)
+
+
+def plan_trials(recipe: Recipe) -> list[TrialPlan]:
+    """The trials of a recipe's search, each validated as the command line's overrides are.
+
+    Raises:
+        ConfigError: no search, a space that makes no sense, or a trial whose recipe is invalid; the key is named.
+    """
+    spec = _checked(recipe)
+    base = {**plain(recipe), "tune": None}
+    plans = []
+    for number, values in enumerate(sample(spec.space, spec.trials, recipe.seed)):
+        origin = f"recipe {recipe.name}: tune.space: {shown_values(values)}"
+        trial = validate(Recipe, override(base, values), origin)
+        require_effect(trial, origin)
+        plans.append(TrialPlan(id=f"{number:04}", values=values, recipe=trial))
+    return plans
+
+
+def _checked(recipe: Recipe) -> TuneSpec:
+    """The recipe's search.
+
+    Raises:
+        ConfigError: there is none, or it makes no sense.
+    """
+    where, spec = f"recipe {recipe.name}: tune", recipe.tune
+    if spec is None or not spec.space:
+        raise ConfigError(f"{where}.space: missing; add for example tune.space='{{optim.lr: [3e-4, 1e-3, 3e-3]}}'")
+    if recipe.workers.count != 1:
+        raise ConfigError(f"{where}: each trial trains in one process; set workers.count=1")
+    if spec.grace_steps > recipe.steps:
+        raise ConfigError(f"{where}.grace_steps: {spec.grace_steps} is more than steps {recipe.steps}")
+    if recipe.validation.every_steps >= recipe.steps > 1 and spec.grace_steps < recipe.steps:
+        raise ConfigError(
+            f"{where}: validation.every_steps {recipe.validation.every_steps} leaves no validation before step "
+            f"{recipe.steps}, so that no bad trial could be stopped; set it to {spec.grace_steps} or so"
+        )
+    for key, choices in spec.space.items():
+        fixed = next((f for f in _NOT_SEARCHED if key == f or key.startswith(f"{f}.")), None)
+        problem = f"all trials share {fixed}" if fixed else _problem(choices)
+        if problem is not None:
+            raise ConfigError(f"{where}.space: {key}: {problem}")
+    for outer, inner in itertools.permutations(spec.space, 2):
+        if inner.startswith(f"{outer}."):
+            raise ConfigError(f"{where}.space: {inner}: {outer} is searched as well; name one of them")
+    return spec
+
+
+def _problem(choices: Choices) -> str | None:
+    """What is wrong with the choices of one key; None when nothing is."""
+    if isinstance(choices, tuple):
+        if not choices:
+            return "the list of choices is empty"
+        # 1 == 1.0 == True in Python, which would hide a choice of another type.
+        return "a choice stands twice" if len({repr(choice) for choice in choices}) < len(choices) else None
+    if len(choices) != 1:
+        return "expected a list of choices, or one of {uniform: [low, high]} and {loguniform: [low, high]}"
+    [(kind, (low, high))] = choices.items()
+    if not low < high:
+        return f"{kind} needs low < high, got [{low:g}, {high:g}]"
+    return f"loguniform needs low > 0, got {low:g}" if kind == "loguniform" and low <= 0 else None
+
+
+def create_search(recipe: Recipe, again: bool = False) -> Search:
+    """A new search folder with all its trials' run folders, which appears whole or not at all.
+
+    Raises:
+        RunExists: the same recipe was searched before over the same data and `again` is not given.
+        ConfigError, NotACheckpoint, UnknownRun: as `plan_trials` and `jobs.runs.resolve_paths`.
+        StorageError: `out` cannot be written.
+    """
+    recipe = resolve_paths(recipe)
+    plans = plan_trials(recipe)
+    if not again:
+        _refuse_repeat(recipe)
+    with writable(recipe.out):
+        return _create_search(recipe, plans)
+
+
+def _create_search(recipe: Recipe, plans: Sequence[TrialPlan]) -> Search:
+    draft = Search(recipe.out / f".new-{uuid.uuid4().hex[:12]}")
+    try:
+        _write_draft(draft, recipe, plans)
+        for number in itertools.count(1):
+            path = recipe.out / f"{recipe.name}-{recipe.digest()}-{number}"
+            if path.exists():
+                continue
+            try:
+                draft.path.rename(path)
+            except OSError:
+                # Another command took the number meanwhile.
+                if not path.exists():
+                    raise
+            else:
+                return Search(path)
+        raise AssertionError("unreachable")
+    finally:
+        shutil.rmtree(draft.path, ignore_errors=True)
+
+
+def _write_draft(draft: Search, recipe: Recipe, plans: Sequence[TrialPlan]) -> None:
+    origin, now_s = read_origin(), time.time()
+    draft.trials.mkdir(parents=True)
+    draft.recipe_file.write_text(to_yaml(recipe), encoding="utf-8")
+    write_json(draft.run.state_file, plain(RunState(state="pending", steps=len(plans), updated_s=now_s)))
+    rows = [TrialRow(id=plan.id, values=plan.values, steps=plan.recipe.steps) for plan in plans]
+    write_json(draft.trials_file, {"trials": [plain(row) for row in rows]})
+    for plan in plans:
+        run = draft.trial(plan.id)
+        run.path.mkdir()
+        run.recipe_file.write_text(to_yaml(plan.recipe), encoding="utf-8")
+        write_json(run.origin_file, origin)
+        write_json(run.state_file, plain(RunState(state="pending", steps=plan.recipe.steps, updated_s=now_s)))
+
+
+def _refuse_repeat(recipe: Recipe) -> None:
+    for search in list_searches(recipe.out):
+        if not search.id.startswith(f"{recipe.name}-{recipe.digest()}-"):
+            continue
+        earlier = search.recipe()
+        if (earlier.data, earlier.init) == (recipe.data, recipe.init):
+            finished = search.run.state().state == "finished"
+            hint = f"see `vr trials {search.path}`" if finished else f"go on with `vr tune --resume {search.path}`"
+            raise RunExists(f"{search.id} is the same search; {hint}, or add --again to start from nothing")
+
+
+def list_searches(out: Path) -> list[Search]:
+    """Searches in the folder `out`, by name."""
+    if not out.is_dir():
+        return []
+    return [Search(path) for path in sorted(out.iterdir()) if (path / "search.yaml").is_file()]
+
+
+def resolve_search(name_or_path: str, out: Path) -> Search:
+    """The search of that folder, or of that name under `out`.
+
+    Raises:
+        UnknownRun: neither.
+    """
+    for path in (Path(name_or_path).expanduser(), out.expanduser() / name_or_path):
+        if (path / "search.yaml").is_file():
+            return Search(path)
+    known = ", ".join(search.id for search in list_searches(out.expanduser())) or "none"
+    raise UnknownRun(f"{name_or_path}: no such search in {out.expanduser().absolute()} (there: {known})")
+
+
+def end_live_trials(search: Search) -> None:
+    """Mark trials that no driver carries any more: they go on when the search does."""
+    for row in search.rows():
+        if row.state == "running":
+            run = search.trial(row.id)
+            with contextlib.suppress(OSError):
+                ProgressWriter(run, row.steps).tell()  # it may have validated since its last report
+            run.write_state(state="pending", step=row.step, why="the search was interrupted")
+
+
+def counts(rows: Sequence[TrialRow]) -> dict[str, Any]:
+    """How many trials are in each state, and how many have ended."""
+    states = [row.state for row in rows]
+    return {
+        **{s: states.count(s) for s in dict.fromkeys(states)},
+        "ended": sum(s not in LIVE for s in states),
+    }

@@ -1,0 +1,322 @@
+"""How fast this device computes this recipe's items: measured with the real model, and kept for the next start.
+
+A measurement is kept on the PC, one file for each (device, model, recipe's batch and precision); a run that trained on
+it puts back what it found while training.
+"""
+
+import contextlib
+import functools
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from cluster.node.head import state_folder, this_member
+from dataprep.batches.loader import BUFFERS, CodedBatch, read_batch
+from dataprep.batches.order import Order
+from dataprep.shards.dataset import Dataset
+from jobs.recipe import Recipe
+from jobs.steps.gradient import ItemLosses
+from jobs.steps.shares import Speed
+from jobs.steps.world import World
+from jobs.training.memory import (
+    SMALLER,
+    budget_bytes,
+    fitting,
+    fitting_on_gpu,
+    forget_peak,
+    lives,
+    models_kept,
+    peak_bytes,
+)
+from vr_core.config import Spec, digest, plain, validate
+from vr_core.errors import ConfigError
+from vr_core.files import write_json
+
+ROUNDS, ROUND_S = 3, 0.1
+"""Each size is computed in so many turns, for at least so long and at least once; before them once, not counted."""
+
+
+class SpeedRow(Spec):
+    """A kept measurement."""
+
+    fixed_s: Annotated[float, Field(ge=0)]
+    item_s: Annotated[float, Field(gt=0)]
+    micro_batch: Annotated[int, Field(ge=1)]
+    tight: bool = False
+    """More would not fit this PC's memory."""
+    begun: bool = False
+    """A start has not come to its first step yet: where it died, it was too much after all."""
+    elsewhere: bool = False
+    """Of another PC's device, told by a run on both: good for `vr plan`. What fits this PC it does not say."""
+
+    @property
+    def speed(self) -> Speed:
+        """Without what is remembered of its finding."""
+        return Speed(self.fixed_s, self.item_s, self.micro_batch)
+
+
+def key_of(recipe: Recipe, bins: int, device: torch.device, bf16: bool) -> dict[str, Any]:
+    """All that a measurement depends on, JSON-ready."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "threads": torch.get_num_threads() if device.type == "cpu" else 0,
+        "torch": str(torch.__version__),
+        "model": plain(recipe.model),
+        "objective": plain(recipe.objective),
+        "freeze": list(recipe.optim.freeze),
+        "bins": bins,
+        "crop_frames": recipe.batch.crop_frames,
+        "micro_batch": recipe.batch.micro_batch,
+        "precision": [recipe.precision, bf16],
+        "models_kept": models_kept(recipe),
+    }
+
+
+def kept_row(key: dict[str, Any]) -> SpeedRow | None:
+    """The measurement of that key on this PC; None where there is none, or it is damaged."""
+    try:
+        return validate(SpeedRow, json.loads(_file(key).read_text(encoding="utf-8"))["speed"], str(_file(key)))
+    except (OSError, ValueError, KeyError, TypeError, ConfigError):
+        return None
+
+
+def kept_speeds(recipe: Recipe, bins: int) -> dict[str, Speed]:
+    """Device → speed of the measurements kept on this PC that are of this model, objective and batch."""
+    wanted = key_of(recipe, bins, torch.device("cpu"), False)
+    same = ("model", "objective", "freeze", "bins", "crop_frames", "micro_batch")
+    found = {}
+    for file in sorted((state_folder() / "speeds").glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ConfigError):
+            told = json.loads(file.read_text(encoding="utf-8"))
+            if all(told["key"][part] == wanted[part] for part in same):
+                found[str(told["key"]["device"])] = validate(SpeedRow, told["speed"], str(file)).speed
+    return found
+
+
+def keep_speed(key: dict[str, Any], speed: Speed, *, tight: bool | None = None, begun: bool = False) -> None:
+    """Keep a measurement for the next start; `tight` stays as it was where it is not given.
+
+    Raises:
+        OSError: this PC's state folder cannot be written.
+    """
+    if tight is None:
+        before = kept_row(key)
+        tight = before is not None and before.tight
+    _write_row(key, SpeedRow(**asdict(speed), tight=tight, begun=begun))
+
+
+def measure_speed(
+    compute: Callable[[int], None],
+    micro_batch: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Speed:
+    """Time `compute(items)`, forward and backward, at several sizes up to `micro_batch` and fit a line.
+
+    The sizes take turns, back and forth: a device that gets slower or faster meanwhile does so for all of them, and
+    the line through them is its own.
+
+    Returns:
+        A speed whose fixed part is not negative and whose items cost something.
+    """
+    sizes = sorted({1, max(1, micro_batch // 2), micro_batch})
+    for size in sizes:
+        compute(size)  # fills caches
+    took_s: dict[int, list[float]] = {size: [] for size in sizes}
+    for turn in range(ROUNDS):
+        for size in sizes if turn % 2 == 0 else reversed(sizes):
+            took_s[size] += _seconds(functools.partial(compute, size), device, clock)
+    fixed_s, item_s = line(sizes, [statistics.median(took_s[size]) for size in sizes])
+    return Speed(fixed_s, item_s, micro_batch)
+
+
+def line(sizes: Sequence[int], times_s: Sequence[float]) -> tuple[float, float]:
+    """Fixed part and slope of times over sizes, by least squares of the relative error.
+
+    Noise can make the slope too steep for a fixed part above zero, or flat: the fixed part is 0 then, or the largest
+    size says what an item costs.
+    """
+    if len(sizes) == 1:
+        return 0.0, times_s[0] / sizes[0]
+    at, took = np.array(sizes, float), np.array(times_s)
+    weight = 1 / took
+    (fixed_s, item_s), *_ = np.linalg.lstsq(
+        np.stack([np.ones_like(at), at], axis=1) * weight[:, None], took * weight, rcond=None
+    )
+    if item_s <= 0 or fixed_s < 0:
+        return 0.0, float(took[-1] / at[-1])
+    return float(fixed_s), float(item_s)
+
+
+def speed_here(
+    recipe: Recipe,
+    key: dict[str, Any],
+    model: nn.Module,
+    losses_of: ItemLosses,
+    data: Dataset,
+    order: Order,
+    device: torch.device,
+    *,
+    begins: bool = True,
+) -> Speed:
+    """This device's speed at this recipe: as kept on this PC, else measured with the model as it is, which stays so.
+
+    `begins` says that steps at this speed come next (`note_begin`), and not those of an earlier phase.
+    """
+    kept = kept_row(key)
+    if kept is not None and not kept.elsewhere:
+        return _begun_again(key, kept, begins)
+    items = order.items(0, min(recipe.batch.micro_batch, recipe.batch.items))
+    read = functools.cache(lambda count: read_batch(data, items[:count]))
+
+    def compute(count: int) -> None:
+        losses_of.total(model, read(count), training=True).sum().backward()  # type: ignore[no-untyped-call]
+
+    size = _size_here(recipe, key, model, compute, read(1), device)
+    speed = measure_speed(compute, size, device)
+    model.zero_grad(set_to_none=True)
+    tight = size < len(items)
+    keep_or_note(key, speed, tight=tight, begun=tight and begins)
+    return speed
+
+
+def _begun_again(key: dict[str, Any], kept: SpeedRow, begins: bool) -> Speed:
+    """The kept speed; of fewer items at once where it was tight and the start before died of it."""
+    if not kept.tight:
+        return kept.speed
+    speed = kept.speed
+    if kept.begun:
+        speed = replace(speed, micro_batch=max(1, int(SMALLER * speed.micro_batch)))
+        print(f"{platform.node()}: computes {speed.micro_batch} items at once from now on", file=sys.stderr)
+    keep_or_note(key, speed, tight=True, begun=begins)
+    return speed
+
+
+def _size_here(
+    recipe: Recipe,
+    key: dict[str, Any],
+    model: nn.Module,
+    compute: Callable[[int], None],
+    one: CodedBatch,
+    device: torch.device,
+) -> int:
+    """How many of the items this worker can compute at once in the memory that it may use; `one` is an item as read."""
+    columns = [column for stem in one.stems.values() for column in stem.columns.values()]
+    held_bytes = BUFFERS * sum(column.nbytes for column in columns)
+
+    def peaks() -> tuple[int, int]:
+        forget_peak()
+        found = []
+        for count in (1, 2):
+            compute(count)
+            found.append(peak_bytes())
+        # What a run holds besides: two moments, the average, and a copy of all for the checkpoint.
+        model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+        more = int((7 + models_kept(recipe)) * model_bytes)
+        return found[0] + more + held_bytes, found[1] + more + 2 * held_bytes
+
+    trial = {
+        "recipe": plain(recipe), "bins": key["bins"], "device": str(device), "bf16": key["precision"][1],
+        "threads": torch.get_num_threads(), "held_bytes": held_bytes,
+    }  # fmt: skip
+    most = min(recipe.batch.micro_batch, recipe.batch.items)
+    if device.type == "cuda":
+        size, said = fitting_on_gpu(most, lambda items: lives(trial, items))
+    else:
+        member = this_member()
+        budget = budget_bytes(member.node.memory_gib if member else None)
+        size, said = fitting(most, peaks, budget, lambda items: lives(trial, items))
+    if said:
+        print(f"{platform.node()}: {said}", file=sys.stderr, flush=True)
+    return size
+
+
+def speeds_of_all(speed: Speed, world: World) -> list[Speed]:
+    """The speeds of all ranks, in rank order."""
+    mine = [speed.fixed_s, speed.item_s, speed.micro_batch]
+    rows = world.gather(torch.tensor(mine, dtype=torch.float64, device=world.device)).tolist()
+    return [Speed(fixed_s, item_s, int(most)) for fixed_s, item_s, most in rows]
+
+
+def keep_others(key: dict[str, Any], devices: Sequence[str], speeds: Sequence[Speed]) -> None:
+    """Keep the speeds of the other workers' devices here as well, so that `vr plan` knows them on every PC.
+
+    Args:
+        key: of this device.
+        devices: of all ranks.
+        speeds: of all ranks.
+    """
+    for name, speed in zip(devices, speeds, strict=True):
+        other = key | {"device": name}
+        known = kept_row(other)
+        if other != key and (known is None or known.elsewhere):
+            with contextlib.suppress(OSError):
+                _write_row(other, SpeedRow(**asdict(speed), elsewhere=True))
+
+
+def note_begin(key: dict[str, Any]) -> None:
+    """Steps of the kept size come next: where this start dies before one is taken, it was too much."""
+    kept = kept_row(key)
+    if kept is not None and kept.tight:
+        keep_or_note(key, kept.speed, begun=True)
+
+
+def note_first_step(key: dict[str, Any]) -> None:
+    """The kept size has been enough for a step."""
+    kept = kept_row(key)
+    if kept is not None and kept.begun:
+        keep_or_note(key, kept.speed)
+
+
+def keep_or_note(key: dict[str, Any], speed: Speed, *, tight: bool | None = None, begun: bool = False) -> None:
+    """Keep a measurement where that can be; it is made again otherwise."""
+    try:
+        keep_speed(key, speed, tight=tight, begun=begun)
+    except OSError as error:
+        print(f"the speed of this device is measured again at the next start: {error}", file=sys.stderr, flush=True)
+
+
+def _seconds(run: Callable[[], None], device: torch.device, clock: Callable[[], float]) -> list[float]:
+    """Of each of some runs."""
+    times_s: list[float] = []
+    while sum(times_s) < ROUND_S:
+        await_device(device)
+        began_s = clock()
+        run()
+        await_device(device)
+        times_s.append(clock() - began_s)
+    return times_s
+
+
+def await_device(device: torch.device) -> None:
+    """Until what was asked of a GPU is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _write_row(key: dict[str, Any], row: SpeedRow) -> None:
+    _file(key).parent.mkdir(exist_ok=True)
+    write_json(_file(key), {"key": key, "speed": plain(row)})
+
+
+def _file(key: dict[str, Any]) -> Path:
+    return state_folder() / "speeds" / f"{digest(key, 16)}.json"
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return "cpu"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "cpu")
