@@ -4,6 +4,7 @@ import ast
 import shutil
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -17,6 +18,11 @@ PLANTED = [
     ("cluster.two", "from vr_core.specs import stft", "vr_core.specs.stft"),
     ("cluster.three", "import jobs.recipe", "jobs.recipe"),
     ("cluster.four", "def late() -> None:\n    import dataprep", "dataprep"),
+    ("cluster.node.one", "import cluster.joining.redeem", "cluster.joining.redeem"),
+    ("dataprep.shards.one", "import dataprep.batches.order", "dataprep.batches.order"),
+    ("vr_core.models.one", "import vr_core.objectives.registry", "vr_core.objectives.registry"),
+    ("jobs.runs.one", "import jobs.queue.policy", "jobs.queue.policy"),
+    ("jobs.queue.one", "def late() -> None:\n    import jobs.training.loop", "jobs.training.loop"),
     ("vr_core.specs.models", "import torch", "torch"),
 ]
 LINT = (
@@ -42,6 +48,37 @@ def test_the_rules_hold_and_every_planted_import_breaks_them(tmp_path):
     assert after.returncode == 1, after.stdout + after.stderr
     for module, _, imported in PLANTED:
         assert f"{module} -> {imported} (" in after.stdout, after.stdout
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of ours that the file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found & MODULES.keys()
+
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for package in PACKAGES
+    for path in (ROOT / package).rglob("*.py")
+    if path.name != "__init__.py"
+}
+
+
+def test_no_import_leads_back_to_where_it_began():
+    graph = {name: imports_of(path) for name, path in MODULES.items()}
+    assert len(graph["jobs.training.loop"]) > 10
+    TopologicalSorter(graph).prepare()  # raises CycleError, and names the modules
+
+
+def test_a_room_holds_a_dozen_files_and_jobs_twenty_entries():
+    for folder in {path.parent for path in MODULES.values()} - {ROOT / "vr_core/models", ROOT / "vr_core/objectives"}:
+        assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= 12, folder
+    assert len([path for path in (ROOT / "jobs").iterdir() if path.name != "__pycache__"]) <= 20
 
 
 def test_package_init_files_are_empty():

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from jobs.recipe import Recipe
-    from jobs.search.search import Search, TrialRow
+    from jobs.search.folder import Search, TrialRow
 
 REFRESH_S = 1.0
 
@@ -42,7 +42,8 @@ def tune(
     Example: vr tune tune-smoke data=DATA --trials 6
     """
     from jobs.recipes.shipped import read_recipe
-    from jobs.search.search import create_search, plan_trials, resolve_search
+    from jobs.search.folder import create_search, resolve_search
+    from jobs.search.space import plan_trials
     from vr_core.errors import ConfigError
 
     arguments = [*(overrides or []), *([] if trials is None else [f"tune.trials={trials}"])]
@@ -75,7 +76,7 @@ def trials(
 
     Example: vr trials tune-smoke-1a2b3c4d-1 --watch
     """
-    from jobs.search.search import resolve_search
+    from jobs.search.folder import resolve_search
 
     search = resolve_search(name, out)
     if watch:
@@ -91,7 +92,7 @@ def trials(
 
 
 def _print_plan(recipe: "Recipe", as_json: bool) -> None:
-    from jobs.search.search import plan_trials, shown_values
+    from jobs.search.space import plan_trials, shown_values
     from vr_core.config import plain, to_yaml
 
     plans = plan_trials(recipe)
@@ -136,7 +137,8 @@ def _watch(search: "Search") -> None:
 def _print_end(search: "Search") -> None:
     """The best recipe and what to type next, or how to go on."""
     from jobs.runs.liveness import look_for_driver
-    from jobs.search.search import best, shown_values
+    from jobs.search.folder import best
+    from jobs.search.space import shown_values
 
     state = search.run.state()
     row = best(search.rows())
@@ -148,7 +150,7 @@ def _print_end(search: "Search") -> None:
 
 
 def _plain(search: "Search") -> dict[str, object]:
-    from jobs.search.search import best
+    from jobs.search.folder import best
     from vr_core.config import plain
 
     rows = search.rows()
@@ -169,7 +171,7 @@ def _shown(search: "Search") -> "Iterator[Callable[[list[TrialRow]], None]]":
     from rich.console import Console
     from rich.live import Live
 
-    from jobs.search.search import shown_trial
+    from jobs.search.folder import shown_trial
 
     console = Console(stderr=True)
     if console.is_terminal:
@@ -194,7 +196,7 @@ def _table(search: "Search", rows: "list[TrialRow]") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from jobs.search.search import best
+    from jobs.search.folder import best
 
     keys = list(rows[0].values) if rows else []
     leader = best(rows)

@@ -54,7 +54,7 @@ def launch(
         Superseded: a newer attempt owns the run.
         Unplaceable: the workers do not fit and nothing can join.
     """
-    from jobs.execution.worker import DEFAULT_LOOP
+    from jobs.execution.messages import DEFAULT_LOOP
 
     write_driver(run, attempt)
     supervisor = Supervisor(run, recipe, attempt, loop or DEFAULT_LOOP, can_wait, watch, timings)

@@ -17,8 +17,9 @@ from cluster.timings import Timings
 from jobs.errors import DamagedRun, Unplaceable
 from jobs.execution.heartbeat import Pulse, answers
 from jobs.execution.membership import ClusterView, Seats
+from jobs.execution.messages import carried, first_cause
 from jobs.execution.placement import Missing, Node, Placement, machine_name
-from jobs.execution.ray_train import Fits, carried, first_cause
+from jobs.execution.ray_train import Fits
 from jobs.execution.retry import Failed, Stop, decide
 from jobs.recipe import Recipe, without_effect
 from jobs.runs.folder import RunFolder, read_json

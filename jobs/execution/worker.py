@@ -16,12 +16,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.execution.messages import WorkerSpec, words
 from jobs.execution.placement import machine_name
-from jobs.execution.ray_train import words
-from jobs.recipe import Recipe
 from jobs.runs.folder import RunFolder
 from jobs.runs.starts import Start
-from vr_core.config import Spec, validate
+from vr_core.config import validate
 from vr_core.errors import StorageError, UserError
 from vr_core.files import write_json
 
@@ -29,23 +28,6 @@ if TYPE_CHECKING:
     import torch
 
     from jobs.steps.decision import Ended
-
-DEFAULT_LOOP = "jobs.training.loop:train"
-
-
-class WorkerSpec(Spec):
-    """What the supervisor hands to every worker of one fit."""
-
-    run: Path
-    recipe: Recipe
-    attempt: int
-    fit: int
-    """Number of this start within the attempt, from 1."""
-    been: tuple[str, ...]
-    """Host names of PCs whose workers have been in a start of the run before."""
-    use_gpu: bool
-    loop: str = DEFAULT_LOOP
-    """`module:function` with the signature of `jobs.training.loop.train`."""
 
 
 def work(config: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from ray.tune.trainable import wrap_function
 from jobs.errors import RunFailed
 from jobs.runs.folder import RunFolder
 from jobs.runs.progress import last_record
-from jobs.search.search import ENDED, Search, shown_trial, shown_values
+from jobs.search.folder import ENDED, Search, shown_trial
+from jobs.search.space import shown_values
 from vr_core.errors import UserError, VrError
 from vr_core.files import write_json
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from ray.tune import Callback
 
+from jobs.search.follower import following, trial_id
 from jobs.search.trial import STEP
-from jobs.search.tune import following, trial_id
 
 
 class Forward(Callback):

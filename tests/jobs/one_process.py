@@ -11,8 +11,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from jobs.execution.messages import words
 from jobs.execution.placement import Placement
-from jobs.execution.ray_train import Fits, words
+from jobs.execution.ray_train import Fits
 from jobs.recipe import Recipe
 from jobs.runs.folder import RunFolder
 from vr_core.files import write_json

@@ -6,7 +6,7 @@ import pytest
 
 from jobs.errors import RunFailed
 from jobs.execution.launch import raise_for
-from jobs.execution.ray_train import carried, first_cause
+from jobs.execution.messages import carried, first_cause
 from jobs.execution.retry import Failed
 from jobs.execution.worker import require_folders
 from jobs.recipe import Recipe

@@ -16,7 +16,7 @@ from jobs.runs.liveness import require_resumable
 from jobs.runs.lookup import list_runs, resolve_run, resolve_weights
 from jobs.runs.provenance import PACKAGES, copy_source, read_origin, source_root
 from jobs.runs.state import Notice, RunState, standing
-from jobs.search.search import create_search
+from jobs.search.folder import create_search
 from vr_core.errors import ConfigError, StorageError
 
 SILENT_S = DEFAULT_TIMINGS.driver_silent_s

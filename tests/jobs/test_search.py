@@ -12,17 +12,8 @@ from hypothesis import strategies as st
 from jobs.errors import DamagedRun, RunExists, UnknownRun
 from jobs.recipe import Recipe
 from jobs.runs.summary import ProgressWriter
-from jobs.search.search import (
-    Search,
-    TrialRow,
-    best,
-    create_search,
-    end_live_trials,
-    plan_trials,
-    resolve_search,
-    sample,
-    shown_trial,
-)
+from jobs.search.folder import Search, TrialRow, best, create_search, end_live_trials, resolve_search, shown_trial
+from jobs.search.space import plan_trials, sample
 from tests.opened import opened_files
 from vr_core.config import load, override, plain, validate
 from vr_core.errors import ConfigError

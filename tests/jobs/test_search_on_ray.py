@@ -19,7 +19,8 @@ from jobs.recipe import Recipe
 from jobs.runs.creation import create_run
 from jobs.runs.folder import RunFolder
 from jobs.runs.metrics import read_metrics
-from jobs.search.search import Search, shown_trial, shown_values
+from jobs.search.folder import Search, shown_trial
+from jobs.search.space import shown_values
 from tests.jobs.dashboard import await_page, chromium, keep_picture, log_in, show_many_rows
 from tests.loopback import Loopback
 from tests.recorded.folders import lay_out, run_called

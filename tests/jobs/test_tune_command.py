@@ -4,7 +4,8 @@ import json
 import re
 
 from jobs.recipes.shipped import recipe_file
-from jobs.search.search import create_search, plan_trials
+from jobs.search.folder import create_search
+from jobs.search.space import plan_trials
 from tests.command_line import vr
 from vr_core.config import load, parse_yaml
 

@@ -34,8 +34,8 @@ from jobs.runs.creation import create_run
 from jobs.runs.folder import RunFolder
 from jobs.runs.liveness import write_driver
 from jobs.runs.lookup import resolve_weights
-from jobs.search.search import Search, create_search
-from jobs.search.tune import Follower
+from jobs.search.folder import Search, create_search
+from jobs.search.follower import Follower
 from tests.jobs import ranks
 from tests.jobs.training import here as train_here
 from tests.jobs.training import new_run

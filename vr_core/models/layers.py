@@ -141,7 +141,7 @@ class CompressedMagnitude(nn.Module):
     """Magnitudes on a scale that a network can see: log10 above a floor, shifted and scaled to mean 0 and variance 1.
 
     The three constants are those of the shared songs' mixtures, rounded. Without shift and scale the same stack was
-    2.2 dB worse after 300 steps (`jobs/LOG.md`). The floor keeps silence finite: below it the scale is linear.
+    2.2 dB worse after 300 steps (`jobs/training/LOG.md`). The floor keeps silence finite: below it the scale is linear.
     """
 
     FLOOR, MEAN, DEVIATION = 3e-5, -3.7, 0.65

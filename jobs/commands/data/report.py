@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dataprep.audio.tracks import Tracks
     from dataprep.inspecting.inspect import Total
     from dataprep.preparing.prepare import PrepareProgress, PrepareReport, PrepareSettings
-    from jobs.execution.prepare_on_nodes import Crew
+    from jobs.prepare_on_nodes import Crew
 
 LINE_EVERY_S = 15.0
 """Where stderr is no terminal."""
@@ -119,7 +119,7 @@ def _crew(out: Path, found: "Tracks", on_cluster: bool) -> "Iterator[Crew | None
         yield None
         return
     from cluster.node.head import find_head
-    from jobs.execution.prepare_on_nodes import crew_of
+    from jobs.prepare_on_nodes import crew_of
 
     # Ray prints what happens to its nodes.
     with redirect_stdout(sys.stderr), crew_of(find_head(), out, found.tracks) as crew:

@@ -1,4 +1,4 @@
-"""A hyperparameter search before and after Ray: which trials there are, their folder, the table, the best recipe.
+"""A search's folder: its trials, their table, the best recipe; nothing here starts or watches anything.
 
 <out>/<recipe>-<8 hex>-<n>/
     search.yaml       the resolved recipe with its tune section
@@ -6,50 +6,35 @@
     trials.json       the table: id, values, state, step, score of each trial
     best.yaml         the best trial's complete recipe
     trials/<id>/      a run folder: recipe.yaml, state.json, summary.json, metrics.jsonl, checkpoints/ and so on
-    tune/             Ray Tune's own state, for --resume
+    ray-tune/         Ray Tune's own state, for --resume
 """
 
 import contextlib
 import itertools
 import math
 import os
-import random
 import shutil
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jobs.errors import DamagedRun, RunExists, UnknownRun
-from jobs.recipe import Recipe, TuneSpec, require_effect
+from jobs.recipe import Recipe
 from jobs.runs.creation import resolve_paths, writable
 from jobs.runs.folder import RunFolder, read_json
 from jobs.runs.progress import last_record, last_step
 from jobs.runs.provenance import read_origin
 from jobs.runs.state import LIVE, RunState, State
 from jobs.runs.summary import ProgressWriter, read_summary
-from vr_core.config import Spec, load, override, plain, to_yaml, validate
+from jobs.search.space import TrialPlan, Value, plan_trials, shown_values
+from vr_core.config import Spec, load, plain, to_yaml, validate
 from vr_core.errors import ConfigError
 from vr_core.files import write_json
 
-Value = float | int | str | bool
-Kind = Literal["uniform", "loguniform"]
-Choices = tuple[Value, ...] | dict[Kind, tuple[float, float]]
-
 ENDED: tuple[State, ...] = ("finished", "stopped")
 """A trial in one of these never trains again: it came to its last step, or ASHA stopped it."""
-
-_NOT_SEARCHED = ("batch.items", "data", "log", "name", "out", "steps", "tune", "validation", "workers")
-"""What trials must share: their scores and steps could not be compared, or their folders found, otherwise."""
-
-
-class TrialPlan(Spec):
-    """One trial before it runs."""
-
-    id: str
-    values: dict[str, Value]
-    recipe: Recipe
 
 
 class TrialRow(Spec):
@@ -78,7 +63,8 @@ class Search:
         self.trials_file = self.path / "trials.json"
         self.best_file = self.path / "best.yaml"
         self.trials = self.path / "trials"
-        self.tune = self.path / "tune"
+        self.tune = self.path / "ray-tune"
+        """Not `tune`: what versions before kept there names modules of then, and Tune cannot read it any more."""
 
     def recipe(self) -> Recipe:
         """The resolved recipe, with its tune section."""
@@ -142,118 +128,10 @@ def best(rows: Sequence[TrialRow]) -> TrialRow | None:
     return min(scored, key=lambda row: (-row.step, row.score, row.id), default=None)
 
 
-def shown_values(values: Mapping[str, Value]) -> str:
-    """`optim.lr=0.001 model.blocks=2`."""
-    return " ".join(f"{key}={value}" for key, value in values.items())
-
-
 def shown_trial(row: TrialRow) -> str:
     """Trial, values, step and score in a line: what the Ray dashboard shows."""
     score = "none yet" if row.score is None else f"{row.score:.4g}"
     return f"trial {row.id} | {shown_values(row.values)} | step {row.step}/{row.steps} | score {score} | {row.state}"
-
-
-def sample(space: Mapping[str, Choices], trials: int, seed: int) -> list[dict[str, Value]]:
-    """At most `trials` different points of `space`; the same ones for the same seed.
-
-    Where every key has a list of choices, points are drawn from their product without repeats. Otherwise each key's
-    range is cut into as many equal parts as there are trials and every part is used once (Latin hypercube sampling,
-    McKay, Beckman and Conover 1979); choices are used equally often. Numbers drawn from a range have three significant
-    digits.
-    """
-    draw = random.Random(seed)
-    lists = {key: choices for key, choices in space.items() if isinstance(choices, tuple)}
-    if len(lists) == len(space):
-        size = math.prod(len(choices) for choices in lists.values())
-        numbers = draw.sample(range(size), min(trials, size))
-        return [_point_of_product(lists, number) for number in numbers]
-    columns: dict[str, list[Value]] = {}
-    for key, choices in space.items():
-        parts = draw.sample(range(trials), trials)
-        columns[key] = [
-            choices[part % len(choices)]
-            if isinstance(choices, tuple)
-            else _at(choices, (part + draw.random()) / trials)
-            for part in parts
-        ]
-    points = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    return [point for i, point in enumerate(points) if point not in points[:i]]
-
-
-def _point_of_product(lists: Mapping[str, tuple[Value, ...]], number: int) -> dict[str, Value]:
-    point = {}
-    for key, choices in lists.items():
-        number, index = divmod(number, len(choices))
-        point[key] = choices[index]
-    return point
-
-
-def _at(range_: Mapping[Kind, tuple[float, float]], share: float) -> float:
-    """The number that lies `share`, in [0, 1), of the way through a range."""
-    [(kind, (low, high))] = range_.items()
-    value = low * (high / low) ** share if kind == "loguniform" else low + (high - low) * share
-    return min(max(float(f"{value:.3g}"), low), high)
-
-
-def plan_trials(recipe: Recipe) -> list[TrialPlan]:
-    """The trials of a recipe's search, each validated as the command line's overrides are.
-
-    Raises:
-        ConfigError: no search, a space that makes no sense, or a trial whose recipe is invalid; the key is named.
-    """
-    spec = _checked(recipe)
-    base = {**plain(recipe), "tune": None}
-    plans = []
-    for number, values in enumerate(sample(spec.space, spec.trials, recipe.seed)):
-        origin = f"recipe {recipe.name}: tune.space: {shown_values(values)}"
-        trial = validate(Recipe, override(base, values), origin)
-        require_effect(trial, origin)
-        plans.append(TrialPlan(id=f"{number:04}", values=values, recipe=trial))
-    return plans
-
-
-def _checked(recipe: Recipe) -> TuneSpec:
-    """The recipe's search.
-
-    Raises:
-        ConfigError: there is none, or it makes no sense.
-    """
-    where, spec = f"recipe {recipe.name}: tune", recipe.tune
-    if spec is None or not spec.space:
-        raise ConfigError(f"{where}.space: missing; add for example tune.space='{{optim.lr: [3e-4, 1e-3, 3e-3]}}'")
-    if recipe.workers.count != 1:
-        raise ConfigError(f"{where}: each trial trains in one process; set workers.count=1")
-    if spec.grace_steps > recipe.steps:
-        raise ConfigError(f"{where}.grace_steps: {spec.grace_steps} is more than steps {recipe.steps}")
-    if recipe.validation.every_steps >= recipe.steps > 1 and spec.grace_steps < recipe.steps:
-        raise ConfigError(
-            f"{where}: validation.every_steps {recipe.validation.every_steps} leaves no validation before step "
-            f"{recipe.steps}, so that no bad trial could be stopped; set it to {spec.grace_steps} or so"
-        )
-    for key, choices in spec.space.items():
-        fixed = next((f for f in _NOT_SEARCHED if key == f or key.startswith(f"{f}.")), None)
-        problem = f"all trials share {fixed}" if fixed else _problem(choices)
-        if problem is not None:
-            raise ConfigError(f"{where}.space: {key}: {problem}")
-    for outer, inner in itertools.permutations(spec.space, 2):
-        if inner.startswith(f"{outer}."):
-            raise ConfigError(f"{where}.space: {inner}: {outer} is searched as well; name one of them")
-    return spec
-
-
-def _problem(choices: Choices) -> str | None:
-    """What is wrong with the choices of one key; None when nothing is."""
-    if isinstance(choices, tuple):
-        if not choices:
-            return "the list of choices is empty"
-        # 1 == 1.0 == True in Python, which would hide a choice of another type.
-        return "a choice stands twice" if len({repr(choice) for choice in choices}) < len(choices) else None
-    if len(choices) != 1:
-        return "expected a list of choices, or one of {uniform: [low, high]} and {loguniform: [low, high]}"
-    [(kind, (low, high))] = choices.items()
-    if not low < high:
-        return f"{kind} needs low < high, got [{low:g}, {high:g}]"
-    return f"loguniform needs low > 0, got {low:g}" if kind == "loguniform" and low <= 0 else None
 
 
 def create_search(recipe: Recipe, again: bool = False) -> Search:

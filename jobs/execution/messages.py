@@ -1,0 +1,84 @@
+"""What the supervisor hands to the workers of a start, and what they say of a failure."""
+
+import platform
+import time
+import traceback
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import RunFailed
+from jobs.execution.retry import Failed
+from jobs.recipe import Recipe
+from vr_core.config import Spec
+from vr_core.errors import StorageError, UserError, VrError
+
+DEFAULT_LOOP = "jobs.training.loop:train"
+
+
+class WorkerSpec(Spec):
+    """What the supervisor hands to every worker of one fit."""
+
+    run: Path
+    recipe: Recipe
+    attempt: int
+    fit: int
+    """Number of this start within the attempt, from 1."""
+    been: tuple[str, ...]
+    """Host names of PCs whose workers have been in a start of the run before."""
+    use_gpu: bool
+    loop: str = DEFAULT_LOOP
+    """`module:function` with the signature of `jobs.training.loop.train`."""
+
+
+def words(error: BaseException, rank: int) -> dict[str, Any]:
+    """What the supervisor reads about the failure of a rank."""
+    return {
+        "rank": rank,
+        "host": platform.node(),
+        "class": type(error).__name__,
+        "message": str(error) if isinstance(error, VrError) else f"{type(error).__name__}: {error}",
+        "user_error": isinstance(error, UserError),
+        "final": isinstance(error, UserError | RunFailed),
+        "storage": isinstance(error, StorageError),
+        "traceback": "".join(traceback.format_exception(error)),
+        "time_s": time.time(),
+    }
+
+
+def carried(failures: Mapping[int, BaseException], told: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Words of the ranks that could not write them, since their PC does not see the run's folder: Ray has them."""
+    written = {t["rank"] for t in told}
+    unsaid = {rank: failure for rank, failure in failures.items() if rank not in written}
+    return [words(failure, rank) for rank, failure in unsaid.items() if isinstance(failure, VrError)]
+
+
+def first_cause(told: Sequence[dict[str, Any]], silent: Collection[int], step: int, fallback: str) -> Failed:
+    """The failure that made the others.
+
+    Args:
+        told: What ranks said before they ended (`words`).
+        silent: Ranks that failed without a word: their process died.
+        step: Step of the newest checkpoint.
+        fallback: What Ray says.
+    """
+    told = [{**t, "message": _placed(t)} for t in told]
+    final = sorted((t for t in told if t["final"]), key=lambda t: (not t["user_error"], t["time_s"]))
+    if final:
+        return Failed(step, final[0]["message"], final=True, user_error=final[0]["user_error"])
+    away = [t for t in told if t.get("storage")]
+    if away:  # the others only lost their connection to it
+        return Failed(step, min(away, key=lambda t: t["time_s"])["message"], storage=True)
+    if silent:
+        # The others only lost their connection to it.
+        ranks = ", ".join(str(rank) for rank in sorted(silent))
+        return Failed(step, f"worker {ranks} died: its machine, its network or its memory")
+    if told:
+        return Failed(step, min(told, key=lambda t: t["time_s"])["message"].splitlines()[0][:300])
+    return Failed(step, fallback[:300])
+
+
+def _placed(told: Mapping[str, Any]) -> str:
+    """The message, with the PC's name where that is another one: `no such folder` may be true there alone."""
+    message: str = told["message"]
+    return message if told["host"] == platform.node() else f"{told['host']}: {message}"
