@@ -1,23 +1,20 @@
-"""How many items a worker can compute at once in the memory that it may use.
+"""How many items a worker can compute at once in the memory that it may use: its micro-batch.
 
-A GPU's driver says when there is too little; a CPU process that takes too much is killed, by its cgroup or by the
-kernel. So what is not certain is tried in a child process, which may die (`jobs.training.memory_trial`), and the worker
-goes on with less.
+A GPU's allocator raises where there is too little, so sizes are tried in the worker itself, from the recipe's
+downwards, before the first step. A CPU process that takes too much is killed, by its cgroup or by the kernel, so nothing is tried
+there: peaks of one item and of two say what an item takes, and the line through them must keep within the budget. The
+budget is the least of what the inventory says, the process's own cgroup (version 1 or 2) and what the machine has left.
 
-On a CPU two small batches in the worker itself say what an item takes; only where the wanted size would come near the
-budget is there a child. The budget is the least of what the inventory says, the process's own cgroup (version 1 or 2)
-and the machine has left.
+Where a prediction was wrong all the same and the worker dies before its first step, the next start takes less
+(`jobs.training.speed`).
 """
 
 import contextlib
 import ctypes
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -28,11 +25,8 @@ if TYPE_CHECKING:
 
 MARGIN = 0.9
 """Of the budget that may be used: allocators round up, and other processes breathe."""
-CERTAIN = 0.5
-"""A prediction below this part of the budget needs no trial."""
 SMALLER = 0.75
-"""After a death, so much of the size is tried."""
-TRIAL_S = 300.0
+"""So much of a size that was too large is tried next."""
 _CGROUPS = Path("/sys/fs/cgroup")
 _UNLIMITED_BYTES = 1 << 60
 
@@ -46,47 +40,37 @@ def models_kept(recipe: Recipe) -> float:
     return 3.5 if "diloco" in recipe.sync_choices else 0.0
 
 
-def predicted_bytes(first_bytes: int, second_bytes: int, items: int) -> int:
-    """Peak of a process at `items` at once, from its peaks at one and at two.
-
-    A straight line: what layers save for the backward pass grows with the items, weights and optimiser do not.
-    """
-    return first_bytes + max(0, second_bytes - first_bytes) * (items - 1)
-
-
 def largest(first_bytes: int, second_bytes: int, budget_bytes: int, most: int) -> int:
-    """Items, at least one and at most `most`, whose predicted peak keeps within the margin of the budget."""
+    """Items, at least one and at most `most`, whose predicted peak keeps within the margin of the budget.
+
+    The prediction is a straight line through the peaks at one item and at two: what layers save for the backward pass
+    grows with the items, weights and optimiser do not.
+    """
     an_item = max(1, second_bytes - first_bytes)
     return max(1, min(most, 1 + int((MARGIN * budget_bytes - first_bytes) // an_item)))
 
 
-def fitting_on_gpu(most: int, tried: Callable[[int], bool]) -> tuple[int, str]:
-    """As `fitting`, where nothing but a trial says what fits."""
-    size = _living(most, tried)
-    return size, "" if size == most else f"computes {size} items at once, not {most}: its GPU has no memory for more"
+def fitting_on_gpu(most: int, fits: Callable[[int], bool]) -> tuple[int, str]:
+    """The first micro-batch from `most` downwards that `fits`, and a line where it is not `most`; 1 is not tried."""
+    size = most
+    while size > 1 and not fits(size):
+        size = max(1, int(size * SMALLER))
+    return size, "" if size == most else f"micro-batch reduced from {most} to {size}: the GPU has no memory for more"
 
 
-def fitting(
-    most: int, peaks: Callable[[], tuple[int, int]], budget_bytes: int, tried: Callable[[int], bool]
-) -> tuple[int, str]:
-    """The largest micro-batch up to `most` that fits, and a line where it is not `most`.
+def fitting(most: int, peaks: Callable[[], tuple[int, int]], budget_bytes: int) -> tuple[int, str]:
+    """The largest micro-batch up to `most` that is predicted to fit, and a line where it is not `most`.
 
     Args:
         most: what the recipe wants.
         peaks: the process's peaks with one item and with two.
         budget_bytes: what it may take.
-        tried: whether a child process that computes so many at once lives.
     """
     if most == 1:
         return 1, ""
-    first_bytes, second_bytes = peaks()
-    if predicted_bytes(first_bytes, second_bytes, most) <= CERTAIN * budget_bytes:
-        return most, ""
-    size = _living(largest(first_bytes, second_bytes, budget_bytes, most), tried)
-    if size == most:
-        return most, ""
-    budget_gib = budget_bytes / 2**30
-    return size, f"computes {size} items at once, not {most}: it may take {budget_gib:.1f} GiB of memory"
+    size = largest(*peaks(), budget_bytes, most)
+    limit_gib = budget_bytes / 2**30
+    return size, "" if size == most else f"micro-batch reduced from {most} to {size}: memory limit {limit_gib:.1f} GiB"
 
 
 def budget_bytes(inventory_gib: float | None = None, root: Path = _CGROUPS, process: str = "self") -> int:
@@ -142,37 +126,6 @@ def peak_bytes() -> int:
     return 0
 
 
-def lives(request: dict[str, Any], items: int) -> bool:
-    """Whether a child process that takes one step of `items` items at once comes to its end.
-
-    Args:
-        request: of `jobs.training.memory_trial`, without `items`.
-        items: at once.
-    """
-    command = [sys.executable, "-m", "jobs.training.memory_trial"]
-    try:
-        done = subprocess.run(
-            command,
-            input=json.dumps({**request, "items": items}),
-            text=True,
-            capture_output=True,
-            timeout=TRIAL_S,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        )
-    except subprocess.TimeoutExpired:
-        return False
-    if done.returncode not in (0, OUT_OF_MEMORY) and done.returncode >= 0:
-        # A mistake of ours, not of the size: the step itself will say it.
-        told = done.stderr.strip().rpartition("\n")[2]
-        print(f"what fits could not be tried, so the recipe's size is taken: {told}", file=sys.stderr, flush=True)
-        return True
-    return done.returncode == 0
-
-
-OUT_OF_MEMORY = 12
-"""Exit code of a trial that was told so by the allocator; one that is killed has the signal's."""
-
-
 def keep_freed_memory(device: "torch.device") -> None:
     """Keep freed memory in this process, where it computes on the CPU.
 
@@ -184,13 +137,6 @@ def keep_freed_memory(device: "torch.device") -> None:
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
             libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-def _living(size: int, tried: Callable[[int], bool]) -> int:
-    """The first size from there downwards that is tried and lives; one item is not tried."""
-    while size > 1 and not tried(size):
-        size = max(1, int(size * SMALLER))
-    return size
 
 
 def _statistic(file: Path, name: str) -> int:

@@ -35,7 +35,6 @@ from jobs.training.memory import (
     fitting,
     fitting_on_gpu,
     forget_peak,
-    lives,
     models_kept,
     peak_bytes,
 )
@@ -214,6 +213,7 @@ def _size_here(
     """How many of the items this worker can compute at once in the memory that it may use; `one` is an item as read."""
     columns = [column for stem in one.stems.values() for column in stem.columns.values()]
     held_bytes = BUFFERS * sum(column.nbytes for column in columns)
+    model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
 
     def peaks() -> tuple[int, int]:
         forget_peak()
@@ -222,24 +222,35 @@ def _size_here(
             compute(count)
             found.append(peak_bytes())
         # What a run holds besides: two moments, the average, and a copy of all for the checkpoint.
-        model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
         more = int((7 + models_kept(recipe)) * model_bytes)
         return found[0] + more + held_bytes, found[1] + more + 2 * held_bytes
 
-    trial = {
-        "recipe": plain(recipe), "bins": key["bins"], "device": str(device), "bf16": key["precision"][1],
-        "threads": torch.get_num_threads(), "held_bytes": held_bytes,
-    }  # fmt: skip
     most = min(recipe.batch.micro_batch, recipe.batch.items)
     if device.type == "cuda":
-        size, said = fitting_on_gpu(most, lambda items: lives(trial, items))
+        # Beside weights and gradients: two moments, the average, and what sync keeps.
+        more_bytes = int((3 + models_kept(recipe)) * model_bytes)
+        size, said = fitting_on_gpu(most, lambda items: fits_here(compute, items, more_bytes, device))
     else:
         member = this_member()
-        budget = budget_bytes(member.node.memory_gib if member else None)
-        size, said = fitting(most, peaks, budget, lambda items: lives(trial, items))
+        size, said = fitting(most, peaks, budget_bytes(member.node.memory_gib if member else None))
+    model.zero_grad(set_to_none=True)
     if said:
         print(f"{platform.node()}: {said}", file=sys.stderr, flush=True)
     return size
+
+
+def fits_here(compute: Callable[[int], None], items: int, more_bytes: int, device: torch.device) -> bool:
+    """Whether the GPU's allocator has memory for `compute(items)` beside `more_bytes`; gives all of it back."""
+    try:
+        more = torch.empty(more_bytes, dtype=torch.uint8, device=device)
+        compute(items)
+        del more
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return True
 
 
 def speeds_of_all(speed: Speed, world: World) -> list[Speed]:

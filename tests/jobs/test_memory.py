@@ -1,10 +1,4 @@
-"""What fits into memory: the prediction, the budget from cgroups of either version, and a child killed for it."""
-
-import json
-import os
-import subprocess
-import sys
-import uuid
+"""What fits into memory: the prediction, the budget from cgroups of either version, and what a GPU is tried with."""
 
 import pytest
 import torch
@@ -12,20 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.training.memory import (
-    CERTAIN,
     MARGIN,
-    SMALLER,
     budget_bytes,
     cgroup_limits,
     fitting,
     fitting_on_gpu,
     largest,
-    lives,
 )
-from tests.box.cgroups import Groups
-from tests.jobs.training import recipe_of
-from tests.lan import require
-from vr_core.config import plain
+from jobs.training.speed import fits_here
 
 MIB = 2**20
 
@@ -37,34 +25,33 @@ def test_the_largest_size_is_the_last_whose_prediction_keeps_the_margin(first, i
     assert size == max(fits, default=1)
 
 
-def test_what_is_certain_is_not_tried():
-    tried = []
-    assert fitting(8, lambda: (100, 110), int(170 / CERTAIN), lambda n: tried.append(n) or True) == (8, "")
-    assert tried == []
-    assert fitting(1, lambda: pytest.fail("measured"), 1, lambda n: pytest.fail("tried")) == (1, "")
-
-
-def test_what_is_near_the_budget_is_tried_and_made_smaller_until_a_child_lives():
-    tried = []
-
-    def try_it(size):
-        tried.append(size)
-        return size <= 20
-
-    size, said = fitting(64, lambda: (10 * MIB, 20 * MIB), 500 * MIB, try_it)
-    assert tried == [45, 33, 24, 18]
-    assert size == 18
-    assert said == "computes 18 items at once, not 64: it may take 0.5 GiB of memory"
-    assert fitting(40, lambda: (10 * MIB, 20 * MIB), 500 * MIB, lambda n: True) == (40, "")
-    assert fitting(64, lambda: (900 * MIB, 920 * MIB), 500 * MIB, lambda n: False)[0] == 1
+def test_what_is_predicted_to_fit_is_taken_and_the_rest_made_smaller():
+    assert fitting(1, lambda: pytest.fail("measured"), 1) == (1, "")
+    assert fitting(40, lambda: (10 * MIB, 20 * MIB), 500 * MIB) == (40, "")
+    size, said = fitting(64, lambda: (10 * MIB, 20 * MIB), 500 * MIB)
+    assert (size, said) == (45, "micro-batch reduced from 64 to 45: memory limit 0.5 GiB")
+    assert fitting(64, lambda: (900 * MIB, 920 * MIB), 500 * MIB)[0] == 1
 
 
 def test_a_gpu_is_tried_from_the_top():
     tried = []
     size, said = fitting_on_gpu(16, lambda n: tried.append(n) or n <= 9)
     assert (size, tried) == (9, [16, 12, 9])
-    assert "no memory for more" in said
+    assert said == "micro-batch reduced from 16 to 9: the GPU has no memory for more"
     assert fitting_on_gpu(16, lambda n: True) == (16, "")
+    assert fitting_on_gpu(3, lambda n: False)[0] == 1
+
+
+def test_a_size_fits_where_the_allocator_raises_nothing():
+    def compute(items):
+        if items > 4:
+            raise torch.OutOfMemoryError("no more")
+
+    cpu = torch.device("cpu")
+    assert fits_here(compute, 4, 1000, cpu)
+    assert not fits_here(compute, 5, 1000, cpu)
+    with pytest.raises(ValueError, match="a bug"):
+        fits_here(lambda items: (_ for _ in ()).throw(ValueError("a bug")), 1, 1000, cpu)
 
 
 @pytest.fixture(params=[1, 2])
@@ -103,62 +90,15 @@ def test_the_budget_is_the_least_that_anything_allows():
     assert budget_bytes(10**6) <= budget_bytes() * 1.1
 
 
-TRIAL = {
-    "model": {"name": "dense_frame_transformer", "width": 64, "blocks": 2, "heads": 2, "feedforward": 128},
-    "batch.crop_frames": 256,
-}
-
-
-def request(tmp_path):
-    recipe = plain(recipe_of(tmp_path, **TRIAL))
-    return {"recipe": recipe, "bins": 256, "device": "cpu", "bf16": False, "threads": 1, "held_bytes": 1000}
-
-
-WORKER = """
-import json, sys
-from jobs.training.memory import fitting, lives
-request = json.loads(sys.stdin.read())
-tried = []
-def try_it(size):
-    tried.append((size, lives(request, size)))
-    return tried[-1][1]
-# Believes that it may take four times of what its cgroup lets it have.
-size, said = fitting(64, lambda: (300 * 2**20, 360 * 2**20), 4 * 2**30, try_it)
-print(json.dumps({"size": size, "tried": tried, "said": said}))
-"""
-
-
-def test_a_child_killed_by_its_cgroup_leaves_the_worker_running_with_a_smaller_size(tmp_path):
-    require()
-    groups = Groups(f"vr-memory-{uuid.uuid4().hex[:8]}")
-    try:
-        groups.memory("worker", 1024 * MIB)
-        entrances = groups.entrances("worker")
-        worker = subprocess.Popen(
-            [sys.executable, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, preexec_fn=lambda: [entrance.write_text(str(os.getpid())) for entrance in entrances],
-        )  # fmt: skip
-        out, err = worker.communicate(json.dumps(request(tmp_path)), timeout=280)
-    finally:
-        for folder in groups.folders:
-            for part in (*folder.iterdir(), folder):
-                if part.is_dir():
-                    part.rmdir()
-    assert worker.returncode == 0, err
-    told = json.loads(out)
-    assert told["tried"][0] == [57, False], "it was killed"
-    assert told["tried"][-1] == [told["size"], True]
-    assert 1 <= told["size"] < 64 * SMALLER
-
-
 @pytest.mark.gpu
-def test_a_gpu_that_is_too_small_for_a_size_says_so_and_stays_usable(tmp_path):
-    asked = request(tmp_path) | {"device": "cuda", "bf16": False}
-    assert not lives(asked, 10**6)
-    assert lives(asked, 2)
-    assert torch.ones(3, device="cuda").sum().item() == 3
+def test_a_gpu_that_is_too_small_for_a_size_says_so_and_stays_usable():
+    cuda = torch.device("cuda")
+    free_bytes, _ = torch.cuda.mem_get_info()
 
+    def compute(items):
+        torch.empty(items * 2**20, dtype=torch.uint8, device=cuda)
 
-def test_a_child_that_has_room_lives_wherever_the_worker_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert lives(request(tmp_path), 2)
+    assert not fits_here(compute, 2 * free_bytes // 2**20, 0, cuda)
+    assert not fits_here(compute, 1, 2 * free_bytes, cuda)
+    assert fits_here(compute, 1, 2**20, cuda)
+    assert torch.ones(3, device=cuda).sum().item() == 3
