@@ -10,7 +10,7 @@ import typer
 from jobs.commands.terminal import Json
 
 if TYPE_CHECKING:
-    from jobs.quickstart import QuickstartResult
+    from jobs.quickstart.quickstart import QuickstartResult
 
 
 def quickstart(
@@ -31,8 +31,8 @@ def quickstart(
     from rich.console import Console
 
     from jobs.commands.separate import song_progress
-    from jobs.quickstart import QuickstartSpec
-    from jobs.quickstart import quickstart as run
+    from jobs.quickstart.folder import QuickstartSpec
+    from jobs.quickstart.quickstart import quickstart as run
     from vr_core.config import validate
 
     spec = validate(QuickstartSpec, {"songs": songs, "seconds": seconds}, "vr quickstart")

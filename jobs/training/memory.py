@@ -1,9 +1,10 @@
 """How many items a worker can compute at once in the memory that it may use: its micro-batch.
 
 A GPU's allocator raises where there is too little, so sizes are tried in the worker itself, from the recipe's
-downwards, before the first step. A CPU process that takes too much is killed, by its cgroup or by the kernel, so nothing is tried
-there: peaks of one item and of two say what an item takes, and the line through them must keep within the budget. The
-budget is the least of what the inventory says, the process's own cgroup (version 1 or 2) and what the machine has left.
+downwards, before the first step. A CPU process that takes too much is killed, by its cgroup or by the kernel, so
+nothing is tried there: peaks of one item and of two say what an item takes, and the line through them must keep within
+the budget. The budget is the least of what the inventory says, the process's own cgroup (version 1 or 2) and what the
+machine has left.
 
 Where a prediction was wrong all the same and the worker dies before its first step, the next start takes less
 (`jobs.training.speed`).

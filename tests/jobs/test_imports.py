@@ -32,7 +32,7 @@ MODULES = {
     # What commands import when they begin.
     "jobs.queue.client": HEAVY,
     "jobs.reports.overview": HEAVY,
-    "jobs.quickstart": HEAVY,
+    "jobs.quickstart.quickstart": HEAVY,
     "jobs.queue.submit": HEAVY,
     "jobs.search.tune": HEAVY,
     "cluster.node.lifecycle": HEAVY,

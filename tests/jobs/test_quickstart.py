@@ -9,19 +9,11 @@ from rich.console import Console
 from cluster.errors import NoHead
 from cluster.node.head import state_folder
 from jobs.errors import FolderTaken
-from jobs.quickstart import (
-    LOCK,
-    NOTE,
-    QuickstartSpec,
-    Stages,
-    make_songs,
-    next_step,
-    quickstart,
-    running_head,
-    signals_as_interrupts,
-    signals_ignored,
-    take,
-)
+from jobs.quickstart.folder import LOCK, NOTE, QuickstartSpec, take
+from jobs.quickstart.head import running_head
+from jobs.quickstart.quickstart import make_songs, next_step, quickstart
+from jobs.quickstart.signals import signals_as_interrupts, signals_ignored
+from jobs.quickstart.stages import Stages
 from jobs.recipe import Recipe
 from jobs.recipes.shipped import recipe_file
 from jobs.runs.state import RunState
