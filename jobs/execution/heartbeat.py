@@ -43,7 +43,7 @@ class Pulse:
         for node in nodes:
             threading.Thread(target=self._ask, args=(node,), name=f"pulse of {node.name}", daemon=True).start()
 
-    def lost(self) -> list[str]:
+    def unresponsive(self) -> list[str]:
         """Names of the nodes that have been silent for longer than `silent_s`."""
         now_s = self._now_s()
         return sorted(name for name, at_s in self._answered_s.items() if now_s - at_s > self._timings.silent_s)

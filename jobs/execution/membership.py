@@ -1,4 +1,4 @@
-"""The PCs as the supervisor of one run sees them: who is there, is drained, answers no more, or joins."""
+"""The PCs as the supervisor of one run sees them: who is there, is drained, is not responding, or joins."""
 
 import sys
 import time

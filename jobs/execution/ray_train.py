@@ -53,8 +53,8 @@ def trainer(
     from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    from jobs.execution.process_group import ProcessGroup
     from jobs.execution.worker import work
+    from jobs.sync.process_group import ProcessGroup
 
     spec = WorkerSpec(
         run=run.path, recipe=recipe, attempt=attempt, fit=number, been=tuple(sorted(been)),

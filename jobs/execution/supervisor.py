@@ -11,16 +11,26 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cluster.timings import Timings
 from jobs.errors import DamagedRun, Unplaceable
+from jobs.execution.decisions import (
+    End,
+    Interruption,
+    Outcome,
+    Seen,
+    ended_by_error,
+    ended_by_itself,
+    follows,
+    interruption,
+)
 from jobs.execution.heartbeat import Pulse, answers
 from jobs.execution.membership import ClusterView, Seats
 from jobs.execution.messages import carried, first_cause
 from jobs.execution.placement import Missing, Node, Placement, machine_name
 from jobs.execution.ray_train import Fits
-from jobs.execution.retry import Failed, Stop, decide
+from jobs.execution.retry import Failed
 from jobs.recipe import Recipe, without_effect
 from jobs.runs.folder import RunFolder, read_json
 from jobs.runs.progress import last_step
@@ -32,15 +42,6 @@ from jobs.runs.summary import ProgressWriter
 from vr_core.files import write_json
 
 POLL_S = 0.2
-
-
-@dataclass
-class Outcome:
-    """How one fit ended."""
-
-    kind: Literal["finished", "stopped", "left", "lost", "waiting", "failed"]
-    """left: a machine was taken back, or one joins; lost: one answers no more. Neither is a failure of the run."""
-    failed: Failed | None = None
 
 
 @dataclass
@@ -99,24 +100,27 @@ class Supervisor:
             placement = self._wait_for_machines()
             outcome = Outcome("stopped") if placement is None else self._one_fit(placement)
             self._record.await_folder(self._stop)
-            if outcome.kind == "finished":
-                return self._record.write(state="finished", why="", step=last_step(self.run))
-            if outcome.kind == "stopped":
-                return self._record.write(state="stopped", why="stopped by the user", step=self.run.last_step())
+            if outcome.failed is not None:
+                history.append(outcome.failed)
+            next_ = follows(outcome, history, first_step, self.timings)
+            if isinstance(next_, End):
+                return self._end(next_)
             if outcome.kind in ("left", "lost"):
                 self._record.write(state="pending", why=self._why, step=self.run.last_step())
-            if outcome.failed is None:
-                continue
-            history.append(outcome.failed)
-            verdict = decide(history, first_step, self.timings)
-            if isinstance(verdict, Stop):
-                return self._record.write(state="failed", why=verdict.why, user_error=verdict.user_error)
-            self._record.say(
-                f"{outcome.failed.why}; starting again from step {outcome.failed.step} in {verdict.delay_s:g} s",
-                "retry",
-            )
-            self._record.write(state="pending", why=f"starts again after: {outcome.failed.why}")
-            self._pause(verdict.delay_s)
+            if next_.failed is not None:
+                why, step = next_.failed.why, next_.failed.step
+                self._record.say(f"{why}; starting again from step {step} in {next_.pause_s:g} s", "retry")
+                self._record.write(state="pending", why=f"starts again after: {why}")
+                self._pause(next_.pause_s)
+
+    def _end(self, end: End) -> RunState:
+        """Write how the run ended; a failed one keeps the step that it had come to."""
+        changes: dict[str, Any] = {"state": end.state, "why": end.why}
+        if end.state == "failed":
+            changes["user_error"] = end.user_error
+        else:
+            changes["step"] = last_step(self.run) if end.state == "finished" else self.run.last_step()
+        return self._record.write(**changes)
 
     def request_stop(self) -> None:
         """Ask the loop to stop at its next report; called from a signal handler as well."""
@@ -170,43 +174,47 @@ class Supervisor:
         thread = threading.Thread(target=self._call_fit, args=(placement, done), name="fit", daemon=True)
         thread.start()
         used: set[str] = set()
-        give_up_s: float | None = None
+        stopping_since_s: float | None = None
         while thread.is_alive():
             thread.join(POLL_S)
             self._beat()
             used = set(placement.names or self._names)
-            lost = [others[name] for name in pulse.lost() if name in used]
-            if lost:
-                self._end_fit(thread)
-                return self._lose(lost)
-            if self._hangs():
-                self._end_fit(thread)
-                self._record.await_folder(self._stop)
-                why = f"no step for {self.recipe.workers.hung_after_s:g} s"
-                return Outcome("failed", Failed(self.run.last_step(), why))
-            if self._stopping():
-                now_s = self.view.now_s()
-                give_up_s = give_up_s or now_s + self.timings.stop_within_s
-                if now_s > give_up_s:
-                    return Outcome("stopped")
+            lost = [others[name] for name in pulse.unresponsive() if name in used]
+            if stopping_since_s is None and self._stopping():
+                stopping_since_s = self.view.now_s()
+            stopping_s = None if stopping_since_s is None else self.view.now_s() - stopping_since_s
+            seen = Seen(bool(lost), self._idle_s(), stopping_s)
+            why = interruption(seen, self.recipe.workers.hung_after_s, self.timings)
+            if why is not None:
+                return self._interrupt(thread, why, lost)
         self._beat(now=True)
         [ended] = done
         if not isinstance(ended, BaseException):
-            if ended["ended"] != "excluded":
-                return Outcome(ended["ended"])
-            return self._leave_out(ended)
-        if self._stopping():
-            return Outcome("stopped")
-        # Ray may have been quicker: of a PC whose Ray has ended it hears at once.
+            if ended["ended"] == "excluded":
+                self._exclude(ended)
+            return ended_by_itself(ended)
+        stopping = self._stopping()
         within_s = self.timings.answer_within_s
-        lost = [n for n in others.values() if n.name in used and not answers(n.address, n.port, within_s)]
+        held = [] if stopping else [node for node in others.values() if node.name in used]
+        lost = [node for node in held if not answers(node.address, node.port, within_s)]
         if lost:
-            return self._lose(lost)
-        outcome = self._failure(ended)
-        if self.run.leave_file.exists() and outcome.failed is not None and not outcome.failed.final:
-            # The machine was gone before the loop had left it.
-            return Outcome("left")
-        return outcome
+            self._lose(lost)
+        failure = Outcome("stopped") if stopping or lost else self._failure(ended)
+        return ended_by_error(
+            failure, stopping=stopping, unresponsive=[node.name for node in lost],
+            leaving=self.run.leave_file.exists(),
+        )  # fmt: skip
+
+    def _interrupt(self, thread: threading.Thread, why: Interruption, lost: list[Node]) -> Outcome:
+        """End a start from outside; one that does not stop as it was asked is left behind."""
+        if why == "given up":
+            return Outcome("stopped")
+        self._end_fit(thread)
+        if why == "lost":
+            self._lose(lost)
+            return Outcome("lost")
+        self._record.await_folder(self._stop)
+        return Outcome("failed", Failed(self.run.last_step(), f"no step for {self.recipe.workers.hung_after_s:g} s"))
 
     def _end_fit(self, thread: threading.Thread) -> None:
         """End the workers; those that are not gone in time are left behind."""
@@ -215,23 +223,22 @@ class Supervisor:
         while thread.is_alive() and self.view.now_s() < give_up_s:
             thread.join(POLL_S)
 
-    def _lose(self, nodes: list[Node]) -> Outcome:
+    def _lose(self, nodes: list[Node]) -> None:
         """Go on without these."""
         self._seats.lose(nodes)
-        self._why = f"starts again: {', '.join(sorted(node.name for node in nodes))} answers no more"
+        names = sorted(node.name for node in nodes)
+        self._why = f"starts again: {', '.join(names)} {'is' if len(names) == 1 else 'are'} not responding"
         self._record.say(self._why, "lost")
-        return Outcome("lost")
 
-    def _leave_out(self, ended: dict[str, Any]) -> Outcome:
+    def _exclude(self, ended: dict[str, Any]) -> None:
         """Go on without the machines of the ranks that make steps longer."""
         file = self.run.attempt_folder(self.attempt) / f"machines-{self._number}.json"
         machines = read_json(file)["machines"]
         names = {machine_name(machines[rank]) for rank in ended["ranks"]}
         self._seats.leave_out(names)
         cost = f"with it a step takes {ended['with_s']:.2f} s, without {ended['without_s']:.2f} s (predicted)"
-        self._why = f"{', '.join(sorted(names))} is left out: {cost}"
+        self._why = f"{', '.join(sorted(names))} is excluded: {cost}"
         self._record.say(self._why, "excluded")
-        return Outcome("left")
 
     def _call_fit(self, placement: Placement, done: list[Any]) -> None:
         """Thread: append rank 0's mapping, or the exception, to `done`."""
@@ -337,12 +344,12 @@ class Supervisor:
         joining = self._seats.joining(self._placement, self._announced_s) if self._placement else []
         return self._ask_to_leave(f"{', '.join(joining)} joins") if joining else {}
 
-    def _hangs(self) -> bool:
-        """Whether all workers are there and nothing comes of it: a collective that waits for one that is stuck."""
+    def _idle_s(self) -> float:
+        """Since the newest step; 0 until all workers are there."""
         step, now_s = self._step, self.view.now_s()
         if not self._names or step != self._moved[0]:
             self._moved = (step, now_s)
-        return now_s - self._moved[1] > self.recipe.workers.hung_after_s
+        return now_s - self._moved[1]
 
     def _ask_to_leave(self, why: str) -> dict[str, Any]:
         if self.run.leave_file.exists():

@@ -112,7 +112,7 @@ def cable_pulled(scene: Scene) -> Figures:
     """A PC falls silent: noticed, goes on with the rest."""
     name = scene.someone(not_the_head=True)
     scene.cut.append(name)
-    return scene.around(scene.lan[name].cut, f"{name} answers no more", len(scene.workers()) - 1)
+    return scene.around(scene.lan[name].cut, f"{name} is not responding", len(scene.workers()) - 1)
 
 
 def pc_back(scene: Scene) -> Figures:

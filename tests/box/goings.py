@@ -32,7 +32,7 @@ FIRST_STEPS, STEPS_EACH = 70, 30
 """Of the run, before the first event, and for each: more than pass until it is over."""
 SAID = {
     "worker killed": "starting again from step",
-    "cable pulled": "answers no more",
+    "cable pulled": "is not responding",
     "cable back": "joins",
     "PC back": "joins",
     "share away on one PC": "is not there any more",

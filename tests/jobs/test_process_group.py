@@ -4,7 +4,7 @@ from ray.train import BackendConfig
 from ray.train.backend import Backend
 from ray.train.torch import TorchConfig
 
-from jobs.execution.process_group import ProcessGroup
+from jobs.sync.process_group import ProcessGroup
 
 OURS, THEIRS = ProcessGroup("gloo"), TorchConfig(backend="gloo")
 CALLS = [name for name, value in vars(Backend).items() if callable(value) and not name.startswith("_")]

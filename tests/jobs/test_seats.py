@@ -1,4 +1,4 @@
-"""Which machines a run takes that takes what is there, who joins when, and who answers no more."""
+"""Which machines a run takes that takes what is there, who joins when, and who is not responding."""
 
 import time
 
@@ -176,7 +176,7 @@ def test_who_answers_is_there_and_who_does_not_is_lost():
         assert answers("127.0.0.1", port, DEFAULT_TIMINGS.answer_within_s)
         began_s = time.monotonic()
         with Pulse([there, nowhere], DEFAULT_TIMINGS) as pulse:
-            assert pulse.lost() == []
-            until(lambda: pulse.lost())
+            assert pulse.unresponsive() == []
+            until(lambda: pulse.unresponsive())
             assert time.monotonic() - began_s > DEFAULT_TIMINGS.silent_s, "one lost answer is none"
-            assert pulse.lost() == ["nowhere"]
+            assert pulse.unresponsive() == ["nowhere"]

@@ -283,9 +283,9 @@ def test_a_pc_is_asked_every_ask_every_s_for_answer_within_s_and_lost_after_sile
     with Pulse([pc("study", 7)], timings, ask=ask, now_s=lambda: at_s[0], end=end) as pulse:
         threading.Event.wait(end, 60)
         at_s[0] = NOW_S + timings.silent_s
-        assert pulse.lost() == []
+        assert pulse.unresponsive() == []
         at_s[0] += EPSILON_S
-        assert pulse.lost() == ["study"]
+        assert pulse.unresponsive() == ["study"]
     assert asked == [("127.0.0.1", 7, timings.answer_within_s)] * 3
     assert end.waits_s == [timings.ask_every_s] * 3
 
