@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from cluster.doctor.examination import Examination, Patient
+from cluster.doctor.examination import ClusterReport, NodeReport
 from cluster.doctor.finding import Finding, Trouble, fine, problem, size
 from cluster.probe.readings import Disk, NodeProbe
 
@@ -15,7 +15,7 @@ _RAY_FULL = 0.95
 _MIN_FREE_BYTES = 10e9
 
 
-def reached(examination: Examination) -> Iterator[Finding]:
+def reached(examination: ClusterReport) -> Iterator[Finding]:
     """Every node answers, or is off."""
     answered = []
     for patient in examination.patients:
@@ -33,7 +33,7 @@ def reached(examination: Examination) -> Iterator[Finding]:
         yield fine("reached", answered, "all answer", "every node answers")
 
 
-def address(examination: Examination) -> Iterator[Finding]:
+def address(examination: ClusterReport) -> Iterator[Finding]:
     """The inventory's address and network card are those of the PC that answered."""
     for patient, probe in _probed(examination):
         name = [patient.name]
@@ -53,7 +53,7 @@ def address(examination: Examination) -> Iterator[Finding]:
             yield fine("address", name, f"{patient.spec.address} on {card.name}", "the inventory's address")
 
 
-def clock(examination: Examination) -> Iterator[Finding]:
+def clock(examination: ClusterReport) -> Iterator[Finding]:
     """All clocks together: by the link to the head where there is one, else by ssh, which leaves a second of doubt."""
     for patient, _ in _probed(examination):
         low_s, high_s = _ahead_s(examination, patient)
@@ -72,7 +72,7 @@ def clock(examination: Examination) -> Iterator[Finding]:
             yield problem("clock", severity, [patient.name], told, needed, remedy)
 
 
-def _ahead_s(examination: Examination, patient: Patient) -> tuple[float, float]:
+def _ahead_s(examination: ClusterReport, patient: NodeReport) -> tuple[float, float]:
     head = examination.head
     for (one, other), link in examination.links.items():
         if link.clock_ahead_s is not None and {one, other} == {head.name, patient.name}:
@@ -81,7 +81,7 @@ def _ahead_s(examination: Examination, patient: Patient) -> tuple[float, float]:
     return patient.ahead_s or (0.0, 0.0)
 
 
-def names(examination: Examination) -> Iterator[Finding]:
+def names(examination: ClusterReport) -> Iterator[Finding]:
     """The host name and `localhost` lead to this PC, over IPv4."""
     for patient, probe in _probed(examination):
         found = [*_name_problems(patient, probe)]
@@ -95,7 +95,7 @@ def names(examination: Examination) -> Iterator[Finding]:
             yield fine("names", [patient.name], told, "the host name leads to this PC")
 
 
-def _name_problems(patient: Patient, probe: NodeProbe) -> Iterator[Finding]:
+def _name_problems(patient: NodeReport, probe: NodeProbe) -> Iterator[Finding]:
     host, to = probe.names.hostname, probe.names.resolves_to
     own = {a for card in probe.interfaces for a in card.addresses}
     four = [a for a in to if ":" not in a]
@@ -122,7 +122,7 @@ def _name_problems(patient: Patient, probe: NodeProbe) -> Iterator[Finding]:
         yield problem("names", "warns", [patient.name], told, "localhost → 127.0.0.1", remedy)
 
 
-def kind(examination: Examination) -> Iterator[Finding]:
+def kind(examination: ClusterReport) -> Iterator[Finding]:
     """What is not a desktop PC on a cable: WSL2, laptops, Wi-Fi."""
     for patient, probe in _probed(examination):
         found = [*_kind_problems(patient, probe)]
@@ -133,7 +133,7 @@ def kind(examination: Examination) -> Iterator[Finding]:
             yield fine("kind", [patient.name], f"Linux {probe.system.kernel}{speed}", "Linux on a cable")
 
 
-def _kind_problems(patient: Patient, probe: NodeProbe) -> Iterator[Finding]:
+def _kind_problems(patient: NodeReport, probe: NodeProbe) -> Iterator[Finding]:
     name = [patient.name]
     if probe.system.wsl:
         # Behind Windows's address translation the LAN's address is not on a card of this Linux, except when mirrored.
@@ -158,7 +158,7 @@ def _kind_problems(patient: Patient, probe: NodeProbe) -> Iterator[Finding]:
         yield problem("kind", "warns", name, "a laptop (it has a battery)", needed, remedy)
 
 
-def limits(examination: Examination) -> Iterator[Finding]:
+def limits(examination: ClusterReport) -> Iterator[Finding]:
     """Open files, inotify, shared memory."""
     for patient, probe in _probed(examination):
         found = [*_limit_problems(patient, probe)]
@@ -171,7 +171,7 @@ def limits(examination: Examination) -> Iterator[Finding]:
             )
 
 
-def _limit_problems(patient: Patient, probe: NodeProbe) -> Iterator[Finding]:
+def _limit_problems(patient: NodeReport, probe: NodeProbe) -> Iterator[Finding]:
     system, name = probe.system, [patient.name]
     if system.open_files < _MIN_OPEN_FILES:
         line = f"echo '{system.user} hard nofile 65536' | sudo tee /etc/security/limits.d/vr.conf"
@@ -193,7 +193,7 @@ def _limit_problems(patient: Patient, probe: NodeProbe) -> Iterator[Finding]:
         yield problem("limits", severity, name, told, needed, remedy)
 
 
-def secrets(examination: Examination) -> Iterator[Finding]:
+def secrets(examination: ClusterReport) -> Iterator[Finding]:
     """The token files are their owner's alone."""
     for patient, probe in _probed(examination):
         bad = [file for file in probe.secrets if file.mode & 0o077 or not file.mine]
@@ -209,7 +209,7 @@ def secrets(examination: Examination) -> Iterator[Finding]:
             yield fine("token", [patient.name], told, "mode 600, your own")
 
 
-def disks(examination: Examination) -> Iterator[Finding]:
+def disks(examination: ClusterReport) -> Iterator[Finding]:
     """Room on every disk that is used."""
     for patient, probe in _probed(examination):
         found = [f for what, disk in probe.disks.items() for f in _disk_problems(patient, what, disk)]
@@ -219,7 +219,7 @@ def disks(examination: Examination) -> Iterator[Finding]:
             yield fine("disk", [patient.name], f"free: {told}", f"{size(_MIN_FREE_BYTES)} free on each")
 
 
-def _disk_problems(patient: Patient, what: str, disk: Disk) -> Iterator[Finding]:
+def _disk_problems(patient: NodeReport, what: str, disk: Disk) -> Iterator[Finding]:
     name = [patient.name]
     if disk.error is not None:
         remedy = (
@@ -243,7 +243,7 @@ def _disk_problems(patient: Patient, what: str, disk: Disk) -> Iterator[Finding]
         yield problem("disk", "warns", name, told, needed, "make room there, or lower quota_gb")
 
 
-def _probed(examination: Examination) -> Iterator[tuple[Patient, NodeProbe]]:
+def _probed(examination: ClusterReport) -> Iterator[tuple[NodeReport, NodeProbe]]:
     for patient in examination.patients:
         if patient.probe is not None:
             yield patient, patient.probe

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from cluster.doctor.examination import Examination, Patient
+from cluster.doctor.examination import ClusterReport, NodeReport
 from cluster.doctor.finding import Finding, fine, problem
 from cluster.probe.readings import Link
 
@@ -15,7 +15,7 @@ _UNEQUAL = 2.0
 _WEIGHTS = 10e6
 
 
-def ports(examination: Examination) -> Iterator[Finding]:
+def ports(examination: ClusterReport) -> Iterator[Finding]:
     """No firewall between the nodes. Every listener was known to listen, so what does not open is kept out."""
     plan = examination.ports
     called = {port: name.replace("_", " ") for name, port in plan.singles(head=True).items()}
@@ -47,7 +47,7 @@ def _how(state: str) -> str:
     return "rejected" if state == "refused" else "no answer"
 
 
-def _shut_out(sides: tuple[Patient, Patient], link: Link) -> Finding:
+def _shut_out(sides: tuple[NodeReport, NodeReport], link: Link) -> Finding:
     one, other = sides
     opened = [port.port for port in link.ports if port.state == "open"]
     if opened:  # Ray's ports are let in, torch's are not
@@ -59,7 +59,7 @@ def _shut_out(sides: tuple[Patient, Patient], link: Link) -> Finding:
     return problem("ports", "blocks", [other.name, one.name], told, needed, _admit(one, other, "1024:65535"))
 
 
-def _admit(one: Patient, other: Patient, which: str) -> str:
+def _admit(one: NodeReport, other: NodeReport, which: str) -> str:
     what = "everything" if ":" in which else which
     return (
         f"on {other.name}: sudo ufw allow from {one.spec.address} "
@@ -68,7 +68,7 @@ def _admit(one: Patient, other: Patient, which: str) -> str:
     )
 
 
-def links(examination: Examination) -> Iterator[Finding]:
+def links(examination: ClusterReport) -> Iterator[Finding]:
     """Rate both ways, losses, round trip."""
     by_name = {patient.name: patient for patient in examination.patients}
     for (one, other), link in examination.links.items():
@@ -109,7 +109,7 @@ def _needed_rate() -> str:
     )
 
 
-def _link_problems(one: Patient, other: Patient, link: Link) -> Iterator[Finding]:
+def _link_problems(one: NodeReport, other: NodeReport, link: Link) -> Iterator[Finding]:
     names = [one.name, other.name]
     there, back = link.there_mbit or 0.0, link.back_mbit or 0.0
     slower = min(there, back)
@@ -143,7 +143,7 @@ def _link_problems(one: Patient, other: Patient, link: Link) -> Iterator[Finding
         yield problem("link", "warns", names, describe(link), needed, remedy)
 
 
-def mtu(examination: Examination) -> Iterator[Finding]:
+def mtu(examination: ClusterReport) -> Iterator[Finding]:
     """One packet size on all nodes, and no device between them that swallows the large ones."""
     by_name = {patient.name: patient for patient in examination.patients}
     for (one, other), link in examination.links.items():

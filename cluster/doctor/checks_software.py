@@ -4,7 +4,7 @@ import operator
 import re
 from collections.abc import Callable, Iterator
 
-from cluster.doctor.examination import Examination, Patient
+from cluster.doctor.examination import ClusterReport, NodeReport
 from cluster.doctor.finding import Finding, fine, problem
 from cluster.inventory import label_value
 from cluster.probe.readings import Card, NodeProbe
@@ -29,7 +29,7 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
-def installed(examination: Examination) -> Iterator[Finding]:
+def installed(examination: ClusterReport) -> Iterator[Finding]:
     """Whether `vr`, Ray and torch are there at all."""
     whole = []
     for patient, probe in _probed(examination):
@@ -50,7 +50,7 @@ def installed(examination: Examination) -> Iterator[Finding]:
         yield fine("installed", whole, "vr, ray and torch", "vr, ray and torch")
 
 
-def python(examination: Examination) -> Iterator[Finding]:
+def python(examination: ClusterReport) -> Iterator[Finding]:
     """Ray compares Python versions to the patch; `vr` tells it to be content with the minor one."""
     low, high = (".".join(map(str, version)) for version in PYTHONS)
     same = []
@@ -76,7 +76,7 @@ def python(examination: Examination) -> Iterator[Finding]:
         yield fine("python", same, reference, f"one version, {low} to {high}")
 
 
-def versions(examination: Examination) -> Iterator[Finding]:
+def versions(examination: ClusterReport) -> Iterator[Finding]:
     """The same Ray, torch and `vr` everywhere."""
     for name in ("ray", "torch", "vr"):
         reference, whose = _reference(examination, operator.attrgetter(f"software.{name}"))
@@ -102,7 +102,7 @@ def versions(examination: Examination) -> Iterator[Finding]:
             yield fine(name, same, reference, "one version")
 
 
-def driver(examination: Examination) -> Iterator[Finding]:
+def driver(examination: ClusterReport) -> Iterator[Finding]:
     """A driver that works, new enough for the CUDA that torch was built for, and a torch that knows CUDA."""
     good = []
     for patient, probe in _probed(examination):
@@ -120,7 +120,7 @@ def driver(examination: Examination) -> Iterator[Finding]:
         yield problem("cuda", "warns", builds, told, "one CUDA build of torch: NCCL must be one version", remedy)
 
 
-def _driver_problems(patient: Patient, probe: NodeProbe) -> Iterator[Finding]:
+def _driver_problems(patient: NodeReport, probe: NodeProbe) -> Iterator[Finding]:
     graphics, software = probe.graphics, probe.software
     name = [patient.name]
     if graphics.error is not None:
@@ -159,7 +159,7 @@ def _needed_driver(cuda: str | None) -> str:
     return f"{driver} or newer for CUDA {cuda}" if driver else f"a driver for CUDA {cuda}"
 
 
-def cards(examination: Examination) -> Iterator[Finding]:
+def cards(examination: ClusterReport) -> Iterator[Finding]:
     """The inventory's cards are there, torch has code for them, and nobody else uses them."""
     for patient, probe in _probed(examination):
         found = [*_card_problems(patient, probe)]
@@ -181,7 +181,7 @@ def describe(card: Card) -> str:
     return ", ".join(parts)
 
 
-def _card_problems(patient: Patient, probe: NodeProbe) -> Iterator[Finding]:
+def _card_problems(patient: NodeReport, probe: NodeProbe) -> Iterator[Finding]:
     name = [patient.name]
     wanted, found = patient.spec.gpus, probe.graphics.cards
     if wanted is not None and len(wanted) > len(found):
@@ -230,13 +230,13 @@ def _usage(name: list[str], card: Card, probe: NodeProbe) -> Iterator[Finding]:
         yield problem("cards", "warns", name, describe(card), f"below {_HOT_C} °C: above, it slows down", remedy)
 
 
-def _probed(examination: Examination) -> Iterator[tuple[Patient, NodeProbe]]:
+def _probed(examination: ClusterReport) -> Iterator[tuple[NodeReport, NodeProbe]]:
     for patient in examination.patients:
         if patient.probe is not None:
             yield patient, patient.probe
 
 
-def _reference(examination: Examination, value: Callable[[NodeProbe], str | None]) -> tuple[str, str]:
+def _reference(examination: ClusterReport, value: Callable[[NodeProbe], str | None]) -> tuple[str, str]:
     """The head's value, or the first node's that has one; and whose it is."""
     ordered = sorted(_probed(examination), key=lambda pair: pair[0].spec.role != "head")
     return next(((found, patient.name) for patient, probe in ordered if (found := value(probe))), ("", ""))

@@ -4,7 +4,7 @@ import errno
 import os
 from collections.abc import Iterator
 
-from cluster.doctor.examination import Examination, Patient
+from cluster.doctor.examination import ClusterReport, NodeReport
 from cluster.doctor.finding import Finding, fine, problem, size
 
 _MIN_CROPS = 50e6
@@ -13,7 +13,7 @@ _MIN_WRITE = 20e6
 _MAX_STALE_S = 5.0
 
 
-def shared(examination: Examination) -> Iterator[Finding]:
+def shared(examination: ClusterReport) -> Iterator[Finding]:
     """One folder for all: the same file, renames, locks, and changes that are seen soon."""
     sharing = [patient for patient in examination.answered if patient.spec.shared is not None]
     first = examination.first_sharing
@@ -33,7 +33,7 @@ def shared(examination: Examination) -> Iterator[Finding]:
     yield from _stale(examination)
 
 
-def _share_problems(patient: Patient, first: Patient) -> Iterator[Finding]:
+def _share_problems(patient: NodeReport, first: NodeReport) -> Iterator[Finding]:
     name, where = [patient.name], patient.spec.shared
     disk = patient.probe.disks.get("shared") if patient.probe else None
     kind = f" ({disk.kind} from {disk.source})" if disk and disk.kind else ""
@@ -62,7 +62,7 @@ def _share_problems(patient: Patient, first: Patient) -> Iterator[Finding]:
         yield problem("shared folder", "warns", name, told, needed, remedy)
 
 
-def _stale(examination: Examination) -> Iterator[Finding]:
+def _stale(examination: ClusterReport) -> Iterator[Finding]:
     needed = f"seen within {_MAX_STALE_S:g} s: runs wait for each other's files"
     # Where a node has another folder, that is what is wrong.
     together = {patient.name for patient in examination.answered if patient.share and patient.share.same_file}
@@ -78,7 +78,7 @@ def _stale(examination: Examination) -> Iterator[Finding]:
             yield fine("shared folder", [other, one], told, needed)
 
 
-def rates(examination: Examination) -> Iterator[Finding]:
+def rates(examination: ClusterReport) -> Iterator[Finding]:
     """What the shared folder and the caches deliver."""
     write = examination.share_write
     first = examination.first_sharing
@@ -93,7 +93,7 @@ def rates(examination: Examination) -> Iterator[Finding]:
         yield from _cache_rates(patient)
 
 
-def _shared_rates(patient: Patient) -> Iterator[Finding]:
+def _shared_rates(patient: NodeReport) -> Iterator[Finding]:
     rate = patient.share_rates
     if rate is None or rate.error is not None or rate.read is None or rate.crops is None:
         return
@@ -106,7 +106,7 @@ def _shared_rates(patient: Patient) -> Iterator[Finding]:
         yield fine("storage rate", [patient.name], told, needed)
 
 
-def _cache_rates(patient: Patient) -> Iterator[Finding]:
+def _cache_rates(patient: NodeReport) -> Iterator[Finding]:
     rate = patient.cache
     if rate is None:
         return

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable, Iterator
 from rich.table import Table
 
 from cluster.doctor import checks_machine, checks_network, checks_software, checks_storage
-from cluster.doctor.examination import Examination
+from cluster.doctor.examination import ClusterReport
 from cluster.doctor.finding import SEVERITIES, Finding, fine, problem
 from cluster.node.head import Head
 
-CHECKS: tuple[Callable[[Examination], Iterator[Finding]], ...] = (
+CHECKS: tuple[Callable[[ClusterReport], Iterator[Finding]], ...] = (
     checks_machine.reached,
     checks_machine.address,
     checks_machine.kind,
@@ -32,7 +32,7 @@ CHECKS: tuple[Callable[[Examination], Iterator[Finding]], ...] = (
 _STYLES = {"blocks": "bold red", "warns": "yellow", "ok": "green"}
 
 
-def findings(examination: Examination, others: Iterable[Finding] = ()) -> list[Finding]:
+def findings(examination: ClusterReport, others: Iterable[Finding] = ()) -> list[Finding]:
     """All that is to be said, `others` with it: what blocks first, then what warns; else in the order of the checks."""
     found = [*(finding for check in CHECKS for finding in check(examination)), *others]
     return sorted(_merged(found), key=lambda finding: SEVERITIES.index(finding.severity))

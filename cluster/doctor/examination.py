@@ -30,7 +30,7 @@ _FIRST_EPHEMERAL, _LAST_EPHEMERAL = 33_000, 60_000
 
 
 @dataclass(frozen=True)
-class Patient:
+class NodeReport:
     """One node with all that was measured on it. None: not measured."""
 
     spec: NodeSpec
@@ -61,10 +61,10 @@ class Patient:
 
 
 @dataclass(frozen=True)
-class Examination:
+class ClusterReport:
     """All that the doctor knows."""
 
-    patients: tuple[Patient, ...]
+    patients: tuple[NodeReport, ...]
     links: dict[tuple[str, str], Link] = field(default_factory=dict)
     """(measuring node, other node) → link; one of each pair of nodes that answered."""
     links_why: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -74,17 +74,17 @@ class Examination:
     ports: Ports = Ports()
 
     @property
-    def answered(self) -> tuple[Patient, ...]:
+    def answered(self) -> tuple[NodeReport, ...]:
         """The nodes that gave an answer."""
         return tuple(patient for patient in self.patients if patient.probe is not None)
 
     @property
-    def head(self) -> Patient:
+    def head(self) -> NodeReport:
         """The node with `role: head`."""
         return next(patient for patient in self.patients if patient.spec.role == "head")
 
     @property
-    def first_sharing(self) -> Patient | None:
+    def first_sharing(self) -> NodeReport | None:
         """The node that writes to the shared folder first: the head, where runs are submitted, if it has the folder."""
         sharing = [patient for patient in self.answered if patient.spec.shared is not None]
         return min(sharing, key=lambda patient: patient.spec.role != "head", default=None)
@@ -129,11 +129,11 @@ def steps(inventory: Inventory) -> int:
     return count + count * (count - 1) // 2 + sharing + caches
 
 
-def examine(inventory: Inventory, doctor: Doctor) -> Examination:
+def examine(inventory: Inventory, doctor: Doctor) -> ClusterReport:
     """Measure everything. What cannot be measured is missing in the result with its reason."""
     with ThreadPoolExecutor(max_workers=2 * len(inventory.nodes)) as pool:
         patients = {p.name: p for p in pool.map(lambda node: _look(node, doctor), inventory.nodes)}
-        done = Examination(tuple(patients.values()), ports=doctor.ports)
+        done = ClusterReport(tuple(patients.values()), ports=doctor.ports)
         word = secrets.token_hex(16)
         sharing = [p.spec for p in done.answered if p.spec.shared is not None]
         # The head writes first: it is where runs are submitted.
@@ -154,7 +154,7 @@ def examine(inventory: Inventory, doctor: Doctor) -> Examination:
     return replace(done, patients=tuple(patients.values()))
 
 
-def _look(node: NodeSpec, doctor: Doctor) -> Patient:
+def _look(node: NodeSpec, doctor: Doctor) -> NodeReport:
     disks = {"home": "~", "temporary": "/tmp"}
     if node.cache is not None:
         disks["cache"] = str(node.cache.path)
@@ -167,11 +167,11 @@ def _look(node: NodeSpec, doctor: Doctor) -> Patient:
         after = time.time()
         probe = read_as(NodeProbe, answer)
     except Unanswered as reason:
-        return Patient(node, why=str(reason), unanswered=reason.kind)
+        return NodeReport(node, why=str(reason), unanswered=reason.kind)
     finally:
         doctor.tell(node.name)
     clock_s = probe.system.clock_s
-    return Patient(node, probe, ahead_s=(clock_s - after, clock_s - before))
+    return NodeReport(node, probe, ahead_s=(clock_s - after, clock_s - before))
 
 
 @contextlib.contextmanager
@@ -203,7 +203,7 @@ def share_folder(node: NodeSpec, word: str) -> str:
 
 @contextlib.contextmanager
 def _listening(
-    patients: Sequence[Patient],
+    patients: Sequence[NodeReport],
     shared: set[str],
     sharing: Sequence[NodeSpec],
     word: str,
@@ -242,7 +242,11 @@ def _listening(
 
 
 def _await_listeners(
-    patients: Sequence[Patient], listeners: dict[str, Future[Any]], measuring: Sequence[int], word: str, doctor: Doctor
+    patients: Sequence[NodeReport],
+    listeners: dict[str, Future[Any]],
+    measuring: Sequence[int],
+    word: str,
+    doctor: Doctor,
 ) -> dict[str, str]:
     """The nodes whose listener does not answer even on the node itself, and why."""
     deaf = {}
@@ -262,7 +266,7 @@ def _await_listeners(
 
 
 def _pairs(
-    patients: Sequence[Patient],
+    patients: Sequence[NodeReport],
     shared: set[str],
     measuring: Sequence[int],
     deaf: dict[str, str],
@@ -273,7 +277,7 @@ def _pairs(
     links: dict[tuple[str, str], Link] = {}
     missing: dict[tuple[str, str], str] = {}
 
-    def measure(pair: tuple[Patient, Patient]) -> None:
+    def measure(pair: tuple[NodeReport, NodeReport]) -> None:
         one, other = pair
         names = (one.name, other.name)
         interface = one.interface
@@ -321,7 +325,7 @@ def needed_ports(ports: Ports, *, head: bool) -> list[int]:
     return [*singles, ports.worker_low, ports.worker_high]
 
 
-def _look_at_share(patient: Patient, word: str, held: bool, doctor: Doctor) -> Patient:
+def _look_at_share(patient: NodeReport, word: str, held: bool, doctor: Doctor) -> NodeReport:
     request = {
         "do": "share",
         "share": share_folder(patient.spec, word),
@@ -340,7 +344,7 @@ def _look_at_share(patient: Patient, word: str, held: bool, doctor: Doctor) -> P
         doctor.tell(f"shared folder on {patient.name}")
 
 
-def _look_at_cache(patient: Patient, doctor: Doctor) -> Patient:
+def _look_at_cache(patient: NodeReport, doctor: Doctor) -> NodeReport:
     if patient.probe is None or patient.spec.cache is None:
         return patient
     folder, seconds = str(patient.spec.cache.path), doctor.patience.disk_s

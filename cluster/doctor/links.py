@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from cluster.doctor.examination import Examination
+from cluster.doctor.examination import ClusterReport
 from cluster.inventory import Inventory
 from cluster.node.head import state_folder
 from cluster.node.token import write_private
@@ -27,7 +27,7 @@ class KeptLinks(Spec):
     links: tuple[KeptLink, ...] = ()
 
 
-def keep_links(examination: Examination) -> None:
+def keep_links(examination: ClusterReport) -> None:
     """Put what was measured in the place of what was known of the same pairs.
 
     Raises:

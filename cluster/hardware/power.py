@@ -41,7 +41,7 @@ def set_argv(index: int, watts: int) -> list[str]:
     return ["nvidia-smi", "-i", str(index), "-pl", str(watts)]
 
 
-def told(index: int, watts: int, code: int, output: str, limit: PowerLimit | None) -> str:
+def cap_message(index: int, watts: int, code: int, output: str, limit: PowerLimit | None) -> str:
     """What the user reads about one card, from the exit code and words of `nvidia-smi -pl` and the limit read back."""
     if limit is None:
         return f"GPU {index}: this card has no power limit that can be set; leave power_cap_w out"
@@ -66,7 +66,7 @@ def apply_caps(gpus: Sequence[GpuSpec]) -> list[str]:
         return []
     answers = {index: _run(set_argv(index, watts)) for index, watts in caps.items()}
     limits: Mapping[int, PowerLimit] = parse_limits(_run(QUERY)[1])
-    return [told(index, watts, *answers[index], limits.get(index)) for index, watts in caps.items()]
+    return [cap_message(index, watts, *answers[index], limits.get(index)) for index, watts in caps.items()]
 
 
 def _run(argv: Sequence[str]) -> tuple[int, str]:

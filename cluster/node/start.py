@@ -17,7 +17,7 @@ from cluster.facts import link_mbit
 from cluster.node.head import AnyMember, Head, Member, fetch, head_file, state_folder, write_member
 from cluster.node.processes import ProcessRef, alive, spawn
 from cluster.node.ray_start import NodeStart, Ports, node_environment, ray_argv, temp_dir
-from cluster.node.supervision import Charge
+from cluster.node.supervision import RayProcessSpec
 from cluster.source_tree import commit_of, source_root
 from cluster.timings import Timings
 from cluster.versions import labels, own_versions
@@ -64,7 +64,7 @@ def start_ray(
     log.unlink(missing_ok=True)
     store = state_folder() / "gcs" if node.head is None else None
     said = labels(own_versions(commit_of(source_root())[0]), link_mbit(node.interface))
-    charge = Charge(
+    process_spec = RayProcessSpec(
         name=node.name,
         argv=tuple(ray_argv(node, ports, folder, sys.executable, said)),
         log=log,
@@ -78,7 +78,7 @@ def start_ray(
     )
     ref = spawn(
         "ray",
-        [sys.executable, "-m", "cluster.node.supervise", charge.model_dump_json(exclude_defaults=True)],
+        [sys.executable, "-m", "cluster.node.supervise", process_spec.model_dump_json(exclude_defaults=True)],
         node_environment(os.environ, node, ports, token_file, member_id, timings, store),
         log,
         state_folder(),

@@ -25,7 +25,17 @@ from cluster.node.gcs import ask
 from cluster.node.processes import end_session, start_ticks_of
 from cluster.node.ray_start import LOOPBACK
 from cluster.node.start import STARTED_LINE, prepare_temp_dir
-from cluster.node.supervision import Ask, Asked, Charge, Ended, GiveUp, Start, decide, failures_after, has_left
+from cluster.node.supervision import (
+    Ended,
+    GiveUp,
+    HeadAnswer,
+    QueryHead,
+    RayProcessSpec,
+    Start,
+    decide,
+    failures_after,
+    has_left,
+)
 from cluster.node.token import read_token
 from vr_core.errors import VrError
 
@@ -40,20 +50,20 @@ _libc = ctypes.CDLL(None)
 class Supervisor:
     """One Ray, its starts and its ends."""
 
-    def __init__(self, charge: Charge, ending: threading.Event) -> None:
-        self.charge = charge
+    def __init__(self, process_spec: RayProcessSpec, ending: threading.Event) -> None:
+        self.process_spec = process_spec
         self.ending = ending
         self.ray: subprocess.Popen[bytes] | None = None
         self.started_s = 0.0
         self.log_from = 0
         """Where in the log the newest start begins."""
         self.came_up = False
-        self.ever_up = charge.after_boot
+        self.ever_up = process_spec.after_boot
         self.failures = 0
 
     def run(self) -> int:
         """Keep Ray running until it is to end, or is given up; returns the exit status."""
-        if self.charge.after_boot:
+        if self.process_spec.after_boot:
             ended = Ended(time.monotonic(), came_up=True, ever_up=True, failures=0)
         else:
             self._start(fresh=True)
@@ -70,43 +80,47 @@ class Supervisor:
 
     def _next(self, ended: Ended) -> Start | GiveUp:
         """Wait for the moment of the next start."""
-        asked: Asked | None = None
+        asked: HeadAnswer | None = None
         while not self.ending.is_set():
             now_s = time.monotonic()
-            action = decide(ended, asked, now_s, is_head=self.charge.head is None, timings=self.charge.timings)
+            action = decide(
+                ended, asked, now_s, is_head=self.process_spec.head is None, timings=self.process_spec.timings
+            )
             match action:
                 case Start() | GiveUp():
                     return action
-                case Ask():
+                case QueryHead():
                     asked = self._ask(asked)
                 case _:
                     self.ending.wait(POLL_S)
         return GiveUp()
 
-    def _ask(self, before: Asked | None) -> Asked:
-        assert self.charge.head is not None
-        drained = ask(self.charge.head, self.charge.token_file)
-        asked = Asked(time.monotonic(), drained is not None, may_start(self.charge.name, drained))
+    def _ask(self, before: HeadAnswer | None) -> HeadAnswer:
+        assert self.process_spec.head is not None
+        drained = ask(self.process_spec.head, self.process_spec.token_file)
+        asked = HeadAnswer(time.monotonic(), drained is not None, may_start(self.process_spec.name, drained))
         if before is None or (before.answers, before.may_start) != (asked.answers, asked.may_start):
             if not asked.answers:
-                _say(f"the head {self.charge.head} does not answer; waiting for it")
+                _say(f"the head {self.process_spec.head} does not answer; waiting for it")
             elif not asked.may_start:
-                _say(f"{self.charge.name} is drained; waiting for its time")
+                _say(f"{self.process_spec.name} is drained; waiting for its time")
         return asked
 
     def _start(self, fresh: bool) -> None:
-        if self.ray is not None or self.charge.after_boot:
+        if self.ray is not None or self.process_spec.after_boot:
             _say("starting Ray again" + (" without its earlier state" if fresh else ""))
-        if self.charge.store is not None:
+        if self.process_spec.store is not None:
             if fresh:
-                shutil.rmtree(self.charge.store, ignore_errors=True)
-            self.charge.store.mkdir(mode=0o700, exist_ok=True)
-        prepare_temp_dir(self.charge.temp_dir)
-        self.log_from = self.charge.log.stat().st_size
+                shutil.rmtree(self.process_spec.store, ignore_errors=True)
+            self.process_spec.store.mkdir(mode=0o700, exist_ok=True)
+        prepare_temp_dir(self.process_spec.temp_dir)
+        self.log_from = self.process_spec.log.stat().st_size
         self.came_up = False
         self.started_s = time.monotonic()
         parent = os.getpid()
-        self.ray = subprocess.Popen(self.charge.argv, stdin=subprocess.DEVNULL, preexec_fn=lambda: _end_with(parent))
+        self.ray = subprocess.Popen(
+            self.process_spec.argv, stdin=subprocess.DEVNULL, preexec_fn=lambda: _end_with(parent)
+        )
 
     def _watch(self) -> Ended:
         """Return when Ray has ended, or is to; nothing of it is left then."""
@@ -118,13 +132,13 @@ class Supervisor:
             self.ending.wait(POLL_S)
             if not self.came_up and self._says_it_is_up():
                 self.came_up = True
-                if self.ever_up and self.charge.agent_port is not None:
-                    threading.Thread(target=_wake_job_watch, args=(self.charge, self.ray), daemon=True).start()
+                if self.ever_up and self.process_spec.agent_port is not None:
+                    threading.Thread(target=_wake_job_watch, args=(self.process_spec, self.ray), daemon=True).start()
             if self.came_up and (raylet is None or not _lives(raylet)):
                 raylet = _raylet_of(self.ray.pid)
             if not self.came_up or raylet is not None:
                 raylet_seen_s = time.monotonic()
-            left = has_left(raylet_seen_s, time.monotonic(), self.charge.timings)
+            left = has_left(raylet_seen_s, time.monotonic(), self.process_spec.timings)
         left = left and self.ray.poll() is None
         self.came_up = self.came_up or self._says_it_is_up()
         self.ever_up = self.ever_up or self.came_up
@@ -139,11 +153,11 @@ class Supervisor:
             self.ray.wait()
         end_session()
         ended_s = time.monotonic()
-        self.failures = failures_after(self.failures, ended_s - self.started_s, self.charge.timings)
+        self.failures = failures_after(self.failures, ended_s - self.started_s, self.process_spec.timings)
         return Ended(ended_s, self.came_up, self.ever_up, self.failures, left)
 
     def _says_it_is_up(self) -> bool:
-        with self.charge.log.open("rb") as log:
+        with self.process_spec.log.open("rb") as log:
             log.seek(self.log_from)
             return STARTED_LINE.encode() in log.read()
 
@@ -161,17 +175,17 @@ def _lives(process: psutil.Process) -> bool:
     return process.is_running() and start_ticks_of(process.pid) is not None
 
 
-def _wake_job_watch(charge: Charge, ray: subprocess.Popen[bytes]) -> None:
+def _wake_job_watch(process_spec: RayProcessSpec, ray: subprocess.Popen[bytes]) -> None:
     """Let the agent look at the jobs that its GCS remembers.
 
     Ray's agent begins to watch jobs when it is first asked about one. Until then those that died with the head are said
     to run, and the keeper, which resubmits what has failed, would wait for them.
     """
-    url = f"http://{LOOPBACK}:{charge.agent_port}/api/job_agent/jobs/none/logs"
+    url = f"http://{LOOPBACK}:{process_spec.agent_port}/api/job_agent/jobs/none/logs"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while ray.poll() is None:
         try:
-            token = read_token(charge.token_file)
+            token = read_token(process_spec.token_file)
             opener.open(urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"}), timeout=60).close()
         except urllib.error.HTTPError as error:
             with error:
@@ -199,7 +213,7 @@ def main(argument: str) -> NoReturn:
     signal.signal(signal.SIGTERM, lambda *_: ending.set())
     signal.signal(signal.SIGINT, lambda *_: ending.set())
     try:
-        sys.exit(Supervisor(Charge.model_validate_json(argument), ending).run())
+        sys.exit(Supervisor(RayProcessSpec.model_validate_json(argument), ending).run())
     except (VrError, OSError) as error:
         _say(str(error))
         sys.exit(1)

@@ -10,7 +10,7 @@ FAILURES = 8
 """Quick failures in a row after which nobody waits any more."""
 
 
-class Charge(Spec):
+class RayProcessSpec(Spec):
     """One `ray start --block` that is to be kept running; no secret in it, since it is a process's argument."""
 
     name: str
@@ -48,7 +48,7 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Asked:
+class HeadAnswer:
     """What the head said when it was last asked whether the node may start."""
 
     at_s: float
@@ -63,7 +63,7 @@ class Wait:
 
 
 @dataclass(frozen=True)
-class Ask:
+class QueryHead:
     """Ask the head whether the node may start."""
 
 
@@ -82,7 +82,7 @@ class GiveUp:
     why: str = ""
 
 
-Action = Wait | Ask | Start | GiveUp
+Action = Wait | QueryHead | Start | GiveUp
 
 
 def has_left(raylet_seen_s: float, now_s: float, timings: Timings) -> bool:
@@ -103,7 +103,7 @@ def delay_s(failures: int, timings: Timings) -> float:
     return min(timings.ray_first_delay_s * 2.0 ** (failures - 1), timings.ray_longest_delay_s) if failures else 0.0
 
 
-def decide(ended: Ended, asked: Asked | None, now_s: float, *, is_head: bool, timings: Timings) -> Action:
+def decide(ended: Ended, asked: HeadAnswer | None, now_s: float, *, is_head: bool, timings: Timings) -> Action:
     """What to do while Ray does not run.
 
     A first start that fails is the user's to see and not to be repeated. A head starts again by itself; a node only
@@ -120,7 +120,7 @@ def decide(ended: Ended, asked: Asked | None, now_s: float, *, is_head: bool, ti
     if is_head:
         return Start(fresh=not ended.came_up)
     if asked is None or asked.at_s < ended.ended_s:
-        return Ask()
+        return QueryHead()
     if asked.may_start:
         return Start()
-    return Wait() if now_s - asked.at_s < (timings.drained_s if asked.answers else timings.head_away_s) else Ask()
+    return Wait() if now_s - asked.at_s < (timings.drained_s if asked.answers else timings.head_away_s) else QueryHead()

@@ -10,7 +10,7 @@ import typer
 from jobs.commands.terminal import Json
 
 if TYPE_CHECKING:
-    from jobs.planning.forecast import Outlook
+    from jobs.planning.forecast import Forecast
 
 
 def plan(
@@ -66,7 +66,7 @@ def plan(
         _show(about, found, inventory)
 
 
-def _show(about: dict[str, Any], found: "Outlook", inventory: Path) -> None:
+def _show(about: dict[str, Any], found: "Forecast", inventory: Path) -> None:
     """Two tables, and what is to be said of them in lines that are not broken."""
     from rich.console import Console
     from rich.table import Table

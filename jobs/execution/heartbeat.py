@@ -24,7 +24,7 @@ def answers(address: str, port: int, within_s: float) -> bool:
         return False
 
 
-class Pulse:
+class Heartbeat:
     """Asks `nodes` until it is closed; a context manager."""
 
     def __init__(
@@ -41,7 +41,7 @@ class Pulse:
         self._answered_s = dict.fromkeys((node.name for node in nodes), now_s())
         self._end = end or threading.Event()
         for node in nodes:
-            threading.Thread(target=self._ask, args=(node,), name=f"pulse of {node.name}", daemon=True).start()
+            threading.Thread(target=self._ask, args=(node,), name=f"heartbeat of {node.name}", daemon=True).start()
 
     def unresponsive(self) -> list[str]:
         """Names of the nodes that have been silent for longer than `silent_s`."""
@@ -55,7 +55,7 @@ class Pulse:
                 self._answered_s[node.name] = self._now_s()
             self._end.wait(max(0.0, began_s + self._timings.ask_every_s - self._now_s()))
 
-    def __enter__(self) -> "Pulse":
+    def __enter__(self) -> "Heartbeat":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

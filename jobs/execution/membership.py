@@ -39,7 +39,7 @@ class ClusterView:
     """The clock by which it waits for machines and workers."""
 
 
-class Seats:
+class Membership:
     """Where a run can go now; every call looks anew."""
 
     def __init__(self, recipe: Recipe, shared: bool, timings: Timings, view: ClusterView = ClusterView()) -> None:

@@ -24,7 +24,7 @@ class WorkerSpec(Spec):
     attempt: int
     fit: int
     """Number of this start within the attempt, from 1."""
-    been: tuple[str, ...]
+    previous_hosts: tuple[str, ...]
     """Host names of PCs whose workers have been in a start of the run before."""
     use_gpu: bool
     loop: str = DEFAULT_LOOP

@@ -119,9 +119,9 @@ def place_run(
     use_gpu = device == "cuda" or (device == "auto" and (gone_gpus or any(node.gpus >= 1 for node in wanted)))
     if device == "auto" and on_gpus is not None:
         use_gpu = on_gpus
-    seats = {node.name: _seats(recipe, node, use_gpu) for node in wanted if node.name not in away}
+    membership = {node.name: _membership(recipe, node, use_gpu) for node in wanted if node.name not in away}
     best_first = sorted(
-        (node for node in wanted if seats.get(node.name)),
+        (node for node in wanted if membership.get(node.name)),
         key=lambda node: (-float(node.labels.get(MEMORY_LABEL, 0)), -node.gpus, -node.cpus, node.name),
     )
     taken = best_first if recipe.nodes.max == "all" else best_first[: recipe.nodes.max]
@@ -130,7 +130,7 @@ def place_run(
         live = ", ".join(f"{n.name} ({n.cpus:g} cores, {n.gpus:g} GPUs)" for n in nodes) or "none"
         need = f"{recipe.workers.cpus} CPU core(s)" + (" and a GPU" if use_gpu else "")
         return Missing("; ".join([f"{len(taken)} of {recipe.nodes.min} machines with {need}; live: {live}", *why]))
-    places = [node for node in taken for _ in range(seats[node.name])][: recipe.batch.items]
+    places = [node for node in taken for _ in range(membership[node.name])][: recipe.batch.items]
     return Placement(
         use_gpu,
         _resources(recipe.workers, use_gpu),
@@ -156,7 +156,7 @@ def _is_wanted(spec: NodesSpec, node: Node | Drained) -> bool:
     )
 
 
-def _seats(recipe: Recipe, node: Node, use_gpu: bool) -> int:
+def _membership(recipe: Recipe, node: Node, use_gpu: bool) -> int:
     """Workers for one machine: one for each GPU that its cores can feed; without GPUs one in all."""
     most = int(node.cpus // recipe.workers.cpus)
     return min(most, int(node.gpus)) if use_gpu else min(most, 1)

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 
 def fit(
-    run: RunFolder, recipe: Recipe, attempt: int, number: int, placement: Placement, loop: str, been: Collection[str]
+    run: RunFolder,
+    recipe: Recipe,
+    attempt: int,
+    number: int,
+    placement: Placement,
+    loop: str,
+    previous_hosts: Collection[str],
 ) -> dict[str, Any]:
     """Start number `number` within an attempt: one `fit()` of Ray Train.
 
@@ -29,7 +35,7 @@ def fit(
         number: of the start.
         placement: of the workers.
         loop: as of `WorkerSpec`.
-        been: host names of PCs that have trained in the run before.
+        previous_hosts: host names of PCs that have trained in the run before.
 
     Returns:
         What `jobs.execution.worker.work` returned on rank 0.
@@ -41,13 +47,19 @@ def fit(
 
     if released := release_abandoned():
         print(f"run {run.id}: gave back what {len(released)} start(s) of ended jobs still held", flush=True)
-    result: Any = trainer(run, recipe, attempt, number, placement, loop, been).fit()
+    result: Any = trainer(run, recipe, attempt, number, placement, loop, previous_hosts).fit()
     returned: dict[str, Any] = result.return_value
     return returned
 
 
 def trainer(
-    run: RunFolder, recipe: Recipe, attempt: int, number: int, placement: Placement, loop: str, been: Collection[str]
+    run: RunFolder,
+    recipe: Recipe,
+    attempt: int,
+    number: int,
+    placement: Placement,
+    loop: str,
+    previous_hosts: Collection[str],
 ) -> "DataParallelTrainer":
     """Ray Train's trainer of one start, as `fit` describes it; making it imports `ray.train`, and no torch."""
     from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
@@ -57,7 +69,7 @@ def trainer(
     from jobs.sync.process_group import ProcessGroup
 
     spec = WorkerSpec(
-        run=run.path, recipe=recipe, attempt=attempt, fit=number, been=tuple(sorted(been)),
+        run=run.path, recipe=recipe, attempt=attempt, fit=number, previous_hosts=tuple(sorted(previous_hosts)),
         use_gpu=placement.use_gpu, loop=loop,
     )  # fmt: skip
     return DataParallelTrainer(

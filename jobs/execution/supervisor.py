@@ -25,8 +25,8 @@ from jobs.execution.decisions import (
     follows,
     interruption,
 )
-from jobs.execution.heartbeat import Pulse, answers
-from jobs.execution.membership import ClusterView, Seats
+from jobs.execution.heartbeat import Heartbeat, answers
+from jobs.execution.membership import ClusterView, Membership
 from jobs.execution.messages import carried, first_cause
 from jobs.execution.placement import Missing, Node, Placement, machine_name
 from jobs.execution.ray_train import Fits
@@ -78,7 +78,7 @@ class Supervisor:
     """Of the last time that it left its machines, or lost one."""
 
     def __post_init__(self) -> None:
-        self._seats = Seats(self.recipe, self.can_wait, self.timings, self.view)
+        self._membership = Membership(self.recipe, self.can_wait, self.timings, self.view)
         self._record = Record(self.run, self.attempt, self.watch, self.timings)
         self._progress = ProgressWriter(self.run, self.recipe.steps)
 
@@ -132,7 +132,7 @@ class Supervisor:
         """Placement on the live nodes as soon as they can hold the run; None when stopped meanwhile."""
         said = ""
         while not self._stopping():
-            found = self._seats.place(self._on_gpus())
+            found = self._membership.place(self._on_gpus())
             if isinstance(found, Placement):
                 return found
             if not self.can_wait:
@@ -165,11 +165,11 @@ class Supervisor:
         start = f"{self.attempt}.{self._number}"
         self._record.say(f"start {start}: {len(placement.selectors)} worker(s){where}", "start", start=start)
         self.run.leave_file.unlink(missing_ok=True)
-        others = self._seats.others()
-        with Pulse(others, self.timings) as pulse:
-            return self._watch_fit(placement, pulse, {node.name: node for node in others})
+        others = self._membership.others()
+        with Heartbeat(others, self.timings) as heartbeat:
+            return self._watch_fit(placement, heartbeat, {node.name: node for node in others})
 
-    def _watch_fit(self, placement: Placement, pulse: Pulse, others: dict[str, Node]) -> Outcome:
+    def _watch_fit(self, placement: Placement, heartbeat: Heartbeat, others: dict[str, Node]) -> Outcome:
         done: list[Any] = []
         thread = threading.Thread(target=self._call_fit, args=(placement, done), name="fit", daemon=True)
         thread.start()
@@ -179,7 +179,7 @@ class Supervisor:
             thread.join(POLL_S)
             self._beat()
             used = set(placement.names or self._names)
-            lost = [others[name] for name in pulse.unresponsive() if name in used]
+            lost = [others[name] for name in heartbeat.unresponsive() if name in used]
             if stopping_since_s is None and self._stopping():
                 stopping_since_s = self.view.now_s()
             stopping_s = None if stopping_since_s is None else self.view.now_s() - stopping_since_s
@@ -225,7 +225,7 @@ class Supervisor:
 
     def _lose(self, nodes: list[Node]) -> None:
         """Go on without these."""
-        self._seats.lose(nodes)
+        self._membership.lose(nodes)
         names = sorted(node.name for node in nodes)
         self._why = f"starts again: {', '.join(names)} {'is' if len(names) == 1 else 'are'} not responding"
         self._record.say(self._why, "lost")
@@ -235,7 +235,7 @@ class Supervisor:
         file = self.run.attempt_folder(self.attempt) / f"machines-{self._number}.json"
         machines = read_json(file)["machines"]
         names = {machine_name(machines[rank]) for rank in ended["ranks"]}
-        self._seats.leave_out(names)
+        self._membership.leave_out(names)
         cost = f"with it a step takes {ended['with_s']:.2f} s, without {ended['without_s']:.2f} s (predicted)"
         self._why = f"{', '.join(sorted(names))} is excluded: {cost}"
         self._record.say(self._why, "excluded")
@@ -243,9 +243,9 @@ class Supervisor:
     def _call_fit(self, placement: Placement, done: list[Any]) -> None:
         """Thread: append rank 0's mapping, or the exception, to `done`."""
         try:
-            been = {machine["host"] for machines in self._starts() for machine in machines}
+            previous_hosts = {machine["host"] for machines in self._starts() for machine in machines}
             numbers = self.attempt, self._number
-            done.append(self.fits.start(self.run, self.recipe, *numbers, placement, self.loop, been))
+            done.append(self.fits.start(self.run, self.recipe, *numbers, placement, self.loop, previous_hosts))
         except BaseException as error:
             done.append(error)
 
@@ -335,13 +335,13 @@ class Supervisor:
 
     def _leave_drained(self) -> dict[str, Any]:
         """Ask the loop to leave where a node with workers of it is drained; changes of the state."""
-        self._seats.look_for_drained()
-        taken = [node for node in self._seats.drained if node.name in self._names]
+        self._membership.look_for_drained()
+        taken = [node for node in self._membership.drained if node.name in self._names]
         return self._ask_to_leave("; ".join(node.why for node in taken)) if taken else {}
 
     def _join(self) -> dict[str, Any]:
         """Ask the loop to leave where it can go on with more PCs; changes of the state."""
-        joining = self._seats.joining(self._placement, self._announced_s) if self._placement else []
+        joining = self._membership.joining(self._placement, self._announced_s) if self._placement else []
         return self._ask_to_leave(f"{', '.join(joining)} joins") if joining else {}
 
     def _idle_s(self) -> float:

@@ -52,7 +52,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(spec.recipe.workers.cpus)
     folder = run.attempt_folder(spec.attempt)
     try:
-        require_folders(folder, spec.recipe.data, platform.node() in spec.been)
+        require_folders(folder, spec.recipe.data, platform.node() in spec.previous_hosts)
         mine = _announce(folder / f"machines-{spec.fit}.json", rank, size, device)
         world = World(rank, size, device, machine_name(mine))
         ended = _loop(spec.loop)(
@@ -67,13 +67,13 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     return {"ended": ended.how, **ended.figures, **exclusion}
 
 
-def require_folders(attempt: Path, data: Path | None, been: bool) -> None:
+def require_folders(attempt: Path, data: Path | None, previous_hosts: bool) -> None:
     """What a worker needs from shared storage before it can train.
 
     Args:
         attempt: the folder of the run's attempt.
         data: the data set's, where the recipe names one.
-        been: whether this PC has trained in the run before, and so has seen both.
+        previous_hosts: whether this PC has trained in the run before, and so has seen both.
 
     Raises:
         StorageError: a folder that this PC has seen is not there: it may come back by itself.
@@ -81,10 +81,10 @@ def require_folders(attempt: Path, data: Path | None, been: bool) -> None:
     """
     if not attempt.is_dir():
         missing = f"{platform.node()}: {attempt} is not there"
-        if been:
+        if previous_hosts:
             raise StorageError(f"{missing} any more: is its share mounted?")
         raise UserError(f"{missing}; put out= on storage that every PC mounts at the same path")
-    if been and data is not None and not data.is_dir():
+    if previous_hosts and data is not None and not data.is_dir():
         raise StorageError(f"{data} is not there any more: is its share mounted?")
 
 

@@ -87,7 +87,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Forecast:
     """All that `vr plan` says of a recipe on some machines."""
 
     machines: tuple[Machine, ...]
@@ -114,7 +114,7 @@ class Outlook:
         }
 
 
-def outlook(machines: Sequence[Machine], recipe: Recipe, shapes: Shapes) -> Outlook:
+def outlook(machines: Sequence[Machine], recipe: Recipe, shapes: Shapes) -> Forecast:
     """What is to be expected of `recipe` on these machines, and what would change it.
 
     Args:
@@ -131,7 +131,7 @@ def outlook(machines: Sequence[Machine], recipe: Recipe, shapes: Shapes) -> Outl
     all_ways = recipe.model_copy(update={"sync": AutoSyncSpec(auto=SYNC_NAMES)})
     ways_s = predict(machines, all_ways, shapes).ways_s
     what, then_s = bottleneck(now, machines, recipe, shapes)
-    return Outlook(
+    return Forecast(
         machines=tuple(machines),
         now=now,
         other_links=tuple(others),

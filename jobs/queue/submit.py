@@ -135,12 +135,12 @@ def _submit(head: Head, run: RunFolder, attempt: int, within_s: float) -> str:
         if taken is None or (not taken and sent and isinstance(error, requests.Timeout)):
             # One that was not answered in time may still be carried out.
             raise JobUnknown(
-                f"run {run.id}: the head did not say whether it took the job ({told(error)}); "
+                f"run {run.id}: the head did not say whether it took the job ({error_summary(error)}); "
                 f"the keeper finds out and goes on with the run; see `vr jobs show {run.id}`"
             ) from None
         if not taken:
             raise JobsFailure(
-                f"run {run.id}: the head did not take the job ({told(error)}); see `vr cluster status`"
+                f"run {run.id}: the head did not take the job ({error_summary(error)}); see `vr cluster status`"
             ) from None
     return submission
 
@@ -172,7 +172,7 @@ def job_environment(timings: Timings) -> dict[str, str]:
     return DRIVER_ENVIRONMENT | {"RAY_JOB_STOP_WAIT_TIME_S": str(math.ceil(timings.stop_job_within_s))}
 
 
-def told(error: Exception) -> str:
+def error_summary(error: Exception) -> str:
     """What Ray's job service says went wrong: of a traceback, which it sends for a failure of its own, the end."""
     text = str(error)
     raised = [match.end() for match in re.finditer(r"^(?:[\w.]+\.)?\w*(?:Error|Exception): ", text, re.MULTILINE)]
@@ -194,7 +194,7 @@ def stop_job(head: Head, submission: str, within_s: float = ANSWER_WITHIN_S) -> 
     try:
         _client(head, within_s).stop_job(submission)
     except _failures() as error:
-        raise JobsFailure(f"job {submission}: cannot be stopped ({told(error)})") from None
+        raise JobsFailure(f"job {submission}: cannot be stopped ({error_summary(error)})") from None
 
 
 def job_logs(head: Head, submission: str, within_s: float = ANSWER_WITHIN_S) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from cluster.doctor.examination import Examination, Patient
+from cluster.doctor.examination import ClusterReport, NodeReport
 from cluster.inventory import NodeSpec
 from cluster.node.ray_start import Ports
 from cluster.probe.readings import (
@@ -71,12 +71,12 @@ def patient(name="attic", address="192.168.1.10", role="worker", spec=None, **ch
     own = {"ahead_s", "cache", "share", "share_rates", "share_why"} & changes.keys()
     fields = {key: changes.pop(key) for key in own}
     node = validate(NodeSpec, {"name": name, "address": address, "role": role, **(spec or {})}, "test")
-    return Patient(node, probe(name, address, **changes), **{"ahead_s": (-0.1, 0.4), **fields})
+    return NodeReport(node, probe(name, address, **changes), **{"ahead_s": (-0.1, 0.4), **fields})
 
 
 def away(name, why, role="worker", unanswered="off"):
     """A node that gave no answer."""
-    return Patient(NodeSpec(name=name, address="192.168.1.12", role=role), why=why, unanswered=unanswered)
+    return NodeReport(NodeSpec(name=name, address="192.168.1.12", role=role), why=why, unanswered=unanswered)
 
 
 def head(**changes):
@@ -105,7 +105,7 @@ def link(**changes):
 def examination(*patients, link=None, **changes):
     """These nodes, and the link between the first two."""
     links = {(patients[0].name, patients[1].name): link} if link is not None else {}
-    return Examination(patients, links=links, ports=Ports(), **changes)
+    return ClusterReport(patients, links=links, ports=Ports(), **changes)
 
 
 def software(**changes):

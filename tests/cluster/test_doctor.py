@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 
 from cluster.doctor.diagnosis import blocks, findings, head_finding, summary, table
-from cluster.doctor.examination import Examination
+from cluster.doctor.examination import ClusterReport
 from tests.cluster.patients import away, examination, head, link, study, system
 
 
@@ -36,7 +36,7 @@ def test_what_is_well_in_the_same_way_is_said_once():
 
 
 def test_if_no_node_answers_only_that_is_said():
-    found = findings(Examination((away("attic", "no route", "head"), away("study", "no route"))))
+    found = findings(ClusterReport((away("attic", "no route", "head"), away("study", "no route"))))
     assert [(f.check, f.severity) for f in found] == [("reached", "blocks"), ("reached", "warns")]
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from cluster.hardware.power import PowerLimit, apply_caps, parse_limits, set_argv, told, wanted_caps
+from cluster.hardware.power import PowerLimit, apply_caps, cap_message, parse_limits, set_argv, wanted_caps
 from cluster.inventory import GpuSpec
 
 # Written after the driver's documentation, not recorded: no card was at hand.
@@ -45,7 +45,7 @@ def test_cards_without_a_cap_are_left_alone():
     ],
 )
 def test_what_holds_is_said_and_not_what_was_asked_for(watts, code, output, limit, said):
-    assert told(0, watts, code, output, limit).startswith(said)
+    assert cap_message(0, watts, code, output, limit).startswith(said)
 
 
 def test_the_driver_is_asked_and_the_limit_read_back(tmp_path, monkeypatch):

@@ -12,11 +12,11 @@ from cluster.node.ray_start import MARKER
 from cluster.node.supervise import POLL_S
 from cluster.node.supervision import (
     FAILURES,
-    Ask,
-    Asked,
-    Charge,
     Ended,
     GiveUp,
+    HeadAnswer,
+    QueryHead,
+    RayProcessSpec,
     Start,
     Wait,
     decide,
@@ -73,28 +73,28 @@ def test_only_an_end_soon_after_the_start_is_a_failure():
 
 
 def test_a_node_asks_before_it_starts_and_again_while_its_head_is_away():
-    assert of_node(KILLED, 100.0) == Ask()
-    away = Asked(at_s=100.5, answers=False, may_start=False)
+    assert of_node(KILLED, 100.0) == QueryHead()
+    away = HeadAnswer(at_s=100.5, answers=False, may_start=False)
     assert of_node(KILLED, 100.4 + DEFAULT_TIMINGS.head_away_s, away) == Wait()
-    assert of_node(KILLED, 100.5 + DEFAULT_TIMINGS.head_away_s, away) == Ask()
-    assert of_node(KILLED, 100.6, Asked(100.5, answers=True, may_start=True)) == Start()
+    assert of_node(KILLED, 100.5 + DEFAULT_TIMINGS.head_away_s, away) == QueryHead()
+    assert of_node(KILLED, 100.6, HeadAnswer(100.5, answers=True, may_start=True)) == Start()
 
 
 def test_what_the_head_said_before_the_end_does_not_count():
-    assert of_node(KILLED, 101.0, Asked(at_s=99.0, answers=True, may_start=True)) == Ask()
+    assert of_node(KILLED, 101.0, HeadAnswer(at_s=99.0, answers=True, may_start=True)) == QueryHead()
 
 
 def test_a_drained_node_waits_for_its_time_however_often_it_asks():
     drained = changed(left=True)
     assert of_node(drained, 100.0 + DEFAULT_TIMINGS.left_s - 0.1) == Wait()
-    assert of_node(drained, 100.0 + DEFAULT_TIMINGS.left_s) == Ask()
+    assert of_node(drained, 100.0 + DEFAULT_TIMINGS.left_s) == QueryHead()
     now_s = 200.0
     for _ in range(1000):
-        asked = Asked(now_s, answers=True, may_start=False)
+        asked = HeadAnswer(now_s, answers=True, may_start=False)
         assert of_node(drained, now_s + DEFAULT_TIMINGS.drained_s - 0.1, asked) == Wait()
-        assert of_node(drained, now_s + DEFAULT_TIMINGS.drained_s, asked) == Ask()
+        assert of_node(drained, now_s + DEFAULT_TIMINGS.drained_s, asked) == QueryHead()
         now_s += DEFAULT_TIMINGS.drained_s
-    assert of_node(drained, now_s, Asked(now_s, answers=True, may_start=True)) == Start()
+    assert of_node(drained, now_s, HeadAnswer(now_s, answers=True, may_start=True)) == Start()
 
 
 UP = "echo up; echo 'Ray runtime started.'; "
@@ -108,11 +108,11 @@ def supervised(tmp_path):
     def start(script, **more):
         log = tmp_path / "log"
         token = tmp_path / "token"
-        charge = Charge(
+        process_spec = RayProcessSpec(
             name="attic", argv=("sh", "-c", script), log=log, temp_dir=tmp_path / "t" / "r", token_file=token, **more
         )
         environment = os.environ | {MARKER: "supervised", "HERE": str(tmp_path)}
-        argv = [sys.executable, "-m", "cluster.node.supervise", charge.model_dump_json()]
+        argv = [sys.executable, "-m", "cluster.node.supervise", process_spec.model_dump_json()]
         refs.append(spawn("ray", argv, environment, log, tmp_path))
         return refs[-1]
 

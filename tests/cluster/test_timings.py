@@ -20,10 +20,10 @@ from cluster.node.ray_start import Ports, node_environment, node_start
 from cluster.node.service import run as run_service
 from cluster.node.supervision import (
     FAILURES,
-    Ask,
-    Asked,
     Ended,
     GiveUp,
+    HeadAnswer,
+    QueryHead,
     Start,
     Wait,
     decide,
@@ -248,11 +248,11 @@ def test_a_node_that_left_asks_after_left_s_and_then_every_drained_s_or_head_awa
         return decide(replace(KILLED, left=True), asked, now_s, is_head=False, timings=timings)
 
     assert action(timings.left_s - 0.01) == Wait()
-    assert action(timings.left_s) == Ask()
+    assert action(timings.left_s) == QueryHead()
     for answers, wait_s in ((True, timings.drained_s), (False, timings.head_away_s)):
-        asked = Asked(at_s=200.0, answers=answers, may_start=False)
+        asked = HeadAnswer(at_s=200.0, answers=answers, may_start=False)
         assert action(200.0 + wait_s - 0.01, asked) == Wait()
-        assert action(200.0 + wait_s, asked) == Ask()
+        assert action(200.0 + wait_s, asked) == QueryHead()
 
 
 class Passing(threading.Event):

@@ -29,8 +29,8 @@ def test_nothing_is_nearer_than_the_best_of_all_ways(problem):
     remote, shares = problem
     ranks = nearest(remote, shares)
     assert [ranks.count(rank) for rank in range(len(shares))] == shares
-    seats = [rank for rank, share in enumerate(shares) for _ in range(share)]
-    ways = set(itertools.permutations(seats))
+    membership = [rank for rank, share in enumerate(shares) for _ in range(share)]
+    ways = set(itertools.permutations(membership))
     best = min(sum(remote[rank, item] for item, rank in enumerate(way)) for way in ways)
     assert sum(remote[rank, item] for item, rank in enumerate(ranks)) == best
 

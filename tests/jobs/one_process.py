@@ -30,7 +30,7 @@ class Start:
     attempt: int
     number: int
     placement: Placement
-    been: frozenset[str]
+    previous_hosts: frozenset[str]
     """Host names of PCs that have trained in the run before."""
     first_step: int
     """Of the checkpoint that it goes on from."""
@@ -88,9 +88,9 @@ class OneProcess:
 
     def _start(
         self, run: RunFolder, recipe: Recipe, attempt: int, number: int, placement: Placement, loop: str,
-        been: Collection[str],
+        previous_hosts: Collection[str],
     ) -> dict[str, Any]:  # fmt: skip
-        start = Start(run, recipe, attempt, number, placement, frozenset(been), run.last_step())
+        start = Start(run, recipe, attempt, number, placement, frozenset(previous_hosts), run.last_step())
         self.starts.append(start)
         try:
             return self._acts[min(len(self.starts), len(self._acts)) - 1](start)

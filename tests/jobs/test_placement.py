@@ -64,7 +64,7 @@ def test_a_placement_is_found_exactly_when_there_is_one(wanted, cores):
     nodes = [Node(str(i), {"n": str(i)}, c, 0) for i, c in enumerate(cores)]
     labels = tuple({"n": f"in({','.join(map(str, sorted(w)))})" if w else "none"} for w in wanted)
     found = place(WorkersSpec(count=len(wanted), labels=labels, device="cpu"), nodes)
-    possible = any(all(seats.count(n) <= cores[n] for n in range(3)) for seats in itertools.product(*wanted))
+    possible = any(all(membership.count(n) <= cores[n] for n in range(3)) for membership in itertools.product(*wanted))
     assert isinstance(found, Placement) == possible
 
 

@@ -17,7 +17,16 @@ from cluster.node.head import Head, state_folder
 from jobs.errors import ClaimLost, JobsFailure, JobUnknown, RunExists
 from jobs.execution import launch
 from jobs.execution.ray_session import DRIVER_ENVIRONMENT
-from jobs.queue.submit import follow_logs, job_logs, job_states, start, stop_job, submit_next, submitted_runs, told
+from jobs.queue.submit import (
+    error_summary,
+    follow_logs,
+    job_logs,
+    job_states,
+    start,
+    stop_job,
+    submit_next,
+    submitted_runs,
+)
 from jobs.queue.table import Ledger
 from jobs.recipe import Recipe
 from jobs.runs.creation import create_run
@@ -79,8 +88,8 @@ Please use a different submission_id
 .
 """
     expected = "Job with submission_id line-1.a1 already exists. Please use a different submission_id ."
-    assert told(RuntimeError(traceback)) == expected
-    assert told(ConnectionError("Failed to connect:\n  refused")) == "Failed to connect: refused"
+    assert error_summary(RuntimeError(traceback)) == expected
+    assert error_summary(ConnectionError("Failed to connect:\n  refused")) == "Failed to connect: refused"
 
 
 def test_a_head_that_does_not_answer_is_one_line(dead_head):

@@ -434,7 +434,7 @@ def test_a_start_is_told_which_pcs_have_trained_before(run):
     run.origin_file.write_text(json.dumps({"machines": starts}))
     attempt = Attempt(run, finishes)
     attempt.supervise()
-    assert attempt.starts[0].been == {"attic", "den"}
+    assert attempt.starts[0].previous_hosts == {"attic", "den"}
 
 
 @pytest.mark.parametrize("when", ["it trains", "it pauses"])

@@ -22,8 +22,8 @@ from cluster.node.ray_start import Ports, node_start
 from cluster.timings import DEFAULT_TIMINGS, Timings
 from jobs.errors import RunExists, RunFailed
 from jobs.execution import retry
-from jobs.execution.heartbeat import Pulse
-from jobs.execution.membership import ClusterView, Seats
+from jobs.execution.heartbeat import Heartbeat
+from jobs.execution.membership import ClusterView, Membership
 from jobs.execution.placement import Node
 from jobs.execution.retry import ATTEMPTS_WITHOUT_STORAGE, Failed, Retry
 from jobs.execution.supervisor import Supervisor
@@ -280,12 +280,12 @@ def test_a_pc_is_asked_every_ask_every_s_for_answer_within_s_and_lost_after_sile
         asked.append(arguments)
         return False
 
-    with Pulse([pc("study", 7)], timings, ask=ask, now_s=lambda: at_s[0], end=end) as pulse:
+    with Heartbeat([pc("study", 7)], timings, ask=ask, now_s=lambda: at_s[0], end=end) as heartbeat:
         threading.Event.wait(end, 60)
         at_s[0] = NOW_S + timings.silent_s
-        assert pulse.unresponsive() == []
+        assert heartbeat.unresponsive() == []
         at_s[0] += EPSILON_S
-        assert pulse.unresponsive() == ["study"]
+        assert heartbeat.unresponsive() == ["study"]
     assert asked == [("127.0.0.1", 7, timings.answer_within_s)] * 3
     assert end.waits_s == [timings.ask_every_s] * 3
 
@@ -293,18 +293,18 @@ def test_a_pc_is_asked_every_ask_every_s_for_answer_within_s_and_lost_after_sile
 def test_a_pc_joins_after_join_after_s_and_rest_s(run, timings):
     clock, nodes = [NOW_S], [pc("here")]
     recipe = validate(Recipe, {"name": "demo", "steps": 9, "nodes": {}}, "demo")
-    seats = Seats(recipe, True, timings, ClusterView(lambda: list(nodes), lambda: "", lambda: clock[0]))
-    now = seats.place(None)
+    membership = Membership(recipe, True, timings, ClusterView(lambda: list(nodes), lambda: "", lambda: clock[0]))
+    now = membership.place(None)
     nodes.append(pc("study"))
-    seats.place(None)
+    membership.place(None)
     clock[0] = NOW_S + timings.join_after_s - EPSILON_S
-    assert seats.joining(now, 0.0) == []
+    assert membership.joining(now, 0.0) == []
     clock[0] = NOW_S + timings.join_after_s
-    assert seats.joining(now, 0.0) == ["study"]
+    assert membership.joining(now, 0.0) == ["study"]
     clock[0] = NOW_S + timings.rest_s - EPSILON_S
-    assert seats.joining(now, NOW_S) == []
+    assert membership.joining(now, NOW_S) == []
     clock[0] = NOW_S + timings.rest_s
-    assert seats.joining(now, NOW_S) == ["study"]
+    assert membership.joining(now, NOW_S) == ["study"]
 
 
 # A supervisor: a wait lasts from its value to twice of it, since its clock goes by a part of the wait at a time.

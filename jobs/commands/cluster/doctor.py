@@ -11,7 +11,7 @@ import typer
 from jobs.commands.terminal import Json
 
 if TYPE_CHECKING:
-    from cluster.doctor.examination import Examination
+    from cluster.doctor.examination import ClusterReport
     from cluster.doctor.finding import Finding
     from cluster.inventory import Inventory, NodeSpec
     from cluster.node.head import Head
@@ -87,7 +87,7 @@ def _is_here(node: "NodeSpec") -> bool:
     return node.address in own or node.address.startswith("127.")
 
 
-def _examine(inventory: "Inventory", head: "Head | None") -> "Examination":
+def _examine(inventory: "Inventory", head: "Head | None") -> "ClusterReport":
     """The measurements, with a bar on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -121,7 +121,7 @@ def _ways(here: set[str]) -> tuple["Runner", Callable[["NodeSpec"], Sequence[str
     return run, python
 
 
-def _plain(found: Sequence["Finding"], measured: "Examination") -> dict[str, object]:
+def _plain(found: Sequence["Finding"], measured: "ClusterReport") -> dict[str, object]:
     from cluster.probe.readings import as_json
     from vr_core.config import plain
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from cluster.node.drain import Drained
 from cluster.timings import DEFAULT_TIMINGS
-from jobs.execution.heartbeat import Pulse, answers
-from jobs.execution.membership import ClusterView, Seats
+from jobs.execution.heartbeat import Heartbeat, answers
+from jobs.execution.membership import ClusterView, Membership
 from jobs.execution.placement import Missing, Node, Placement, least_workers, place, place_run
 from jobs.recipe import Recipe
 from tests.jobs.ports import listening
@@ -135,39 +135,39 @@ def world(monkeypatch, tmp_path):
 
 
 def test_a_pc_joins_when_it_is_steady_and_the_run_has_rested(world):
-    seats = Seats(recipe(), shared=True, view=world.view, timings=DEFAULT_TIMINGS)
+    membership = Membership(recipe(), shared=True, view=world.view, timings=DEFAULT_TIMINGS)
     world.nodes = [BIG]
-    now = seats.place(None)
+    now = membership.place(None)
     world.now_s += DEFAULT_TIMINGS.rest_s
     world.nodes = [BIG, SMALL]
-    assert seats.joining(now, 1000.0) == [], "it has just come"
+    assert membership.joining(now, 1000.0) == [], "it has just come"
     world.now_s += DEFAULT_TIMINGS.join_after_s
-    assert seats.joining(now, world.now_s - 1) == [], "the run has just begun"
-    assert seats.joining(now, 1000.0) == ["small"]
+    assert membership.joining(now, world.now_s - 1) == [], "the run has just begun"
+    assert membership.joining(now, 1000.0) == ["small"]
     fixed = validate(Recipe, {"name": "demo", "steps": 9}, "demo")
-    assert Seats(fixed, True, view=world.view, timings=DEFAULT_TIMINGS).joining(now, 0.0) == []
+    assert Membership(fixed, True, view=world.view, timings=DEFAULT_TIMINGS).joining(now, 0.0) == []
 
 
 def test_a_lost_pc_is_left_alone_until_it_has_another_id(world):
-    seats = Seats(recipe(), shared=True, view=world.view, timings=DEFAULT_TIMINGS)
+    membership = Membership(recipe(), shared=True, view=world.view, timings=DEFAULT_TIMINGS)
     world.nodes = [BIG, SMALL]
-    assert seats.place(None).names == ("big", "small")
-    seats.lose([SMALL])
-    assert seats.place(None).names == ("big",), "Ray still takes it for alive"
+    assert membership.place(None).names == ("big", "small")
+    membership.lose([SMALL])
+    assert membership.place(None).names == ("big",), "Ray still takes it for alive"
     world.nodes = [BIG, node("small", memory=12, id="another")]
-    assert seats.place(None).names == ("big", "small")
+    assert membership.place(None).names == ("big", "small")
 
 
 def test_a_fixed_number_of_workers_is_kept_from_a_ghost_as_well(world):
-    seats = Seats(
+    membership = Membership(
         validate(Recipe, {"name": "demo", "steps": 9, "workers": {"count": 2}}, "demo"),
         True,
         view=world.view,
         timings=DEFAULT_TIMINGS,
     )
     world.nodes = [BIG, SMALL, OLD]
-    seats.lose([SMALL])
-    assert seats.place(None).selectors == [{"vr/node": "!in(small)"}] * 2
+    membership.lose([SMALL])
+    assert membership.place(None).selectors == [{"vr/node": "!in(small)"}] * 2
 
 
 def test_who_answers_is_there_and_who_does_not_is_lost():
@@ -175,8 +175,8 @@ def test_who_answers_is_there_and_who_does_not_is_lost():
         there, nowhere = (Node(n, {}, 1, 0, n, "127.0.0.1", p) for n, p in (("there", port), ("nowhere", 1)))
         assert answers("127.0.0.1", port, DEFAULT_TIMINGS.answer_within_s)
         began_s = time.monotonic()
-        with Pulse([there, nowhere], DEFAULT_TIMINGS) as pulse:
-            assert pulse.unresponsive() == []
-            until(lambda: pulse.unresponsive())
+        with Heartbeat([there, nowhere], DEFAULT_TIMINGS) as heartbeat:
+            assert heartbeat.unresponsive() == []
+            until(lambda: heartbeat.unresponsive())
             assert time.monotonic() - began_s > DEFAULT_TIMINGS.silent_s, "one lost answer is none"
-            assert pulse.unresponsive() == ["nowhere"]
+            assert heartbeat.unresponsive() == ["nowhere"]
