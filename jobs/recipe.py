@@ -91,7 +91,7 @@ class DilocoSpec(Spec):
     """Of the outer optimiser."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Nesterov's, of the outer optimiser. The paper's 0.9 goes with rounds of hundreds of steps: with 16, less was
-    better (jobs/README.md)."""
+    better (jobs/DECISIONS.md)."""
 
     @model_validator(mode="after")
     def _within_a_round(self) -> "DilocoSpec":

@@ -78,7 +78,9 @@ def test_no_import_leads_back_to_where_it_began():
 def test_a_room_holds_a_dozen_files_and_jobs_twenty_entries():
     for folder in {path.parent for path in MODULES.values()} - {ROOT / "vr_core/models", ROOT / "vr_core/objectives"}:
         assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= 12, folder
-    assert len([path for path in (ROOT / "jobs").iterdir() if path.name != "__pycache__"]) <= 20
+    entries = {path.name for path in (ROOT / "jobs").iterdir()}
+    beside = {"__pycache__", "GUIDE.md", "DECISIONS.md"}  # pages that README.md leads to: nobody looks for code there
+    assert len(entries - beside) <= 20
 
 
 def test_package_init_files_are_empty():

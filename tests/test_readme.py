@@ -1,4 +1,4 @@
-"""What the READMEs tell a reader to type exists."""
+"""What the READMEs and guides tell a reader to type exists."""
 
 import re
 import shlex
@@ -10,7 +10,7 @@ import typer
 from jobs import cli
 
 ROOT = Path(__file__).parents[1]
-READMES = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob(".github/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("[!.]*/*.md"), *ROOT.glob(".github/*.md")])
 
 
 def shown_commands(text: str) -> list[str]:
@@ -45,7 +45,7 @@ def check(line: str) -> None:
         assert not parameter.required or given.get(parameter.name), f"{line}: {parameter.name} is missing"
 
 
-@pytest.mark.parametrize("path", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_command_shown_can_be_typed(path):
     for line in shown_commands(path.read_text()):
         check(line)

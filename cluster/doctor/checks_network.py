@@ -64,7 +64,7 @@ def _admit(one: NodeReport, other: NodeReport, which: str) -> str:
     return (
         f"on {other.name}: sudo ufw allow from {one.spec.address} "
         f"(admits {what} from {one.name}), and the same on {one.name} for {other.spec.address}; "
-        "or the nftables recipe in cluster/README.md"
+        "or the nftables recipe in cluster/GUIDE.md"
     )
 
 

@@ -90,7 +90,7 @@ def test_a_wrong_token_and_a_dead_address_get_a_line_and_leave_nothing(loopback,
     assert "Nothing runs here" in stranger.typed("down", "--yes")
 
 
-def test_a_node_shows_its_labels_and_opens_what_the_readme_says(loopback):
+def test_a_node_shows_its_labels_and_opens_what_the_guide_says(loopback):
     rows = json.loads(loopback.attic.typed("status", "--json"))["nodes"]
     nodes = {row["name"]: row for row in rows if row["alive"]}  # what has left is shown for a while
     assert set(nodes) == {"attic", "cellar"}
@@ -108,7 +108,7 @@ def test_a_node_shows_its_labels_and_opens_what_the_readme_says(loopback):
     sockets = await_listening(joined, singles)
     workers = range(joined.ports.worker_low, joined.ports.worker_high + 1)
     assert {port for _, port in sockets if port not in workers} == singles
-    # What README.md says: with a LAN address Ray opens these on every interface, whatever it is told.
+    # What cluster/GUIDE.md says: with a LAN address Ray opens these on every interface, whatever it is told.
     everywhere = {port for address, port in sockets if address in ("*", "0.0.0.0", "::") and port in singles}
     names = {name for name, port in joined.ports.singles(head=False).items() if port in everywhere}
     assert names == {"node_manager", "object_manager", "dashboard_agent_grpc", "metrics"}

@@ -1,4 +1,4 @@
-"""The page for newcomers in cluster/README.md, typed word for word at two bare PCs of a LAN in a box.
+"""The page for newcomers in cluster/GUIDE.md, typed word for word at two bare PCs of a LAN in a box.
 
 What the page cannot know is changed: addresses, and where this project is. What a box has not is put there beforehand:
 packages on the machine's disk stand for the internet.
@@ -33,7 +33,7 @@ BARE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 def blocks():
     """(PC, script) in the page's order."""
-    text = (ROOT / "cluster" / "README.md").read_text()
+    text = (ROOT / "cluster" / "GUIDE.md").read_text()
     page = text[text.index(PAGE) + len(PAGE) :]
     page = page[: page.index("\n## ")]
     found, where = [], []

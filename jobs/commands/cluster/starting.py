@@ -18,10 +18,10 @@ Name = Annotated[str | None, typer.Option(help="Name of this PC in the cluster; 
 NumCpus = Annotated[int | None, typer.Option(min=1, help="Logical CPUs given to the cluster; by default all.")]
 PortBase = Annotated[
     int | None,
-    typer.Option(help="First of a block of 256 ports, 0 for free ones; by default those in cluster/README.md."),
+    typer.Option(help="First of a block of 256 ports, 0 for free ones; by default those in cluster/GUIDE.md."),
 ]
 TimingsFile = Annotated[
-    Path | None, typer.Option("--timings", help="YAML file of waits, to replace the default ones (cluster/README.md).")
+    Path | None, typer.Option("--timings", help="YAML file of waits, to replace the default ones (cluster/GUIDE.md).")
 ]
 
 
