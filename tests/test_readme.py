@@ -10,7 +10,8 @@ import typer
 from jobs import cli
 
 ROOT = Path(__file__).parents[1]
-READMES = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob(".github/*.md")])
+PAGES = ("*.md", "*/README.md", "*/GUIDE.md", ".github/*.md", "tests/bench/README.md")
+READMES = sorted(path for pattern in PAGES for path in ROOT.glob(pattern))
 
 
 def shown_commands(text: str) -> list[str]:
