@@ -1,6 +1,8 @@
 """The frame of the benchmarks: what every one of them prints, with one that measures nothing."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +39,12 @@ def test_the_report_begins_with_the_ratio_and_what_it_is(calls, capsys):
     assert first == "stub: 1.50  (one over the other)"
     assert "promised_s  15" in rest
     assert calls == ["full"]
+
+
+def test_the_page_of_results_has_a_row_and_a_heading_for_every_benchmark():
+    page = Path(__file__).with_name("bench").joinpath("README.md").read_text()
+    assert re.findall(r"^\| \[(\w+)\]\(#\1\) \|", page, flags=re.MULTILINE) == sorted(BENCHMARKS)
+    assert set(BENCHMARKS) <= set(re.findall(r"^## (\w+)$", page, flags=re.MULTILINE))
 
 
 def test_installing_measures_nothing(calls, capsys):

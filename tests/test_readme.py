@@ -10,7 +10,9 @@ import typer
 from jobs import cli
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("[!.]*/*.md"), *ROOT.glob(".github/*.md")])
+PAGES = sorted(
+    path for pattern in ("*.md", "[!.]*/*.md", ".github/*.md", "tests/bench/*.md") for path in ROOT.glob(pattern)
+)
 
 
 def shown_commands(text: str) -> list[str]:

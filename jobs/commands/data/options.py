@@ -7,7 +7,7 @@ import typer
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="A data set's folder.")]
 Sources = Annotated[list[Path], typer.Argument(metavar="SRC...", help="Folders of music, or audio files.")]
-Layout = Annotated[str, typer.Option(help="auto, stems, musdb, pairs, unpaired or flat (dataprep/README.md).")]
+Layout = Annotated[str, typer.Option(help="auto, stems, musdb, pairs, unpaired or flat (dataprep/GUIDE.md).")]
 Split = Annotated[
     str, typer.Option(help="Fractions with a seed, or a file of lines `train|valid|test SONG_OR_PATTERN`.")
 ]
