@@ -12,6 +12,7 @@ PACKAGES = ("cluster", "dataprep", "jobs", "vr_core")
 PLANTED = [
     ("vr_core.one", "import jobs.recipe", "jobs.recipe"),
     ("vr_core.two", "import ray", "ray"),
+    ("vr_core.models.two", "import beartype", "beartype"),
     ("dataprep.one", "import cluster", "cluster"),
     ("dataprep.two", "def late() -> None:\n    import ray", "ray"),
     ("cluster.one", "import torch", "torch"),
@@ -24,6 +25,7 @@ PLANTED = [
     ("jobs.runs.one", "import jobs.queue.policy", "jobs.queue.policy"),
     ("jobs.queue.one", "def late() -> None:\n    import jobs.training.loop", "jobs.training.loop"),
     ("vr_core.specs.models", "import torch", "torch"),
+    ("vr_core.config", "import jaxtyping", "jaxtyping"),
 ]
 LINT = (
     "import sys; sys.path[:0] = ['.']; from importlinter.cli import lint_imports as run; sys.exit(run(no_cache=True))"

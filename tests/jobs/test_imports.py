@@ -10,7 +10,7 @@ import pytest
 
 from jobs import commands
 
-WITH_TORCH = ("torch", "torchaudio", "librosa", "scipy", "matplotlib", "tensorboard")
+WITH_TORCH = ("torch", "torchaudio", "jaxtyping", "librosa", "scipy", "matplotlib", "tensorboard")
 NO_TENSORS = (*WITH_TORCH, "ray", "pandas")
 HEAVY = (*NO_TENSORS, "pyarrow", "numpy", "av", "soundfile", "soxr", "grpc", "aiohttp", "requests")
 WITH_SCHEMAS = (*HEAVY, "pydantic", "yaml", "rich", "psutil", "cryptography")

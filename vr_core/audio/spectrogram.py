@@ -13,20 +13,23 @@ Bins: n_fft/2 of them. The Nyquist bin is dropped in analysis and zero in synthe
 """
 
 import torch
+from jaxtyping import Complex, Float
 from torch import Tensor
 
 from vr_core.specs.stft import StftSpec
 
 
-def stft(signal: Tensor, spec: StftSpec) -> tuple[Tensor, Tensor]:
+def stft(
+    signal: Float[Tensor, "*batch sample"], spec: StftSpec
+) -> tuple[Complex[Tensor, "*batch {spec.bins} frame"], Complex[Tensor, "*batch frame"]]:
     """Spectrogram of a signal.
 
     Args:
-        signal: `[..., sample]`, real, full scale ±1.
+        signal: full scale ±1.
         spec: settings.
 
     Returns:
-        `[..., bin, frame]` complex without the Nyquist bin, and the Nyquist bin `[..., frame]` complex.
+        The spectrogram without the Nyquist bin, and the Nyquist bin.
     """
     samples = signal.shape[-1]
     padded = torch.nn.functional.pad(signal, (0, spec.padded_samples(samples) - samples))
@@ -40,17 +43,19 @@ def stft(signal: Tensor, spec: StftSpec) -> tuple[Tensor, Tensor]:
     return full[..., : spec.bins, :], full[..., spec.bins, :]
 
 
-def istft(spectrogram: Tensor, samples: int, spec: StftSpec, nyquist: Tensor | None = None) -> Tensor:
+def istft(
+    spectrogram: Complex[Tensor, "*batch {spec.bins} frame"],
+    samples: int,
+    spec: StftSpec,
+    nyquist: Complex[Tensor, "*batch frame"] | None = None,
+) -> Float[Tensor, "*batch {samples}"]:
     """Signal of a spectrogram; the inverse of `stft` up to the Nyquist bin, exact with it.
 
     Args:
-        spectrogram: `[..., bin, frame]` complex.
+        spectrogram: without the Nyquist bin.
         samples: the true length; synthesis cuts back to it.
         spec: settings.
-        nyquist: `[..., frame]` complex; zeros when not given.
-
-    Returns:
-        `[..., sample]`.
+        nyquist: zeros when not given.
     """
     last = torch.zeros_like(spectrogram[..., :1, :]) if nyquist is None else nyquist.unsqueeze(-2)
     full = torch.cat([spectrogram, last], dim=-2)

@@ -6,6 +6,7 @@ one more map, as in a dense net. A last 1×1 convolution over all maps gives the
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vr_core.draws import Draws
@@ -23,7 +24,7 @@ STEREO = 2
 
 
 class DenseBlock(nn.Module):
-    """`maps` maps in, one map out: `[B, T, maps, D] -> [B, T, D]`."""
+    """`maps` maps in, one map out."""
 
     def __init__(self, maps: int, spec: DenseFrameTransformerSpec, index: int) -> None:
         super().__init__()
@@ -38,7 +39,7 @@ class DenseBlock(nn.Module):
         )
         self.dropout, self.first_layer = spec.dropout, index * len(self.parts)
 
-    def forward(self, x_btmd: Tensor, draws: Draws | None) -> Tensor:
+    def forward(self, x_btmd: Float[Tensor, "B T maps D"], draws: Draws | None) -> Float[Tensor, "B T D"]:
         x = torch.einsum("btmd,m->btd", x_btmd, self.bottleneck.weight[0]) + self.bottleneck.bias
         for offset, part in enumerate(self.parts):
             x = x + apply_dropout(part(x), self.dropout, draws, self.first_layer + offset)
@@ -46,7 +47,7 @@ class DenseBlock(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """All maps to the logits of the stereo mask: `[B, T, maps, D] -> [B, T, C·F]`.
+    """All maps to the logits of the stereo mask, C·F of them a frame.
 
     The seed has no norm here; as in every pre-norm stack the maps grow with depth, and without one the first hundred
     steps go into undoing their scale.
@@ -58,7 +59,7 @@ class MaskHead(nn.Module):
         self.mix = nn.Linear(maps, STEREO)
         self.project = nn.Linear(STEREO * width, STEREO * bins) if width != bins else nn.Identity()
 
-    def forward(self, maps_btmd: Tensor) -> Tensor:
+    def forward(self, maps_btmd: Float[Tensor, "B T maps D"]) -> Float[Tensor, "B T CF"]:
         mixed = torch.einsum("btmd,cm->btcd", self.norm(maps_btmd), self.mix.weight) + self.mix.bias[:, None]
         return self.project(mixed.flatten(2))
 
@@ -80,8 +81,10 @@ class DenseFrameTransformer(nn.Module):
         """Parameter-name prefixes from the input to the output, for layer-wise learning rates."""
         return ("input.", *(f"blocks.{i}." for i in range(len(self.blocks))), "output.")
 
-    def forward(self, magnitude_bcft: Tensor, draws: Draws | None = None) -> Tensor:
-        """Mask `[batch, channel, bin, frame]` in (0, 1) of magnitudes of the same shape, any number of frames."""
+    def forward(
+        self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None = None
+    ) -> Float[Tensor, "B C {self.bins} T"]:
+        """Mask in (0, 1) of magnitudes, any number of frames."""
         batch, channels, bins, frames = magnitude_bcft.shape
         x = self.compress(magnitude_bcft).permute(0, 3, 1, 2).reshape(batch, frames, channels * bins)
         maps = self.input(x).reshape(batch, frames, channels, self.width)

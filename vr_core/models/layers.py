@@ -6,13 +6,14 @@ to the same shape and carry their own pre-normalisation, so that a block adds th
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vr_core.draws import Draws
 
 
 class FrameConv(nn.Module):
-    """Depthwise convolution over time, centred, `[B, T, D] -> [B, T, D]`."""
+    """Depthwise convolution over time, centred."""
 
     def __init__(self, width: int, kernel_frames: int, *, identity: bool = False) -> None:
         """`identity` starts as Primer's MDHA does: 0.5 on the present frame, the rest spread over the others."""
@@ -28,7 +29,7 @@ class FrameConv(nn.Module):
         else:
             nn.init.uniform_(self.weight, -(kernel_frames**-0.5), kernel_frames**-0.5)
 
-    def forward(self, x_btd: Tensor) -> Tensor:
+    def forward(self, x_btd: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         # As a 2-D convolution over [B, D, 1, T] with D innermost: 2 to 4 times faster on CPU than conv1d.
         x_bd1t = x_btd.transpose(1, 2).unsqueeze(2)
         y = F.conv2d(x_bd1t, self.weight, self.bias, padding=(0, self.kernel_frames // 2), groups=self.weight.shape[0])
@@ -43,7 +44,7 @@ class GatedLinear(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.linear = nn.Linear(width, 2 * width)
 
-    def forward(self, x_btd: Tensor) -> Tensor:
+    def forward(self, x_btd: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         return F.glu(self.linear(self.norm(x_btd)), dim=-1)
 
 
@@ -62,7 +63,7 @@ class BranchedConv(nn.Module):
         self.mid_norm = nn.LayerNorm(hidden // 2)
         self.out = nn.Sequential(FrameConv(hidden // 2, 7), nn.Linear(hidden // 2, width))
 
-    def forward(self, x_btd: Tensor) -> Tensor:
+    def forward(self, x_btd: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         x_btd = self.norm(x_btd)
         left, right = self.left(x_btd), self.right(x_btd)
         mixed = left + F.pad(right, (0, left.shape[-1] - right.shape[-1]))
@@ -87,7 +88,7 @@ class RelativeAttention(nn.Module):
         self.distance = nn.Parameter(torch.zeros(heads, 2 * max_distance_frames - 1, width // heads))
         self.out = nn.Linear(width, width)
 
-    def forward(self, x_btd: Tensor) -> Tensor:
+    def forward(self, x_btd: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         batch, frames, width = x_btd.shape
         qkv = self.conv(self.query_key_value(self.norm(x_btd)))
         q, k, v = qkv.reshape(batch, frames, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each [B, H, T, K]
@@ -96,8 +97,8 @@ class RelativeAttention(nn.Module):
         y_bhtk = torch.softmax(logits, dim=-1) @ v
         return self.out(y_bhtk.transpose(1, 2).reshape(batch, frames, width))
 
-    def distance_vectors(self, frames: int) -> Tensor:
-        """Vectors `[head, 2·frames-1, K]` for distances -(frames-1) .. frames-1; far ones share the outermost."""
+    def distance_vectors(self, frames: int) -> Float[Tensor, "{self.heads} 2*{frames}-1 K"]:
+        """Vectors for distances -(frames-1) .. frames-1; far ones share the outermost."""
         reach = self.max_distance_frames - 1
         if frames - 1 <= reach:
             return self.distance[:, reach - frames + 1 : reach + frames]
@@ -105,15 +106,17 @@ class RelativeAttention(nn.Module):
         return self.distance[:, far + reach]
 
 
-def relative_logits(q_bhtk: Tensor, vectors_hdk: Tensor) -> Tensor:
-    """q_i · e_{j-i} for all pairs of frames.
+def relative_logits(
+    q_bhtk: Float[Tensor, "B H T K"], vectors_hdk: Float[Tensor, "H 2*T-1 K"]
+) -> Float[Tensor, "B H T T"]:
+    """q_i · e_{j-i} for all pairs of frames i, j.
 
     Args:
-        q_bhtk: `[batch, head, frame, K]`.
-        vectors_hdk: `[head, 2·frame-1, K]`, for distances -(frame-1) .. frame-1.
+        q_bhtk: queries.
+        vectors_hdk: e, for distances -(T-1) .. T-1.
 
     Returns:
-        `[batch, head, frame i, frame j]`.
+        Row i, column j.
     """
     batch, heads, frames, _ = q_bhtk.shape
     by_distance = q_bhtk @ vectors_hdk.transpose(-1, -2)  # [B, H, T, 2T-1]
@@ -133,7 +136,7 @@ class SquaredReluFeedForward(nn.Module):
         self.up = nn.Linear(width, hidden)
         self.down = nn.Linear(hidden, width)
 
-    def forward(self, x_btd: Tensor) -> Tensor:
+    def forward(self, x_btd: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         return self.down(F.relu(self.up(self.norm(x_btd))).square())
 
 
@@ -146,11 +149,10 @@ class CompressedMagnitude(nn.Module):
 
     FLOOR, MEAN, DEVIATION = 3e-5, -3.7, 0.65
 
-    def forward(self, magnitude: Tensor) -> Tensor:
-        """Any shape in, the same shape out."""
+    def forward(self, magnitude: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
         return (torch.log10(magnitude + self.FLOOR) - self.MEAN) * (1 / self.DEVIATION)
 
 
-def apply_dropout(x: Tensor, rate: float, draws: Draws | None, layer: int) -> Tensor:
+def apply_dropout(x: Float[Tensor, "*any"], rate: float, draws: Draws | None, layer: int) -> Float[Tensor, "*any"]:
     """Dropout by counter (`Draws`); `draws` None means evaluation, in which nothing is dropped."""
     return x if draws is None or rate == 0 else draws.fold(layer).dropout(x, rate)

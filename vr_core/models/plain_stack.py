@@ -1,6 +1,10 @@
-"""A baseline without attention: residual blocks of depthwise convolution and squared ReLU over frames."""
+"""A baseline without attention: residual blocks of depthwise convolution and squared ReLU over frames.
+
+Legend: B batch, C channel, F bin, T frame, D feature (width).
+"""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vr_core.draws import Draws
@@ -11,7 +15,7 @@ STEREO = 2
 
 
 class PlainBlock(nn.Module):
-    """Depthwise convolution over time, then a squared-ReLU feed-forward, each added to its input: `[B, T, D]`."""
+    """Depthwise convolution over time, then a squared-ReLU feed-forward, each added to its input."""
 
     def __init__(self, spec: PlainStackSpec, index: int) -> None:
         super().__init__()
@@ -19,7 +23,7 @@ class PlainBlock(nn.Module):
         self.feed = SquaredReluFeedForward(spec.width, spec.expansion * spec.width)
         self.dropout, self.layer = spec.dropout, index
 
-    def forward(self, x_btd: Tensor, draws: Draws | None) -> Tensor:
+    def forward(self, x_btd: Float[Tensor, "B T D"], draws: Draws | None) -> Float[Tensor, "B T D"]:
         x_btd = x_btd + self.conv(x_btd)
         return x_btd + apply_dropout(self.feed(x_btd), self.dropout, draws, self.layer)
 
@@ -29,6 +33,7 @@ class PlainStack(nn.Module):
 
     def __init__(self, spec: PlainStackSpec, bins: int) -> None:
         super().__init__()
+        self.bins = bins
         self.compress = CompressedMagnitude()
         self.input = nn.Linear(STEREO * bins, spec.width)
         self.blocks = nn.ModuleList(PlainBlock(spec, i) for i in range(spec.blocks))
@@ -38,8 +43,10 @@ class PlainStack(nn.Module):
         """Parameter-name prefixes from the input to the output, for layer-wise learning rates."""
         return ("input.", *(f"blocks.{i}." for i in range(len(self.blocks))), "output.")
 
-    def forward(self, magnitude_bcft: Tensor, draws: Draws | None = None) -> Tensor:
-        """Mask `[batch, channel, bin, frame]` in (0, 1) of magnitudes of the same shape, any number of frames."""
+    def forward(
+        self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None = None
+    ) -> Float[Tensor, "B C {self.bins} T"]:
+        """Mask in (0, 1) of magnitudes, any number of frames."""
         batch, channels, bins, frames = magnitude_bcft.shape
         x = self.input(self.compress(magnitude_bcft).permute(0, 3, 1, 2).reshape(batch, frames, channels * bins))
         for block in self.blocks:

@@ -1,6 +1,7 @@
 """Pretraining: hide runs of frames of a mixture and predict their magnitudes."""
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vr_core.draws import Draws
@@ -23,14 +24,16 @@ class MaskedFrames:
         hidden_it, shown = hide_frames(self._spec, magnitudes.mixture, draws)
         return Posed(shown, magnitudes.mixture, hidden_it)
 
-    def judge(self, mask: Tensor, posed: Posed) -> dict[str, Tensor]:
+    def judge(self, mask: Float[Tensor, "item channel bin frame"], posed: Posed) -> dict[str, Float[Tensor, " item"]]:
         """As `Objective.judge`."""
         assert posed.counted is not None
         error_it = (mask * posed.heard - posed.target).abs().mean(dim=(1, 2))
         return {"l1": (error_it * posed.counted).sum(dim=1) / posed.counted.sum(dim=1) * LOSS_SCALE}
 
 
-def hide_frames(spec: MaskedFramesSpec, magnitude: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+def hide_frames(
+    spec: MaskedFramesSpec, magnitude: Float[Tensor, "item channel bin frame"], draws: Draws
+) -> tuple[Float[Tensor, "item frame"], Float[Tensor, "item channel bin frame"]]:
     """Choose tokens (runs of `token_frames` frames) and fill them: BERT's 80/10/10 rule on frames.
 
     Fills are set on scaled magnitudes. The lineage set its "ones" before scaling, so that for eleven days they were
@@ -38,12 +41,11 @@ def hide_frames(spec: MaskedFramesSpec, magnitude: Tensor, draws: Draws) -> tupl
 
     Args:
         spec: rates.
-        magnitude: `[item, channel, bin, frame]`.
+        magnitude: the mixtures.
         draws: one stream an item.
 
     Returns:
-        Which frames are counted, `[item, frame]` float 0 or 1 (at least one token an item), and what the model is
-        shown, `[item, channel, bin, frame]`.
+        Which frames are counted, 0 or 1 (at least one token an item), and what the model is shown.
     """
     items, channels, bins, frames = magnitude.shape
     tokens = -(-frames // spec.token_frames)
@@ -53,7 +55,7 @@ def hide_frames(spec: MaskedFramesSpec, magnitude: Tensor, draws: Draws) -> tupl
     fill = draws.fold(_FILL).uniform((tokens,))
     ones, noisy = chosen & (fill < spec.ones), chosen & (fill >= spec.ones) & (fill < spec.ones + spec.noise)
 
-    def per_frame(by_token: Tensor) -> Tensor:
+    def per_frame(by_token: Bool[Tensor, "item token"]) -> Bool[Tensor, "item frame"]:
         return by_token.repeat_interleave(spec.token_frames, dim=1)[:, :frames]
 
     shown = torch.where(per_frame(ones)[:, None, None, :], 1.0, magnitude)

@@ -9,8 +9,9 @@ shared songs, the same stack after 600 steps was 3 dB worse.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vr_core.draws import Draws
@@ -20,24 +21,25 @@ LOSS_SCALE = 1000.0
 
 @dataclass(frozen=True)
 class Magnitudes:
-    """Magnitudes of a batch, `[item, channel, bin, frame]` each; `instrumental` only where the objective needs it."""
+    """Magnitudes of a batch; `instrumental` only where the objective needs it."""
 
-    mixture: Tensor
-    instrumental: Tensor | None
+    mixture: Float[Tensor, "item channel bin frame"]
+    instrumental: Float[Tensor, "item channel bin frame"] | None
 
 
 @dataclass(frozen=True)
 class Posed:
-    """A batch as an objective puts it to a model; all `[item, channel, bin, frame]` unless said otherwise."""
+    """A batch as an objective puts it to a model."""
 
-    heard: Tensor
+    heard: Float[Tensor, "item channel bin frame"]
     """What the model is given."""
-    target: Tensor
+    target: Float[Tensor, "item channel bin frame"]
     """What its mask times `heard` should be."""
-    counted: Tensor | None = None
-    """`[item, frame]`, 0 or 1: frames that count. None where all do."""
+    counted: Float[Tensor, "item frame"] | None = None
+    """0 or 1: frames that count. None where all do."""
 
 
+@runtime_checkable  # what takes one is checked in tests
 class Objective(Protocol):
     """Poses a batch to a model and judges the answer."""
 
@@ -45,11 +47,11 @@ class Objective(Protocol):
         """What the model hears, and what is wanted of it; `draws` has one stream an item."""
         ...
 
-    def judge(self, mask: Tensor, posed: Posed) -> dict[str, Tensor]:
-        """Term → losses `[item]`; what is minimised is their sum.
+    def judge(self, mask: Float[Tensor, "item channel bin frame"], posed: Posed) -> dict[str, Float[Tensor, " item"]]:
+        """Term → losses; what is minimised is their sum.
 
         Args:
-            mask: the model's answer, `[item, channel, bin, frame]`.
+            mask: the model's answer to `posed.heard`.
             posed: from `pose`.
         """
         ...
@@ -57,7 +59,7 @@ class Objective(Protocol):
 
 def item_losses(
     objective: Objective, model: nn.Module, magnitudes: Magnitudes, draws: Draws, *, training: bool
-) -> dict[str, Tensor]:
-    """Term → losses `[item]` of a batch; with dropout where `training`."""
+) -> dict[str, Float[Tensor, " item"]]:
+    """Term → losses of a batch; with dropout where `training`."""
     posed = objective.pose(magnitudes, draws)
     return objective.judge(model(posed.heard, draws if training else None), posed)

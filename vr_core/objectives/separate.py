@@ -1,5 +1,6 @@
 """Fine-tuning: the instrumental's magnitude out of the mixture's."""
 
+from jaxtyping import Float
 from torch import Tensor
 
 from vr_core.draws import Draws
@@ -23,6 +24,6 @@ class Separate:
             raise ValueError("the objective separate needs the instrumental's magnitudes")
         return Posed(magnitudes.mixture, magnitudes.instrumental)
 
-    def judge(self, mask: Tensor, posed: Posed) -> dict[str, Tensor]:
+    def judge(self, mask: Float[Tensor, "item channel bin frame"], posed: Posed) -> dict[str, Float[Tensor, " item"]]:
         """As `Objective.judge`."""
         return {"l1": (mask * posed.heard - posed.target).abs().mean(dim=(1, 2, 3)) * LOSS_SCALE}

@@ -1,0 +1,118 @@
+"""Every entry of the registries is run with its shapes checked (`--jaxtyping-packages` in pyproject.toml).
+
+A new model or objective needs no line here.
+"""
+
+import importlib
+import inspect
+import pkgutil
+import typing
+from collections.abc import Callable, Iterator
+from types import ModuleType
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+from torch import Tensor
+
+from vr_core.audio.spectrogram import istft, stft
+from vr_core.draws import Draws
+from vr_core.models.registry import MODELS, build
+from vr_core.objectives.objective import Magnitudes, item_losses
+from vr_core.objectives.registry import OBJECTIVES, objective_of
+from vr_core.specs.models import ModelSpec
+from vr_core.specs.objectives import ObjectiveSpec
+from vr_core.specs.stft import StftSpec
+
+BINS = 9
+SIZES = [(1, 1), (1, 6), (2, 1), (3, 13)]  # items, frames
+
+
+def default_specs(union: object) -> dict[str, typing.Any]:
+    """Tag → spec with its defaults, of a union of specs."""
+    specs = [kind() for kind in typing.get_args(typing.get_args(union)[0])]
+    return {spec.name: spec for spec in specs}
+
+
+MODEL_SPECS, OBJECTIVE_SPECS = default_specs(ModelSpec), default_specs(ObjectiveSpec)
+
+
+def magnitudes(items: int, frames: int) -> Tensor:
+    return torch.rand(items, 2, BINS, frames)
+
+
+@pytest.mark.parametrize(("items", "frames"), SIZES)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_answers_every_objective_in_the_shapes_that_are_written(
+    model: str, objective: str, items: int, frames: int
+) -> None:
+    net, mixture = build(MODEL_SPECS[model], BINS), magnitudes(items, frames)
+    assert net(mixture).shape == mixture.shape
+    judging, draws = objective_of(OBJECTIVE_SPECS[objective]), Draws.of_items(0, range(items))
+    losses = item_losses(judging, net, Magnitudes(mixture, mixture / 2), draws, training=True)
+    assert {term.shape for term in losses.values()} == {(items,)}
+
+
+WRONG: dict[str, Callable[[Tensor], Tensor]] = {
+    "bins and frames exchanged": lambda x: x.transpose(2, 3),
+    "no channel axis": lambda x: x[:, 0],
+    "a spectrogram, not its magnitudes": lambda x: x.to(torch.complex64),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("model", MODELS)
+def test_no_model_takes_a_wrong_shape(model: str, wrong: str) -> None:
+    net = build(MODEL_SPECS[model], BINS)
+    with pytest.raises(TypeCheckError, match=rf"parameters of .*{type(net).__name__}\.forward"):
+        net(WRONG[wrong](magnitudes(2, 13)))
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_the_stems_of_a_batch_have_one_shape(wrong: str) -> None:
+    with pytest.raises(TypeCheckError, match="instrumental"):
+        Magnitudes(magnitudes(2, 13), WRONG[wrong](magnitudes(2, 13)))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_no_objective_takes_a_mask_without_channels(objective: str) -> None:
+    """Two items of two channels: times their magnitudes it would have the right shape, and wrong values."""
+    judging, mixture = objective_of(OBJECTIVE_SPECS[objective]), magnitudes(2, 13)
+    posed = judging.pose(Magnitudes(mixture, mixture), Draws.of_items(0, range(2)))
+    with pytest.raises(TypeCheckError, match="mask"):
+        judging.judge(torch.rand(2, BINS, 13), posed)
+
+
+def test_a_spectrogram_has_the_bins_of_its_settings() -> None:
+    spec = StftSpec(n_fft=64, hop=16)
+    bins, nyquist = stft(torch.rand(2, 500), spec)
+    with pytest.raises(TypeCheckError, match="spectrogram"):
+        istft(bins[:, :-1], 500, spec, nyquist)
+    with pytest.raises(TypeCheckError, match="nyquist"):
+        istft(bins, 500, spec, nyquist[:, 1:])
+
+
+def annotations(module: ModuleType) -> Iterator[tuple[str, object]]:
+    """Where each annotation of a public function, method or field of the module stands, and what it says."""
+    own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
+    classes = [value for value in own if inspect.isclass(value)]
+    methods = [value for kind in classes for value in vars(kind).values() if inspect.isfunction(value)]
+    for value in [*filter(inspect.isfunction, own), *classes, *methods]:
+        if not value.__name__.startswith("_"):
+            for name, hint in inspect.get_annotations(value).items():
+                yield f"{module.__name__}.{value.__qualname__}: {name}", hint
+
+
+def says_no_shape(hint: object) -> bool:
+    return hint is Tensor or any(map(says_no_shape, typing.get_args(hint)))
+
+
+def test_every_public_tensor_has_a_shape(pytestconfig: pytest.Config) -> None:
+    *checked, _ = pytestconfig.getoption("jaxtyping_packages").split(",")
+    packages = [importlib.import_module(name) for name in checked]
+    inside = [f"{p.__name__}.{m.name}" for p in packages for m in pkgutil.iter_modules(getattr(p, "__path__", []))]
+    modules = [*packages, *map(importlib.import_module, inside)]
+    found = dict(pair for module in modules for pair in annotations(module))
+    assert "vr_core.objectives.objective.Posed: counted" in found
+    assert [where for where, hint in found.items() if says_no_shape(hint)] == []
