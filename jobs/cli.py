@@ -7,9 +7,10 @@ and the schemas are imported inside the commands. The help is plain text, not ri
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from jobs.commands.cluster.doctor import doctor
 from jobs.commands.cluster.down import down
@@ -46,8 +47,20 @@ from vr_core.errors import VrError
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
 
+ORDER_OF_USE = (
+    "quickstart", "data", "cluster", "plan", "submit", "train", "jobs", "trace", "eval", "separate", "tune", "trials",
+)  # fmt: skip
+"""Commands and groups as the help of `vr` lists them; Typer would list all groups last."""
+
+
+class _InOrderOfUse(typer.core.TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(self.commands, key=ORDER_OF_USE.index)
+
+
 app = typer.Typer(
     name="vr",
+    cls=_InOrderOfUse,
     help="Train a vocal remover on the computers at home, and use it. `vr COMMAND --help` shows an example of each.",
     no_args_is_help=True,
     add_completion=False,
@@ -87,13 +100,13 @@ for command in (quickstart, submit, train, tune, trials, plan, trace):
 app.command("eval")(evaluate)
 app.command()(separate)
 data = _group(
-    "data", "Make songs up, turn music into a data set, look into one.",
-    synth, prepare, inspect, verify, check, dedupe, add, remove, stage, prune,
+    "data", "Make songs up, prepare data sets, look into them.",
+    synth, prepare, inspect, dedupe, check, verify, stage, add, remove, prune,
 )  # fmt: skip
 _group("jobs", "List, show, watch, stop and resume runs.", list_, show, watch, logs, stop, resume)
 _group(
     "cluster", "Start, join, inspect and end the Ray cluster.",
-    up, head, join, status, doctor, drain, undrain, down, rotate, firewall, service,
+    head, join, up, status, doctor, firewall, service, drain, undrain, rotate, down,
 )  # fmt: skip
 
 
