@@ -42,7 +42,8 @@ from jobs.commands.quickstart import quickstart
 from jobs.commands.separate import separate
 from jobs.commands.trace import trace
 from jobs.commands.tune import trials, tune
-from vr_core.errors import VrError
+from jobs.commands.version import show_version
+from vr_core.errors import UserError, VrError
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
@@ -69,21 +70,27 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"vr {version('vr')}")
-        raise typer.Exit
-
-
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print what a bug report needs: versions, commit, graphics cards, operating system."
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --version: print one JSON value on stdout, in place of text.")
     ] = False,
 ) -> None:
-    pass
+    # No eager option: those are called one by one, so that --version would not see a --json that comes after it.
+    if version:
+        show_version(as_json)
+        raise typer.Exit
+    if as_json:
+        raise UserError("--json: here it belongs to --version; a command's own --json comes after the command")
+    if context.invoked_subcommand is None:
+        context.fail("Missing command.")
 
 
 def _group(name: str, about: str, *commands: Callable[..., None]) -> typer.Typer:
