@@ -43,7 +43,7 @@ def look() -> Facts:
         hostname=socket.gethostname(),
         cpus=len(os.sched_getaffinity(0)),
         memory_bytes=psutil.virtual_memory().total,
-        gpus=_gpus(),
+        gpus=find_gpus(),
         interfaces=find_interfaces(),
     )
 
@@ -57,19 +57,26 @@ def find_interfaces() -> dict[str, tuple[str, ...]]:
     return {name: addresses for name, addresses in found.items() if addresses}
 
 
-def _gpus() -> tuple[GpuSpec, ...]:
+def find_gpus(timeout_s: float = 30.0) -> tuple[GpuSpec, ...]:
+    """The NVIDIA cards of this machine; none where there is no driver.
+
+    Raises:
+        ClusterFailure: the driver is installed and does not work, or does not answer within `timeout_s` seconds.
+    """
     # nvidia-smi comes with every driver and asks NVML; the NVML binding for Python would be one more dependency.
     try:
         answer = subprocess.run(
             ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=timeout_s,
         )
     except FileNotFoundError:
         return ()
     except subprocess.TimeoutExpired:
-        raise ClusterFailure("nvidia-smi: no answer in 30 s; restart this PC, or leave its cards out of it") from None
+        raise ClusterFailure(
+            f"nvidia-smi: no answer in {timeout_s:g} s; restart this PC, or leave its cards out of it"
+        ) from None
     if answer.returncode != 0 and "No devices were found" not in answer.stdout:
         said = " ".join((answer.stdout + answer.stderr).split())
         raise ClusterFailure(f"nvidia-smi: {said}; repair the NVIDIA driver, or remove it where there is no card")

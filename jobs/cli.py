@@ -7,9 +7,10 @@ and the schemas are imported inside the commands. The help is plain text, not ri
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from jobs.commands.cluster.doctor import doctor
 from jobs.commands.cluster.down import down
@@ -41,13 +42,26 @@ from jobs.commands.quickstart import quickstart
 from jobs.commands.separate import separate
 from jobs.commands.trace import trace
 from jobs.commands.tune import trials, tune
-from vr_core.errors import VrError
+from jobs.commands.version import show_version
+from vr_core.errors import UserError, VrError
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
 
+ORDER_OF_USE = (
+    "quickstart", "data", "cluster", "plan", "submit", "train", "jobs", "trace", "eval", "separate", "tune", "trials",
+)  # fmt: skip
+"""Commands and groups as the help of `vr` lists them; Typer would list all groups last."""
+
+
+class _InOrderOfUse(typer.core.TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(self.commands, key=ORDER_OF_USE.index)
+
+
 app = typer.Typer(
     name="vr",
+    cls=_InOrderOfUse,
     help="Train a vocal remover on the computers at home, and use it. `vr COMMAND --help` shows an example of each.",
     no_args_is_help=True,
     add_completion=False,
@@ -56,21 +70,27 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"vr {version('vr')}")
-        raise typer.Exit
-
-
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print what a bug report needs: versions, commit, graphics cards, operating system."
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --version: print one JSON value on stdout, in place of text.")
     ] = False,
 ) -> None:
-    pass
+    # No eager option: those are called one by one, so that --version would not see a --json that comes after it.
+    if version:
+        show_version(as_json)
+        raise typer.Exit
+    if as_json:
+        raise UserError("--json: here it belongs to --version; a command's own --json comes after the command")
+    if context.invoked_subcommand is None:
+        context.fail("Missing command.")
 
 
 def _group(name: str, about: str, *commands: Callable[..., None]) -> typer.Typer:
@@ -87,13 +107,13 @@ for command in (quickstart, submit, train, tune, trials, plan, trace):
 app.command("eval")(evaluate)
 app.command()(separate)
 data = _group(
-    "data", "Make songs up, turn music into a data set, look into one.",
-    synth, prepare, inspect, verify, check, dedupe, add, remove, stage, prune,
+    "data", "Make songs up, prepare data sets, look into them.",
+    synth, prepare, inspect, dedupe, check, verify, stage, add, remove, prune,
 )  # fmt: skip
 _group("jobs", "List, show, watch, stop and resume runs.", list_, show, watch, logs, stop, resume)
 _group(
     "cluster", "Start, join, inspect and end the Ray cluster.",
-    up, head, join, status, doctor, drain, undrain, down, rotate, firewall, service,
+    head, join, up, status, doctor, firewall, service, drain, undrain, rotate, down,
 )  # fmt: skip
 
 

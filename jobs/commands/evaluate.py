@@ -1,26 +1,37 @@
 """`vr eval`: scores of a checkpoint on songs with known stems."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from jobs.commands.terminal import Json
+from jobs.commands.terminal import Device, Json
 
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A run folder, a checkpoint folder or a weights.safetensors.")],
-    data: Annotated[Path, typer.Argument(help="A data set, or a folder of songs with stems.")],
-    split: Annotated[str, typer.Option(help="Which songs of a data set.")] = "test",
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A run folder, a checkpoint folder or a weights.safetensors.")
+    ],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A data set, or a folder of songs with stems.")],
+    split: Annotated[
+        str, typer.Option(help="Which songs of a data set: train, valid or test; of a folder, all.")
+    ] = "test",
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for the separated files; default: in the run's folder.")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder for the separated files.",
+            show_default="eval/step-N in the run's folder, else beside the weights",
+        ),
     ] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: a GPU where there is one.")] = "auto",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Separate songs into files and score the files against the original stems, over whole songs.
+    """Score a checkpoint on songs with known stems.
 
-    SDR is global: both channels summed, no windows. "Do nothing" is the SDR of the mixture itself as instrumental.
+    It separates the songs into files and scores these against the original stems, over whole songs, in dB. SDR is
+    global: both channels summed, no windows. "Do nothing" is the SDR of the mixture itself as instrumental.
 
     Example: vr eval runs/songs-finetune-1a2b3c4d-1 DATA --split test
     """

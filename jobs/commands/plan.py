@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jobs.commands.jobs.options import Overrides, RecipeName
 from jobs.commands.terminal import Json
 
 if TYPE_CHECKING:
@@ -14,18 +15,24 @@ if TYPE_CHECKING:
 
 
 def plan(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with vr.")],
+    recipe: RecipeName,
     inventory: Annotated[Path, typer.Option("-i", "--inventory", help="YAML file that describes the PCs.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Replace keys of the recipe.")
-    ] = None,
+    overrides: Overrides = None,
     link_gbit: Annotated[
         float | None,
-        typer.Option("--link", min=0.001, help="Gbit/s of all links. [default: as the doctor measured, or 1]"),
+        typer.Option(
+            "--link",
+            min=0.001,
+            help="Rate of every link, in Gbit/s.",
+            show_default="as `vr cluster doctor` measured it, else 1",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Predict a run before anything runs: steps a second, hours, bytes on the wire, who takes part, what would help.
+    """Predict a run's speed and duration before it runs.
+
+    It says how many steps a second and how many hours, how many bytes travel, which PCs take part and what would help
+    most. It uses the speeds and links that were measured here, and names what it assumes in their place.
 
     Example: vr plan home-pretrain -i home.yaml --link 2.5
     """

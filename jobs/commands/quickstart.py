@@ -15,16 +15,18 @@ if TYPE_CHECKING:
 
 def quickstart(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for all that is made.")] = Path("vr-quickstart"),
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the Ray head and its dashboard running.")] = False,
-    songs: Annotated[int, typer.Option(help="How many invented songs.")] = 8,
-    seconds: Annotated[float, typer.Option(help="Length of each.")] = 20.0,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the Ray head and its dashboard running; without it they end.")
+    ] = False,
+    songs: Annotated[int, typer.Option(help="Number of invented songs, 3 to 999.")] = 8,
+    seconds: Annotated[float, typer.Option(help="Length of each song in seconds, 5 to 600.")] = 20.0,
     as_json: Json = False,
 ) -> None:
-    """Try everything on this machine with invented songs, from nothing to a separated song.
+    """Try everything on this machine with invented songs.
 
-    Makes a data set, starts a Ray head, submits a pretraining and a fine-tuning job, scores the result on a song that
-    no training has seen, and separates that song: about 4 minutes on 2 CPU cores. In the same folder again, what is
-    finished is used. Ctrl-C leaves nothing running.
+    It makes a data set, starts a Ray head, and submits a pretraining and a fine-tuning job. It scores the result on a
+    song that no training has seen, and separates that song. All of it takes about 4 minutes on 2 CPU cores. In the same
+    folder again, what is finished is used. Ctrl-C leaves nothing running.
 
     Example: vr quickstart /tmp/try-vr --keep
     """

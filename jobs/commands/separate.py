@@ -8,31 +8,37 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from jobs.commands.terminal import Json
+from jobs.commands.terminal import Device, Json
 
 if TYPE_CHECKING:
     from dataprep.audio.tracks import Track
 
 
 def separate(
-    songs: Annotated[list[Path], typer.Argument(metavar="SONG...", help="Audio files, or folders: all audio in them.")],
+    songs: Annotated[list[Path], typer.Argument(metavar="SONG", help="Audio files, or folders: all audio in them.")],
     checkpoint: Annotated[
         Path, typer.Option("--checkpoint", "-m", help="A run folder, a checkpoint folder or a weights.safetensors.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if it is not there.")],
-    file_format: Annotated[Literal["wav", "flac"], typer.Option("--format", help="Kind of file.")] = "wav",
+    file_format: Annotated[
+        Literal["wav", "flac"], typer.Option("--format", help="Kind of file that is written.")
+    ] = "wav",
     subtype: Annotated[
-        str | None, typer.Option(help="Sample format: FLOAT (wav's default), PCM_24 (flac's default) or PCM_16.")
+        str | None,
+        typer.Option(
+            help="Sample format: FLOAT (wav only), PCM_24 or PCM_16.", show_default="FLOAT for wav, PCM_24 for flac"
+        ),
     ] = None,
     picture: Annotated[bool, typer.Option(help="Also draw mixture, vocals and instrumental as spectrograms.")] = True,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: a GPU where there is one.")] = "auto",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Separate songs into instrumental and vocals, which sum to the song; stereo, at the model's sample rate.
+    """Separate songs into instrumental and vocals.
 
-    Files that cannot be read are listed at the end and the others are done.
+    The two files sum to the song. They are stereo, at the model's sample rate. Files that cannot be read are listed at
+    the end, and the others are done.
 
-    Example: vr separate song.mp3 album/ -m runs/songs-finetune-1a2b3c4d-1 -o separated
+    Example: vr separate song.mp3 -m runs/songs-finetune-1a2b3c4d-1 -o separated
     """
     import json
 

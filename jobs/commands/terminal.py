@@ -1,7 +1,7 @@
 """What commands share at the terminal: where they write, how they ask, options that mean the same everywhere."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -10,8 +10,11 @@ from vr_core.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout, in place of text.")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: a GPU where there is one.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before anything starts, changes or ends.")]
 
 
 class NoConsent(UserError):

@@ -7,20 +7,23 @@ from typing import Annotated
 
 import typer
 
+from jobs.commands.jobs.options import RUNS, Out
 from jobs.commands.terminal import Json
 
 
 def trace(
-    names: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names or folders of runs.")],
+    names: Annotated[list[str], typer.Argument(metavar="RUN", help="Names or folders of runs.")],
     picture: Annotated[
-        Path | None, typer.Option("-o", "--picture", help="Draw it into this file (.png, .svg or .pdf).")
+        Path | None,
+        typer.Option("-o", "--picture", help="Draw it into this .png, .svg or .pdf.", show_default="no picture"),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder of run folders.")] = Path("runs"),
+    out: Out = RUNS,
     as_json: Json = False,
 ) -> None:
-    """Show what each machine did in a run's steps: under its newest start's first shares, and under the last.
+    """Show who computed and who waited in a run's steps.
 
-    Of several runs, each one's newest steps, below each other.
+    Of one run it shows steps under its newest start's first shares, and under the last; of several runs, each one's
+    newest steps, below each other. Times are in seconds.
 
     Example: vr trace home-pretrain-1a2b3c4d-1 -o steps.png
     """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.commands.jobs.options import RUNS, Out
+from jobs.commands.jobs.options import RUNS, Out, Overrides
 from jobs.commands.terminal import Json
 
 if TYPE_CHECKING:
@@ -21,24 +21,39 @@ REFRESH_S = 1.0
 
 
 def tune(
-    recipe: Annotated[str | None, typer.Argument(help="A recipe file, or the name of one that comes with vr.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Replace keys of the recipe.")
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A recipe file, or the name of one that comes with vr.",
+            show_default="with --resume: that of the search",
+        ),
     ] = None,
-    trials: Annotated[int | None, typer.Option("--trials", min=1, help="As tune.trials=N.")] = None,
+    overrides: Overrides = None,
+    trials: Annotated[
+        int | None,
+        typer.Option("--trials", min=1, help="Number of trials.", show_default="tune.trials of the recipe"),
+    ] = None,
     resume: Annotated[
-        str | None, typer.Option("--resume", metavar="SEARCH", help="Go on with a search: its name or folder.")
+        str | None,
+        typer.Option(
+            "--resume", metavar="SEARCH", help="Go on with a search: its name or folder.", show_default="a new search"
+        ),
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Repeat a search that was made before.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Repeat a search that was made before; without it that is refused.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved recipe and the trials, and do nothing.")
     ] = False,
     out: Out = RUNS,
     as_json: Json = False,
 ) -> None:
-    """Search for good values of a recipe's keys, here and now: on the running cluster, or else on this machine alone.
+    """Search for good values of a recipe's keys.
 
-    The recipe's `tune` section says which keys; bad trials are stopped early. Ctrl-C ends the search, --resume goes on.
+    It runs here and now, on the running cluster or else on this machine alone. The recipe's `tune` section says which
+    keys; bad trials are stopped early. Ctrl-C ends the search, --resume goes on.
+
     Example: vr tune tune-smoke data=DATA --trials 6
     """
     from jobs.recipes.shipped import read_recipe
@@ -72,7 +87,9 @@ def trials(
     ),
     as_json: Json = False,
 ) -> None:
-    """Show the trials of a search, also while it runs or after the cluster has gone.
+    """Show the trials of a search.
+
+    It works while the search runs, and after the cluster has ended.
 
     Example: vr trials tune-smoke-1a2b3c4d-1 --watch
     """

@@ -1,12 +1,13 @@
 import os
 import socket
 import subprocess
+import sys
 import threading
 
 import pytest
 
 from cluster.errors import ClusterError, ClusterFailure
-from cluster.facts import address_towards, interface_of, link_mbit, look, parse_gpus
+from cluster.facts import address_towards, find_gpus, interface_of, link_mbit, look, parse_gpus
 
 INTERFACES = {"lo": ("127.0.0.1",), "eno1": ("192.168.1.11",), "wg0": ("10.7.0.2", "10.7.1.2")}
 
@@ -42,6 +43,15 @@ def test_a_broken_driver_is_a_failure_and_not_a_pc_without_cards(tmp_path, monke
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ClusterFailure, match="couldn't communicate with the NVIDIA driver"):
         look()
+
+
+def test_a_driver_that_hangs_is_waited_for_as_long_as_the_caller_says(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!{sys.executable}\nimport signal\nsignal.pause()\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ClusterFailure, match=r"no answer in 0\.1 s"):
+        find_gpus(timeout_s=0.1)
 
 
 def test_a_machine_without_the_driver_has_no_cards(tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 import typer
@@ -11,28 +10,10 @@ from tests.command_line import vr
 from vr_core.errors import ConfigError, Failure
 
 
-def commands(command=None, path=("vr",)) -> Iterator[tuple[tuple[str, ...], typer.core.TyperCommand]]:
-    """Every command that does something, with the words that call it."""
-    command = command or typer.main.get_command(cli.app)
-    if isinstance(command, typer.core.TyperGroup):
-        for name, child in command.commands.items():
-            yield from commands(child, (*path, name))
-    else:
-        yield path, command
-
-
-def test_every_command_has_help_with_an_example():
-    for path, command in commands():
-        words = " ".join(path) + " "
-        shown = " ".join(command.get_help(typer.Context(command, info_name=words.strip())).split())
-        # Once in the usage line, and once more with values filled in.
-        assert shown.count(words) >= 2, f"{words}: no example in {shown}"
-
-
-def test_help_and_version_are_printed_and_a_wrong_name_names_the_nearest():
+def test_help_is_printed_and_a_wrong_name_names_the_nearest():
     assert "Usage: vr [OPTIONS] COMMAND" in vr("--help").stdout
-    assert vr("--version").stdout == "vr 0.1.0\n"
     assert "--version" in vr("--versoin", code=2).stderr
+    assert "Missing command" in vr("--", code=2).stderr
 
 
 def test_a_process_ends_with_the_code_of_the_command_and_says_its_line():

@@ -44,6 +44,8 @@ MODULES = {
 }
 CALLS = {
     ("--help",): (0, WITH_SCHEMAS),
+    ("--version",): (0, HEAVY),
+    ("--version", "--json"): (0, HEAVY),
     ("jobs", "list"): (0, HEAVY),
     ("jobs", "list", "--json"): (0, HEAVY),
     ("cluster", "status"): (2, HEAVY),

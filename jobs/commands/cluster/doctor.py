@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 
 def doctor(
     inventory: Annotated[
-        Path | None, typer.Argument(help="YAML file that describes the PCs; without it, this machine alone.")
+        Path | None,
+        typer.Argument(metavar="INVENTORY", help="YAML file that describes the PCs.", show_default="this PC alone"),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure every PC, every link between two of them and the shared folder; say what to do about what is wrong.
+    """Measure the PCs and say what to type about what is wrong.
 
-    Exit code 0 only if nothing blocks. Example: vr cluster doctor home.yaml
+    It measures every PC, every link between two of them and the shared folder. Exit code 0 only if nothing blocks.
+
+    Example: vr cluster doctor home.yaml
     """
     from rich.console import Console
 

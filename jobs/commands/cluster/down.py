@@ -14,13 +14,21 @@ if TYPE_CHECKING:
 
 def down(
     inventory: Annotated[
-        Path | None, typer.Argument(help="On the head: YAML file of the PCs, to end the nodes of the others too.")
+        Path | None,
+        typer.Argument(
+            metavar="INVENTORY",
+            help="On the head: YAML file of the PCs, to end the nodes of the others too.",
+            show_default="this PC alone",
+        ),
     ] = None,
     yes: Yes = False,
 ) -> None:
-    """End what was started here: the head with its keeper, or this PC's membership. Other Ray clusters stay.
+    """End what was started on this PC.
 
-    With an inventory first, through ssh, what its other PCs have in this cluster. Example: vr cluster down --yes
+    That is the head with its keeper, or this PC's node. Other Ray clusters stay. With an inventory it first ends, by
+    ssh, the nodes that its other PCs have in this cluster.
+
+    Example: vr cluster down --yes
     """
     from cluster.facts import find_interfaces
     from cluster.inventory import Inventory

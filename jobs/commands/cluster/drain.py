@@ -17,15 +17,33 @@ _POLL_S = 0.5
 
 
 def drain(
-    node: Annotated[str, typer.Argument(help="Its name, as `vr cluster status` shows it.")],
-    for_: Annotated[str | None, typer.Option("--for", metavar="3h", help="Bring it back after this time.")] = None,
-    until_: Annotated[str | None, typer.Option("--until", metavar="23:00", help="Bring it back at this time.")] = None,
+    node: Annotated[str, typer.Argument(metavar="NODE", help="Its name, as `vr cluster status` shows it.")],
+    for_: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            metavar="DURATION",
+            help="Bring it back after this time, such as 90s, 30m, 3h or 2d.",
+            show_default="until `vr cluster undrain`",
+        ),
+    ] = None,
+    until_: Annotated[
+        str | None,
+        typer.Option(
+            "--until",
+            metavar="HH:MM",
+            help="Bring it back at this time of day.",
+            show_default="until `vr cluster undrain`",
+        ),
+    ] = None,
     back: Annotated[bool, typer.Option("--back", help="Bring it back now: the same as undrain.")] = False,
     yes: Yes = False,
 ) -> None:
-    """Take a PC back: its running work writes a checkpoint and moves on, and the PC leaves the cluster.
+    """Take a PC out of the cluster for a while.
 
-    Run it on the head. Example: vr cluster drain study --until 23:00
+    Its running work writes a checkpoint and moves on, and the PC leaves the cluster. Run it on the head.
+
+    Example: vr cluster drain study --until 23:00
     """
     from cluster.hours import duration_s
     from cluster.node.drain import change_drained, drain_for, put, shown_time, until
@@ -67,8 +85,13 @@ def drain(
     console().print(f"{node} holds no workers now." if is_head else f"{node} has left.", highlight=False)
 
 
-def undrain(node: Annotated[str, typer.Argument(help="Name of the drained node.")]) -> None:
-    """Bring a drained PC back now, also outside of its owner hours. Example: vr cluster undrain study."""
+def undrain(node: Annotated[str, typer.Argument(metavar="NODE", help="Name of the drained node.")]) -> None:
+    """Bring a drained PC back now.
+
+    It may come back outside of its owner hours too. Run this on the head.
+
+    Example: vr cluster undrain study
+    """
     from cluster.node.drain import by_name, change_drained, read_drained
     from cluster.node.drain import undrain as brought_back
     from cluster.node.head import find_head

@@ -7,14 +7,21 @@ import typer
 
 
 def firewall(
-    inventory: Annotated[Path, typer.Argument(help="YAML file that describes the PCs.")],
+    inventory: Annotated[Path, typer.Argument(metavar="INVENTORY", help="YAML file that describes the PCs.")],
     port: Annotated[
-        int | None, typer.Option(help="First of the block of 256 ports that the head was started with, if it was.")
+        int | None,
+        typer.Option(
+            help="First of the block of 256 ports that the head was started with.",
+            show_default="the ports in cluster/GUIDE.md",
+        ),
     ] = None,
 ) -> None:
-    """Print an nftables ruleset for every PC of the inventory, on stdout; nothing is changed.
+    """Print firewall rules for the PCs of an inventory.
 
-    Example: vr cluster firewall home.yaml | sudo tee /etc/vr-cluster.nft && sudo nft -f /etc/vr-cluster.nft
+    All PCs get the same nftables ruleset. It is printed on stdout and changes nothing; `sudo nft -f FILE` puts it into
+    force.
+
+    Example: vr cluster firewall home.yaml | sudo tee /etc/vr-cluster.nft
     """
     from cluster.hardware.firewall import ruleset
     from cluster.inventory import Inventory

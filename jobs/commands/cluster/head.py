@@ -13,9 +13,15 @@ if TYPE_CHECKING:
 
 
 def head(
-    inventory: Annotated[Path | None, typer.Argument(help="YAML file that describes the PCs.")] = None,
+    inventory: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="INVENTORY", help="YAML file that describes the PCs.", show_default="what is found here"
+        ),
+    ] = None,
     address: Annotated[
-        str | None, typer.Option(help="LAN address of this PC; without it nothing leaves this machine.")
+        str | None,
+        typer.Option(help="LAN address of this PC.", show_default="the inventory's, else 127.0.0.1: no PC can join"),
     ] = None,
     name: Name = None,
     num_cpus: NumCpus = None,
@@ -23,10 +29,12 @@ def head(
     timings: TimingsFile = None,
     yes: Yes = False,
 ) -> None:
-    """Start the Ray head on this machine, and the keeper that resubmits interrupted runs.
+    """Start the Ray head on this machine, and its keeper.
 
-    Running it again changes nothing; with a LAN address it prints a fresh join code each time, good once for 30
-    minutes. Example: vr cluster head --address 192.168.1.10
+    The keeper submits interrupted runs again. Running it again changes nothing; with a LAN address it prints a new join
+    code each time, good once, for 30 minutes.
+
+    Example: vr cluster head --address 192.168.1.10
     """
     from cluster.facts import look
     from cluster.inventory import Inventory

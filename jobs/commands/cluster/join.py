@@ -18,17 +18,31 @@ def join(
     code: Annotated[
         str,
         typer.Argument(
-            help="What `vr cluster head` printed; - reads it from stdin. Or the head's LAN address, and --token-file."
+            metavar="CODE",
+            help="What `vr cluster head` printed; - reads it from stdin. Or the head's LAN address, and --token-file.",
         ),
     ],
     token_file: Annotated[
-        Path | None, typer.Option(help="With an address: the head's token file, copied to this PC, mode 600.")
+        Path | None,
+        typer.Option(
+            help="With an address: the head's token file, copied to this PC, mode 600.",
+            show_default="not needed with a code",
+        ),
     ] = None,
     inventory: Annotated[
-        Path | None, typer.Option(help="YAML file that describes the PCs; - reads it from stdin, after the code.")
+        Path | None,
+        typer.Option(
+            help="YAML file that describes the PCs; - reads it from stdin, after the code.",
+            show_default="what is found here",
+        ),
     ] = None,
     own_address: Annotated[
-        str | None, typer.Option("--address", help="LAN address of this PC; by default the one that reaches the head.")
+        str | None,
+        typer.Option(
+            "--address",
+            help="LAN address of this PC.",
+            show_default="the inventory's, else that which reaches the head",
+        ),
     ] = None,
     name: Name = None,
     num_cpus: NumCpus = None,
@@ -36,9 +50,11 @@ def join(
     timings: TimingsFile = None,
     yes: Yes = False,
 ) -> None:
-    """Give this PC to a cluster. A code works once, for 30 minutes, so the list of processes may show it.
+    """Add this PC to a cluster.
 
-    Example: vr cluster join 60M0M2GM-…, as the head printed it
+    A code works once, for 30 minutes, so the list of processes may show it. `vr cluster head` prints it.
+
+    Example: vr cluster join CODE
     """
     from cluster.facts import address_towards, look
     from cluster.joining.redeem import entry

@@ -16,13 +16,20 @@ if TYPE_CHECKING:
 def rotate(
     inventory: Annotated[
         Path | None,
-        typer.Argument(help="YAML file that describes the PCs: those that ssh reaches join again by themselves."),
+        typer.Argument(
+            metavar="INVENTORY",
+            help="YAML file that describes the PCs: those that ssh reaches join again by themselves.",
+            show_default="a line to type is printed for each PC",
+        ),
     ] = None,
     yes: Yes = False,
 ) -> None:
-    """Make a new token: the head starts again with it, and so do the nodes, through ssh or by a line that is printed.
+    """Replace the cluster's token with a new one.
 
-    What has the old token gets nowhere from then on. Example: vr cluster rotate home.yaml
+    The head starts again with it, and so do the nodes, through ssh or by a line that is printed. What has the old token
+    gets nowhere from then on.
+
+    Example: vr cluster rotate home.yaml
     """
     from cluster.inventory import Inventory
     from cluster.joining.admission import companions_of

@@ -13,11 +13,17 @@ from jobs.commands.terminal import Yes
 
 
 def service(
-    remove: Annotated[bool, typer.Option("--remove", help="Come back no more; what runs goes on.")] = False,
-    run: Annotated[bool, typer.Option("--run", help="What the unit runs: start what was here, and keep it.")] = False,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Do not start it after a boot any more; what runs goes on.")
+    ] = False,
+    run: Annotated[
+        bool, typer.Option("--run", help="For the systemd unit: start what was here, and keep it running.")
+    ] = False,
     yes: Yes = False,
 ) -> None:
-    """Have systemd start this PC's head or node after each boot, until `vr cluster down`.
+    """Start this PC's head or node after each boot.
+
+    systemd does that, until `vr cluster down`.
 
     Example: vr cluster service
     """

@@ -14,14 +14,25 @@ if TYPE_CHECKING:
     from cluster.timings import Timings
     from cluster.versions import Versions
 
-Name = Annotated[str | None, typer.Option(help="Name of this PC in the cluster; by default its host name.")]
-NumCpus = Annotated[int | None, typer.Option(min=1, help="Logical CPUs given to the cluster; by default all.")]
+Name = Annotated[
+    str | None,
+    typer.Option(help="Name of this PC in the cluster.", show_default="the inventory's, else its host name"),
+]
+NumCpus = Annotated[
+    int | None,
+    typer.Option(min=1, help="Number of logical CPUs for the cluster.", show_default="the inventory's, else all"),
+]
 PortBase = Annotated[
     int | None,
-    typer.Option(help="First of a block of 256 ports, 0 for free ones; by default those in cluster/GUIDE.md."),
+    typer.Option(help="First of a block of 256 ports; 0: free ones.", show_default="the ports in cluster/GUIDE.md"),
 ]
 TimingsFile = Annotated[
-    Path | None, typer.Option("--timings", help="YAML file of waits, to replace the default ones (cluster/GUIDE.md).")
+    Path | None,
+    typer.Option(
+        "--timings",
+        help="YAML file of waits in seconds (cluster/GUIDE.md).",
+        show_default="those of its last start, else built-in ones",
+    ),
 ]
 
 

@@ -15,12 +15,21 @@ _WATCH_S = 2.0
 
 def status(
     inventory: Annotated[
-        Path | None, typer.Argument(help="YAML file that describes the PCs: those that are missing are listed too.")
+        Path | None,
+        typer.Argument(
+            metavar="INVENTORY",
+            help="YAML file that describes the PCs: those that are missing are listed too.",
+            show_default="the one that the head keeps",
+        ),
     ] = None,
     as_json: Json = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Refresh every 2 s until Ctrl-C.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Refresh every 2 s until Ctrl-C; without it, print once.")
+    ] = False,
 ) -> None:
-    """Show the cluster's nodes: state, graphics cards, which runs use them, what the PC does; why one is missing.
+    """Show the cluster's nodes, and why one is missing.
+
+    It shows their state and graphics cards, which runs use them, and what each PC does.
 
     Example: vr cluster status --json
     """

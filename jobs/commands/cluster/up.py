@@ -21,20 +21,26 @@ if TYPE_CHECKING:
 
 
 def up(
-    inventory: Annotated[Path, typer.Argument(help="YAML file that describes the PCs.")],
+    inventory: Annotated[Path, typer.Argument(metavar="INVENTORY", help="YAML file that describes the PCs.")],
     port: Annotated[
         int | None,
-        typer.Option(help="First of a block of 256 ports on each PC, 0 for free ones; by default the usual ones."),
+        typer.Option(
+            help="First of a block of 256 ports on each PC; 0: free ones.",
+            show_default="the ports in cluster/GUIDE.md",
+        ),
     ] = None,
     service: Annotated[
-        bool, typer.Option(help="Where systemd is, let it start each PC's part again after a boot: vr cluster service.")
+        bool, typer.Option(help="Where systemd is, let it start each PC's part after a boot (vr cluster service).")
     ] = True,
     as_json: Json = False,
     yes: Yes = False,
 ) -> None:
-    """Start the head here and, through ssh, the node of every other PC that is on; the rest can join later.
+    """Start the head here and, through ssh, the other PCs.
 
-    Run it on the head. Running it again changes nothing. Example: vr cluster up home.yaml
+    Every PC of the inventory that is on gets a node; the rest can join later. Run it on the head. Running it again
+    changes nothing.
+
+    Example: vr cluster up home.yaml
     """
     from cluster.facts import look
     from cluster.inventory import Inventory

@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 def verify(
     data: Data,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Prepare the songs that are hit again, from their files.")
+        bool,
+        typer.Option("--repair", help="Prepare damaged songs again from their files; without it they are named."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Read every byte of a data set and compare it with the manifest; damaged songs are named, with where.
+    """Compare every byte of a data set with its manifest.
+
+    Damaged songs are named, with the seconds that are hit.
 
     Example: vr data verify data --repair
     """
@@ -78,9 +81,10 @@ def add(
     cluster: Cluster = False,
     as_json: Json = False,
 ) -> None:
-    """Prepare more music into a data set, as its other songs are; nothing of them is written again.
+    """Add more music to a data set.
 
-    Runs that are under way go on with the songs they began with.
+    It is prepared as the other songs were, and nothing of them is written again. Runs that are under way go on with the
+    songs they began with.
 
     Example: vr data add data ~/Music/new-album
     """
@@ -93,10 +97,12 @@ def add(
 
 def remove(
     data: Data,
-    songs: Annotated[list[str], typer.Argument(metavar="SONG...", help="Ids, or patterns such as 'demo-*'.")],
+    songs: Annotated[list[str], typer.Argument(metavar="SONG", help="Ids of songs, or patterns such as 'demo-*'.")],
     as_json: Json = False,
 ) -> None:
-    """Take songs out of a data set; their files stay, and runs under way go on with them.
+    """Take songs out of a data set.
+
+    Their files stay, and runs that are under way go on with them.
 
     Example: vr data remove data song014 'demo-*'
     """
@@ -113,7 +119,9 @@ def remove(
 
 
 def prune(data: Data, as_json: Json = False) -> None:
-    """Drop what is kept for runs that began before a data set was changed: they can no longer be resumed.
+    """Delete earlier versions of a data set.
+
+    They are kept for runs that began before it was changed, which can then no longer be resumed.
 
     Example: vr data prune data
     """

@@ -7,18 +7,19 @@ from typing import Annotated
 import typer
 
 from jobs.commands.data.options import Data
-from jobs.commands.terminal import Json
+from jobs.commands.terminal import Device, Json
 
 
 def check(
     data: Data,
     model: Annotated[Path, typer.Option("--model", "-m", help="A run folder, a checkpoint or a weights file.")],
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Have a trained model listen for instruments in vocals and for voices in instrumentals.
+    """Find stems that sound to a model like the other kind.
 
-    Stems of which it takes more than 8 % for the other kind are listed: swapped, mislabelled or leaking ones.
+    A trained model listens for instruments in vocals and for voices in instrumentals. Stems of which it takes more than
+    8 % for the other kind are listed: swapped, mislabelled or leaking ones.
 
     Example: vr data check data -m runs/songs-finetune-1a2b3c4d-1
     """
@@ -30,12 +31,9 @@ def check(
     from jobs.runs.lookup import resolve_weights
     from jobs.scoring.separate import pick_device
     from jobs.training.storage import open_data
-    from vr_core.errors import UserError
     from vr_core.weights import load_model
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {device}: expected auto, cpu or cuda")
-    chosen = pick_device(device)  # type: ignore[arg-type]
+    chosen = pick_device(device)
     separator, meta = load_model(resolve_weights(model), chosen)
     opened = open_data(data)
     opened.check(meta.stft)

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 def dedupe(
     data: Data,
     allow_crossing: Annotated[
-        bool, typer.Option("--allow-crossing", help="Do not fail where copies are in different splits.")
+        bool,
+        typer.Option("--allow-crossing", help="Accept copies in different splits; without it they are an error."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Find songs that hold the same recording: under other names, encoded anew, louder, or cut at the ends.
+    """Find songs that hold the same recording.
 
-    A copy of a training song among those for validation or test makes every score a lie: it is an error unless allowed.
+    Copies are found under other names, encoded anew, louder, or cut at the ends. A copy of a training song among those
+    for validation or test makes every score a lie: it is an error unless allowed.
 
     Example: vr data dedupe data
     """

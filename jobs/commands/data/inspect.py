@@ -16,13 +16,24 @@ if TYPE_CHECKING:
 
 def inspect(
     data: Data,
-    picture: Annotated[Path | None, typer.Option(help="Also write a PNG: spectrograms of one song's stems.")] = None,
-    song: Annotated[str | None, typer.Option(help="Whose picture; the first one by default.")] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also draw one song's stems as spectrograms, into this PNG.",
+            show_default="no picture, or SONG.png with --song",
+        ),
+    ] = None,
+    song: Annotated[
+        str | None, typer.Option(help="Id of the song that is drawn.", show_default="the first one, with --picture")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what is in a data set: songs, hours, roles, splits, levels, bytes; and what a song looks like.
+    """Show what is in a data set.
 
-    Example: vr data inspect data/songs --picture song014.png --song song014
+    It lists songs, hours, roles, splits, levels in dB, megabytes, and how many shards this PC's own disks hold.
+    --picture draws a song.
+
+    Example: vr data inspect data --picture song014.png --song song014
     """
     from dataprep.inspecting import inspect as facts
     from jobs.training.storage import open_data

@@ -6,13 +6,22 @@ from typing import Annotated
 import typer
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="A data set's folder.")]
-Sources = Annotated[list[Path], typer.Argument(metavar="SRC...", help="Folders of music, or audio files.")]
-Layout = Annotated[str, typer.Option(help="auto, stems, musdb, pairs, unpaired or flat (dataprep/GUIDE.md).")]
+Sources = Annotated[list[Path], typer.Argument(metavar="SRC", help="Folders of music, or audio files.")]
+Layout = Annotated[
+    str,
+    typer.Option(help="How songs lie in folders (dataprep/GUIDE.md): auto, stems, musdb, pairs, unpaired or flat."),
+]
 Split = Annotated[
-    str, typer.Option(help="Fractions with a seed, or a file of lines `train|valid|test SONG_OR_PATTERN`.")
+    str,
+    typer.Option(
+        help="Fractions with a seed, a file of lines `train|valid|test SONG_OR_PATTERN`, or a data set to take it from."
+    ),
 ]
 SPLIT = "valid=0.1,test=0.1,seed=0"
-Workers = Annotated[int, typer.Option(min=0, help="Processes; 0: one for each core.")]
+Workers = Annotated[int, typer.Option(min=0, help="Number of processes; 0: one for each core.")]
 Cluster = Annotated[
-    bool, typer.Option("--cluster", help="On all PCs of the running cluster; songs and data set on shared storage.")
+    bool,
+    typer.Option(
+        "--cluster", help="Prepare on all PCs of the running cluster, from shared storage; without it on this one."
+    ),
 ]

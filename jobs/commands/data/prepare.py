@@ -16,24 +16,31 @@ def prepare(
     layout: Layout = "auto",
     split: Split = SPLIT,
     codec: Annotated[str, typer.Option(help="polar8 (compact) or complex16 (twice the size).")] = "polar8",
-    n_fft: Annotated[int, typer.Option(help="Samples of a spectrum.")] = 2048,
-    hop: Annotated[int, typer.Option(help="Samples between spectra.")] = 1024,
+    n_fft: Annotated[int, typer.Option(help="Length of a spectrum in samples.")] = 2048,
+    hop: Annotated[int, typer.Option(help="Distance between spectra in samples.")] = 1024,
     mixture: Annotated[
         bool, typer.Option("--mixture/--no-mixture", help="Also store each mixture's magnitude, for pretraining.")
     ] = True,
     align: Annotated[
-        bool, typer.Option("--align", help="Move stems that lie up to 0.1 s before or after their mixture.")
+        bool,
+        typer.Option(
+            "--align", help="Move stems that lie up to 0.1 s before or after their mixture; without it they are noted."
+        ),
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with an error if any song could not be used.")] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Exit with an error if a song cannot be used; without it they are listed."),
+    ] = False,
     workers: Workers = 0,
     cluster: Cluster = False,
     as_json: Json = False,
 ) -> None:
-    """Turn music into a data set of spectrograms that training reads.
+    """Turn music into a data set that training reads.
 
-    Songs that cannot be used are listed at the end and the others are done. Ctrl-C loses no finished song.
+    It holds spectrograms. Songs that cannot be used are listed at the end, and the others are done. Ctrl-C loses no
+    finished song.
 
-    Example: vr data prepare ~/Music/stems --out data/songs --split valid=0.1,test=0.1,seed=7
+    Example: vr data prepare ~/music/stems --out data --split valid=0.1,seed=7
     """
     from dataprep.preparing.prepare import PrepareSettings
     from vr_core.config import validate

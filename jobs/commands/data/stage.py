@@ -13,16 +13,22 @@ from jobs.commands.terminal import Json
 def stage(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A data set, such as one on a NAS.")],
     cache: Annotated[
-        Path | None, typer.Option(help="Folder on a disk of this PC; by default the one in its cluster's inventory.")
+        Path | None, typer.Option(help="Folder on a disk of this PC.", show_default="the inventory's")
     ] = None,
     quota: Annotated[
-        str | None, typer.Option(help="Most that all copies in it may take, such as 200GB; by default as there.")
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Most that all copies in it may take, such as 200GB or 1.5TB.",
+            show_default="the inventory's",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Copy shards to this PC's own disk, each compared with the manifest; again it goes on where it stopped.
+    """Copy a data set's shards to this PC's own disk.
 
-    What was not used for the longest time makes room. What does not fit stays where it is and is read from there.
+    Each copy is compared with the manifest. Typed again, it goes on where it stopped. The copies that were not used for
+    the longest time make room. What does not fit is read from where it is.
 
     Example: vr data stage /mnt/nas/data --cache ~/vr-cache --quota 200GB
     """

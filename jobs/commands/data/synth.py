@@ -12,12 +12,14 @@ from jobs.commands.terminal import Json
 
 def synth(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for the songs.")],
-    songs: Annotated[int, typer.Option(help="How many songs.")] = 8,
-    seconds: Annotated[float, typer.Option(help="Length of each.")] = 20.0,
-    seed: Annotated[int, typer.Option(help="Another seed, other songs.")] = 0,
+    songs: Annotated[int, typer.Option(help="Number of songs, 1 to 9999.")] = 8,
+    seconds: Annotated[float, typer.Option(help="Length of each song in seconds, 1 to 3600.")] = 20.0,
+    seed: Annotated[int, typer.Option(help="Seed, 0 or more: another one gives other songs.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Make songs up: a sung-like voice over drums, bass and chords, with both stems, the same at every call.
+    """Make songs up, each with both stems.
+
+    They have a sung-like voice over drums, bass and chords. The same call makes the same songs.
 
     Example: vr data synth songs --songs 12 --seconds 30
     """

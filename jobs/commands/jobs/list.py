@@ -13,11 +13,13 @@ from jobs.commands.terminal import Json
 
 def list_(
     out: Out = RUNS,
-    newest: Annotated[int, typer.Option("--newest", min=1, help="List so many.")] = 30,
-    all_: Annotated[bool, typer.Option("--all", help="List every run.")] = False,
+    newest: Annotated[int, typer.Option("--newest", min=1, help="Number of runs to list.")] = 30,
+    all_: Annotated[bool, typer.Option("--all", help="List every run, not only the newest.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the newest runs, also while no head runs.
+    """List the newest runs.
+
+    It works without a head too: states are then those that the run folders hold.
 
     Example: vr jobs list --out runs --newest 5
     """

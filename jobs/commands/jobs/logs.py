@@ -10,7 +10,9 @@ from jobs.commands.jobs.options import RUNS, Out, RunName
 def logs(
     name: RunName,
     out: Out = RUNS,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the job ends; without it, print what is there now.")
+    ] = False,
 ) -> None:
     """Print what a submitted run's newest job has printed.
 

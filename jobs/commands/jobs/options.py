@@ -5,10 +5,19 @@ from typing import Annotated
 
 import typer
 
-RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of one that comes with vr.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Replace keys of the recipe.")]
-Again = Annotated[bool, typer.Option("--again", help="Repeat a recipe that was run before.")]
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that comes with vr.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE", help="Replace keys of the recipe, such as steps=100.", show_default="the recipe as it is"
+    ),
+]
+Again = Annotated[
+    bool, typer.Option("--again", help="Repeat a recipe that was run before; without it that is refused.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and do nothing.")]
-Out = Annotated[Path, typer.Option("--out", help="Folder of run folders.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder that holds the run folders.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder.")]
 RUNS = Path("runs")

@@ -12,8 +12,10 @@ from jobs.commands.jobs.options import RUNS, Out, RunName
 def resume(
     name: RunName,
     out: Out = RUNS,
-    here: Annotated[bool, typer.Option("--here", help="Train in this process, as `vr train` does.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Show the run until it ends.")] = False,
+    here: Annotated[
+        bool, typer.Option("--here", help="Train in this process, as `vr train` does; without it, as a job.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show the run until it ends; Ctrl-C leaves it going.")] = False,
 ) -> None:
     """Go on with a run from its last checkpoint.
 

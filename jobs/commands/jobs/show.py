@@ -11,7 +11,7 @@ from jobs.commands.terminal import Json
 
 
 def show(name: RunName, out: Out = RUNS, as_json: Json = False) -> None:
-    """Show one run: its state, where it ran, its checkpoints and its recipe.
+    """Show a run's state, machines, checkpoints and recipe.
 
     Example: vr jobs show songs-pretrain-1a2b3c4d-1
     """

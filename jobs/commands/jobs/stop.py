@@ -7,7 +7,9 @@ from jobs.commands.jobs.options import RUNS, Out, RunName
 
 
 def stop(name: RunName, out: Out = RUNS) -> None:
-    """Stop a run: it writes a checkpoint, and `vr jobs resume` goes on from there.
+    """Stop a run after it has written a checkpoint.
+
+    `vr jobs resume` goes on from there.
 
     Example: vr jobs stop songs-pretrain-1a2b3c4d-1
     """

@@ -23,7 +23,9 @@ def submit(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Submit a run to the cluster whose head runs on this machine.
+    """Submit a run to the cluster whose head runs here.
+
+    It shows what it will submit and, at a terminal, asks.
 
     Example: vr submit songs-pretrain data=DATA workers.count=2 --watch
     """
@@ -54,9 +56,12 @@ def train(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train here and now: on the running cluster, or else on this machine alone.
+    """Train here and now, without the queue.
 
-    Ctrl-C writes a checkpoint and ends; `vr jobs resume` goes on. Example: vr train songs-pretrain data=DATA steps=100
+    It runs on the running cluster, or else on this machine alone. Ctrl-C writes a checkpoint and ends; `vr jobs resume`
+    goes on.
+
+    Example: vr train songs-pretrain data=DATA steps=100
     """
     from jobs.queue.submit import submitted_runs
     from jobs.recipes.shipped import read_recipe

@@ -5,7 +5,9 @@ from jobs.commands.jobs.options import RUNS, Out, RunName
 
 
 def watch(name: RunName, out: Out = RUNS) -> None:
-    """Show a run's progress until it ends; Ctrl-C leaves it going.
+    """Show a run's progress until it ends.
+
+    Ctrl-C leaves it going.
 
     Example: vr jobs watch songs-pretrain-1a2b3c4d-1
     """
