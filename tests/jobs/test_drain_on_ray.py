@@ -81,7 +81,7 @@ def test_a_run_leaves_a_pc_that_is_taken_back_and_no_step_is_computed_twice(head
     assert "attic holds no workers now" in vr("drain", "attic", "--yes")
     run, computed = create_run(recipe), tmp_path / "computed"
     keep_source(run)
-    with (run.path / "source" / "jobs" / "training" / "state.py").open("a") as file:
+    with (run.path / "source" / "jobs" / "steps" / "state.py").open("a") as file:
         file.write(SLOWER.format(computed=str(computed)))
     submit_next(head, run)
     wait_for("a start away from the head", lambda: rooms(run, "1.1") == ["cellar", "cellar"], head, run)

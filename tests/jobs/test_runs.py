@@ -285,8 +285,8 @@ def test_a_finished_run_is_not_resumed(recipe):
 def test_the_source_of_a_run_is_the_four_packages_and_nothing_else(tmp_path):
     copy_source(tmp_path / "source")
     assert sorted(p.name for p in (tmp_path / "source").iterdir()) == sorted(PACKAGES)
-    copied = (tmp_path / "source" / "jobs" / "runs.py").read_bytes()
-    assert copied == (source_root() / "jobs" / "runs.py").read_bytes()
+    copied = (tmp_path / "source" / "jobs" / "cli.py").read_bytes()
+    assert copied == (source_root() / "jobs" / "cli.py").read_bytes()
     assert not list((tmp_path / "source").rglob("__pycache__"))
     assert sum(p.stat().st_size for p in (tmp_path / "source").rglob("*")) < 10_000_000
 
