@@ -19,8 +19,8 @@ from dataprep.audio.tracks import Track
 from dataprep.errors import AudioError, DataError, PrepareError
 from dataprep.fingerprints.fingerprint import LEAST_OVERLAP_S, pairs
 from dataprep.fingerprints.store import kept_fingerprints
-from dataprep.preparing.group import GroupPlan, announce, plan_groups, read_journals, shard_names
-from dataprep.preparing.leftovers import end_journal, left_alone, own_shards, remove_leftovers
+from dataprep.preparing.group import GroupPlan, announce, plan_groups, read_journals, shard_names, with_free_name
+from dataprep.preparing.leftovers import end_journal, left_alone, named_shards, own_shards, remove_leftovers
 from dataprep.preparing.song import SILENT_DB, SongSettings, duration_s, stored_roles
 from dataprep.preparing.workers import RunGroups, run_groups
 from dataprep.roles import Split
@@ -170,7 +170,7 @@ def _prepare(
     todo_s = {song: length_s for song, length_s in seconds.items() if song not in kept}
     plans, workers = _plan(todo_s, stamps, settings)
     work = [(plan, [wanted[song] for song, _ in plan.songs]) for plan in plans]
-    _refuse_strangers(out, work, song_settings, set(existing.shards))
+    work = _with_free_names(out, work, song_settings, set(existing.shards))
     counter = _Counter(on_progress, plans, todo_s)
     failed += (run or run_groups)(out, work, song_settings, workers, counter.tick, counter.group_done)
     for journal in read_journals(out, song_settings).values():
@@ -201,10 +201,16 @@ def _prepare(
     return PrepareReport(manifest, prepared, kept, tuple(failed), left_alone(out, named))
 
 
-def _refuse_strangers(
-    out: Path, work: Sequence[tuple[GroupPlan, Sequence[Track]]], settings: SongSettings, named: set[str]
-) -> None:
-    """Raise where a file that this data set did not write has the name of a shard that is about to be written."""
+def _with_free_names(
+    out: Path, work: Sequence[tuple[GroupPlan, list[Track]]], settings: SongSettings, named: set[str]
+) -> list[tuple[GroupPlan, list[Track]]]:
+    """The groups, under names that no shard of the manifest (`named`) or of a kept version has.
+
+    Raises:
+        PrepareError: a file that this data set did not write has the name of a shard that is about to be written.
+    """
+    taken = named_shards(out, named)
+    work = [(with_free_name(plan, tracks, settings, taken), tracks) for plan, tracks in work]
     names = [name for plan, tracks in work for name in shard_names(plan.name, tracks, settings).values()]
     there = [name for name in names if os.path.lexists(out / name)]
     if there and (strangers := set(there) - own_shards(out, named)):
@@ -212,6 +218,7 @@ def _refuse_strangers(
             f"{out / min(strangers)}: a shard of this name would be written, and this data set did not write what is "
             "there; move it away (or delete it, if an earlier version of vr was stopped while it prepared this folder)"
         )
+    return work
 
 
 def _in_the_same_order(song: SongRow, before: SongRow | None) -> SongRow:
