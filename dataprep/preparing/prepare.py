@@ -75,6 +75,8 @@ class PrepareReport:
     """Songs that could not be used: (id, reason)."""
     left_alone: tuple[str, ...] = ()
     """Files in the folder that are called as a data set's own are, and that it did not write."""
+    new_content: tuple[str, ...] = ()
+    """Ids of songs prepared now that had other samples before: the manifest is a new version of the data set."""
 
 
 def prepare(
@@ -197,8 +199,10 @@ def _prepare(
     replace_manifest(out, manifest)
     remove_leftovers(out, named)
     end_journal(out)
-    prepared = tuple(song for song in used if song in todo_s)
-    return PrepareReport(manifest, prepared, kept, tuple(failed), left_alone(out, named))
+    refused = dict(failed)
+    prepared = tuple(song for song in used if song in todo_s and song not in refused)
+    new_content = tuple(id for id in prepared if id in before and _content(rows[id]) != _content(before[id]))
+    return PrepareReport(manifest, prepared, kept, tuple(failed), left_alone(out, named), new_content)
 
 
 def _with_free_names(
@@ -228,6 +232,10 @@ def _in_the_same_order(song: SongRow, before: SongRow | None) -> SongRow:
         return song
     vocals = new.model_copy(update={"audible": old.audible})
     return song.model_copy(update={"stems": {**song.stems, "vocals": vocals}})
+
+
+def _content(song: SongRow) -> dict[str, str]:
+    return {role: stem.content_sha256 for role, stem in song.stems.items()}
 
 
 def _with_splits(out: Path, rows: Mapping[str, SongRow], splits: Mapping[str, Split], frame_s: float) -> list[SongRow]:

@@ -184,6 +184,16 @@ def test_a_song_whose_files_are_gone_stays_damaged_and_is_named(folder):
     assert left.songs == ("c",)
 
 
+def test_a_song_whose_files_can_no_longer_be_decoded_is_not_called_repaired(folder):
+    manifest = read_manifest(folder)
+    damage(folder, manifest, "c", "vocals", 10)
+    damage(folder, manifest, "a", "vocals", 10)
+    write(folder.parent / "music" / "c" / "vocals.wav", np.full((2, 70_001), np.nan, np.float32))
+    report = repair(folder, examine(folder, manifest))
+    assert report.prepared == ("a",)
+    assert [song for song, _ in report.failed] == ["c"]
+
+
 def by_an_earlier_resampler(
     blocks: Iterable[np.ndarray], channels: int, old_hz: int, new_hz: int
 ) -> Iterator[np.ndarray]:
@@ -203,6 +213,27 @@ def resampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         earlier.setattr(files, "resample", by_an_earlier_resampler)
         prepare(tracks, tmp_path / "data", SETTINGS.model_copy(update={"shard_bytes": 1}))
     return tmp_path / "data"
+
+
+def test_a_repair_that_gives_other_samples_makes_a_new_version(resampled):
+    first, old = read_manifest(resampled), everything(resampled)
+    damage(resampled, first, "a", "vocals", 10)
+    hurt = everything(resampled)
+    report = repair(resampled, examine(resampled, first))
+    assert (report.prepared, report.new_content, report.failed) == (("a",), ("a",), ())
+    second, new = read_manifest(resampled), everything(resampled)
+    assert second.digest() != first.digest()
+    assert row(second, "b") == row(first, "b")
+    assert all((new[key] == old[key]) == (key[0] == "b") for key in old)
+    assert examine(resampled, second) == []
+    # A run that began before reads what it read: this song damaged, and nothing of the new one.
+    assert everything(resampled, first.digest()) == hurt
+    # Once more, the samples are the same and so is the version.
+    damage(resampled, second, "a", "instrumental", 10)
+    report = repair(resampled, examine(resampled, second))
+    assert (report.prepared, report.new_content) == (("a",), ())
+    assert read_manifest(resampled).digest() == second.digest()
+    assert everything(resampled) == new
 
 
 def test_a_song_that_is_added_again_with_other_samples_leaves_earlier_versions_as_they_were(resampled):
