@@ -163,7 +163,8 @@ def repair(
         roots: as of `examine`.
 
     Returns:
-        What was done; songs that cannot be repaired are in it, with their reasons.
+        What was done; songs that cannot be repaired are in it, with their reasons. Where songs have other samples than
+        before (`new_content`), the data set is a new version, and the one with the damage is kept for its runs.
 
     Raises:
         StorageError: a shard could not be read, so that nothing is known of it; nothing is changed.

@@ -94,6 +94,17 @@ def plan_groups(
     return tuple(plans)
 
 
+def with_free_name(plan: GroupPlan, tracks: Sequence[Track], settings: SongSettings, taken: set[str]) -> GroupPlan:
+    """The group, under another name where a shard of it would have one that is `taken`.
+
+    The same files with the same settings can give other samples than they gave then: by another version of a decoder or
+    of the resampler.
+    """
+    while not taken.isdisjoint(shard_names(plan.name, tracks, settings).values()):
+        plan = plan.model_copy(update={"name": digest([plan.name], 12)})
+    return plan
+
+
 def prepare_group(
     folder: Path, plan: GroupPlan, tracks: Sequence[Track], settings: SongSettings, tick: Callable[[str, float], None]
 ) -> list[tuple[str, str]]:

@@ -29,7 +29,7 @@ def remove_leftovers(folder: Path, named: Collection[str]) -> int:
     """
     entries = journal_entries(folder)
     ours = set[str]().union(*map(_shards_of, entries.values()))
-    removed_bytes = _remove(folder, ours, _staying(folder, named))
+    removed_bytes = _remove(folder, ours, named_shards(folder, named))
     for path in list(folder.glob(f".*.{FILE}")):
         if drafted(path.name) == FILE:
             path.unlink(missing_ok=True)
@@ -65,9 +65,14 @@ def finished_shards(folder: Path) -> set[str]:
     return {name for entry in finished for name in entry.shards}
 
 
+def named_shards(folder: Path, named: Collection[str]) -> set[str]:
+    """Shards of its manifest (`named`) and of kept versions."""
+    return set(named).union(*(version.shards for version in kept_versions(folder)))
+
+
 def own_shards(folder: Path, named: Collection[str]) -> set[str]:
     """Shards that this data set has written or begun: those of its manifest (`named`), kept versions and journal."""
-    return _staying(folder, named).union(*map(_shards_of, journal_entries(folder).values()))
+    return named_shards(folder, named).union(*map(_shards_of, journal_entries(folder).values()))
 
 
 def left_alone(folder: Path, named: Collection[str]) -> tuple[str, ...]:
@@ -92,10 +97,6 @@ def _remove(folder: Path, ours: set[str], staying: set[str]) -> int:
                 path.unlink()
     forget(folder, ours - staying, staying)
     return removed_bytes
-
-
-def _staying(folder: Path, named: Collection[str]) -> set[str]:
-    return set(named).union(*(version.shards for version in kept_versions(folder)))
 
 
 def _shards_of(entry: GroupJournal | Announced) -> set[str]:

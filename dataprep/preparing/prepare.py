@@ -19,8 +19,8 @@ from dataprep.audio.tracks import Track
 from dataprep.errors import AudioError, DataError, PrepareError
 from dataprep.fingerprints.fingerprint import LEAST_OVERLAP_S, pairs
 from dataprep.fingerprints.store import kept_fingerprints
-from dataprep.preparing.group import GroupPlan, announce, plan_groups, read_journals, shard_names
-from dataprep.preparing.leftovers import end_journal, left_alone, own_shards, remove_leftovers
+from dataprep.preparing.group import GroupPlan, announce, plan_groups, read_journals, shard_names, with_free_name
+from dataprep.preparing.leftovers import end_journal, left_alone, named_shards, own_shards, remove_leftovers
 from dataprep.preparing.song import SILENT_DB, SongSettings, duration_s, stored_roles
 from dataprep.preparing.workers import RunGroups, run_groups
 from dataprep.roles import Split
@@ -75,6 +75,8 @@ class PrepareReport:
     """Songs that could not be used: (id, reason)."""
     left_alone: tuple[str, ...] = ()
     """Files in the folder that are called as a data set's own are, and that it did not write."""
+    new_content: tuple[str, ...] = ()
+    """Ids of songs prepared now that had other samples before: the manifest is a new version of the data set."""
 
 
 def prepare(
@@ -170,7 +172,7 @@ def _prepare(
     todo_s = {song: length_s for song, length_s in seconds.items() if song not in kept}
     plans, workers = _plan(todo_s, stamps, settings)
     work = [(plan, [wanted[song] for song, _ in plan.songs]) for plan in plans]
-    _refuse_strangers(out, work, song_settings, set(existing.shards))
+    work = _with_free_names(out, work, song_settings, set(existing.shards))
     counter = _Counter(on_progress, plans, todo_s)
     failed += (run or run_groups)(out, work, song_settings, workers, counter.tick, counter.group_done)
     for journal in read_journals(out, song_settings).values():
@@ -197,14 +199,22 @@ def _prepare(
     replace_manifest(out, manifest)
     remove_leftovers(out, named)
     end_journal(out)
-    prepared = tuple(song for song in used if song in todo_s)
-    return PrepareReport(manifest, prepared, kept, tuple(failed), left_alone(out, named))
+    refused = dict(failed)
+    prepared = tuple(song for song in used if song in todo_s and song not in refused)
+    new_content = tuple(id for id in prepared if id in before and _content(rows[id]) != _content(before[id]))
+    return PrepareReport(manifest, prepared, kept, tuple(failed), left_alone(out, named), new_content)
 
 
-def _refuse_strangers(
-    out: Path, work: Sequence[tuple[GroupPlan, Sequence[Track]]], settings: SongSettings, named: set[str]
-) -> None:
-    """Raise where a file that this data set did not write has the name of a shard that is about to be written."""
+def _with_free_names(
+    out: Path, work: Sequence[tuple[GroupPlan, list[Track]]], settings: SongSettings, named: set[str]
+) -> list[tuple[GroupPlan, list[Track]]]:
+    """The groups, under names that no shard of the manifest (`named`) or of a kept version has.
+
+    Raises:
+        PrepareError: a file that this data set did not write has the name of a shard that is about to be written.
+    """
+    taken = named_shards(out, named)
+    work = [(with_free_name(plan, tracks, settings, taken), tracks) for plan, tracks in work]
     names = [name for plan, tracks in work for name in shard_names(plan.name, tracks, settings).values()]
     there = [name for name in names if os.path.lexists(out / name)]
     if there and (strangers := set(there) - own_shards(out, named)):
@@ -212,6 +222,7 @@ def _refuse_strangers(
             f"{out / min(strangers)}: a shard of this name would be written, and this data set did not write what is "
             "there; move it away (or delete it, if an earlier version of vr was stopped while it prepared this folder)"
         )
+    return work
 
 
 def _in_the_same_order(song: SongRow, before: SongRow | None) -> SongRow:
@@ -221,6 +232,10 @@ def _in_the_same_order(song: SongRow, before: SongRow | None) -> SongRow:
         return song
     vocals = new.model_copy(update={"audible": old.audible})
     return song.model_copy(update={"stems": {**song.stems, "vocals": vocals}})
+
+
+def _content(song: SongRow) -> dict[str, str]:
+    return {role: stem.content_sha256 for role, stem in song.stems.items()}
 
 
 def _with_splits(out: Path, rows: Mapping[str, SongRow], splits: Mapping[str, Split], frame_s: float) -> list[SongRow]:

@@ -132,7 +132,9 @@ def test_one_command_brings_up_every_pc_that_is_on(lan, brought_up):
     python = lan["den"].run(["ps", "-o", "args=", "-p", str(member(lan["den"]).ray.pid)]).stdout.split()[0]
     assert python == f"/srv/{CODE}/.venv/bin/python"
     root = Path(__file__).parents[2]
-    assert (lan["den"].home / CODE / "cluster" / "remote" / "up.py").read_text() == (root / "cluster" / "remote" / "up.py").read_text()
+    assert (lan["den"].home / CODE / "cluster" / "remote" / "up.py").read_text() == (
+        root / "cluster" / "remote" / "up.py"
+    ).read_text()
     assert not (lan["study"].home / CODE).exists()
 
     token = (lan["attic"].home / STATE / "token").read_text().strip()

@@ -2,12 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dataprep.audio import files
+from dataprep.audio.resample import resampled_length
 from dataprep.errors import DataError, ManifestError, PrepareError
 from dataprep.preparing.change import DamagedFrames, examine, prune, remove, repair, settings_of
 from dataprep.preparing.prepare import prepare, writing
@@ -17,7 +19,7 @@ from dataprep.shards.manifest import Manifest, SongRow, kept_versions, read_mani
 from dataprep.shards.reader import Shard
 from dataprep.shards.splits import SplitByFraction
 from dataprep.shards.writer import BATCH_FRAMES
-from tests.dataprep.data import SETTINGS, labelled, small_data_set, whole_stem
+from tests.dataprep.data import SETTINGS, labelled, small_data_set, sound, whole_stem, write
 from vr_core.errors import StorageError
 
 
@@ -180,6 +182,66 @@ def test_a_song_whose_files_are_gone_stays_damaged_and_is_named(folder):
     assert "vocals.wav" in why
     (left,) = examine(folder, read_manifest(folder))
     assert left.songs == ("c",)
+
+
+def test_a_song_whose_files_can_no_longer_be_decoded_is_not_called_repaired(folder):
+    manifest = read_manifest(folder)
+    damage(folder, manifest, "c", "vocals", 10)
+    damage(folder, manifest, "a", "vocals", 10)
+    write(folder.parent / "music" / "c" / "vocals.wav", np.full((2, 70_001), np.nan, np.float32))
+    report = repair(folder, examine(folder, manifest))
+    assert report.prepared == ("a",)
+    assert [song for song, _ in report.failed] == ["c"]
+
+
+def by_an_earlier_resampler(
+    blocks: Iterable[np.ndarray], channels: int, old_hz: int, new_hz: int
+) -> Iterator[np.ndarray]:
+    """Straight lines between samples."""
+    signal = np.concatenate(list(blocks), axis=1)
+    at = np.arange(resampled_length(signal.shape[1], old_hz, new_hz)) * old_hz / new_hz
+    yield np.stack([np.interp(at, np.arange(signal.shape[1]), channel) for channel in signal]).astype(np.float32)
+
+
+@pytest.fixture
+def resampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data set of two songs at twice its rate, each in shards of its own, made with an earlier resampler."""
+    tracks = [labelled(tmp_path / "music", name, 30_000, seed) for seed, name in enumerate("ab")]
+    for seed, file in enumerate(sorted((tmp_path / "music").rglob("*.wav"))):
+        write(file, sound(60_000, seed), 2 * SETTINGS.stft.sample_rate_hz)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(files, "resample", by_an_earlier_resampler)
+        prepare(tracks, tmp_path / "data", SETTINGS.model_copy(update={"shard_bytes": 1}))
+    return tmp_path / "data"
+
+
+def test_a_repair_that_gives_other_samples_makes_a_new_version(resampled):
+    first, old = read_manifest(resampled), everything(resampled)
+    damage(resampled, first, "a", "vocals", 10)
+    hurt = everything(resampled)
+    report = repair(resampled, examine(resampled, first))
+    assert (report.prepared, report.new_content, report.failed) == (("a",), ("a",), ())
+    second, new = read_manifest(resampled), everything(resampled)
+    assert second.digest() != first.digest()
+    assert row(second, "b") == row(first, "b")
+    assert all((new[key] == old[key]) == (key[0] == "b") for key in old)
+    assert examine(resampled, second) == []
+    # A run that began before reads what it read: this song damaged, and nothing of the new one.
+    assert everything(resampled, first.digest()) == hurt
+    # Once more, the samples are the same and so is the version.
+    damage(resampled, second, "a", "instrumental", 10)
+    report = repair(resampled, examine(resampled, second))
+    assert (report.prepared, report.new_content) == (("a",), ())
+    assert read_manifest(resampled).digest() == second.digest()
+    assert everything(resampled) == new
+
+
+def test_a_song_that_is_added_again_with_other_samples_leaves_earlier_versions_as_they_were(resampled):
+    first, old = read_manifest(resampled), everything(resampled)
+    remove(resampled, ["a"])
+    prepare([row(first, "a").track()], resampled, settings_of(first))
+    assert everything(resampled) != old
+    assert everything(resampled, first.digest()) == old
 
 
 def test_how_songs_were_prepared_is_known_from_the_data_set(folder):

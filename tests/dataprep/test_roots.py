@@ -13,7 +13,7 @@ from dataprep.preparing.prepare import prepare
 from dataprep.shards.dataset import Dataset
 from dataprep.shards.manifest import read_manifest
 from dataprep.shards.roots import Roots
-from tests.dataprep.data import SETTINGS, labelled
+from tests.dataprep.data import SETTINGS, labelled, whole_stem
 from vr_core.errors import StorageError
 
 
@@ -103,6 +103,7 @@ def test_music_added_while_a_root_is_away_keeps_its_songs(data, tmp_path):
 
 
 def test_verify_tells_what_is_away_from_what_is_damaged_and_repairs_in_a_root(data, tmp_path):
+    before = whole_stem(Dataset.open(data), "song1", "vocals")
     names = move(data, "song1", tmp_path / "usb")
     (data / "roots.yaml").write_text(f"nodes:\n  {platform.node()}: [{tmp_path / 'usb'}]\n")
     manifest = read_manifest(data)
@@ -122,6 +123,8 @@ def test_verify_tells_what_is_away_from_what_is_damaged_and_repairs_in_a_root(da
     assert damaged.songs == ("song1",)
     assert repair(data, [damaged]).failed == ()
     assert examine(data, read_manifest(data)) == []
+    after = whole_stem(Dataset.open(data), "song1", "vocals")
+    assert all(after[name].equal(column) for name, column in before.items()), "not what is damaged in the root"
 
 
 def test_staging_leaves_what_is_on_a_disk_here(data, tmp_path):

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from dataprep.errors import DataError, ShardError
 from dataprep.shards.manifest import Preparation, read_manifest, write_manifest
 from jobs.cli import data as app
-from tests.jobs.music import prepared, song, vr_data
+from tests.jobs.music import RATE_HZ, noise, prepared, song, vr_data
 
 
 def test_staging_copies_once_and_says_what_does_not_fit(tmp_path):
@@ -45,7 +45,7 @@ def test_damage_is_named_by_second_and_repaired(tmp_path):
     assert "--repair` prepares the songs that are hit again" in str(result.exception)
     assert "  a vocals: 0.0 to 1.0 s" in result.stderr.splitlines()
     mended = json.loads(vr_data("verify", tmp_path / "data", "--repair", "--json").stdout)
-    assert (mended["repaired"], mended["not_repaired"]) == (["a"], [])
+    assert (mended["repaired"], mended["not_repaired"], mended["new_content"]) == (["a"], [], [])
     assert "3 shards are as they were" not in (clean := vr_data("verify", tmp_path / "data")).stdout
     assert "shards are as they were written" in clean.stdout
     # What cannot be repaired is said, and stays named.
@@ -57,6 +57,23 @@ def test_damage_is_named_by_second_and_repaired(tmp_path):
     assert isinstance(result.exception, ShardError)
     assert "1 songs could not be repaired" in str(result.exception)
     assert "not repaired: b: " in result.stderr
+
+
+def test_a_repair_with_other_samples_says_that_it_is_a_new_version(tmp_path):
+    song(tmp_path / "songs" / "a", seed=1)
+    before = prepared(tmp_path / "data", tmp_path / "songs")["digest"]
+    (shard,) = (tmp_path / "data").glob("vocals-*.arrow")
+    harmed = bytearray(shard.read_bytes())
+    harmed[len(harmed) // 2] ^= 1
+    shard.write_bytes(harmed)
+    soundfile.write(tmp_path / "songs" / "a" / "vocals.wav", noise(1.0, 9), RATE_HZ, subtype="FLOAT")
+    mended = vr_data("verify", tmp_path / "data", "--repair", "--json")
+    found = json.loads(mended.stdout)
+    assert (found["repaired"], found["new_content"]) == (["a"], ["a"])
+    assert found["digest"] == read_manifest(tmp_path / "data").digest() != before
+    assert "repaired with other samples than before: a" in mended.stderr.splitlines()
+    assert f"new version: {found['digest']}. Runs that began with version {before} still read that one" in mended.stderr
+    assert read_manifest(tmp_path / "data", before).digest() == before
 
 
 def test_songs_are_added_and_removed(tmp_path):

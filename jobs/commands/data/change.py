@@ -1,6 +1,7 @@
 """`vr data verify`, `add`, `remove` and `prune`: a data set that exists, looked through or changed."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,9 +53,14 @@ def verify(
         with bar() as report:
             done = repair_shards(data, damaged, in_bar(report), roots_here(data))
         failed = done.failed
-        found |= {"repaired": list(done.prepared), "not_repaired": [list(song) for song in failed]}
+        digest = done.manifest.digest()
+        found |= {
+            "repaired": list(done.prepared), "not_repaired": [list(song) for song in failed],
+            "new_content": list(done.new_content), "digest": digest,
+        }  # fmt: skip
         for song, why in failed:
             typer.echo(f"not repaired: {song}: {why}", err=True)
+        _show_new_version(done.new_content, manifest.digest(), digest)
     if as_json:
         typer.echo(json.dumps(found))
     if damaged and not repair:
@@ -133,6 +139,18 @@ def prune(data: Data, as_json: Json = False) -> None:
     else:
         typer.echo(f"{data}: {done.versions} earlier versions dropped, {done.bytes / 1e6:,.1f} MB given back")
     left_alone_shown(data, done.left_alone)
+
+
+def _show_new_version(songs: Sequence[str], before: str, now: str) -> None:
+    """Say which songs are not what they were before they were damaged, and what that means for runs."""
+    for song in songs:
+        typer.echo(f"repaired with other samples than before: {song}", err=True)
+    if songs:
+        typer.echo(
+            f"files, decoder or resampler changed, so the data set is a new version: {now}. Runs that began with "
+            f"version {before} still read that one, with its damage; `vr submit --again` trains on the new one",
+            err=True,
+        )
 
 
 def _examined(data: Path, manifest: "Manifest") -> "list[DamagedShard]":
