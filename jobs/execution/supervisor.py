@@ -188,6 +188,7 @@ class Supervisor:
             if why is not None:
                 return self._interrupt(thread, why, lost)
         self._beat(now=True)
+        self._record.await_folder(self._stop)
         [ended] = done
         if not isinstance(ended, BaseException):
             if ended["ended"] == "excluded":
@@ -202,7 +203,7 @@ class Supervisor:
         failure = Outcome("stopped") if stopping or lost else self._failure(ended)
         return ended_by_error(
             failure, stopping=stopping, unresponsive=[node.name for node in lost],
-            leaving=self.run.leave_file.exists(),
+            leaving=self._leaving(),
         )  # fmt: skip
 
     def _interrupt(self, thread: threading.Thread, why: Interruption, lost: list[Node]) -> Outcome:
@@ -268,9 +269,16 @@ class Supervisor:
         return Outcome("failed", first_cause(told, silent, self.run.last_step(), fallback))
 
     def _stopping(self) -> bool:
-        if not self._stop.is_set() and self.run.stop_file.exists():
-            self._stop.set()
+        # A share that is away may answer with an error instead of no.
+        with contextlib.suppress(OSError):
+            if not self._stop.is_set() and self.run.stop_file.exists():
+                self._stop.set()
         return self._stop.is_set()
+
+    def _leaving(self) -> bool:
+        with contextlib.suppress(OSError):
+            return self.run.leave_file.exists()
+        return False
 
     def _pause(self, seconds: float) -> None:
         end_s = self.view.now_s() + seconds
@@ -352,7 +360,7 @@ class Supervisor:
         return now_s - self._moved[1]
 
     def _ask_to_leave(self, why: str) -> dict[str, Any]:
-        if self.run.leave_file.exists():
+        if self._leaving():
             return {}
         self._why = f"starts again: {why}"
         self._record.say(why, "leaving")

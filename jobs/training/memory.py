@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ from jobs.recipe import Recipe
 if TYPE_CHECKING:
     import torch
 
+CERTAIN = 0.5
+"""A prediction above this part of the budget may be wrong: the next start takes less where this one dies of it."""
 MARGIN = 0.9
 """Of the budget that may be used: allocators round up, and other processes breathe."""
 SMALLER = 0.75
@@ -51,16 +54,28 @@ def largest(first_bytes: int, second_bytes: int, budget_bytes: int, most: int) -
     return max(1, min(most, 1 + int((MARGIN * budget_bytes - first_bytes) // an_item)))
 
 
-def fitting_on_gpu(most: int, fits: Callable[[int], bool]) -> tuple[int, str]:
-    """The first micro-batch from `most` downwards that `fits`, and a line where it is not `most`; 1 is not tried."""
+@dataclass(frozen=True)
+class Fit:
+    """What fits into a worker's memory."""
+
+    micro_batch: int
+    is_tight: bool
+    """More would not fit, or even this may turn out to be too much."""
+    reason: str = ""
+    """For the user, where it is not what the recipe wants."""
+
+
+def fitting_on_gpu(most: int, fits: Callable[[int], bool]) -> Fit:
+    """The first micro-batch from `most` downwards that `fits`; 1 is not tried."""
     size = most
     while size > 1 and not fits(size):
         size = max(1, int(size * SMALLER))
-    return size, "" if size == most else f"micro-batch reduced from {most} to {size}: the GPU has no memory for more"
+    reason = "" if size == most else f"micro-batch reduced from {most} to {size}: the GPU has no memory for more"
+    return Fit(size, size < most, reason)
 
 
-def fitting(most: int, peaks: Callable[[], tuple[int, int]], budget_bytes: int) -> tuple[int, str]:
-    """The largest micro-batch up to `most` that is predicted to fit, and a line where it is not `most`.
+def fitting(most: int, peaks: Callable[[], tuple[int, int]], budget_bytes: int) -> Fit:
+    """The largest micro-batch up to `most` that is predicted to fit.
 
     Args:
         most: what the recipe wants.
@@ -68,10 +83,13 @@ def fitting(most: int, peaks: Callable[[], tuple[int, int]], budget_bytes: int) 
         budget_bytes: what it may take.
     """
     if most == 1:
-        return 1, ""
-    size = largest(*peaks(), budget_bytes, most)
+        return Fit(1, is_tight=False)
+    first_bytes, second_bytes = peaks()
+    size = largest(first_bytes, second_bytes, budget_bytes, most)
+    predicted_bytes = first_bytes + max(0, second_bytes - first_bytes) * (size - 1)
     limit_gib = budget_bytes / 2**30
-    return size, "" if size == most else f"micro-batch reduced from {most} to {size}: memory limit {limit_gib:.1f} GiB"
+    reason = "" if size == most else f"micro-batch reduced from {most} to {size}: memory limit {limit_gib:.1f} GiB"
+    return Fit(size, size < most or predicted_bytes > CERTAIN * budget_bytes, reason)
 
 
 def budget_bytes(inventory_gib: float | None = None, root: Path = _CGROUPS, process: str = "self") -> int:
@@ -113,7 +131,12 @@ def cgroup_limits(root: Path, told: Path) -> Iterator[tuple[int, int]]:
 
 
 def forget_peak() -> None:
-    """Let `peak_bytes` begin anew, where the system has such a thing."""
+    """Let `peak_bytes` begin anew, where the system has such a thing.
+
+    What was freed goes back to the system first: two peaks below an earlier one would show nothing.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

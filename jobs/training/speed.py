@@ -31,6 +31,7 @@ from jobs.steps.shares import Speed
 from jobs.steps.world import World
 from jobs.training.memory import (
     SMALLER,
+    Fit,
     budget_bytes,
     fitting,
     fitting_on_gpu,
@@ -182,11 +183,21 @@ def speed_here(
     def compute(count: int) -> None:
         losses_of.total(model, read(count), training=True).sum().backward()  # type: ignore[no-untyped-call]
 
-    size = _size_here(recipe, key, model, compute, read(1), device)
-    speed = measure_speed(compute, size, device)
+    fit = _fit_here(recipe, model, compute, read(1), device)
+    speed = measure_and_keep(key, compute, fit, device, begins=begins)
     model.zero_grad(set_to_none=True)
-    tight = size < len(items)
-    keep_or_note(key, speed, tight=tight, begun=tight and begins)
+    return speed
+
+
+def measure_and_keep(
+    key: dict[str, Any], compute: Callable[[int], None], fit: Fit, device: torch.device, *, begins: bool
+) -> Speed:
+    """As `measure_speed`, up to what fits; should the worker die of it, the next start takes less."""
+    if fit.is_tight:
+        small = measure_speed(compute, min(2, fit.micro_batch), device)
+        keep_or_note(key, replace(small, micro_batch=fit.micro_batch), tight=True, begun=True)
+    speed = measure_speed(compute, fit.micro_batch, device)
+    keep_or_note(key, speed, tight=fit.is_tight, begun=fit.is_tight and begins)
     return speed
 
 
@@ -202,14 +213,9 @@ def _begun_again(key: dict[str, Any], kept: SpeedRow, begins: bool) -> Speed:
     return speed
 
 
-def _size_here(
-    recipe: Recipe,
-    key: dict[str, Any],
-    model: nn.Module,
-    compute: Callable[[int], None],
-    one: CodedBatch,
-    device: torch.device,
-) -> int:
+def _fit_here(
+    recipe: Recipe, model: nn.Module, compute: Callable[[int], None], one: CodedBatch, device: torch.device
+) -> Fit:
     """How many of the items this worker can compute at once in the memory that it may use; `one` is an item as read."""
     columns = [column for stem in one.stems.values() for column in stem.columns.values()]
     held_bytes = BUFFERS * sum(column.nbytes for column in columns)
@@ -229,28 +235,36 @@ def _size_here(
     if device.type == "cuda":
         # Beside weights and gradients: two moments, the average, and what sync keeps.
         more_bytes = int((3 + models_kept(recipe)) * model_bytes)
-        size, said = fitting_on_gpu(most, lambda items: fits_here(compute, items, more_bytes, device))
+        fit = fitting_on_gpu(most, lambda items: fits_here(compute, items, more_bytes, device))
     else:
         member = this_member()
-        size, said = fitting(most, peaks, budget_bytes(member.node.memory_gib if member else None))
+        fit = fitting(most, peaks, budget_bytes(member.node.memory_gib if member else None))
     model.zero_grad(set_to_none=True)
-    if said:
-        print(f"{platform.node()}: {said}", file=sys.stderr, flush=True)
-    return size
+    if fit.reason:
+        print(f"{platform.node()}: {fit.reason}", file=sys.stderr, flush=True)
+    return fit
 
 
 def fits_here(compute: Callable[[int], None], items: int, more_bytes: int, device: torch.device) -> bool:
     """Whether the GPU's allocator has memory for `compute(items)` beside `more_bytes`; gives all of it back."""
+    more: torch.Tensor | None = None
     try:
         more = torch.empty(more_bytes, dtype=torch.uint8, device=device)
         compute(items)
-        del more
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        # Near the limit it is cuBLAS or the loading of a kernel that finds none; they have no class of their own.
+        if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in NO_MEMORY):
+            raise
         return False
     finally:
+        del more
         if device.type == "cuda":
             torch.cuda.empty_cache()
     return True
+
+
+NO_MEMORY = ("out of memory", "ALLOC_FAILED")
+"""In the message of CUDA's and cuBLAS's errors."""
 
 
 def speeds_of_all(speed: Speed, world: World) -> list[Speed]:

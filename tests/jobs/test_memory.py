@@ -1,5 +1,8 @@
 """What fits into memory: the prediction, the budget from cgroups of either version, and what a GPU is tried with."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 
 from jobs.training.memory import (
     MARGIN,
+    Fit,
     budget_bytes,
     cgroup_limits,
     fitting,
@@ -26,20 +30,38 @@ def test_the_largest_size_is_the_last_whose_prediction_keeps_the_margin(first, i
 
 
 def test_what_is_predicted_to_fit_is_taken_and_the_rest_made_smaller():
-    assert fitting(1, lambda: pytest.fail("measured"), 1) == (1, "")
-    assert fitting(40, lambda: (10 * MIB, 20 * MIB), 500 * MIB) == (40, "")
-    size, said = fitting(64, lambda: (10 * MIB, 20 * MIB), 500 * MIB)
-    assert (size, said) == (45, "micro-batch reduced from 64 to 45: memory limit 0.5 GiB")
-    assert fitting(64, lambda: (900 * MIB, 920 * MIB), 500 * MIB)[0] == 1
+    assert fitting(1, lambda: pytest.fail("measured"), 1) == Fit(1, is_tight=False)
+    assert fitting(40, lambda: (10 * MIB, 20 * MIB), 801 * MIB) == Fit(40, is_tight=False)
+    assert fitting(40, lambda: (10 * MIB, 20 * MIB), 500 * MIB) == Fit(40, is_tight=True)
+    smaller = fitting(64, lambda: (10 * MIB, 20 * MIB), 500 * MIB)
+    assert smaller == Fit(45, True, "micro-batch reduced from 64 to 45: memory limit 0.5 GiB")
+    assert fitting(64, lambda: (900 * MIB, 920 * MIB), 500 * MIB).micro_batch == 1
 
 
 def test_a_gpu_is_tried_from_the_top():
     tried = []
-    size, said = fitting_on_gpu(16, lambda n: tried.append(n) or n <= 9)
-    assert (size, tried) == (9, [16, 12, 9])
-    assert said == "micro-batch reduced from 16 to 9: the GPU has no memory for more"
-    assert fitting_on_gpu(16, lambda n: True) == (16, "")
-    assert fitting_on_gpu(3, lambda n: False)[0] == 1
+    fit = fitting_on_gpu(16, lambda n: tried.append(n) or n <= 9)
+    assert fit == Fit(9, True, "micro-batch reduced from 16 to 9: the GPU has no memory for more")
+    assert tried == [16, 12, 9]
+    assert fitting_on_gpu(16, lambda n: True) == Fit(16, is_tight=False)
+    assert fitting_on_gpu(3, lambda n: False).micro_batch == 1
+
+
+def test_peaks_are_seen_below_an_earlier_one():
+    """What a phase has freed would hide what the items of the next one take."""
+    code = (
+        "import torch\n"
+        "from jobs.training.memory import forget_peak, keep_freed_memory, peak_bytes\n"
+        "keep_freed_memory(torch.device('cpu'))\n"
+        "many = [torch.ones(2**20) for _ in range(200)]\n"
+        "del many\n"
+        "forget_peak()\n"
+        "before = peak_bytes()\n"
+        "some = torch.ones(20 * 2**20)\n"
+        "print(peak_bytes() - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 70 * MIB
 
 
 def test_a_size_fits_where_the_allocator_raises_nothing():
@@ -50,8 +72,13 @@ def test_a_size_fits_where_the_allocator_raises_nothing():
     cpu = torch.device("cpu")
     assert fits_here(compute, 4, 1000, cpu)
     assert not fits_here(compute, 5, 1000, cpu)
-    with pytest.raises(ValueError, match="a bug"):
-        fits_here(lambda items: (_ for _ in ()).throw(ValueError("a bug")), 1, 1000, cpu)
+    assert not fits_here(lambda items: raised(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling")), 1, 0, cpu)
+    with pytest.raises(RuntimeError, match="a bug"):
+        fits_here(lambda items: raised(RuntimeError("a bug")), 1, 1000, cpu)
+
+
+def raised(error):
+    raise error
 
 
 @pytest.fixture(params=[1, 2])

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.steps.shares import Speed
+from jobs.training.memory import Fit
 from jobs.training.speed import (
     SpeedRow,
     keep_or_note,
@@ -15,6 +16,7 @@ from jobs.training.speed import (
     kept_speeds,
     key_of,
     line,
+    measure_and_keep,
     measure_speed,
     note_first_step,
     speed_here,
@@ -126,3 +128,23 @@ def test_speeds_of_other_pcs_are_kept_for_plans_and_never_taken_for_this_ones(tm
     keep_speed(other, Speed(0.1, 0.35, 4))
     keep_others(key, devices, [Speed(0.1, 0.3, 2), Speed(0.1, 0.5, 8)])
     assert kept_row(other).speed == Speed(0.1, 0.35, 4), "its own measurement counts more"
+
+
+@pytest.mark.parametrize(("is_tight", "next_size"), [(True, 6), (False, None)])
+def test_a_worker_that_dies_while_it_measures_a_tight_size_is_followed_by_a_smaller_one(
+    tmp_path, monkeypatch, is_tight, next_size
+):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    recipe = recipe_of(tmp_path)
+    key = key_of(recipe, 32, CPU, False)
+
+    def compute(items):
+        if items > 2:
+            raise KeyboardInterrupt("killed")
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_and_keep(key, compute, Fit(8, is_tight), CPU, begins=True)
+    if next_size is None:
+        assert kept_row(key) is None, "it is measured again"
+    else:
+        assert speed_here(recipe, key, None, None, None, None, CPU).micro_batch == next_size
