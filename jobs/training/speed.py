@@ -315,12 +315,14 @@ def keep_or_note(key: dict[str, Any], speed: Speed, *, tight: bool | None = None
 def _seconds(run: Callable[[], None], device: torch.device, clock: Callable[[], float]) -> list[float]:
     """Of each of some runs."""
     times_s: list[float] = []
-    while sum(times_s) < ROUND_S:
+    total_s = 0.0
+    while total_s < ROUND_S:
         await_device(device)
         began_s = clock()
         run()
         await_device(device)
         times_s.append(clock() - began_s)
+        total_s += times_s[-1]
     return times_s
 
 

@@ -141,6 +141,7 @@ def test_a_worker_that_dies_while_it_measures_a_tight_size_is_followed_by_a_smal
     def compute(items):
         if items > 2:
             raise KeyboardInterrupt("killed")
+        torch.ones(items, 10_000).sum()
 
     with pytest.raises(KeyboardInterrupt):
         measure_and_keep(key, compute, Fit(8, is_tight), CPU, begins=True)
