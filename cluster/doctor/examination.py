@@ -289,7 +289,8 @@ def _pairs(
             "measuring": list(measuring),
             "seconds": doctor.patience.rate_s,
             "mtu": interface.mtu if interface else 1500,
-            "share": share_folder(one.spec, word) if {*names} <= shared else None,
+            # Pairs of one round measure at the same time: none may write a file of another.
+            "changing": f"{share_folder(one.spec, word)}/changing-{'+'.join(names)}" if {*names} <= shared else None,
             "stale_timeout_s": doctor.patience.stale_s,
         }
         try:
