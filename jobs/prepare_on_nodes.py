@@ -2,17 +2,18 @@
 
 Sources and the data set lie on storage that the PCs share; a PC that does not see them takes no part. Ray queues what
 does not fit beside what else runs. A group whose PC goes away is prepared once more under another name, so that a
-process that was only thought dead writes into nobody's shard; what it leaves is removed at the end.
+process that was only thought dead writes into nobody's shard; what it leaves is removed at the end. A group that Ray
+still queues is then queued anew, which counts as no loss.
 """
 
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from cluster.node.drain import read_drained
 from cluster.node.head import Head
@@ -35,6 +36,7 @@ _TICK_EVERY_S = 0.5
 _SEEN_S = 60.0
 _SAMPLE = 64
 """Files that a PC is asked for before it takes part."""
+Task = TypeVar("Task")
 
 
 @dataclass(frozen=True)
@@ -72,27 +74,17 @@ class Crew:
         task = ray.remote(_prepare).options(
             num_cpus=1, memory=TASK_BYTES, max_retries=0, label_selector={NODE_LABEL: f"in({names})"}
         )
-        waiting = [(plan, tracks, 1) for plan, tracks in reversed(work)]
-        running: dict[Any, _Attempt] = {}
+        waiting = [Attempt(plan, tracks) for plan, tracks in reversed(work)]
+        running: dict[Any, Attempt] = {}
         failed: Failed = []
-        dead = _dead_nodes()
-
-        def again(attempt: _Attempt, why: str) -> None:
-            if attempt.number == TRIES:
-                raise WorkerError(
-                    f"a group of {len(attempt.tracks)} songs ({attempt.tracks[0].id} …) was lost {TRIES} times: {why}; "
-                    "finished songs are kept: run the same command again"
-                )
-            waiting.append((attempt.plan, attempt.tracks, attempt.number + 1))
-
+        dead = self._dead_nodes()
         try:
             while waiting or running:
                 while waiting and len(running) < min(workers, self.workers):
-                    plan, tracks, number = waiting.pop()
-                    name = f"{plan.name}-{secrets.token_hex(3)}"
-                    own, absolute = plan.model_copy(update={"name": name}), [_absolute(track) for track in tracks]
-                    ref = task.remote(folder.absolute(), own, absolute, settings, ticks)
-                    running[ref] = _Attempt(plan, tracks, number, name)
+                    attempt = waiting.pop().renamed()
+                    own = attempt.plan.model_copy(update={"name": attempt.name})
+                    absolute = [_absolute(track) for track in attempt.tracks]
+                    running[task.remote(folder.absolute(), own, absolute, settings, ticks)] = attempt
                 finished, _ = ray.wait(list(running), timeout=_POLL_S)
                 seconds, begun_on = ray.get(ticks.take.remote())
                 for song, more_s in seconds.items():
@@ -104,30 +96,101 @@ class Crew:
                     except ray.exceptions.RayTaskError as error:
                         raise (error.cause if isinstance(error.cause, VrError) else error) from None
                     except ray.exceptions.RayError as error:  # its process is gone
-                        again(attempt, str(error).splitlines()[0])
+                        waiting.append(attempt.after_loss(str(error).splitlines()[0]))
                     else:
                         if len(refused) < len(attempt.tracks):
                             _await_seen(folder, attempt.name)
                         failed += refused
                         group_done(attempt.plan)
-                # Ray 2.60 says nothing of a task whose PC went silent, and what it was about to start there waits on.
-                gone = _dead_nodes() - dead
+                gone = self._dead_nodes() - dead
                 if gone:
-                    for ref, attempt in list(running.items()):
-                        if begun_on.get(attempt.name, min(gone)) in gone:
-                            del running[ref]
-                            again(attempt, "its PC went silent")
+                    waiting += self._take_back(running, begun_on, gone)
                     dead |= gone
-                    alive = {node.name for node in live_nodes(ray.nodes())}  # type: ignore[no-untyped-call]
-                    if alive.isdisjoint(node.name for node in self.nodes):
-                        raise WorkerError(
-                            "all PCs that took part are gone; finished songs are kept: run the command again"
-                        )
         finally:
             for ref in running:
-                with suppress(Exception):
-                    ray.cancel(ref, force=True)
+                _cancel(ref)
         return failed
+
+    def _take_back(self, running: dict[Any, "Attempt"], begun_on: Mapping[str, str], gone: set[str]) -> list["Attempt"]:
+        """Cancel the tasks that the PCs `gone` keep from going on; gives what is to be queued in their place.
+
+        Raises:
+            WorkerError: a group was lost `TRIES` times, or no PC that took part is alive.
+        """
+        import ray
+
+        again = given_up(running, begun_on, gone)
+        for ref in again:
+            del running[ref]
+            # One that was queued, or is only thought dead, must not be prepared beside its successor.
+            _cancel(ref)
+        alive = {node.name for node in live_nodes(ray.nodes())}  # type: ignore[no-untyped-call]
+        if alive.isdisjoint(node.name for node in self.nodes):
+            raise WorkerError("all PCs that took part are gone; finished songs are kept: run the command again")
+        return list(again.values())
+
+    def _dead_nodes(self) -> set[str]:
+        """Ray's ids of the PCs that take part and are dead. A PC that was back and died again has several."""
+        import ray
+
+        names = {node.name for node in self.nodes}
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        return {node["NodeID"] for node in nodes if not node["Alive"] and node["NodeName"] in names}
+
+
+class Attempt(NamedTuple):
+    """A group that is being prepared or waits for it."""
+
+    plan: GroupPlan
+    tracks: Sequence[Track]
+    losses: int = 0
+    """How often its process was gone, or the PC on which it had begun."""
+    name: str = ""
+    """Of this attempt: part of its shards' names."""
+
+    def renamed(self) -> "Attempt":
+        """The same under a name that no attempt has had."""
+        return self._replace(name=f"{self.plan.name}-{secrets.token_hex(3)}")
+
+    def after_loss(self, why: str) -> "Attempt":
+        """The attempt that follows this one, which is lost.
+
+        Raises:
+            WorkerError: it is the last of `TRIES`.
+        """
+        losses = self.losses + 1
+        if losses == TRIES:
+            raise WorkerError(
+                f"a group of {len(self.tracks)} songs ({self.tracks[0].id} …) was lost {TRIES} times: {why}; "
+                "finished songs are kept: run the same command again"
+            )
+        return self._replace(losses=losses)
+
+
+def given_up(
+    running: Mapping[Task, Attempt], begun_on: Mapping[str, str], gone: Collection[str]
+) -> dict[Task, Attempt]:
+    """The tasks to cancel because nodes are gone, each with the attempt that takes its place.
+
+    A group that had begun on one of them is lost. One that has not begun anywhere is queued anew and counts no loss:
+    Ray 2.60 says nothing of a task that it was about to start on a PC that went silent, and that task waits on.
+
+    Args:
+        running: tasks with their attempts.
+        begun_on: name of an attempt → node on which it has begun.
+        gone: nodes that took part and have died since the last time.
+
+    Raises:
+        WorkerError: a group was lost `TRIES` times.
+    """
+    again = {}
+    for task, attempt in running.items():
+        node = begun_on.get(attempt.name)
+        if node is None:
+            again[task] = attempt
+        elif node in gone:
+            again[task] = attempt.after_loss("its PC went silent")
+    return again
 
 
 @contextmanager
@@ -246,22 +309,12 @@ def _prepare(folder: Path, plan: GroupPlan, tracks: Sequence[Track], settings: S
     return prepare_group(folder, plan, tracks, settings, tick)
 
 
-class _Attempt(NamedTuple):
-    """A group that is being prepared."""
-
-    plan: GroupPlan
-    tracks: Sequence[Track]
-    number: int
-    """From 1."""
-    name: str
-    """Of this attempt: part of its shards' names."""
-
-
-def _dead_nodes() -> set[str]:
+def _cancel(ref: Any) -> None:
+    """End a task, whether it has begun or not."""
     import ray
 
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return {node["NodeID"] for node in nodes if not node["Alive"]}
+    with suppress(Exception):
+        ray.cancel(ref, force=True)
 
 
 def _await_seen(folder: Path, group: str) -> None:

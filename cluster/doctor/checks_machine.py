@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from cluster.doctor.examination import ClusterReport, NodeReport
 from cluster.doctor.finding import Finding, Trouble, fine, problem, size
+from cluster.doctor.report import ClusterReport, NodeReport
 from cluster.probe.readings import Disk, NodeProbe
 
 _CLOCK_WARNS_S, _CLOCK_BLOCKS_S = 1.0, 60.0

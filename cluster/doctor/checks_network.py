@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from cluster.doctor.examination import ClusterReport, NodeReport
 from cluster.doctor.finding import Finding, fine, problem
+from cluster.doctor.report import ClusterReport, NodeReport
 from cluster.probe.readings import Link
 
 _GIGABIT_MBIT = 800.0

@@ -4,8 +4,8 @@ import operator
 import re
 from collections.abc import Callable, Iterator
 
-from cluster.doctor.examination import ClusterReport, NodeReport
 from cluster.doctor.finding import Finding, fine, problem
+from cluster.doctor.report import ClusterReport, NodeReport
 from cluster.inventory import label_value
 from cluster.probe.readings import Card, NodeProbe
 

@@ -4,8 +4,8 @@ import errno
 import os
 from collections.abc import Iterator
 
-from cluster.doctor.examination import ClusterReport, NodeReport
 from cluster.doctor.finding import Finding, fine, problem, size
+from cluster.doctor.report import ClusterReport, NodeReport
 
 _MIN_CROPS = 50e6
 _MIN_READ = 80e6

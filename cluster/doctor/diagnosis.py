@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from rich.table import Table
 
 from cluster.doctor import checks_machine, checks_network, checks_software, checks_storage
-from cluster.doctor.examination import ClusterReport
 from cluster.doctor.finding import SEVERITIES, Finding, fine, problem
+from cluster.doctor.report import ClusterReport
 from cluster.node.head import Head
 
 CHECKS: tuple[Callable[[ClusterReport], Iterator[Finding]], ...] = (

@@ -1,7 +1,7 @@
 """What the doctor measures, in this order: every node by itself, the shared folder, every pair of nodes, cache disks.
 
-The values that come out are judged by `cluster.doctor.diagnosis`. Nodes are measured at the same time where they cannot
-disturb each other: of the pairs, those that have no node in common.
+The report that comes out (`cluster.doctor.report`) is judged by `cluster.doctor.diagnosis`. Nodes are measured at the
+same time where they cannot disturb each other: of the pairs, those that have no node in common.
 """
 
 import contextlib
@@ -9,14 +9,15 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cluster.doctor.report import ClusterReport, NodeReport
 from cluster.inventory import Inventory, NodeSpec
 from cluster.node.ray_start import Ports
-from cluster.probe.readings import Interface, Link, NodeProbe, Rates, Share
-from cluster.remote.probe_call import Runner, Unanswered, UnansweredKind, ask, read_as
+from cluster.probe.readings import Link, NodeProbe, Rates, Share
+from cluster.remote.probe_call import Runner, Unanswered, ask, read_as
 
 _NODE_S = 90.0
 """`nvidia-smi` of a sleeping driver alone may take half a minute."""
@@ -27,67 +28,6 @@ _LISTEN_S = 60.0
 _READY_S = 15.0
 _FIRST_EPHEMERAL, _LAST_EPHEMERAL = 33_000, 60_000
 """Where torch's own connections have their ports."""
-
-
-@dataclass(frozen=True)
-class NodeReport:
-    """One node with all that was measured on it. None: not measured."""
-
-    spec: NodeSpec
-    probe: NodeProbe | None = None
-    why: str = ""
-    """Why the node gave no answer at all, for people."""
-    unanswered: UnansweredKind | None = None
-    """The same, by its kind."""
-    ahead_s: tuple[float, float] | None = None
-    """Its clock is ahead of the asking machine's by something between these two."""
-    cache: Rates | None = None
-    share: Share | None = None
-    share_rates: Rates | None = None
-    share_why: str = ""
-    """Why its shared folder could not be looked at."""
-
-    @property
-    def name(self) -> str:
-        """As the inventory calls it."""
-        return self.spec.name
-
-    @property
-    def interface(self) -> Interface | None:
-        """Its network card that carries the inventory's address."""
-        cards = self.probe.interfaces if self.probe else ()
-        loopback = self.spec.address.startswith("127.")
-        return next((c for c in cards if self.spec.address in c.addresses or loopback and c.name == "lo"), None)
-
-
-@dataclass(frozen=True)
-class ClusterReport:
-    """All that the doctor knows."""
-
-    patients: tuple[NodeReport, ...]
-    links: dict[tuple[str, str], Link] = field(default_factory=dict)
-    """(measuring node, other node) → link; one of each pair of nodes that answered."""
-    links_why: dict[tuple[str, str], str] = field(default_factory=dict)
-    """Pairs whose link was not measured."""
-    share_write: float | None = None
-    """Bytes a second that the first node wrote to the shared folder."""
-    ports: Ports = Ports()
-
-    @property
-    def answered(self) -> tuple[NodeReport, ...]:
-        """The nodes that gave an answer."""
-        return tuple(patient for patient in self.patients if patient.probe is not None)
-
-    @property
-    def head(self) -> NodeReport:
-        """The node with `role: head`."""
-        return next(patient for patient in self.patients if patient.spec.role == "head")
-
-    @property
-    def first_sharing(self) -> NodeReport | None:
-        """The node that writes to the shared folder first: the head, where runs are submitted, if it has the folder."""
-        sharing = [patient for patient in self.answered if patient.spec.shared is not None]
-        return min(sharing, key=lambda patient: patient.spec.role != "head", default=None)
 
 
 @dataclass(frozen=True)
@@ -289,7 +229,8 @@ def _pairs(
             "measuring": list(measuring),
             "seconds": doctor.patience.rate_s,
             "mtu": interface.mtu if interface else 1500,
-            "share": share_folder(one.spec, word) if {*names} <= shared else None,
+            # Pairs of one round measure at the same time: none may write a file of another.
+            "changing": f"{share_folder(one.spec, word)}/changing-{'+'.join(names)}" if {*names} <= shared else None,
             "stale_timeout_s": doctor.patience.stale_s,
         }
         try:

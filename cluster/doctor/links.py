@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from cluster.doctor.examination import ClusterReport
+from cluster.doctor.report import ClusterReport
 from cluster.inventory import Inventory
 from cluster.node.head import state_folder
 from cluster.node.token import write_private

@@ -62,7 +62,7 @@ def _link(request: dict[str, Any]) -> Any:
         request["measuring"],
         seconds=request["seconds"],
         mtu=request["mtu"],
-        share=request.get("share"),
+        changing=request["changing"],
         stale_timeout_s=request["stale_timeout_s"],
     )
     return as_json(link)

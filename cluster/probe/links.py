@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.probe.readings import Link, Port
-from cluster.probe.storage import CHANGING, write_renamed
+from cluster.probe.storage import write_renamed
 from cluster.probe.stream import CONNECT_S, SILENCE_S, exactly, give, read_line, send_line, take
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _PINGS = 21
+_OLD = "old"
+"""What a file holds before it is changed."""
 # Of <linux/in.h>; Python's socket module has no names for them.
 _IP_MTU_DISCOVER, _IP_PMTUDISC_DO, _IP_MTU = 10, 2, 14
 _UDP_IP_HEADERS_BYTES = 28
@@ -34,7 +36,7 @@ def measure(
     *,
     seconds: float,
     mtu: int,
-    share: str | None = None,
+    changing: str | None = None,
     stale_timeout_s: float = 10.0,
 ) -> Link:
     """The link to the node that listens at `address`.
@@ -46,8 +48,9 @@ def measure(
         measuring: The listener has taken one of these.
         seconds: Time for each direction of the rate.
         mtu: Of this node's network card.
-        share: Folder of the doctor on the shared folder, where both nodes have one.
-        stale_timeout_s: Longest wait for the other node to see a change in it.
+        changing: File in the doctor's folder on the shared one, where both nodes have that; made here. Another pair
+            may measure at the same time, and then has another file.
+        stale_timeout_s: Longest wait for the other node to see a change of it.
     """
     link = Link(tuple(try_ports(address, ports)))
     port = find_listener(address, word, measuring)
@@ -67,8 +70,8 @@ def measure(
         with _ask(address, port, word, "give", seconds=seconds) as connection:
             back = take(connection)
             link = replace(link, back_mbit=8e-6 * back["bytes_per_s"], back_resent=back["resent"])
-        if share is not None:
-            stale_s, stale_error = _stale(address, port, word, share, stale_timeout_s)
+        if changing is not None:
+            stale_s, stale_error = _stale(address, port, word, Path(changing), stale_timeout_s)
             link = replace(link, stale_s=stale_s, stale_error=stale_error)
     except (OSError, ValueError, KeyError) as error:
         return replace(link, error=f"the connection broke off ({error})")
@@ -165,15 +168,14 @@ def _echoed(probe: socket.socket, packet: bytes) -> bool:
     return False
 
 
-def _stale(address: str, port: int, word: str, share: str, timeout_s: float) -> tuple[float | None, str | None]:
+def _stale(address: str, port: int, word: str, path: Path, timeout_s: float) -> tuple[float | None, str | None]:
     """Seconds until the other node sees a file that this one has renamed over the one it had open before."""
-    path = Path(share) / CHANGING
     new = f"{word} {time.time()}"
     try:
-        old = path.read_bytes().decode()
-        with _ask(address, port, word, "watch", old=old, timeout_s=timeout_s) as connection:
+        write_renamed(path, _OLD.encode())
+        with _ask(address, port, word, "watch", file=path.name, old=_OLD, timeout_s=timeout_s) as connection:
             first = json.loads(read_line(connection))
-            if first.get("old") != old:
+            if first.get("old") != _OLD:
                 return None, first.get("error") or "the other node sees another file"
             write_renamed(path, new.encode())
             connection.sendall(b"r")

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.probe.storage import CHANGING, await_content
+from cluster.probe.storage import await_content
 from cluster.probe.stream import CONNECT_S, SILENCE_S, give, read_line, send_line, take
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Listener:
         elif what == "give":
             give(connection, min(float(request["seconds"]), 10.0))
         elif what == "watch" and self._share:
-            path = Path(self._share) / CHANGING
+            path = _file_in(self._share, request["file"])
             try:
                 send_line(connection, {"old": path.read_bytes().decode()})
                 # The client has renamed the file before it sends this byte.
@@ -115,6 +115,13 @@ class Listener:
                 packet, sender = self._udp.recvfrom(65535)
                 if packet.startswith(word):
                     self._udp.sendto(word, sender)
+
+
+def _file_in(folder: str, name: str) -> Path:
+    """The file `name` of `folder`. Raises ValueError for a name that leads elsewhere or is hidden."""
+    if not name or "/" in name or name.startswith("."):
+        raise ValueError(f"{name!r} is no plain name")
+    return Path(folder) / name
 
 
 def _bound(kind: int, address: str, port: int) -> socket.socket:

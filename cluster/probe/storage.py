@@ -13,7 +13,7 @@ from cluster.probe.readings import Rates, Share
 CROP_BYTES = 2**20
 """512 frames of 1,024 bins in two channels of one byte: a crop of `home-pretrain`."""
 _BLOCK_BYTES = 4 * 2**20
-LARGE, MARK, LOCK, CHANGING = "large.bin", "mark", "lock", "changing"
+LARGE, MARK, LOCK = "large.bin", "mark", "lock"
 
 
 def make_folder(folder: Path, mark: str) -> None:
@@ -21,7 +21,6 @@ def make_folder(folder: Path, mark: str) -> None:
     folder.mkdir(mode=0o755)
     write_renamed(folder / MARK, mark.encode())
     write_renamed(folder / LOCK, b"")
-    write_renamed(folder / CHANGING, b"old")
 
 
 def check_share(folder: Path, mark: str, node: str, held: bool) -> Share:
@@ -78,7 +77,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def write_renamed(path: Path, data: bytes) -> None:
-    """Write beside `path` and rename over it, as every checkpoint is written."""
+    """Write beside `path` and rename over it, as every checkpoint is written. No two may write one `path` at a time."""
     draft = path.with_name(f".{path.name}.draft")
     with draft.open("wb") as file:
         file.write(data)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from cluster.doctor.examination import ClusterReport, NodeReport
+from cluster.doctor.report import ClusterReport, NodeReport
 from cluster.inventory import NodeSpec
 from cluster.node.ray_start import Ports
 from cluster.probe.readings import (

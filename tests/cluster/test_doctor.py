@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 
 from cluster.doctor.diagnosis import blocks, findings, head_finding, summary, table
-from cluster.doctor.examination import ClusterReport
+from cluster.doctor.report import ClusterReport
 from tests.cluster.patients import away, examination, head, link, study, system
 
 

@@ -2,6 +2,7 @@ import functools
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -86,6 +87,27 @@ def test_two_nodes_are_measured_for_real_and_nothing_is_left_behind(visit, tmp_p
     assert {f.check: f.severity for f in found if f.check in between} == dict.fromkeys(between, "ok")
     assert list((tmp_path / "nas").iterdir()) == []
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_four_nodes_that_share_a_folder_disturb_no_pairs_file(visit, tmp_path):
+    (tmp_path / "nas").mkdir()
+    names = ("attic", "study", "den", "loft")
+    nodes = [
+        {"name": name, "address": f"127.0.0.{i}", "shared": str(tmp_path / "nas")} for i, name in enumerate(names, 2)
+    ]
+    nodes[0]["role"] = "head"
+    files = []
+
+    def run(node, argv, stdin, timeout_s):
+        files.extend(re.findall(r"/(changing[^\\/]*)", stdin))
+        return run_here(node, argv, stdin, timeout_s)
+
+    measured, _ = visit(validate(Inventory, {"nodes": nodes}, "test"), run)
+    assert {*measured.links} == {*itertools.combinations(names, 2)}
+    assert {pair: link.stale_error for pair, link in measured.links.items()} == dict.fromkeys(measured.links)
+    assert sorted(files) == sorted({*files})
+    assert len(files) == len(measured.links)
+    assert list((tmp_path / "nas").iterdir()) == []
 
 
 def test_a_folder_that_is_not_mounted_on_one_node_blocks(visit, tmp_path):

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.doctor.examination import ClusterReport, NodeReport
 from cluster.doctor.links import keep_links, rates_mbit, read_links
+from cluster.doctor.report import ClusterReport, NodeReport
 from cluster.inventory import Inventory
 from cluster.probe.readings import Link
 from jobs.planning.arithmetic import arithmetic_of

@@ -11,8 +11,8 @@ import typer
 from jobs.commands.terminal import Json
 
 if TYPE_CHECKING:
-    from cluster.doctor.examination import ClusterReport
     from cluster.doctor.finding import Finding
+    from cluster.doctor.report import ClusterReport
     from cluster.inventory import Inventory, NodeSpec
     from cluster.node.head import Head
     from cluster.remote.probe_call import Ran, Runner

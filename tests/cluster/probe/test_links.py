@@ -131,25 +131,62 @@ def folder(tmp_path):
 
 def test_it_is_measured_how_soon_the_other_node_sees_a_change(listening, folder):
     ports, measuring = listening(share=str(folder))
-    link = measure(ports, measuring, share=str(folder))
+    link = measure(ports, measuring, changing=str(folder / "changing-1"))
     assert link.stale_error is None
     assert link.stale_s >= 0
-    # The next pair finds what this one left.
-    assert measure(ports, measuring, share=str(folder)).stale_error is None
+    assert measure(ports, measuring, changing=str(folder / "changing-1")).stale_error is None, "and once more"
+
+
+@pytest.mark.parametrize("when", ["written", "watched"])
+def test_of_two_pairs_that_measure_at_the_same_time_each_sees_its_own_file(listening, folder, monkeypatch, when):
+    one, other = listening(share=str(folder)), listening(share=str(folder))
+    within = []
+
+    def after(name):
+        """Let the other pair measure once, after the first call of `links.<name>`."""
+        real = getattr(links, name)
+
+        def call(*args, **more):
+            done = real(*args, **more)
+            if (name == "write_renamed" or "watch" in args) and not within:
+                within.append(None)
+                within.append(measure(*other, changing=str(folder / "changing-2")))
+            return done
+
+        monkeypatch.setattr(links, name, call)
+
+    after({"written": "write_renamed", "watched": "_ask"}[when])
+    link = measure(*one, changing=str(folder / "changing-1"))
+    assert (link.stale_error, within[1].stale_error) == (None, None)
+    assert (folder / "changing-1").read_text() != (folder / "changing-2").read_text()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "../secret", "/etc/hostname", "below/file"])
+def test_only_a_plain_name_is_looked_at(listening, folder, name):
+    (folder / ".hidden").write_text("old")
+    (folder / "below").mkdir()
+    (folder / "below" / "file").write_text("old")
+    (folder.parent / "secret").write_text("old")
+    _, measuring = listening(share=str(folder))
+    request = {"word": WORD, "do": "watch", "file": name, "old": "old", "timeout_s": 0.1}
+    with socket.create_connection((THERE, measuring[0]), timeout=10) as connection:
+        stream.send_line(connection, request)
+        assert connection.recv(1) == b""
 
 
 def test_a_node_that_does_not_see_the_change_in_time(listening, folder, tmp_path):
     other = tmp_path / "other"
     storage.make_folder(other, WORD)
+    (other / "changing-1").write_text("old")
     ports, measuring = listening(share=str(other))
-    link = measure(ports, measuring, share=str(folder), stale_timeout_s=0.1)
+    link = measure(ports, measuring, changing=str(folder / "changing-1"), stale_timeout_s=0.1)
     assert (link.stale_s, link.stale_error) == (None, "not seen within 0.1 s")
 
 
 def test_a_node_without_the_folder_says_what_is_missing(listening, folder, tmp_path):
     ports, measuring = listening(share=str(tmp_path / "none"))
-    link = measure(ports, measuring, share=str(folder))
-    assert "none/changing: No such file or directory" in link.stale_error
+    link = measure(ports, measuring, changing=str(folder / "changing-1"))
+    assert "none/changing-1: No such file or directory" in link.stale_error
     assert link.error is None
 
 

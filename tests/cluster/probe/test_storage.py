@@ -51,7 +51,8 @@ def test_the_first_nodes_lock_is_seen_by_the_others(folder):
 
 
 def test_a_change_is_seen_when_it_comes(folder):
-    path = folder / storage.CHANGING
+    path = folder / "changing"
+    path.write_bytes(b"old")
     assert storage.await_content(path, b"old", timeout_s=0.05) is None
     change = threading.Timer(0.2, storage.write_renamed, (path, b"new"))
     change.start()
@@ -88,7 +89,8 @@ def test_a_large_file_of_another_node_is_read(folder):
 
 
 def test_a_file_is_replaced_and_not_written_into(folder):
-    path = folder / storage.CHANGING
+    path = folder / "changing"
+    path.write_bytes(b"old")
     with path.open("rb") as reader:
         storage.write_renamed(path, b"new")
         assert reader.read() == b"old", "who has it open keeps what was there"
