@@ -19,7 +19,15 @@ from dataprep.audio.tracks import Track
 from dataprep.errors import AudioError, DataError, PrepareError
 from dataprep.fingerprints.fingerprint import LEAST_OVERLAP_S, pairs
 from dataprep.fingerprints.store import kept_fingerprints
-from dataprep.preparing.group import GroupPlan, announce, plan_groups, read_journals, shard_names, with_free_name
+from dataprep.preparing.group import (
+    GroupJournal,
+    GroupPlan,
+    announce,
+    plan_groups,
+    read_journals,
+    shard_names,
+    with_free_name,
+)
 from dataprep.preparing.leftovers import end_journal, left_alone, named_shards, own_shards, remove_leftovers
 from dataprep.preparing.song import SILENT_DB, SongSettings, duration_s, stored_roles
 from dataprep.preparing.workers import RunGroups, run_groups
@@ -175,7 +183,7 @@ def _prepare(
     work = _with_free_names(out, work, song_settings, set(existing.shards))
     counter = _Counter(on_progress, plans, todo_s)
     failed += (run or run_groups)(out, work, song_settings, workers, counter.tick, counter.group_done)
-    for journal in read_journals(out, song_settings).values():
+    for journal in _written_since(journals, read_journals(out, song_settings), {plan.name for plan, _ in work}):
         shards |= journal.shards
         rows |= {song.id: song for song in journal.songs}
 
@@ -223,6 +231,21 @@ def _with_free_names(
             "there; move it away (or delete it, if an earlier version of vr was stopped while it prepared this folder)"
         )
     return work
+
+
+def _written_since(
+    before: Collection[Path], journals: Mapping[Path, GroupJournal], groups: Collection[str]
+) -> list[GroupJournal]:
+    """Journals that the preparation of these groups wrote.
+
+    Those of a stopped preparation stay beside them, with rows of songs whose files have changed or whose shards are cut
+    short since. On several PCs a group's journal has a suffix after its name, and another one at every try.
+    """
+    return [
+        journal
+        for path, journal in journals.items()
+        if path.stem in groups or (path not in before and path.stem.partition("-")[0] in groups)
+    ]
 
 
 def _in_the_same_order(song: SongRow, before: SongRow | None) -> SongRow:
