@@ -160,14 +160,18 @@ def prepare_group(
 
 
 def read_journals(folder: Path, settings: SongSettings) -> dict[Path, GroupJournal]:
-    """Journals of a stopped preparation with these settings whose shards are all there."""
-    return {
+    """Journals of stopped preparations with these settings whose shards are all there, the latest last.
+
+    Two of them can hold the same song, where its files changed between two preparations that were both stopped.
+    """
+    found = {
         path: entry
         for path, entry in journal_entries(folder).items()
         if isinstance(entry, GroupJournal)
         and entry.settings == settings
         and all((folder / name).is_file() for name in entry.shards)
     }
+    return {path: found[path] for path in sorted(found, key=lambda path: path.stat().st_mtime_ns)}
 
 
 def journal_entries(folder: Path) -> dict[Path, GroupJournal | Announced]:

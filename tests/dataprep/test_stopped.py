@@ -1,7 +1,7 @@
 """A preparation that was stopped, and what is different when the next one goes on from it."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,10 +28,15 @@ def stopped_after_the_first(tracks: Sequence[Track], data: Path) -> str:
         if progress.song != tracks[0].id:
             raise Stopped
 
+    before = set(groups_in(data))
     with pytest.raises(Stopped):
         prepare(tracks, data, A_GROUP_A_SONG, stop)
-    (journal,) = (path for path in (data / JOURNALS).glob("*.json") if not path.name.endswith(".shards.json"))
-    return journal.stem
+    return min(set(groups_in(data)) - before)
+
+
+def groups_in(data: Path) -> list[str]:
+    """Names of the groups that have a journal."""
+    return [path.stem for path in (data / JOURNALS).glob("*.json") if not path.name.endswith(".shards.json")]
 
 
 def next_group(tracks: Sequence[Track], data: Path) -> str:
@@ -47,21 +52,40 @@ def next_group(tracks: Sequence[Track], data: Path) -> str:
     return names[0]
 
 
-@pytest.mark.parametrize("the_new_one_is_read", ["first", "last"])
-def test_a_song_exported_anew_after_a_stop_is_the_new_one(tmp_path, the_new_one_is_read):
+def name_next_group(file: Path, tracks: Sequence[Track], data: Path, fits: Callable[[str], bool]) -> None:
+    """Dates a file of the first track so that the name of its group fits: a digest, also of the time of the file."""
+    for second in range(1, 100):
+        os.utime(file, (second, second))
+        if fits(next_group(tracks, data)):
+            return
+
+
+@pytest.mark.parametrize("by_name", ["first", "last"])
+def test_a_song_exported_anew_after_a_stop_is_the_new_one(tmp_path, by_name):
     tracks = [labelled(tmp_path / "music", name, 5_000, seed) for seed, name in enumerate("ab")]
     data = tmp_path / "data"
     old = stopped_after_the_first(tracks, data)
     vocals = write(tmp_path / "music" / "a" / "vocals.wav", sound(5_000, 77)).path
-    for second in range(1, 100):  # names of groups are digests, also of the time of a file
-        os.utime(vocals, (second, second))
-        if (next_group(tracks, data) < old) is (the_new_one_is_read == "first"):
-            break
+    name_next_group(vocals, tracks, data, lambda name: (name < old) is (by_name == "first"))
     report = prepare(tracks, data, A_GROUP_A_SONG)
     assert (report.prepared, report.kept, report.failed) == (("a", "b"), (), ())
     wanted = prepare(tracks, tmp_path / "undisturbed", A_GROUP_A_SONG)
     assert report.manifest == wanted.manifest
     assert prepare(tracks, data, A_GROUP_A_SONG).kept == ("a", "b")
+
+
+@pytest.mark.parametrize("by_name", ["first", "last"])
+def test_after_two_stops_the_later_journal_counts(tmp_path, by_name):
+    tracks = [labelled(tmp_path / "music", name, 5_000, seed) for seed, name in enumerate("ab")]
+    data = tmp_path / "data"
+    old = stopped_after_the_first(tracks, data)
+    vocals = write(tmp_path / "music" / "a" / "vocals.wav", sound(5_000, 77)).path
+    name_next_group(vocals, tracks, data, lambda name: (name < old) is (by_name == "first"))
+    stopped_after_the_first(tracks, data)
+    assert len(groups_in(data)) == 2
+    report = prepare(tracks[1:], data, A_GROUP_A_SONG)
+    wanted = prepare(tracks, tmp_path / "undisturbed", A_GROUP_A_SONG)
+    assert report.manifest == wanted.manifest
 
 
 def test_a_shard_cut_short_after_a_stop_is_not_in_the_manifest(tmp_path):
