@@ -6,8 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataprep.audio.files import BLOCK_SAMPLES, open_audio
 from dataprep.audio.tracks import Track
 from dataprep.errors import SongError
+from dataprep.preparing import song as song_module
 from dataprep.preparing.change import settings_of
 from dataprep.preparing.prepare import prepare
 from dataprep.preparing.song import open_stems
@@ -128,8 +130,15 @@ def test_a_stem_that_lies_beside_its_mixture_is_told_or_moved(tmp_path, late, st
 
 @pytest.mark.parametrize("late", [640, -640])
 @pytest.mark.parametrize("longer", [0, 400, -400])
-def test_lengths_are_compared_as_the_files_have_them_and_not_as_they_are_moved(tmp_path, late, longer):
+@pytest.mark.parametrize("block_samples", [BLOCK_SAMPLES, 16_000])
+def test_lengths_are_compared_as_the_files_have_them_and_not_as_they_are_moved(
+    tmp_path, monkeypatch, late, longer, block_samples
+):
     """0.05 s is within the tolerance of 0.1 s, also where a stem is moved by 0.08 s and another one the other way."""
+    monkeypatch.setattr(song_module, "BLOCK_SAMPLES", block_samples)
+    monkeypatch.setattr(
+        song_module, "open_audio", lambda source, rate, max_s: open_audio(source, rate, block_samples, max_s)
+    )
     signals = {"vocals": moved(VOICE, late), "instrumental": moved(BAND, -late), "mixture": VOICE + BAND}
     signals["vocals"] = np.pad(signals["vocals"], ((0, 0), (0, 400)))[:, : 40_000 + longer]
     sources = {role: (write(tmp_path / f"{role}.wav", signal),) for role, signal in signals.items()}
