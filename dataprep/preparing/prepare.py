@@ -177,7 +177,8 @@ def _prepare(
         (id, "its shard is gone or cut short, and its files are not among the sources") for id in lost - set(wanted)
     ]
     kept = tuple(song for song in seconds if song in rows and rows[song].stamp == stamps[song] and song not in again)
-    todo_s = {song: length_s for song, length_s in seconds.items() if song not in kept}
+    unchanged = set(kept)
+    todo_s = {song: length_s for song, length_s in seconds.items() if song not in unchanged}
     plans, workers = _plan(todo_s, stamps, settings)
     work = [(plan, [wanted[song] for song, _ in plan.songs]) for plan in plans]
     work = _with_free_names(out, work, song_settings, set(existing.shards))
@@ -379,16 +380,21 @@ class _Counter:
     ) -> None:
         self._report = on_progress
         self._todo_s = todo_s
-        self._seen: dict[str, float] = {}
+        self._left_s = dict(todo_s)
         self._songs = sum(len(plan.songs) for plan in plans)
+        self._songs_done: set[str] = set()
+        self._done_s = 0.0
         self._total_s = sum(todo_s.values())
 
     def tick(self, song: str, seconds: float) -> None:
         """`seconds` more of a song are done."""
         # Lengths are estimates where a header does not say: no song counts for more than was planned.
-        self._seen[song] = min(self._seen.get(song, 0.0) + seconds, self._todo_s[song])
-        done = sum(self._seen[s] >= self._todo_s[s] * 0.999 for s in self._seen)
-        self._report(PrepareProgress(song, done, self._songs, sum(self._seen.values()), self._total_s))
+        more_s = min(seconds, self._left_s[song])
+        self._left_s[song] -= more_s
+        self._done_s += more_s
+        if self._left_s[song] <= self._todo_s[song] * 0.001:
+            self._songs_done.add(song)
+        self._report(PrepareProgress(song, len(self._songs_done), self._songs, self._done_s, self._total_s))
 
     def group_done(self, plan: GroupPlan) -> None:
         """All songs of a group are done or refused."""
