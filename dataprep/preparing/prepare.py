@@ -17,23 +17,22 @@ from pydantic import Field
 
 from dataprep.audio.tracks import Track
 from dataprep.errors import AudioError, DataError, PrepareError
-from dataprep.fingerprints.fingerprint import LEAST_OVERLAP_S, pairs
 from dataprep.fingerprints.store import kept_fingerprints
+from dataprep.preparing.duplicates import in_the_same_order, with_copies_in_one_split
 from dataprep.preparing.group import (
-    GroupJournal,
     GroupPlan,
     announce,
     plan_groups,
     read_journals,
     shard_names,
     with_free_name,
+    written_since,
 )
 from dataprep.preparing.leftovers import end_journal, left_alone, named_shards, own_shards, remove_leftovers
-from dataprep.preparing.song import SILENT_DB, SongSettings, duration_s, stored_roles
+from dataprep.preparing.song import SongSettings, duration_s, stored_roles
 from dataprep.preparing.workers import RunGroups, run_groups
-from dataprep.roles import Split
 from dataprep.shards.columns import CHANNELS, COLUMNS
-from dataprep.shards.manifest import FILE, Follows, Manifest, SongRow, read_manifest, replace_manifest
+from dataprep.shards.manifest import FILE, Manifest, SongRow, read_manifest, replace_manifest
 from dataprep.shards.roots import Roots
 from dataprep.shards.splits import SplitByFraction, SplitRule, assign
 from dataprep.shards.writer import ShardRow
@@ -184,12 +183,12 @@ def _prepare(
     work = _with_free_names(out, work, song_settings, set(existing.shards))
     counter = _Counter(on_progress, plans, todo_s)
     failed += (run or run_groups)(out, work, song_settings, workers, counter.tick, counter.group_done)
-    for journal in _written_since(journals, read_journals(out, song_settings), {plan.name for plan, _ in work}):
+    for journal in written_since(journals, read_journals(out, song_settings), {plan.name for plan, _ in work}):
         shards |= journal.shards
         rows |= {song.id: song for song in journal.songs}
 
     before = {song.id: song for song in existing.songs}
-    rows = {id: _in_the_same_order(song, before.get(id)) for id, song in rows.items()}
+    rows = {id: in_the_same_order(song, before.get(id)) for id, song in rows.items()}
 
     # A song that cannot be prepared again keeps the row of the time when it could.
     used = [track.id for track in tracks if track.id in rows]
@@ -197,7 +196,10 @@ def _prepare(
         remove_leftovers(out, set(shards))
         first = f"; {failed[0][1]}" if failed else ""
         raise PrepareError(f"{out}: none of the {len(tracks)} songs could be used{first}")
-    songs = _with_splits(out, rows, assign(used, rule), settings.stft.hop / settings.stft.sample_rate_hz)
+    splits = assign(used, rule)
+    songs = [rows[id].model_copy(update={"split": splits.get(id, rows[id].split)}) for id in sorted(rows)]
+    frame_s = settings.stft.hop / settings.stft.sample_rate_hz
+    songs = with_copies_in_one_split(songs, kept_fingerprints(out, songs), frame_s)
     named = {stem.shard for song in songs for stem in song.stems.values()}
     manifest = Manifest(
         stft=settings.stft, codec=settings.codec, preparation=settings.preparation(), songs=tuple(songs),
@@ -234,77 +236,8 @@ def _with_free_names(
     return work
 
 
-def _written_since(
-    before: Collection[Path], journals: Mapping[Path, GroupJournal], groups: Collection[str]
-) -> list[GroupJournal]:
-    """Journals that the preparation of these groups wrote.
-
-    Those of a stopped preparation stay beside them, with rows of songs whose files have changed or whose shards are cut
-    short since. On several PCs a group's journal has a suffix after its name, and another one at every try.
-    """
-    return [
-        journal
-        for path, journal in journals.items()
-        if path.stem in groups or (path not in before and path.stem.partition("-")[0] in groups)
-    ]
-
-
-def _in_the_same_order(song: SongRow, before: SongRow | None) -> SongRow:
-    """`song` with what was known of its vocals `before`, where they are the same: a repair changes no run's items."""
-    new, old = (row.stems.get("vocals") if row else None for row in (song, before))
-    if new is None or old is None or new.content_sha256 != old.content_sha256 or new.audible == old.audible:
-        return song
-    vocals = new.model_copy(update={"audible": old.audible})
-    return song.model_copy(update={"stems": {**song.stems, "vocals": vocals}})
-
-
 def _content(song: SongRow) -> dict[str, str]:
     return {role: stem.content_sha256 for role, stem in song.stems.items()}
-
-
-def _with_splits(out: Path, rows: Mapping[str, SongRow], splits: Mapping[str, Split], frame_s: float) -> list[SongRow]:
-    """The songs by id, in the splits that are theirs; copies of a recording in one, where enough of it is equal."""
-    songs = [rows[id].model_copy(update={"split": splits.get(id, rows[id].split)}) for id in sorted(rows)]
-    same = pairs(list(kept_fingerprints(out, songs)), frame_s)
-    return keep_duplicates_together(
-        songs, [(pair.song, pair.other) for pair in same if pair.overlap_s >= LEAST_OVERLAP_S]
-    )
-
-
-def keep_duplicates_together(songs: Sequence[SongRow], same: Sequence[tuple[str, str]] = ()) -> list[SongRow]:
-    """Give songs that share the audio of a stem, or a recording, the split of the first of them.
-
-    Sharing goes on: a remix with the vocals of one song over the instrumental of another brings all three together.
-    Silence is shared by songs that have nothing else in common, so it does not count.
-
-    Args:
-        songs: by id.
-        same: pairs of ids that hold the same recording by their fingerprints.
-    """
-    first: dict[str, int] = {}
-    leads = list(range(len(songs)))
-    """Index of an earlier song of the same group, itself where there is none."""
-
-    def lead(index: int) -> int:
-        while leads[index] != index:
-            index = leads[index]
-        return index
-
-    for index, song in enumerate(songs):
-        for stem in song.stems.values():
-            if stem.loudness_db >= SILENT_DB:
-                one, other = lead(first.setdefault(stem.content_sha256, index)), lead(index)
-                leads[max(one, other)] = min(one, other)
-    equal = [lead(index) for index in range(len(songs))]
-    indices = {song.id: index for index, song in enumerate(songs)}
-    for one, other in ((indices[a], indices[b]) for a, b in same):
-        leads[max(lead(one), lead(other))] = min(lead(one), lead(other))
-    result = []
-    for index, song in enumerate(songs):
-        twin = songs[lead(index)]
-        follows = Follows(song=twin.id, shares="recording" if equal[index] == index else "audio")
-        result.append(song.model_copy(update={"split": twin.split, "follows": None if twin is song else follows}))
-    return result
 
 
 def _existing(out: Path, settings: PrepareSettings) -> Manifest:
