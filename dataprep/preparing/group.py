@@ -160,14 +160,38 @@ def prepare_group(
 
 
 def read_journals(folder: Path, settings: SongSettings) -> dict[Path, GroupJournal]:
-    """Journals of a stopped preparation with these settings whose shards are all there."""
-    return {
+    """Journals of stopped preparations with these settings whose shards are all there, the latest last.
+
+    Two of them can hold the same song, where its files changed between two preparations that were both stopped.
+    """
+    found = {
         path: entry
         for path, entry in journal_entries(folder).items()
         if isinstance(entry, GroupJournal)
         and entry.settings == settings
         and all((folder / name).is_file() for name in entry.shards)
     }
+    return {path: found[path] for path in sorted(found, key=lambda path: path.stat().st_mtime_ns)}
+
+
+def written_since(
+    before: Collection[Path], journals: Mapping[Path, GroupJournal], groups: Collection[str]
+) -> list[GroupJournal]:
+    """Journals that the preparation of these groups wrote.
+
+    Those of a stopped preparation stay beside them, with rows of songs whose files have changed or whose shards are cut
+    short since. On several PCs a group's journal has a suffix after its name, and another one at every try.
+
+    Args:
+        before: journals that were there before it began.
+        journals: those that are there now.
+        groups: names of the groups.
+    """
+    return [
+        journal
+        for path, journal in journals.items()
+        if path.stem in groups or (path not in before and path.stem.partition("-")[0] in groups)
+    ]
 
 
 def journal_entries(folder: Path) -> dict[Path, GroupJournal | Announced]:

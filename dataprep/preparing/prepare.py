@@ -17,15 +17,22 @@ from pydantic import Field
 
 from dataprep.audio.tracks import Track
 from dataprep.errors import AudioError, DataError, PrepareError
-from dataprep.fingerprints.fingerprint import LEAST_OVERLAP_S, pairs
 from dataprep.fingerprints.store import kept_fingerprints
-from dataprep.preparing.group import GroupPlan, announce, plan_groups, read_journals, shard_names, with_free_name
+from dataprep.preparing.duplicates import in_the_same_order, with_copies_in_one_split
+from dataprep.preparing.group import (
+    GroupPlan,
+    announce,
+    plan_groups,
+    read_journals,
+    shard_names,
+    with_free_name,
+    written_since,
+)
 from dataprep.preparing.leftovers import end_journal, left_alone, named_shards, own_shards, remove_leftovers
-from dataprep.preparing.song import SILENT_DB, SongSettings, duration_s, stored_roles
+from dataprep.preparing.song import SongSettings, duration_s, stored_roles
 from dataprep.preparing.workers import RunGroups, run_groups
-from dataprep.roles import Split
 from dataprep.shards.columns import CHANNELS, COLUMNS
-from dataprep.shards.manifest import FILE, Follows, Manifest, SongRow, read_manifest, replace_manifest
+from dataprep.shards.manifest import FILE, Manifest, SongRow, read_manifest, replace_manifest
 from dataprep.shards.roots import Roots
 from dataprep.shards.splits import SplitByFraction, SplitRule, assign
 from dataprep.shards.writer import ShardRow
@@ -169,18 +176,19 @@ def _prepare(
         (id, "its shard is gone or cut short, and its files are not among the sources") for id in lost - set(wanted)
     ]
     kept = tuple(song for song in seconds if song in rows and rows[song].stamp == stamps[song] and song not in again)
-    todo_s = {song: length_s for song, length_s in seconds.items() if song not in kept}
+    unchanged = set(kept)
+    todo_s = {song: length_s for song, length_s in seconds.items() if song not in unchanged}
     plans, workers = _plan(todo_s, stamps, settings)
     work = [(plan, [wanted[song] for song, _ in plan.songs]) for plan in plans]
     work = _with_free_names(out, work, song_settings, set(existing.shards))
     counter = _Counter(on_progress, plans, todo_s)
     failed += (run or run_groups)(out, work, song_settings, workers, counter.tick, counter.group_done)
-    for journal in read_journals(out, song_settings).values():
+    for journal in written_since(journals, read_journals(out, song_settings), {plan.name for plan, _ in work}):
         shards |= journal.shards
         rows |= {song.id: song for song in journal.songs}
 
     before = {song.id: song for song in existing.songs}
-    rows = {id: _in_the_same_order(song, before.get(id)) for id, song in rows.items()}
+    rows = {id: in_the_same_order(song, before.get(id)) for id, song in rows.items()}
 
     # A song that cannot be prepared again keeps the row of the time when it could.
     used = [track.id for track in tracks if track.id in rows]
@@ -188,7 +196,10 @@ def _prepare(
         remove_leftovers(out, set(shards))
         first = f"; {failed[0][1]}" if failed else ""
         raise PrepareError(f"{out}: none of the {len(tracks)} songs could be used{first}")
-    songs = _with_splits(out, rows, assign(used, rule), settings.stft.hop / settings.stft.sample_rate_hz)
+    splits = assign(used, rule)
+    songs = [rows[id].model_copy(update={"split": splits.get(id, rows[id].split)}) for id in sorted(rows)]
+    frame_s = settings.stft.hop / settings.stft.sample_rate_hz
+    songs = with_copies_in_one_split(songs, kept_fingerprints(out, songs), frame_s)
     named = {stem.shard for song in songs for stem in song.stems.values()}
     manifest = Manifest(
         stft=settings.stft, codec=settings.codec, preparation=settings.preparation(), songs=tuple(songs),
@@ -225,62 +236,8 @@ def _with_free_names(
     return work
 
 
-def _in_the_same_order(song: SongRow, before: SongRow | None) -> SongRow:
-    """`song` with what was known of its vocals `before`, where they are the same: a repair changes no run's items."""
-    new, old = (row.stems.get("vocals") if row else None for row in (song, before))
-    if new is None or old is None or new.content_sha256 != old.content_sha256 or new.audible == old.audible:
-        return song
-    vocals = new.model_copy(update={"audible": old.audible})
-    return song.model_copy(update={"stems": {**song.stems, "vocals": vocals}})
-
-
 def _content(song: SongRow) -> dict[str, str]:
     return {role: stem.content_sha256 for role, stem in song.stems.items()}
-
-
-def _with_splits(out: Path, rows: Mapping[str, SongRow], splits: Mapping[str, Split], frame_s: float) -> list[SongRow]:
-    """The songs by id, in the splits that are theirs; copies of a recording in one, where enough of it is equal."""
-    songs = [rows[id].model_copy(update={"split": splits.get(id, rows[id].split)}) for id in sorted(rows)]
-    same = pairs(list(kept_fingerprints(out, songs)), frame_s)
-    return keep_duplicates_together(
-        songs, [(pair.song, pair.other) for pair in same if pair.overlap_s >= LEAST_OVERLAP_S]
-    )
-
-
-def keep_duplicates_together(songs: Sequence[SongRow], same: Sequence[tuple[str, str]] = ()) -> list[SongRow]:
-    """Give songs that share the audio of a stem, or a recording, the split of the first of them.
-
-    Sharing goes on: a remix with the vocals of one song over the instrumental of another brings all three together.
-    Silence is shared by songs that have nothing else in common, so it does not count.
-
-    Args:
-        songs: by id.
-        same: pairs of ids that hold the same recording by their fingerprints.
-    """
-    first: dict[str, int] = {}
-    leads = list(range(len(songs)))
-    """Index of an earlier song of the same group, itself where there is none."""
-
-    def lead(index: int) -> int:
-        while leads[index] != index:
-            index = leads[index]
-        return index
-
-    for index, song in enumerate(songs):
-        for stem in song.stems.values():
-            if stem.loudness_db >= SILENT_DB:
-                one, other = lead(first.setdefault(stem.content_sha256, index)), lead(index)
-                leads[max(one, other)] = min(one, other)
-    equal = [lead(index) for index in range(len(songs))]
-    indices = {song.id: index for index, song in enumerate(songs)}
-    for one, other in ((indices[a], indices[b]) for a, b in same):
-        leads[max(lead(one), lead(other))] = min(lead(one), lead(other))
-    result = []
-    for index, song in enumerate(songs):
-        twin = songs[lead(index)]
-        follows = Follows(song=twin.id, shares="recording" if equal[index] == index else "audio")
-        result.append(song.model_copy(update={"split": twin.split, "follows": None if twin is song else follows}))
-    return result
 
 
 def _existing(out: Path, settings: PrepareSettings) -> Manifest:
@@ -356,16 +313,21 @@ class _Counter:
     ) -> None:
         self._report = on_progress
         self._todo_s = todo_s
-        self._seen: dict[str, float] = {}
+        self._left_s = dict(todo_s)
         self._songs = sum(len(plan.songs) for plan in plans)
+        self._songs_done: set[str] = set()
+        self._done_s = 0.0
         self._total_s = sum(todo_s.values())
 
     def tick(self, song: str, seconds: float) -> None:
         """`seconds` more of a song are done."""
         # Lengths are estimates where a header does not say: no song counts for more than was planned.
-        self._seen[song] = min(self._seen.get(song, 0.0) + seconds, self._todo_s[song])
-        done = sum(self._seen[s] >= self._todo_s[s] * 0.999 for s in self._seen)
-        self._report(PrepareProgress(song, done, self._songs, sum(self._seen.values()), self._total_s))
+        more_s = min(seconds, self._left_s[song])
+        self._left_s[song] -= more_s
+        self._done_s += more_s
+        if self._left_s[song] <= self._todo_s[song] * 0.001:
+            self._songs_done.add(song)
+        self._report(PrepareProgress(song, len(self._songs_done), self._songs, self._done_s, self._total_s))
 
     def group_done(self, plan: GroupPlan) -> None:
         """All songs of a group are done or refused."""

@@ -137,6 +137,7 @@ def encode_song(
     notes: list[str] = []
     checks = StemChecks()
     residual = mixture = 0.0
+    samples = 0
     lengths: dict[AudioSource, int] = {}
     late: dict[Role, int] = {}
     if settings.align and len(track.stems) > 1:  # what is moved must be known before
@@ -153,18 +154,18 @@ def encode_song(
             stem.add(blocks[role])
         _write(stems, {role: stream.push(blocks[role]) for role, stream in streams.items()})
         checks.add(given, blocks)
-        tick(next(iter(blocks.values())).shape[1] / rate)
+        block_samples = next(iter(blocks.values())).shape[1]
+        samples += block_samples
+        tick(block_samples / rate)
     for role, offset in late.items():
         side = "after" if offset > 0 else "before"
         by = f"{abs(offset)} samples ({abs(offset) / rate * 1000:.1f} ms) {side} the mixture"
         notes.append(f"{role} moved, it lay {by}" if settings.align else f"{role} lies {by}; --align moves it")
-    samples = max(lengths.values())
     if not samples:
         raise SongError(f"{track.id}: too short for a single sample at {rate} Hz; remove it")
     _write(stems, {role: stream.finish() for role, stream in streams.items()})
     rows = {role: stem.row() for role, stem in stems.items()}
-    if min(lengths.values()) < samples:
-        difference = samples - min(lengths.values())
+    if difference := max(lengths.values()) - min(lengths.values()):
         notes.append(f"files differ by {difference} samples ({difference / rate:.3f} s); padded to the longest")
     if residual > mixture * 10 ** (_RESIDUAL_DB / 10):
         level = _decibels(residual / mixture) if mixture else math.inf
@@ -269,7 +270,7 @@ def _aligned(
     """Blocks `[2, sample]` of each role side by side, sources of a role summed, all as long as the longest.
 
     Roles that are `late` by some samples are moved forward, by a negative number back. Fills `lengths` with the samples
-    of each source.
+    of each source, as long as it was before it was moved.
 
     Raises:
         AudioError: a source cannot be decoded.
@@ -278,13 +279,13 @@ def _aligned(
     # What `open_audio` returns is a generator; closing it closes its file.
     shifts = {source: late.get(role, 0) for role, sources in track.stems.items() for source in sources}
     streams = {s: _moved(cast(Generator[np.ndarray], open_audio(s, rate, max_s=max_s)), shifts[s]) for s in shifts}
-    lengths.update(dict.fromkeys(streams, 0))
+    lengths.update(shifts)
     try:
         while blocks := {s: block for s, stream in streams.items() if (block := next(stream, None)) is not None}:
             for source, block in blocks.items():
                 lengths[source] += block.shape[1]
-            seconds = {source: (length / rate, length / rate) for source, length in lengths.items()}
-            _refuse_mismatch(seconds)
+            # One that goes on may be of any length; those that are moved are in step only when they have ended.
+            _refuse_mismatch({s: (n / rate, math.inf if s in blocks else n / rate) for s, n in lengths.items()})
             size = max(block.shape[1] for block in blocks.values())
             result: dict[Role, np.ndarray] = {}
             for role, sources in track.stems.items():
@@ -294,6 +295,7 @@ def _aligned(
                         total[:, : blocks[source].shape[1]] += blocks[source]
                 result[role] = total
             yield result
+        _refuse_mismatch({source: (length / rate, length / rate) for source, length in lengths.items()})
     finally:
         for stream in streams.values():
             stream.close()

@@ -170,6 +170,18 @@ def test_bad_songs_are_listed_and_the_rest_goes_on(tmp_path):
     assert json.loads((tmp_path / "data" / "manifest.json").read_text())["songs"][0]["id"] == "good"
 
 
+def test_songs_that_are_refused_count_as_done(tmp_path):
+    good = [mixture_only(tmp_path, "m1", 9_000, 1), mixture_only(tmp_path, "m2", 9_000, 2)]
+    silent = Track("silent", {"mixture": (write(tmp_path / "silent.wav", np.zeros((2, 9_000), np.float32)),)})
+    seen: list[PrepareProgress] = []
+    report = prepare([*good, silent], tmp_path / "data", SETTINGS, seen.append)
+    assert [id for id, _ in report.failed] == ["silent"]
+    assert [progress.songs_done for progress in seen] == sorted(progress.songs_done for progress in seen)
+    assert [progress.done_s for progress in seen] == sorted(progress.done_s for progress in seen)
+    assert seen[-1].songs_done == seen[-1].songs == 3
+    assert seen[-1].done_s == pytest.approx(seen[-1].total_s) == 3 * 9_000 / 8000
+
+
 def test_a_song_that_turns_bad_keeps_what_was_prepared(tmp_path):
     tracks, report = small_data_set(tmp_path)
     (tmp_path / "music" / "m1.wav").write_bytes(b"")

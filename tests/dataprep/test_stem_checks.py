@@ -6,9 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataprep.audio.files import BLOCK_SAMPLES, open_audio
 from dataprep.audio.tracks import Track
+from dataprep.errors import SongError
+from dataprep.preparing import song as song_module
 from dataprep.preparing.change import settings_of
 from dataprep.preparing.prepare import prepare
+from dataprep.preparing.song import open_stems
 from dataprep.preparing.stem_checks import Correlation, clipped_samples, find_offset
 from dataprep.shards.dataset import Dataset
 from tests.dataprep.data import SETTINGS, small_data_set, sound, whole_stem, write
@@ -112,6 +116,7 @@ def test_a_stem_that_lies_beside_its_mixture_is_told_or_moved(tmp_path, late, st
     report = prepare([Track("s", sources)], tmp_path / "moved", align)
     data = Dataset.open(tmp_path / "moved")
     assert any("moved, it lay" in note for note in report.manifest.songs[0].notes) is bool(late)
+    assert not any("files differ" in note for note in report.manifest.songs[0].notes), "they are equally long"
     assert settings_of(report.manifest).align, "also where nothing lay beside"
     # What is stored is as if the files had lain right, but for what the move brought in at one end.
     right = {"mixture": VOICE + BAND, stem: moved(moved(stems[stem], late), -late)}
@@ -121,3 +126,36 @@ def test_a_stem_that_lies_beside_its_mixture_is_told_or_moved(tmp_path, late, st
     for role in ("vocals", "instrumental"):
         for name, column in whole_stem(wanted, "s", role).items():
             assert torch.equal(whole_stem(data, "s", role)[name][:, 10:290], column[:, 10:290]), (role, name)
+
+
+@pytest.mark.parametrize("late", [640, -640])
+@pytest.mark.parametrize("longer", [0, 400, -400])
+@pytest.mark.parametrize("block_samples", [BLOCK_SAMPLES, 16_000])
+def test_lengths_are_compared_as_the_files_have_them_and_not_as_they_are_moved(
+    tmp_path, monkeypatch, late, longer, block_samples
+):
+    """0.05 s is within the tolerance of 0.1 s, also where a stem is moved by 0.08 s and another one the other way."""
+    monkeypatch.setattr(song_module, "BLOCK_SAMPLES", block_samples)
+    monkeypatch.setattr(
+        song_module, "open_audio", lambda source, rate, max_s: open_audio(source, rate, block_samples, max_s)
+    )
+    signals = {"vocals": moved(VOICE, late), "instrumental": moved(BAND, -late), "mixture": VOICE + BAND}
+    signals["vocals"] = np.pad(signals["vocals"], ((0, 0), (0, 400)))[:, : 40_000 + longer]
+    sources = {role: (write(tmp_path / f"{role}.wav", signal),) for role, signal in signals.items()}
+    report = prepare([Track("s", sources)], tmp_path / "data", SETTINGS.model_copy(update={"align": True}))
+    (song,) = report.manifest.songs
+    assert [note.split(",")[0] for note in song.notes if "moved" in note] == ["vocals moved", "instrumental moved"]
+    assert [note for note in song.notes if "files differ" in note] == (
+        ["files differ by 400 samples (0.050 s); padded to the longest"] if longer else []
+    )
+    assert song.samples == max(40_000, 40_000 + longer - late, 40_000 + late)
+    assert prepare([Track("s", sources)], tmp_path / "data", SETTINGS.model_copy(update={"align": True})).kept == ("s",)
+
+
+@pytest.mark.parametrize("samples", [4_000, 80_000])
+@pytest.mark.parametrize("short", ["vocals", "instrumental"])
+def test_a_file_that_ends_too_early_is_refused_while_it_is_decoded(tmp_path, samples, short):
+    lengths = {"vocals": samples, "instrumental": samples} | {short: samples - 801}
+    sources = {role: (write(tmp_path / f"{role}.wav", sound(n, 1)),) for role, n in lengths.items()}
+    with pytest.raises(SongError, match=rf"{short}\.wav ends at"):
+        list(open_stems(Track("s", sources), 8000))
