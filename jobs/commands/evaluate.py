@@ -37,7 +37,7 @@ def evaluate(
     """
     import json
 
-    from jobs.commands.separate import song_progress
+    from jobs.commands.progress import song_progress
     from jobs.errors import SongsFailed
     from jobs.scoring.evaluate import evaluate as run
 

@@ -32,7 +32,7 @@ def quickstart(
     """
     from rich.console import Console
 
-    from jobs.commands.separate import song_progress
+    from jobs.commands.progress import song_progress
     from jobs.quickstart.folder import QuickstartSpec
     from jobs.quickstart.quickstart import quickstart as run
     from vr_core.config import validate

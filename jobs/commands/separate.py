@@ -1,13 +1,13 @@
 """`vr separate`: songs into instrumental and vocals."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from jobs.commands.progress import song_progress
 from jobs.commands.terminal import Device, Json
 
 if TYPE_CHECKING:
@@ -92,42 +92,6 @@ def separate(
         raise SongsFailed(
             f"{len(problems)} of {len(problems) + len(done)} songs were not separated; see the lines above"
         )
-
-
-@contextmanager
-def song_progress(seconds: dict[str, float]) -> Iterator[Callable[[str, float], None]]:
-    """A bar over the seconds of several songs on stderr; where that is no terminal, a line for each song.
-
-    Args:
-        seconds: song → length, 0 where it is not known.
-
-    Yields:
-        A function to call with the song and the seconds of it that are done.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    total_s = sum(seconds.values())
-    finished_s: dict[str, float] = {}
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
-        console=console, disable=not console.is_terminal,
-    ) as bar:  # fmt: skip
-        task = bar.add_task("separating", total=total_s or None, rate="")
-
-        def report(name: str, now_s: float) -> None:
-            if name not in finished_s and not console.is_terminal:
-                console.print(f"separating {name} ({len(finished_s) + 1} of {len(seconds)})", highlight=False)
-            finished_s[name] = now_s
-            speed = bar.tasks[0].speed
-            bar.update(
-                task, completed=sum(finished_s.values()), description=name,
-                rate=f"{speed:.1f} × real time" if speed else "",
-            )  # fmt: skip
-
-        yield report
 
 
 def _subtype(file_format: Literal["wav", "flac"], subtype: str | None) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.commands.progress import step_bar
 from jobs.commands.terminal import Json
 
 if TYPE_CHECKING:
@@ -92,23 +93,14 @@ def _is_here(node: "NodeSpec") -> bool:
 
 def _examine(inventory: "Inventory", head: "Head | None") -> "ClusterReport":
     """The measurements, with a bar on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
     from cluster.doctor.examination import Doctor, examine, steps
     from cluster.node.ray_start import Ports
 
     here = {node.name for node in inventory.nodes if _is_here(node)}
     run, python = _ways(here)
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("measuring", total=steps(inventory))
-
-        def tell(what: str) -> None:
-            progress.update(task, advance=1, description=what)
-
-        ports = head.ports if head is not None and _is_here(inventory.head) else Ports()
-        return examine(inventory, Doctor(run, python, tell, ports))
+    ports = head.ports if head is not None and _is_here(inventory.head) else Ports()
+    with step_bar("measuring", steps(inventory)) as measured:
+        return examine(inventory, Doctor(run, python, measured, ports))
 
 
 def _ways(here: set[str]) -> tuple["Runner", Callable[["NodeSpec"], Sequence[str]]]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.commands.data.options import SPLIT, Cluster, Data, Layout, Sources, Split, Workers
-from jobs.commands.data.report import bar, byte_bar, in_bar, left_alone_shown, prepare_shown
+from jobs.commands.data.report import left_alone_shown, prepare_shown
+from jobs.commands.progress import audio_bar, byte_bar, in_bar
 from jobs.commands.terminal import Json
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def verify(
             typer.echo(f"  {line}", err=True)
     failed: tuple[tuple[str, str], ...] = ()
     if damaged and repair:
-        with bar() as report:
+        with audio_bar() as report:
             done = repair_shards(data, damaged, in_bar(report), roots_here(data))
         failed = done.failed
         digest = done.manifest.digest()

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from jobs.commands.data.options import Data
+from jobs.commands.progress import step_bar
 from jobs.commands.terminal import Device, Json
 
 
@@ -24,7 +25,6 @@ def check(
     Example: vr data check data -m runs/songs-finetune-1a2b3c4d-1
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Table
 
     from dataprep.inspecting.model_checks import SUSPICIOUS, listen
@@ -37,11 +37,8 @@ def check(
     separator, meta = load_model(resolve_weights(model), chosen)
     opened = open_data(data)
     opened.check(meta.stft)
-    console = Console(stderr=True)
-    columns = (TextColumn("listen"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=len(opened.manifest.songs))
-        scores = list(listen(opened, separator, meta.crop_frames, chosen, lambda song: progress.advance(task)))
+    with step_bar("listening", len(opened.manifest.songs)) as listened:
+        scores = list(listen(opened, separator, meta.crop_frames, chosen, listened))
     scores.sort(key=lambda score: -score.foreign)
     suspicious = [score for score in scores if score.is_suspicious]
     if as_json:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.commands.data.options import Data
+from jobs.commands.progress import step_bar
 from jobs.commands.terminal import Json
 
 if TYPE_CHECKING:
@@ -28,20 +29,14 @@ def dedupe(
 
     Example: vr data dedupe data
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from dataprep.errors import DataError
     from dataprep.fingerprints.fingerprint import crossing, pairs
     from dataprep.fingerprints.store import fingerprints
     from jobs.training.storage import open_data
 
     opened = open_data(data)
-    console = Console(stderr=True)
-    columns = (TextColumn("listen"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=len(opened.manifest.songs))
-        prints = list(fingerprints(opened, lambda song: progress.advance(task)))
+    with step_bar("listening", len(opened.manifest.songs)) as listened:
+        prints = list(fingerprints(opened, listened))
     found = pairs(prints, opened.stft.hop / opened.stft.sample_rate_hz)
     across = crossing(found, opened.manifest)
     if as_json:

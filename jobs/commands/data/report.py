@@ -2,75 +2,20 @@
 
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from jobs.commands.progress import audio_bar, in_bar
+
 if TYPE_CHECKING:
     from dataprep.audio.tracks import Tracks
     from dataprep.inspecting.inspect import Total
-    from dataprep.preparing.prepare import PrepareProgress, PrepareReport, PrepareSettings
+    from dataprep.preparing.prepare import PrepareReport, PrepareSettings
     from jobs.prepare_on_nodes import Crew
-
-LINE_EVERY_S = 15.0
-"""Where stderr is no terminal."""
-
-
-@contextmanager
-def bar() -> Iterator[Callable[[str, int, int, float, float], None]]:
-    """A bar over seconds of audio on stderr; where that is no terminal, a line now and then.
-
-    Yields:
-        A function to call with the song at work, songs done, songs in all, seconds of audio done, seconds in all.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    started_s = line_s = time.monotonic()
-    with Progress(
-        TextColumn("{task.fields[songs]}"), BarColumn(), TextColumn("{task.fields[hours]}"),
-        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.description}"),
-        console=console, disable=not console.is_terminal,
-    ) as progress:  # fmt: skip
-        task = progress.add_task("", total=None, songs="", hours="", rate="")
-
-        def report(song: str, songs_done: int, songs: int, done_s: float, total_s: float) -> None:
-            nonlocal line_s
-            now_s = time.monotonic()
-            count = f"{songs_done}/{songs} songs"
-            hours = f"{done_s / 3600:.2f}/{total_s / 3600:.2f} h of audio"
-            rate = f"{done_s / max(now_s - started_s, 1e-3):.0f} × real time"
-            progress.update(
-                task, completed=done_s, total=total_s, description=song, songs=count, hours=hours, rate=rate
-            )
-            if not console.is_terminal and now_s - line_s > LINE_EVERY_S:
-                line_s = now_s
-                typer.echo(f"{count}, {hours}, {rate}", err=True)
-
-        yield report
-
-
-def in_bar(report: Callable[[str, int, int, float, float], None]) -> "Callable[[PrepareProgress], None]":
-    """What `prepare` is given to report to a `bar`."""
-    return lambda p: report(p.song, p.songs_done, p.songs, p.done_s, p.total_s)
-
-
-@contextmanager
-def byte_bar(what: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
-    """A bar over bytes on stderr, where that is a terminal; yields a function to call with bytes done since."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total_bytes)
-        yield lambda count: progress.advance(task, count)
 
 
 def prepare_shown(
@@ -91,7 +36,7 @@ def prepare_shown(
     rule = parse_split(split)
     found = find_tracks(sources, layout)
     try:
-        with _crew(out, found, on_cluster) as crew, bar() as report:
+        with _crew(out, found, on_cluster) as crew, audio_bar() as report:
             if crew is not None:
                 settings = settings.model_copy(update={"workers": settings.workers or crew.workers})
             done = prepare(

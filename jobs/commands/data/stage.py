@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.commands.data.report import byte_bar
+from jobs.commands.progress import byte_bar
 from jobs.commands.terminal import Json
 
 

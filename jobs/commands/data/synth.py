@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.commands.data.report import bar
+from jobs.commands.progress import audio_bar
 from jobs.commands.terminal import Json
 
 
@@ -26,7 +26,7 @@ def synth(
     from dataprep.synth.songs import write_songs
 
     written: list[str] = []
-    with bar() as report:
+    with audio_bar() as report:
         for song in write_songs(folder, songs, seconds, seed):
             written.append(str(song))
             report(song.name, len(written), songs, len(written) * seconds, songs * seconds)
