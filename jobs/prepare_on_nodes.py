@@ -213,9 +213,9 @@ def crew_of(head: Head, folder: Path, tracks: Sequence[Track]) -> Iterator[Crew]
         nodes = [node for node in nodes if node.name not in drained and node.cpus >= 1]
         wanted = _seen_here(tracks)
         with _mark(folder.absolute()) as mark:
-            told = _ask(nodes, [str(mark), *wanted])
-        left_out = tuple((node.name, why) for node in nodes if (why := told[node.name]))
-        crew = Crew(tuple(node for node in nodes if not told[node.name]), left_out)
+            reported = _ask(nodes, [str(mark), *wanted])
+        left_out = tuple((node.name, why) for node in nodes if (why := reported[node.name]))
+        crew = Crew(tuple(node for node in nodes if not reported[node.name]), left_out)
         if not crew.nodes:
             raise Unplaceable("; ".join(f"{name}: {why}" for name, why in left_out) or "no PC has a free core")
         yield crew

@@ -21,7 +21,7 @@ def ports(examination: ClusterReport) -> Iterator[Finding]:
     called = {port: name.replace("_", " ") for name, port in plan.singles(head=True).items()}
     called |= {plan.worker_low: "workers", plan.worker_high: "workers"}
     without_loss = {plan.metrics, plan.dashboard_metrics, plan.autoscaler_metrics}
-    by_name = {patient.name: patient for patient in examination.patients}
+    by_name = {node.name: node for node in examination.nodes}
     for (one, other), link in examination.links.items():
         closed = [port for port in link.ports if port.state != "open"]
         sides = (by_name[one], by_name[other])
@@ -51,12 +51,12 @@ def _shut_out(sides: tuple[NodeReport, NodeReport], link: Link) -> Finding:
     one, other = sides
     opened = [port.port for port in link.ports if port.state == "open"]
     if opened:  # Ray's ports are let in, torch's are not
-        told = f"on {other.name}: {link.error}; open are {', '.join(map(str, opened))}"
+        measured = f"on {other.name}: {link.error}; open are {', '.join(map(str, opened))}"
         needed = "torch's connections (gloo, NCCL) use ports 32768 to 60999 between all nodes"
     else:
-        told = f"on {other.name}: {link.error}, nor any other port"
+        measured = f"on {other.name}: {link.error}, nor any other port"
         needed = "open to the other nodes"
-    return problem("ports", "blocks", [other.name, one.name], told, needed, _admit(one, other, "1024:65535"))
+    return problem("ports", "blocks", [other.name, one.name], measured, needed, _admit(one, other, "1024:65535"))
 
 
 def _admit(one: NodeReport, other: NodeReport, which: str) -> str:
@@ -70,7 +70,7 @@ def _admit(one: NodeReport, other: NodeReport, which: str) -> str:
 
 def links(examination: ClusterReport) -> Iterator[Finding]:
     """Rate both ways, losses, round trip."""
-    by_name = {patient.name: patient for patient in examination.patients}
+    by_name = {node.name: node for node in examination.nodes}
     for (one, other), link in examination.links.items():
         if link.there_mbit is None or link.back_mbit is None:
             if link.rtt_ms is not None:  # else `ports` has said it
@@ -83,11 +83,11 @@ def links(examination: ClusterReport) -> Iterator[Finding]:
 
 
 def _broken_off(one: str, other: str, link: Link) -> Finding:
-    told = f"{link.error} while much was sent"
+    measured = f"{link.error} while much was sent"
     if link.full_packet is False:
-        return problem("link", "blocks", [one, other], told, "a rate", "large packets get lost: see mtu")
+        return problem("link", "blocks", [one, other], measured, "a rate", "large packets get lost: see mtu")
     remedy = "another cable and another port of the switch; then look at dmesg on both for the network card"
-    return problem("link", "blocks", [one, other], told, "a rate", remedy)
+    return problem("link", "blocks", [one, other], measured, "a rate", remedy)
 
 
 def describe(link: Link) -> str:
@@ -145,25 +145,27 @@ def _link_problems(one: NodeReport, other: NodeReport, link: Link) -> Iterator[F
 
 def mtu(examination: ClusterReport) -> Iterator[Finding]:
     """One packet size on all nodes, and no device between them that swallows the large ones."""
-    by_name = {patient.name: patient for patient in examination.patients}
+    by_name = {node.name: node for node in examination.nodes}
     for (one, other), link in examination.links.items():
         # A packet's length has 16 bits, whatever the loopback card says.
         ends = {p.name: min(p.interface.mtu, 65535) for p in (by_name[one], by_name[other]) if p.interface}
         if link.rtt_ms is None or len(ends) < 2:
             continue
-        told = ", ".join(f"{name} {value}" for name, value in ends.items())
-        told += f"; path {link.path_mtu}" if link.path_mtu and link.path_mtu < min(ends.values()) else ""
+        measured = ", ".join(f"{name} {value}" for name, value in ends.items())
+        measured += f"; path {link.path_mtu}" if link.path_mtu and link.path_mtu < min(ends.values()) else ""
         card = by_name[one].interface
         line = f"sudo ip link set {card.name if card else 'CARD'} mtu 1500"
         if link.full_packet is False and len(set(ends.values())) == 1 and not _path_known(link, ends):
             remedy = f"1500 on every node ({line}, and in the network settings), or a switch that passes jumbo frames"
-            yield problem("mtu", "blocks", [one, other], f"{told}; a full packet got lost", "full packets pass", remedy)
+            yield problem(
+                "mtu", "blocks", [one, other], f"{measured}; a full packet got lost", "full packets pass", remedy
+            )
         elif len(set(ends.values())) > 1:
             smallest = min(ends.values())
             remedy = f"one value on all nodes: sudo ip link set CARD mtu {smallest}, and in the network settings"
-            yield problem("mtu", "warns", [one, other], told, "the same packet size (MTU) on all nodes", remedy)
+            yield problem("mtu", "warns", [one, other], measured, "the same packet size (MTU) on all nodes", remedy)
         else:
-            yield fine("mtu", [one, other], told, "the same packet size (MTU) on all nodes")
+            yield fine("mtu", [one, other], measured, "the same packet size (MTU) on all nodes")
 
 
 def _path_known(link: Link, ends: dict[str, int]) -> bool:

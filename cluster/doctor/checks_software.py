@@ -32,20 +32,20 @@ def numbers(version: str) -> tuple[int, ...]:
 def installed(examination: ClusterReport) -> Iterator[Finding]:
     """Whether `vr`, Ray and torch are there at all."""
     whole = []
-    for patient, probe in _probed(examination):
+    for node, probe in _probed(examination):
         software = probe.software
         missing = [name for name in ("vr", "ray", "torch") if getattr(software, name) is None]
         if missing:
             yield problem(
                 "installed",
                 "blocks",
-                [patient.name],
+                [node.name],
                 f"{', '.join(missing)} missing in {software.executable}",
                 "vr, ray and torch",
                 "there: pip install uv && uv sync",
             )
         else:
-            whole.append(patient.name)
+            whole.append(node.name)
     if whole:
         yield fine("installed", whole, "vr, ray and torch", "vr, ray and torch")
 
@@ -55,23 +55,23 @@ def python(examination: ClusterReport) -> Iterator[Finding]:
     low, high = (".".join(map(str, version)) for version in PYTHONS)
     same = []
     reference, whose = _reference(examination, lambda probe: probe.software.python)
-    for patient, probe in _probed(examination):
+    for node, probe in _probed(examination):
         version = numbers(probe.software.python)
         wanted = numbers(reference)
-        told = f"{probe.software.python} ({probe.software.executable})"
+        measured = f"{probe.software.python} ({probe.software.executable})"
         if not PYTHONS[0] <= version[:2] <= PYTHONS[1]:
             remedy = "uv python install 3.13, then there: uv sync --python 3.13"
-            yield problem("python", "blocks", [patient.name], told, f"{low} to {high}", remedy)
+            yield problem("python", "blocks", [node.name], measured, f"{low} to {high}", remedy)
         elif version[:2] != wanted[:2]:
             minor = ".".join(map(str, wanted[:2]))
             remedy = f"there: uv python install {minor} && uv sync --python {minor}"
-            yield problem("python", "blocks", [patient.name], told, f"{minor}, as on {whose}", remedy)
+            yield problem("python", "blocks", [node.name], measured, f"{minor}, as on {whose}", remedy)
         elif version != wanted:
             remedy = f"there: uv python install {reference} && uv sync --python {reference}"
             needed = f"{reference}, as on {whose}; objects that are pickled may differ between patch levels"
-            yield problem("python", "warns", [patient.name], told, needed, remedy)
+            yield problem("python", "warns", [node.name], measured, needed, remedy)
         else:
-            same.append(patient.name)
+            same.append(node.name)
     if same:
         yield fine("python", same, reference, f"one version, {low} to {high}")
 
@@ -81,19 +81,19 @@ def versions(examination: ClusterReport) -> Iterator[Finding]:
     for name in ("ray", "torch", "vr"):
         reference, whose = _reference(examination, operator.attrgetter(f"software.{name}"))
         same = []
-        for patient, probe in _probed(examination):
+        for node, probe in _probed(examination):
             found = getattr(probe.software, name)
             if found is None:
                 continue  # said by `installed`
             if found == reference:
-                same.append(patient.name)
+                same.append(node.name)
                 continue
             # Ray refuses to join; of torch, a patch release speaks the same protocol, but NCCL may be another.
             mild = name == "torch" and numbers(found)[:2] == numbers(reference)[:2]
             yield problem(
                 name,
                 "warns" if mild else "blocks",
-                [patient.name],
+                [node.name],
                 found,
                 f"{reference}, as on {whose}",
                 "there: the same commit, then uv sync",
@@ -105,24 +105,24 @@ def versions(examination: ClusterReport) -> Iterator[Finding]:
 def driver(examination: ClusterReport) -> Iterator[Finding]:
     """A driver that works, new enough for the CUDA that torch was built for, and a torch that knows CUDA."""
     good = []
-    for patient, probe in _probed(examination):
-        found = [*_driver_problems(patient, probe)]
+    for node, probe in _probed(examination):
+        found = [*_driver_problems(node, probe)]
         yield from found
         if probe.graphics.cards and not found:
             cuda = probe.software.torch_cuda
-            good.append(patient.name)
+            good.append(node.name)
             measured = f"driver {probe.graphics.driver}, torch for CUDA {cuda}"
-            yield fine("driver", [patient.name], measured, _needed_driver(cuda))
+            yield fine("driver", [node.name], measured, _needed_driver(cuda))
     builds = {p.name: probe.software.torch_cuda for p, probe in _probed(examination) if p.name in good}
     if len(set(builds.values())) > 1:
-        told = ", ".join(f"{name} CUDA {cuda}" for name, cuda in builds.items())
+        measured = ", ".join(f"{name} CUDA {cuda}" for name, cuda in builds.items())
         remedy = "there: the same commit, then uv sync"
-        yield problem("cuda", "warns", builds, told, "one CUDA build of torch: NCCL must be one version", remedy)
+        yield problem("cuda", "warns", builds, measured, "one CUDA build of torch: NCCL must be one version", remedy)
 
 
-def _driver_problems(patient: NodeReport, probe: NodeProbe) -> Iterator[Finding]:
+def _driver_problems(node: NodeReport, probe: NodeProbe) -> Iterator[Finding]:
     graphics, software = probe.graphics, probe.software
-    name = [patient.name]
+    name = [node.name]
     if graphics.error is not None:
         rebooting = "version mismatch" in graphics.error.lower()
         remedy = "sudo reboot (the driver was updated while it ran)" if rebooting else "repair the driver; see dmesg"
@@ -130,9 +130,9 @@ def _driver_problems(patient: NodeReport, probe: NodeProbe) -> Iterator[Finding]
         return
     if graphics.driver is None:
         if graphics.on_bus:
-            told = f"{graphics.on_bus} NVIDIA cards on the bus and no nvidia-smi"
+            measured = f"{graphics.on_bus} NVIDIA cards on the bus and no nvidia-smi"
             remedy = "sudo ubuntu-drivers install && sudo reboot; elsewhere the distribution's NVIDIA driver"
-            yield problem("driver", "blocks", name, told, "NVIDIA's driver", remedy)
+            yield problem("driver", "blocks", name, measured, "NVIDIA's driver", remedy)
         return
     if not graphics.cards or software.torch is None:
         return
@@ -161,12 +161,12 @@ def _needed_driver(cuda: str | None) -> str:
 
 def cards(examination: ClusterReport) -> Iterator[Finding]:
     """The inventory's cards are there, torch has code for them, and nobody else uses them."""
-    for patient, probe in _probed(examination):
-        found = [*_card_problems(patient, probe)]
+    for node, probe in _probed(examination):
+        found = [*_card_problems(node, probe)]
         yield from found
         if not found:
-            told = "; ".join(map(describe, probe.graphics.cards)) or "none"
-            yield fine("cards", [patient.name], told, "the inventory's cards, free")
+            measured = "; ".join(map(describe, probe.graphics.cards)) or "none"
+            yield fine("cards", [node.name], measured, "the inventory's cards, free")
 
 
 def describe(card: Card) -> str:
@@ -181,17 +181,17 @@ def describe(card: Card) -> str:
     return ", ".join(parts)
 
 
-def _card_problems(patient: NodeReport, probe: NodeProbe) -> Iterator[Finding]:
-    name = [patient.name]
-    wanted, found = patient.spec.gpus, probe.graphics.cards
+def _card_problems(node: NodeReport, probe: NodeProbe) -> Iterator[Finding]:
+    name = [node.name]
+    wanted, found = node.spec.gpus, probe.graphics.cards
     if wanted is not None and len(wanted) > len(found):
-        told = f"{len(found)} cards: {', '.join(card.model for card in found) or 'none'}"
-        remedy = f"correct gpus of {patient.name} in the inventory, or look at nvidia-smi there"
-        yield problem("cards", "blocks", name, told, f"{len(wanted)} cards, as the inventory lists", remedy)
+        measured = f"{len(found)} cards: {', '.join(card.model for card in found) or 'none'}"
+        remedy = f"correct gpus of {node.name} in the inventory, or look at nvidia-smi there"
+        yield problem("cards", "blocks", name, measured, f"{len(wanted)} cards, as the inventory lists", remedy)
     # The first cards are given to the cluster, the inventory says how many.
     for given, card in zip(wanted or (), found, strict=False):
         if label_value(given.model) != label_value(card.model):
-            remedy = f"correct gpus of {patient.name} in the inventory; recipes place workers by these names"
+            remedy = f"correct gpus of {node.name} in the inventory; recipes place workers by these names"
             yield problem("cards", "warns", name, f"card {card.index} is {card.model}", given.model, remedy)
     cuda = numbers(probe.software.torch_cuda or "")
     for card in found if wanted is None else found[: len(wanted)]:
@@ -206,13 +206,13 @@ def _capability(name: list[str], card: Card, cuda: tuple[int, ...]) -> Iterator[
     least = MIN_CAPABILITY.get(cuda[0])
     build = ".".join(map(str, cuda))
     if least is not None and has < least:
-        told = f"{card.model} (compute capability {card.capability}) and torch for CUDA {build}"
+        measured = f"{card.model} (compute capability {card.capability}) and torch for CUDA {build}"
         needed = f"{'.'.join(map(str, least))} or higher: this build has no code for older cards"
         remedy = "a torch for CUDA 12.6 on every node; or leave the card out with gpus: [] in the inventory"
-        yield problem("cards", "blocks", name, told, needed, remedy)
+        yield problem("cards", "blocks", name, measured, needed, remedy)
     if has >= _BLACKWELL and cuda < _BLACKWELL_CUDA:
-        told = f"{card.model} (compute capability {card.capability}) and torch for CUDA {build}"
-        yield problem("cards", "blocks", name, told, "torch for CUDA 12.8 or newer", "there: uv sync")
+        measured = f"{card.model} (compute capability {card.capability}) and torch for CUDA {build}"
+        yield problem("cards", "blocks", name, measured, "torch for CUDA 12.8 or newer", "there: uv sync")
 
 
 def _usage(name: list[str], card: Card, probe: NodeProbe) -> Iterator[Finding]:
@@ -222,21 +222,21 @@ def _usage(name: list[str], card: Card, probe: NodeProbe) -> Iterator[Finding]:
             f"{p.name.rpartition('/')[2]} (process {p.pid}{f', {p.memory_mib} MiB' if p.memory_mib else ''})"
             for p in others
         )
-        told = f"{describe(card)}; used by {used or 'the desktop'}"
+        measured = f"{describe(card)}; used by {used or 'the desktop'}"
         remedy = "close what uses it there, if it is not a run of yours: nvidia-smi shows all; a desktop may keep some"
-        yield problem("cards", "warns", name, told, "90 % of its memory free: it sets the micro-batch", remedy)
+        yield problem("cards", "warns", name, measured, "90 % of its memory free: it sets the micro-batch", remedy)
     if card.temperature_c is not None and card.temperature_c >= _HOT_C:
         remedy = "clean its fans and filters, or cap its power: power_cap_w in the inventory"
         yield problem("cards", "warns", name, describe(card), f"below {_HOT_C} °C: above, it slows down", remedy)
 
 
 def _probed(examination: ClusterReport) -> Iterator[tuple[NodeReport, NodeProbe]]:
-    for patient in examination.patients:
-        if patient.probe is not None:
-            yield patient, patient.probe
+    for node in examination.nodes:
+        if node.probe is not None:
+            yield node, node.probe
 
 
 def _reference(examination: ClusterReport, value: Callable[[NodeProbe], str | None]) -> tuple[str, str]:
     """The head's value, or the first node's that has one; and whose it is."""
     ordered = sorted(_probed(examination), key=lambda pair: pair[0].spec.role != "head")
-    return next(((found, patient.name) for patient, probe in ordered if (found := value(probe))), ("", ""))
+    return next(((found, node.name) for node, probe in ordered if (found := value(probe))), ("", ""))

@@ -15,67 +15,67 @@ _MAX_STALE_S = 5.0
 
 def shared(examination: ClusterReport) -> Iterator[Finding]:
     """One folder for all: the same file, renames, locks, and changes that are seen soon."""
-    sharing = [patient for patient in examination.answered if patient.spec.shared is not None]
+    sharing = [node for node in examination.answered if node.spec.shared is not None]
     first = examination.first_sharing
-    without = [patient.name for patient in examination.answered if patient.spec.shared is None]
-    if without and len(examination.patients) > 1:
+    without = [node.name for node in examination.answered if node.spec.shared is None]
+    if without and len(examination.nodes) > 1:
         needed = "a folder that all nodes mount (`shared`): runs and data sets lie there"
         remedy = (
             "share a folder (NFS or SMB) from one PC or the NAS, mount it everywhere, write `shared` into the inventory"
         )
         yield problem("shared folder", "warns", without, "no shared folder in the inventory", needed, remedy)
-    for patient in sharing:
-        found = [*_share_problems(patient, first or patient)]
+    for node in sharing:
+        found = [*_share_problems(node, first or node)]
         yield from found
         if not found:
-            told = f"{patient.spec.shared}: same file, renames, locks"
-            yield fine("shared folder", [patient.name], told, "one folder for all nodes")
+            measured = f"{node.spec.shared}: same file, renames, locks"
+            yield fine("shared folder", [node.name], measured, "one folder for all nodes")
     yield from _stale(examination)
 
 
-def _share_problems(patient: NodeReport, first: NodeReport) -> Iterator[Finding]:
-    name, where = [patient.name], patient.spec.shared
-    disk = patient.probe.disks.get("shared") if patient.probe else None
+def _share_problems(node: NodeReport, first: NodeReport) -> Iterator[Finding]:
+    name, where = [node.name], node.spec.shared
+    disk = node.probe.disks.get("shared") if node.probe else None
     kind = f" ({disk.kind} from {disk.source})" if disk and disk.kind else ""
     mount = f"there: mount {where}; findmnt {where} shows what is mounted"
-    if patient.share is None:
+    if node.share is None:
         needed = "the folder can be read and written"
-        if patient.share_why:
-            yield problem("shared folder", "blocks", name, f"{where}{kind}: {patient.share_why}", needed, mount)
+        if node.share_why:
+            yield problem("shared folder", "blocks", name, f"{where}{kind}: {node.share_why}", needed, mount)
         return
-    share = patient.share
+    share = node.share
     if not share.same_file:
-        told = f"{where}{kind}: the file that {first.name} wrote is not there"
+        measured = f"{where}{kind}: the file that {first.name} wrote is not there"
         needed = f"the folder that {first.name} has"
-        yield problem("shared folder", "blocks", name, told, needed, mount)
+        yield problem("shared folder", "blocks", name, measured, needed, mount)
     elif share.error is not None or not share.renamed:
-        told = f"{where}{kind}: {share.error or 'a renamed file kept its old content'}"
+        measured = f"{where}{kind}: {share.error or 'a renamed file kept its old content'}"
         needed = "files can be written, renamed over others and read back"
-        user = patient.probe.system.user if patient.probe else "you"
+        user = node.probe.system.user if node.probe else "you"
         remedy = f"let {user} write there; checkpoints are written so"
-        yield problem("shared folder", "blocks", name, told, needed, remedy)
+        yield problem("shared folder", "blocks", name, measured, needed, remedy)
     elif not share.locked or share.lock_seen is False:
         others = "of another node " if share.locked else ""
-        told = f"{where}{kind}: a lock {others}keeps nobody out"
+        measured = f"{where}{kind}: a lock {others}keeps nobody out"
         needed = "locks that all nodes see"
         remedy = "NFS 4 (mount -t nfs4), or SMB without nobrl; sshfs has no locks between PCs. Submit from one PC only"
-        yield problem("shared folder", "warns", name, told, needed, remedy)
+        yield problem("shared folder", "warns", name, measured, needed, remedy)
 
 
 def _stale(examination: ClusterReport) -> Iterator[Finding]:
     needed = f"seen within {_MAX_STALE_S:g} s: runs wait for each other's files"
     # Where a node has another folder, that is what is wrong.
-    together = {patient.name for patient in examination.answered if patient.share and patient.share.same_file}
+    together = {node.name for node in examination.answered if node.share and node.share.same_file}
     for (one, other), link in examination.links.items():
         if not {one, other} <= together:
             continue
         if link.stale_error is not None or (link.stale_s or 0.0) > _MAX_STALE_S:
-            told = f"a file renamed on {one}: on {other} {link.stale_error or f'seen after {link.stale_s:.1f} s'}"
+            measured = f"a file renamed on {one}: on {other} {link.stale_error or f'seen after {link.stale_s:.1f} s'}"
             remedy = f"on {other}: mount with the option actimeo=1 (NFS, SMB), or sshfs with -o dcache=no"
-            yield problem("shared folder", "warns", [other, one], told, needed, remedy)
+            yield problem("shared folder", "warns", [other, one], measured, needed, remedy)
         elif link.stale_s is not None:
-            told = f"a file renamed on {one} is seen on {other} after {1000 * link.stale_s:.0f} ms"
-            yield fine("shared folder", [other, one], told, needed)
+            measured = f"a file renamed on {one} is seen on {other} after {1000 * link.stale_s:.0f} ms"
+            yield fine("shared folder", [other, one], measured, needed)
 
 
 def rates(examination: ClusterReport) -> Iterator[Finding]:
@@ -84,30 +84,30 @@ def rates(examination: ClusterReport) -> Iterator[Finding]:
     first = examination.first_sharing
     if write is not None and first is not None and write < _MIN_WRITE:
         needed = f"{size(_MIN_WRITE)}/s: a checkpoint of 1 GB takes {1e9 / _MIN_WRITE:.0f} s then"
-        told = f"writes {size(write)}/s to the shared folder"
+        measured = f"writes {size(write)}/s to the shared folder"
         yield problem(
-            "storage rate", "warns", [first.name], told, needed, "a faster disk or link for the shared folder"
+            "storage rate", "warns", [first.name], measured, needed, "a faster disk or link for the shared folder"
         )
-    for patient in examination.answered:
-        yield from _shared_rates(patient)
-        yield from _cache_rates(patient)
+    for node in examination.answered:
+        yield from _shared_rates(node)
+        yield from _cache_rates(node)
 
 
-def _shared_rates(patient: NodeReport) -> Iterator[Finding]:
-    rate = patient.share_rates
+def _shared_rates(node: NodeReport) -> Iterator[Finding]:
+    rate = node.share_rates
     if rate is None or rate.error is not None or rate.read is None or rate.crops is None:
         return
-    told = f"shared folder: {size(rate.read)}/s in order, {size(rate.crops)}/s in crops of 1 MiB"
+    measured = f"shared folder: {size(rate.read)}/s in order, {size(rate.crops)}/s in crops of 1 MiB"
     needed = f"{size(_MIN_READ)}/s in order, {size(_MIN_CROPS)}/s in crops: {_MIN_CROPS / 2**20:.0f} crops a second"
     if rate.read < _MIN_READ or rate.crops < _MIN_CROPS:
         remedy = "a cache disk on this node (`cache` in the inventory; vr data stage), or a faster link to the storage"
-        yield problem("storage rate", "warns", [patient.name], told, needed, remedy)
+        yield problem("storage rate", "warns", [node.name], measured, needed, remedy)
     else:
-        yield fine("storage rate", [patient.name], told, needed)
+        yield fine("storage rate", [node.name], measured, needed)
 
 
-def _cache_rates(patient: NodeReport) -> Iterator[Finding]:
-    rate = patient.cache
+def _cache_rates(node: NodeReport) -> Iterator[Finding]:
+    rate = node.cache
     if rate is None:
         return
     if rate.error is not None or rate.read is None or rate.crops is None or rate.write is None:
@@ -115,14 +115,14 @@ def _cache_rates(patient: NodeReport) -> Iterator[Finding]:
         if os.strerror(errno.ENOSPC) in (rate.error or ""):
             needed = "room on the disk"
             remedy = f"there: make room; du -xh -d1 {rate.path} | sort -h shows where it went"
-        yield problem("storage rate", "blocks", [patient.name], f"cache {rate.path}: {rate.error}", needed, remedy)
+        yield problem("storage rate", "blocks", [node.name], f"cache {rate.path}: {rate.error}", needed, remedy)
         return
-    told = f"cache: {size(rate.crops)}/s in crops of 1 MiB, writes {size(rate.write)}/s"
-    shared_crops = patient.share_rates.crops if patient.share_rates else None
+    measured = f"cache: {size(rate.crops)}/s in crops of 1 MiB, writes {size(rate.write)}/s"
+    shared_crops = node.share_rates.crops if node.share_rates else None
     floor = max(_MIN_CROPS, shared_crops or 0.0)
     needed = f"{size(floor)}/s in crops" + (", as the shared folder gives" if floor > _MIN_CROPS else "")
     if rate.crops < floor:
         remedy = "a cache on an SSD; a cache slower than the shared folder is better left out of the inventory"
-        yield problem("storage rate", "warns", [patient.name], told, needed, remedy)
+        yield problem("storage rate", "warns", [node.name], measured, needed, remedy)
     else:
-        yield fine("storage rate", [patient.name], told, needed)
+        yield fine("storage rate", [node.name], measured, needed)

@@ -72,15 +72,15 @@ def steps(inventory: Inventory) -> int:
 def examine(inventory: Inventory, doctor: Doctor) -> ClusterReport:
     """Measure everything. What cannot be measured is missing in the result with its reason."""
     with ThreadPoolExecutor(max_workers=2 * len(inventory.nodes)) as pool:
-        patients = {p.name: p for p in pool.map(lambda node: _look(node, doctor), inventory.nodes)}
-        done = ClusterReport(tuple(patients.values()), ports=doctor.ports)
+        reports = {p.name: p for p in pool.map(lambda node: _look(node, doctor), inventory.nodes)}
+        done = ClusterReport(tuple(reports.values()), ports=doctor.ports)
         word = secrets.token_hex(16)
         sharing = [p.spec for p in done.answered if p.spec.shared is not None]
         # The head writes first: it is where runs are submitted.
         sharing.sort(key=lambda node: node.role != "head")
         with _shared_folder(sharing[0] if sharing else None, word, doctor) as (share_write, share_why):
             if share_why:
-                patients[sharing[0].name] = replace(patients[sharing[0].name], share_why=share_why)
+                reports[sharing[0].name] = replace(reports[sharing[0].name], share_why=share_why)
             shared = {node.name for node in sharing} if share_write is not None else set()
             done = replace(done, share_write=share_write)
             with _listening(done.answered, shared, sharing, word, doctor, pool) as (measuring, deaf):
@@ -88,10 +88,10 @@ def examine(inventory: Inventory, doctor: Doctor) -> ClusterReport:
                 done = replace(done, links=links, links_why=links_why)
                 for node in sharing if shared else []:
                     held = node is not sharing[0] and sharing[0].name not in deaf and len(done.answered) > 1
-                    patients[node.name] = _look_at_share(patients[node.name], word, held, doctor)
-        for patient in pool.map(lambda p: _look_at_cache(p, doctor), list(patients.values())):
-            patients[patient.name] = patient
-    return replace(done, patients=tuple(patients.values()))
+                    reports[node.name] = _look_at_share(reports[node.name], word, held, doctor)
+        for report in pool.map(lambda p: _look_at_cache(p, doctor), list(reports.values())):
+            reports[report.name] = report
+    return replace(done, nodes=tuple(reports.values()))
 
 
 def _look(node: NodeSpec, doctor: Doctor) -> NodeReport:
@@ -143,7 +143,7 @@ def share_folder(node: NodeSpec, word: str) -> str:
 
 @contextlib.contextmanager
 def _listening(
-    patients: Sequence[NodeReport],
+    reports: Sequence[NodeReport],
     shared: set[str],
     sharing: Sequence[NodeSpec],
     word: str,
@@ -153,36 +153,36 @@ def _listening(
     """Every node listens while the body runs. Gives the ports that may measure, and of deaf nodes the reason."""
     span = _LAST_EPHEMERAL - _FIRST_EPHEMERAL
     measuring = [_FIRST_EPHEMERAL + secrets.randbelow(span) for _ in range(3)]
-    if len(patients) < 2:
+    if len(reports) < 2:
         yield measuring, {}
         return
     listeners: dict[str, Future[Any]] = {}
-    for patient in patients:
+    for report in reports:
         request = {
             "do": "listen",
-            "address": patient.spec.address,
+            "address": report.spec.address,
             "word": word,
-            "ports": needed_ports(doctor.ports, head=patient.spec.role == "head"),
+            "ports": needed_ports(doctor.ports, head=report.spec.role == "head"),
             "measuring": measuring,
-            "seconds": _LISTEN_S * len(patients),
-            "share": share_folder(patient.spec, word) if patient.name in shared else None,
-            "hold": bool(sharing) and patient.name == sharing[0].name,
+            "seconds": _LISTEN_S * len(reports),
+            "share": share_folder(report.spec, word) if report.name in shared else None,
+            "hold": bool(sharing) and report.name == sharing[0].name,
         }
-        listeners[patient.name] = pool.submit(doctor.ask, patient.spec, request, _LISTEN_S * len(patients) + 30.0)
+        listeners[report.name] = pool.submit(doctor.ask, report.spec, request, _LISTEN_S * len(reports) + 30.0)
     try:
-        yield measuring, _await_listeners(patients, listeners, measuring, word, doctor)
+        yield measuring, _await_listeners(reports, listeners, measuring, word, doctor)
     finally:
         stop = {"do": "stop", "word": word, "measuring": measuring}
-        for patient in patients:
+        for report in reports:
             with contextlib.suppress(Unanswered):
-                doctor.ask(patient.spec, {**stop, "address": patient.spec.address}, timeout_s=30.0)
+                doctor.ask(report.spec, {**stop, "address": report.spec.address}, timeout_s=30.0)
         for listener in listeners.values():
             with contextlib.suppress(Unanswered):
                 listener.result()
 
 
 def _await_listeners(
-    patients: Sequence[NodeReport],
+    reports: Sequence[NodeReport],
     listeners: dict[str, Future[Any]],
     measuring: Sequence[int],
     word: str,
@@ -190,23 +190,23 @@ def _await_listeners(
 ) -> dict[str, str]:
     """The nodes whose listener does not answer even on the node itself, and why."""
     deaf = {}
-    for patient in patients:
-        request = {"do": "await", "address": patient.spec.address, "word": word, "measuring": list(measuring)}
+    for report in reports:
+        request = {"do": "await", "address": report.spec.address, "word": word, "measuring": list(measuring)}
         try:
-            ready = doctor.ask(patient.spec, {**request, "seconds": _READY_S}, _READY_S + 30.0)["ready"]
+            ready = doctor.ask(report.spec, {**request, "seconds": _READY_S}, _READY_S + 30.0)["ready"]
             why = "" if ready else "its listener did not start"
         except Unanswered as reason:
             why = str(reason)
-        listener = listeners[patient.name]
+        listener = listeners[report.name]
         if why and listener.done():
             why = str(listener.exception() or why)
         if why:
-            deaf[patient.name] = why
+            deaf[report.name] = why
     return deaf
 
 
 def _pairs(
-    patients: Sequence[NodeReport],
+    reports: Sequence[NodeReport],
     shared: set[str],
     measuring: Sequence[int],
     deaf: dict[str, str],
@@ -241,7 +241,7 @@ def _pairs(
             missing[names] = str(reason)
         doctor.tell(" – ".join(names))
 
-    for round_ in rounds(patients):
+    for round_ in rounds(reports):
         list(pool.map(measure, round_))
     return links, missing
 
@@ -266,33 +266,33 @@ def needed_ports(ports: Ports, *, head: bool) -> list[int]:
     return [*singles, ports.worker_low, ports.worker_high]
 
 
-def _look_at_share(patient: NodeReport, word: str, held: bool, doctor: Doctor) -> NodeReport:
+def _look_at_share(report: NodeReport, word: str, held: bool, doctor: Doctor) -> NodeReport:
     request = {
         "do": "share",
-        "share": share_folder(patient.spec, word),
+        "share": share_folder(report.spec, word),
         "word": word,
-        "node": patient.name,
+        "node": report.name,
         "held": held,
         "seconds": doctor.patience.share_s,
     }
     try:
-        answer = doctor.ask(patient.spec, request, timeout_s=120.0)
+        answer = doctor.ask(report.spec, request, timeout_s=120.0)
         rates = None if answer["rates"] is None else read_as(Rates, answer["rates"])
-        return replace(patient, share=read_as(Share, answer["share"]), share_rates=rates)
+        return replace(report, share=read_as(Share, answer["share"]), share_rates=rates)
     except Unanswered as reason:
-        return replace(patient, share_why=str(reason))
+        return replace(report, share_why=str(reason))
     finally:
-        doctor.tell(f"shared folder on {patient.name}")
+        doctor.tell(f"shared folder on {report.name}")
 
 
-def _look_at_cache(patient: NodeReport, doctor: Doctor) -> NodeReport:
-    if patient.probe is None or patient.spec.cache is None:
-        return patient
-    folder, seconds = str(patient.spec.cache.path), doctor.patience.disk_s
+def _look_at_cache(report: NodeReport, doctor: Doctor) -> NodeReport:
+    if report.probe is None or report.spec.cache is None:
+        return report
+    folder, seconds = str(report.spec.cache.path), doctor.patience.disk_s
     request = {"do": "rates", "folder": folder, "most_bytes": _DISK_BYTES, "seconds": seconds}
     try:
-        return replace(patient, cache=read_as(Rates, doctor.ask(patient.spec, request, timeout_s=120.0)))
+        return replace(report, cache=read_as(Rates, doctor.ask(report.spec, request, timeout_s=120.0)))
     except Unanswered as reason:
-        return replace(patient, cache=Rates(folder, None, None, None, str(reason)))
+        return replace(report, cache=Rates(folder, None, None, None, str(reason)))
     finally:
-        doctor.tell(f"cache of {patient.name}")
+        doctor.tell(f"cache of {report.name}")

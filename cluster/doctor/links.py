@@ -33,7 +33,7 @@ def keep_links(examination: ClusterReport) -> None:
     Raises:
         OSError: this PC's state folder cannot be written.
     """
-    address = {patient.name: patient.spec.address for patient in examination.patients}
+    address = {report.name: report.spec.address for report in examination.nodes}
     kept = {frozenset(link.ends): link for link in read_links()}
     for (one, other), link in examination.links.items():
         mbit = min(link.there_mbit or 0.0, link.back_mbit or 0.0)

@@ -43,7 +43,7 @@ class NodeReport:
 class ClusterReport:
     """All that the doctor knows."""
 
-    patients: tuple[NodeReport, ...]
+    nodes: tuple[NodeReport, ...]
     links: dict[tuple[str, str], Link] = field(default_factory=dict)
     """(measuring node, other node) → link; one of each pair of nodes that answered."""
     links_why: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -55,15 +55,15 @@ class ClusterReport:
     @property
     def answered(self) -> tuple[NodeReport, ...]:
         """The nodes that gave an answer."""
-        return tuple(patient for patient in self.patients if patient.probe is not None)
+        return tuple(report for report in self.nodes if report.probe is not None)
 
     @property
     def head(self) -> NodeReport:
         """The node with `role: head`."""
-        return next(patient for patient in self.patients if patient.spec.role == "head")
+        return next(report for report in self.nodes if report.spec.role == "head")
 
     @property
     def first_sharing(self) -> NodeReport | None:
         """The node that writes to the shared folder first: the head, where runs are submitted, if it has the folder."""
-        sharing = [patient for patient in self.answered if patient.spec.shared is not None]
-        return min(sharing, key=lambda patient: patient.spec.role != "head", default=None)
+        sharing = [report for report in self.answered if report.spec.shared is not None]
+        return min(sharing, key=lambda report: report.spec.role != "head", default=None)

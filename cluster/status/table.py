@@ -71,10 +71,10 @@ def _software(row: NodeRow, head: NodeRow | None) -> list[str]:
     """What its Ray was started from, conspicuous where it is another version than the head's."""
     if row.version is None:
         return []
-    told = f"vr {row.version}{f' ({row.commit[:8]})' if row.commit else ''}, Python {row.python}"
+    reported = f"vr {row.version}{f' ({row.commit[:8]})' if row.commit else ''}, Python {row.python}"
     if head is not None and differs(row, head):
-        return [f"[bold red]{escape(told)}, other than the head's[/]"]
-    return [escape(told)]
+        return [f"[bold red]{escape(reported)}, other than the head's[/]"]
+    return [escape(reported)]
 
 
 def differs(row: NodeRow, head: NodeRow) -> bool:

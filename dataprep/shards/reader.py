@@ -96,8 +96,8 @@ def _resident(path: Path, descriptor: int) -> _Resident | None:
     """None where explicit reads must do."""
     facts = os.fstat(descriptor)
     # Of a file that one may only read, the kernel says that all of it is in memory, whatever is true (mincore(2)).
-    told = os.geteuid() in (0, facts.st_uid) or os.access(path, os.W_OK)
-    if not (told and facts.st_size and on_local_disk(path)):
+    reported = os.geteuid() in (0, facts.st_uid) or os.access(path, os.W_OK)
+    if not (reported and facts.st_size and on_local_disk(path)):
         return None
     try:
         return _Resident(descriptor, facts.st_size)

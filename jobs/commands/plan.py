@@ -117,8 +117,8 @@ def _show(about: dict[str, Any], found: "Forecast", inventory: Path) -> None:
         say(f"in all phases {hours:.2f} hours; the tables above are of the last one, as if it were the whole run")
     for ways_s, allowed in ((now.ways_s, "allows"), (found.other_ways_s, "does not list (sync={auto: [...]})")):
         if ways_s:
-            told = ", ".join(f"{way} {seconds:.3f} s" for way, seconds in ways_s.items())
-            say(f"a step by each way that the recipe {allowed}: {told}")
+            reported = ", ".join(f"{way} {seconds:.3f} s" for way, seconds in ways_s.items())
+            say(f"a step by each way that the recipe {allowed}: {reported}")
     if now.left_out:
         say(
             f"{', '.join(now.left_out)} left out: with all a step takes {now.all_step_s:.2f} s, "

@@ -198,12 +198,12 @@ def _shown(search: "Search") -> "Iterator[Callable[[list[TrialRow]], None]]":
         ):
             yield lambda rows: None
         return
-    told: dict[str, str] = {}
+    reported: dict[str, str] = {}
 
     def tell(rows: "list[TrialRow]") -> None:
         for row in rows:
-            if told.get(row.id, "pending") != row.state:
-                told[row.id] = row.state
+            if reported.get(row.id, "pending") != row.state:
+                reported[row.id] = row.state
                 print(shown_trial(row) + (f" ({row.why})" if row.why else ""), file=sys.stderr, flush=True)
 
     yield tell

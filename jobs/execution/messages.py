@@ -46,39 +46,39 @@ def words(error: BaseException, rank: int) -> dict[str, Any]:
     }
 
 
-def carried(failures: Mapping[int, BaseException], told: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def carried(failures: Mapping[int, BaseException], reported: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Words of the ranks that could not write them, since their PC does not see the run's folder: Ray has them."""
-    written = {t["rank"] for t in told}
+    written = {t["rank"] for t in reported}
     unsaid = {rank: failure for rank, failure in failures.items() if rank not in written}
     return [words(failure, rank) for rank, failure in unsaid.items() if isinstance(failure, VrError)]
 
 
-def first_cause(told: Sequence[dict[str, Any]], silent: Collection[int], step: int, fallback: str) -> Failed:
+def first_cause(reported: Sequence[dict[str, Any]], silent: Collection[int], step: int, fallback: str) -> Failed:
     """The failure that made the others.
 
     Args:
-        told: What ranks said before they ended (`words`).
+        reported: What ranks said before they ended (`words`).
         silent: Ranks that failed without a word: their process died.
         step: Step of the newest checkpoint.
         fallback: What Ray says.
     """
-    told = [{**t, "message": _placed(t)} for t in told]
-    final = sorted((t for t in told if t["final"]), key=lambda t: (not t["user_error"], t["time_s"]))
+    reported = [{**t, "message": _placed(t)} for t in reported]
+    final = sorted((t for t in reported if t["final"]), key=lambda t: (not t["user_error"], t["time_s"]))
     if final:
         return Failed(step, final[0]["message"], final=True, user_error=final[0]["user_error"])
-    away = [t for t in told if t.get("storage")]
+    away = [t for t in reported if t.get("storage")]
     if away:  # the others only lost their connection to it
         return Failed(step, min(away, key=lambda t: t["time_s"])["message"], storage=True)
     if silent:
         # The others only lost their connection to it.
         ranks = ", ".join(str(rank) for rank in sorted(silent))
         return Failed(step, f"worker {ranks} died: its machine, its network or its memory")
-    if told:
-        return Failed(step, min(told, key=lambda t: t["time_s"])["message"].splitlines()[0][:300])
+    if reported:
+        return Failed(step, min(reported, key=lambda t: t["time_s"])["message"].splitlines()[0][:300])
     return Failed(step, fallback[:300])
 
 
-def _placed(told: Mapping[str, Any]) -> str:
+def _placed(reported: Mapping[str, Any]) -> str:
     """The message, with the PC's name where that is another one: `no such folder` may be true there alone."""
-    message: str = told["message"]
-    return message if told["host"] == platform.node() else f"{told['host']}: {message}"
+    message: str = reported["message"]
+    return message if reported["host"] == platform.node() else f"{reported['host']}: {message}"

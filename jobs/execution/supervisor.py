@@ -260,13 +260,13 @@ class Supervisor:
         folder = self.run.attempt_folder(self.attempt)
         with contextlib.suppress(OSError):  # a full disk is what it may be about
             (folder / f"error-{self._number}.txt").write_text(str(error), encoding="utf-8")
-        told = [read_json(file) for file in folder.glob(f"error-{self._number}-rank-*.json")]
+        reported = [read_json(file) for file in folder.glob(f"error-{self._number}-rank-*.json")]
         failures = getattr(error, "worker_failures", {})
-        told += carried(failures, told)
-        silent = set(failures) - {t["rank"] for t in told}
+        reported += carried(failures, reported)
+        silent = set(failures) - {t["rank"] for t in reported}
         lines = [line.strip() for line in str(cause or error).splitlines() if line.strip()]
         fallback = lines[-1] if lines else type(error).__name__
-        return Outcome("failed", first_cause(told, silent, self.run.last_step(), fallback))
+        return Outcome("failed", first_cause(reported, silent, self.run.last_step(), fallback))
 
     def _stopping(self) -> bool:
         # A share that is away may answer with an error instead of no.

@@ -154,10 +154,10 @@ def foretold(run: RunFolder, summary: RunSummary) -> dict[str, Any]:
             "chosen": choose_sync(predicted_s), "predicted_s": predicted_s, "step_s": summary.step_s,
         }  # fmt: skip
     if summary.not_worth is not None:
-        told, starts = summary.not_worth, machines_of_starts(run)
+        reported, starts = summary.not_worth, machines_of_starts(run)
         names = starts[0][1] if starts else []
-        machines = [names[rank] if rank < len(names) else f"worker {rank}" for rank in told.ranks]
-        found["not_worth"] = {"machines": machines, "with_s": told.with_s, "without_s": told.without_s}
+        machines = [names[rank] if rank < len(names) else f"worker {rank}" for rank in reported.ranks]
+        found["not_worth"] = {"machines": machines, "with_s": reported.with_s, "without_s": reported.without_s}
     return found
 
 

@@ -119,8 +119,8 @@ class Fold:
             self._last["predicted_s"] = {way: seconds for way, seconds in predicted_s.items() if seconds is not None}
         elif kind == "not_worth":
             with contextlib.suppress(ConfigError):
-                told = {name: record.get(name) for name in NotWorth.model_fields}
-                self._last["not_worth"] = validate(NotWorth, told, kind)
+                reported = {name: record.get(name) for name in NotWorth.model_fields}
+                self._last["not_worth"] = validate(NotWorth, reported, kind)
 
     def _add_step(self, record: Mapping[str, Any], step: int, loss: float | None) -> None:
         self._last["step"] = step

@@ -157,8 +157,8 @@ def behind_steps(exchange_s: float, computing_s: float, every_steps: int) -> int
 
 def choice_said(chosen: SyncName, predicted_s: Mapping[SyncName, float]) -> str:
     """A choice and what it rests on, for its user."""
-    told = ", ".join(f"{way} {seconds:.3f} s" for way, seconds in predicted_s.items())
-    return f"{chosen} (predicted for a step, as a mean over the run: {told})"
+    reported = ", ".join(f"{way} {seconds:.3f} s" for way, seconds in predicted_s.items())
+    return f"{chosen} (predicted for a step, as a mean over the run: {reported})"
 
 
 def choose_sync(predicted_s: Mapping[SyncName, float]) -> SyncName:

@@ -103,9 +103,9 @@ class RankReport:
         """Everything that is told, `[terms + 6 + ranks]` float64 on the rank's device."""
         busy_s = [0.0] * self._world.size
         busy_s[self._world.rank] = self._busy_s
-        told = [self._items, self._positions, *self._wishes, *busy_s]
+        reported = [self._items, self._positions, *self._wishes, *busy_s]
         losses = torch.stack(list(self._losses.values())) / self._of_items
-        return torch.cat([losses, torch.tensor(told, dtype=torch.float64, device=self._world.device)])
+        return torch.cat([losses, torch.tensor(reported, dtype=torch.float64, device=self._world.device)])
 
 
 def position_hash(position: int) -> int:

@@ -64,9 +64,9 @@ class Ddp:
     def exchange(self, report: RankReport) -> list[StepReport]:
         """As `Sync.exchange`: of this step."""
         report.computed(self.clock.busy_s())
-        told = StepReport.of_vector(report.step, report.terms, self._world.sum(report.vector()).tolist())
-        self.loss = told.loss
-        return [told]
+        reported = StepReport.of_vector(report.step, report.terms, self._world.sum(report.vector()).tolist())
+        self.loss = reported.loss
+        return [reported]
 
     def after_update(self, state: TrainState, plan: StepPlan, *, taken: bool) -> None:
         """As `Sync.after_update`."""

@@ -113,7 +113,7 @@ def train(
                 continue
 
             # 3. what all ranks now know: each item once, shares, records
-            decided = [record.step(told, plan, plan.observe(told)) for told in reports]
+            decided = [record.step(reported, plan, plan.observe(reported)) for reported in reports]
             judged = any(decided) and state.phase == phases[-1]  # whom an earlier phase does not need a later one may
             exclusion = choice.excluded(plan.speeds(state.step - 1)) if judged else None
 

@@ -103,10 +103,10 @@ def budget_bytes(inventory_gib: float | None = None, root: Path = _CGROUPS, proc
     return max(0, min(limits))
 
 
-def cgroup_limits(root: Path, told: Path) -> Iterator[tuple[int, int]]:
+def cgroup_limits(root: Path, reported: Path) -> Iterator[tuple[int, int]]:
     """(limit, used without what the kernel would give back), in bytes, of each limited cgroup that a process is in."""
     try:
-        lines = told.read_text(encoding="utf-8").splitlines()
+        lines = reported.read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for line in lines:

@@ -50,8 +50,8 @@ def newest_checkpoint(run: RunFolder, recipe: Recipe, world: World) -> Checkpoin
     if world.rank == 0 and checkpoint is not None:
         for line in mend_pointers(run, checkpoint):
             note(line)
-    told = [checkpoint.row.step if checkpoint else 0, run.checkpoints.is_dir()]
-    chosen = world.of_first(torch.tensor(told, device=world.device))
+    reported = [checkpoint.row.step if checkpoint else 0, run.checkpoints.is_dir()]
+    chosen = world.of_first(torch.tensor(reported, device=world.device))
     shared_step, begun = int(chosen[0]), bool(chosen[1])
     if recipe.checkpoint.own_disk_every_s is not None and begun:  # all ask, also who has none
         copy = newest_of_all(copies_of(run), shared_step, world)
@@ -80,6 +80,6 @@ def newest_of_all(copies: Path | None, shared_step: int, world: World) -> Checkp
         with contextlib.suppress(UserError, OSError):
             if step > shared_step and step not in read and len(read) < KEPT:
                 read[step] = read_checkpoint(folder)
-    told = torch.tensor(([*sorted(read)] + [-1] * KEPT)[:KEPT], device=world.device)
-    common = set.intersection(*map(set, world.gather(told).tolist())) - {-1}
+    reported = torch.tensor(([*sorted(read)] + [-1] * KEPT)[:KEPT], device=world.device)
+    common = set.intersection(*map(set, world.gather(reported).tolist())) - {-1}
     return read[max(common)] if common else None

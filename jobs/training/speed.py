@@ -98,9 +98,9 @@ def kept_speeds(recipe: Recipe, bins: int) -> dict[str, Speed]:
     found = {}
     for file in sorted((state_folder() / "speeds").glob("*.json")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ConfigError):
-            told = json.loads(file.read_text(encoding="utf-8"))
-            if all(told["key"][part] == wanted[part] for part in same):
-                found[str(told["key"]["device"])] = validate(SpeedRow, told["speed"], str(file)).speed
+            reported = json.loads(file.read_text(encoding="utf-8"))
+            if all(reported["key"][part] == wanted[part] for part in same):
+                found[str(reported["key"]["device"])] = validate(SpeedRow, reported["speed"], str(file)).speed
     return found
 
 

@@ -6,15 +6,15 @@ from hypothesis import strategies as st
 
 from cluster.doctor.checks_machine import address, clock, disks, kind, limits, names, reached, secrets
 from cluster.probe.readings import Disk, Interface, Names, SecretFile
-from tests.cluster.patients import away, examination, head, link, study, system
+from tests.cluster.node_reports import away, examination, head, link, study, system
 
 
-def found(check, *patients, link=None):
-    return [*check(examination(*patients, link=link))]
+def found(check, *reports, link=None):
+    return [*check(examination(*reports, link=link))]
 
 
-def only(check, *patients, link=None):
-    (finding,) = (f for f in found(check, *patients, link=link) if f.severity != "ok")
+def only(check, *reports, link=None):
+    (finding,) = (f for f in found(check, *reports, link=link) if f.severity != "ok")
     return finding
 
 

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from cluster.doctor.checks_network import exchange_s, links, mtu, ports
 from cluster.probe.readings import Interface, Link, Port
-from tests.cluster.patients import examination, head, link, study
+from tests.cluster.node_reports import examination, head, link, study
 
 
 def nic(address, mtu=1500, speed=1000, wireless=False):

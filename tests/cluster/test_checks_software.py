@@ -6,17 +6,17 @@ from hypothesis import strategies as st
 
 from cluster.doctor.checks_software import MIN_DRIVER, cards, driver, installed, numbers, python, versions
 from cluster.probe.readings import CardProcess, Graphics
-from tests.cluster.patients import card, examination, head, software, study
+from tests.cluster.node_reports import card, examination, head, software, study
 
 GRAPHICS = Graphics(1, "580.95.05", "13.0", (card(),), (), None)
 
 
-def said(check, *patients):
-    return [(f.check, f.severity, f.nodes) for f in check(examination(*patients))]
+def said(check, *reports):
+    return [(f.check, f.severity, f.nodes) for f in check(examination(*reports))]
 
 
-def only(check, *patients):
-    (finding,) = (f for f in check(examination(*patients)) if f.severity != "ok")
+def only(check, *reports):
+    (finding,) = (f for f in check(examination(*reports)) if f.severity != "ok")
     return finding
 
 

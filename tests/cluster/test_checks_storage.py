@@ -1,19 +1,19 @@
 import pytest
 
 from cluster.doctor.checks_storage import rates, shared
-from tests.cluster import patients
-from tests.cluster.patients import examination, link, share
+from tests.cluster import node_reports
+from tests.cluster.node_reports import examination, link, share
 
 NAS = {"spec": {"shared": "/mnt/nas"}}
 CACHE = {"shared": "/mnt/nas", "cache": {"path": "/cache", "quota_gb": 100}}
 
 
 def head(**changes):
-    return patients.head(**{**NAS, "share": share(), "share_rates": patients.rates(), **changes})
+    return node_reports.head(**{**NAS, "share": share(), "share_rates": node_reports.rates(), **changes})
 
 
 def study(**changes):
-    return patients.study(**{**NAS, "share": share(), "share_rates": patients.rates(), **changes})
+    return node_reports.study(**{**NAS, "share": share(), "share_rates": node_reports.rates(), **changes})
 
 
 def only(check, *nodes, **changes):
@@ -54,9 +54,9 @@ def test_a_lock_that_was_not_tried_is_no_fault():
 
 
 def test_a_node_without_the_folder_is_named_but_one_pc_alone_needs_none():
-    bare = patients.study()
+    bare = node_reports.study()
     assert only(shared, head(), bare).nodes == ("study",)
-    assert [*shared(examination(patients.head()))] == []
+    assert [*shared(examination(node_reports.head()))] == []
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_of_a_folder_that_is_another_no_delay_is_told():
     [({}, "ok"), ({"crops": 20e6}, "warns"), ({"read": 30e6}, "warns"), ({"crops": None, "error": "gone"}, None)],
 )
 def test_the_shared_folder_must_feed_a_card(changes, severity):
-    found = [*rates(examination(head(share_rates=patients.rates(**changes))))]
+    found = [*rates(examination(head(share_rates=node_reports.rates(**changes))))]
     assert [f.severity for f in found] == ([severity] if severity else [])
 
 
@@ -91,6 +91,6 @@ def test_slow_writes_warn_of_slow_checkpoints():
 @pytest.mark.parametrize(("crops", "severity"), [(500e6, "ok"), (90e6, "warns"), (None, "blocks")])
 def test_a_cache_must_be_faster_than_what_it_caches(crops, severity):
     error = None if crops else "No space left on device"
-    cache = patients.rates(path="/cache", write=400e6, crops=crops, error=error)
+    cache = node_reports.rates(path="/cache", write=400e6, crops=crops, error=error)
     found = [*rates(examination(head(spec=CACHE, cache=cache)))]
     assert [f.severity for f in found] == ["ok", severity]

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from cluster.doctor.diagnosis import blocks, findings, head_finding, summary, table
 from cluster.doctor.report import ClusterReport
-from tests.cluster.patients import away, examination, head, link, study, system
+from tests.cluster.node_reports import away, examination, head, link, study, system
 
 
 def test_two_healthy_pcs_may_start():

@@ -76,7 +76,7 @@ def test_two_nodes_are_measured_for_real_and_nothing_is_left_behind(visit, tmp_p
     assert link.error is None
     assert {port.state for port in link.ports} == {"open"}
     assert link.stale_s is not None
-    attic, study = measured.patients
+    attic, study = measured.nodes
     assert (attic.share.lock_seen, study.share.lock_seen) == (None, True)
     assert study.share_rates.crops > 0
     assert study.cache.write > 0
@@ -134,9 +134,9 @@ def test_a_node_that_is_off_is_named_and_the_others_are_measured(visit, tmp_path
         return run_here(node, argv, stdin, timeout_s)
 
     measured, told = visit(home(tmp_path), run)
-    assert (measured.patients[1].why, measured.patients[1].unanswered) == ("No route to host", "off")
+    assert (measured.nodes[1].why, measured.nodes[1].unanswered) == ("No route to host", "off")
     assert measured.links == {}
-    assert measured.patients[0].share.same_file
+    assert measured.nodes[0].share.same_file
     (finding,) = (f for f in findings(measured) if f.check == "reached" and f.severity != "ok")
     assert (finding.severity, finding.nodes) == ("warns", ("study",))
     assert not blocks(findings(measured))

@@ -143,11 +143,11 @@ def test_links_are_as_the_doctor_measured_them_and_else_assumed(tmp_path, monkey
     nodes = [{"name": n, "address": f"10.0.0.{k}", "role": "head" if k == 1 else "worker",
               "gpus": [{"model": "RTX 3090 Ti", "memory_gib": 24}]} for k, n in enumerate("abcd", 1)]  # fmt: skip
     inventory = validate(Inventory, {"nodes": nodes}, "test")
-    patients = tuple(NodeReport(node) for node in inventory.nodes)
+    reports = tuple(NodeReport(node) for node in inventory.nodes)
 
     def measure(**mbit):
         links = {(pair[0], pair[1]): Link((), there_mbit=there, back_mbit=9400) for pair, there in mbit.items()}
-        keep_links(ClusterReport(patients, links))
+        keep_links(ClusterReport(reports, links))
 
     measure(ab=9400, ac=1200, bc=940)
     measure(ac=940)

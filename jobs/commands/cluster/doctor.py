@@ -121,16 +121,16 @@ def _plain(found: Sequence["Finding"], measured: "ClusterReport") -> dict[str, o
     from vr_core.config import plain
 
     nodes = {
-        patient.name: {
-            "address": patient.spec.address,
-            "why": patient.why,
+        report.name: {
+            "address": report.spec.address,
+            "why": report.why,
             **{
                 key: None if value is None else as_json(value)
                 for key in ("probe", "cache", "share", "share_rates")
-                for value in [getattr(patient, key)]
+                for value in [getattr(report, key)]
             },
         }
-        for patient in measured.patients
+        for report in measured.nodes
     }
     links = [{"from": one, "to": other, **as_json(link)} for (one, other), link in measured.links.items()]
     return {"findings": [plain(finding) for finding in found], "nodes": nodes, "links": links}

@@ -49,9 +49,9 @@ def _shown_choice(sync: dict[str, Any]) -> str:
     return choice_said(sync["chosen"], sync["predicted_s"]) + took
 
 
-def _shown_advice(told: dict[str, Any]) -> str:
+def _shown_advice(reported: dict[str, Any]) -> str:
     """What would be quicker."""
     return (
-        f"without {', '.join(told['machines'])} a step would take {told['without_s']:.3f} s, with all "
-        f"{told['with_s']:.3f} s (predicted); a recipe with nodes: {{min: 1}} leaves such machines out"
+        f"without {', '.join(reported['machines'])} a step would take {reported['without_s']:.3f} s, with all "
+        f"{reported['with_s']:.3f} s (predicted); a recipe with nodes: {{min: 1}} leaves such machines out"
     )

@@ -66,7 +66,7 @@ def probe(name="attic", address="192.168.1.10", **changes):
     return NodeProbe(**{**values, **changes})
 
 
-def patient(name="attic", address="192.168.1.10", role="worker", spec=None, **changes):
+def node_report(name="attic", address="192.168.1.10", role="worker", spec=None, **changes):
     """A node whose probe, or (`software=...`) whose part of it, is as given."""
     own = {"ahead_s", "cache", "share", "share_rates", "share_why"} & changes.keys()
     fields = {key: changes.pop(key) for key in own}
@@ -80,11 +80,11 @@ def away(name, why, role="worker", unanswered="off"):
 
 
 def head(**changes):
-    return patient("attic", "192.168.1.10", "head", **changes)
+    return node_report("attic", "192.168.1.10", "head", **changes)
 
 
 def study(**changes):
-    return patient("study", "192.168.1.11", **changes)
+    return node_report("study", "192.168.1.11", **changes)
 
 
 def link(**changes):
@@ -102,10 +102,10 @@ def link(**changes):
     return Link(**{**values, **changes})
 
 
-def examination(*patients, link=None, **changes):
+def examination(*reports, link=None, **changes):
     """These nodes, and the link between the first two."""
-    links = {(patients[0].name, patients[1].name): link} if link is not None else {}
-    return ClusterReport(patients, links=links, ports=Ports(), **changes)
+    links = {(reports[0].name, reports[1].name): link} if link is not None else {}
+    return ClusterReport(reports, links=links, ports=Ports(), **changes)
 
 
 def software(**changes):
