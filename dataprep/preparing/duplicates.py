@@ -1,6 +1,6 @@
 """Rules for songs that hold the same audio: copies come into one split, and a repair changes no run's items.
 
-They work on the rows of the manifest alone: nothing is read or written here.
+They are pure: they make rows of the manifest from rows and fingerprints, and read or write no file.
 """
 
 from collections.abc import Iterable, Sequence

@@ -174,24 +174,13 @@ def read_journals(folder: Path, settings: SongSettings) -> dict[Path, GroupJourn
     return {path: found[path] for path in sorted(found, key=lambda path: path.stat().st_mtime_ns)}
 
 
-def written_since(
-    before: Collection[Path], journals: Mapping[Path, GroupJournal], groups: Collection[str]
-) -> list[GroupJournal]:
-    """Journals that the preparation of these groups wrote.
+def journals_of(groups: Collection[str], journals: Mapping[Path, GroupJournal]) -> list[GroupJournal]:
+    """Those of `journals` that are of these groups, in their order.
 
-    Those of a stopped preparation stay beside them, with rows of songs whose files have changed or whose shards are cut
-    short since. On several PCs a group's journal has a suffix after its name, and another one at every try.
-
-    Args:
-        before: journals that were there before it began.
-        journals: those that are there now.
-        groups: names of the groups.
+    Others are of a stopped preparation: since then files of its songs may have changed, or its shards been cut short.
+    On several PCs a group's journal has a suffix after its name, and another one at every try.
     """
-    return [
-        journal
-        for path, journal in journals.items()
-        if path.stem in groups or (path not in before and path.stem.partition("-")[0] in groups)
-    ]
+    return [journal for path, journal in journals.items() if path.stem.partition("-")[0] in groups]
 
 
 def journal_entries(folder: Path) -> dict[Path, GroupJournal | Announced]:

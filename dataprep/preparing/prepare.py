@@ -22,11 +22,11 @@ from dataprep.preparing.duplicates import in_the_same_order, with_copies_in_one_
 from dataprep.preparing.group import (
     GroupPlan,
     announce,
+    journals_of,
     plan_groups,
     read_journals,
     shard_names,
     with_free_name,
-    written_since,
 )
 from dataprep.preparing.leftovers import end_journal, left_alone, named_shards, own_shards, remove_leftovers
 from dataprep.preparing.song import SongSettings, duration_s, stored_roles
@@ -183,7 +183,7 @@ def _prepare(
     work = _with_free_names(out, work, song_settings, set(existing.shards))
     counter = _Counter(on_progress, plans, todo_s)
     failed += (run or run_groups)(out, work, song_settings, workers, counter.tick, counter.group_done)
-    for journal in written_since(journals, read_journals(out, song_settings), {plan.name for plan, _ in work}):
+    for journal in journals_of({plan.name for plan, _ in work}, read_journals(out, song_settings)):
         shards |= journal.shards
         rows |= {song.id: song for song in journal.songs}
 

@@ -28,7 +28,6 @@ from vr_core.specs.stft import StftSpec
 
 TOLERANCE_S = 0.1
 SILENT_DB = -90.0
-_RESIDUAL_DB = -20.0
 
 
 class SongSettings(Preparation):
@@ -134,9 +133,7 @@ def encode_song(
     rate = settings.stft.sample_rate_hz
     stems = {role: _StemEncoder(role, settings, writers[role]) for role in stored_roles(track, settings)}
     streams = {role: SpectrogramStream(settings.stft, BATCH_FRAMES) for role in stems if _is_transformed(role, stems)}
-    notes: list[str] = []
     checks = StemChecks()
-    residual = mixture = 0.0
     samples = 0
     lengths: dict[AudioSource, int] = {}
     late: dict[Role, int] = {}
@@ -147,9 +144,6 @@ def encode_song(
         if index == 0 and not settings.align:
             late = _offsets(given, rate)
         blocks = _complete(given)
-        if len(given) == 3:
-            residual += energy(given["mixture"] - given["vocals"] - given["instrumental"])
-            mixture += energy(given["mixture"])
         for role, stem in stems.items():
             stem.add(blocks[role])
         _write(stems, {role: stream.push(blocks[role]) for role, stream in streams.items()})
@@ -157,25 +151,14 @@ def encode_song(
         block_samples = next(iter(blocks.values())).shape[1]
         samples += block_samples
         tick(block_samples / rate)
-    for role, offset in late.items():
-        side = "after" if offset > 0 else "before"
-        by = f"{abs(offset)} samples ({abs(offset) / rate * 1000:.1f} ms) {side} the mixture"
-        notes.append(f"{role} moved, it lay {by}" if settings.align else f"{role} lies {by}; --align moves it")
     if not samples:
         raise SongError(f"{track.id}: too short for a single sample at {rate} Hz; remove it")
     _write(stems, {role: stream.finish() for role, stream in streams.items()})
     rows = {role: stem.row() for role, stem in stems.items()}
-    if difference := max(lengths.values()) - min(lengths.values()):
-        notes.append(f"files differ by {difference} samples ({difference / rate:.3f} s); padded to the longest")
-    if residual > mixture * 10 ** (_RESIDUAL_DB / 10):
-        level = _decibels(residual / mixture) if mixture else math.inf
-        notes.append(f"mixture differs from vocals + instrumental by {level:.1f} dB; their sum is used")
-    if len(track.stems) == 2 and "mixture" in track.stems:
-        made, other = ("vocals", "instrumental") if "instrumental" in track.stems else ("instrumental", "vocals")
-        notes.append(f"{made} made as mixture - {other}")
     silent = [role for role, row in rows.items() if row.loudness_db < SILENT_DB]
     if len(silent) == len(rows):
         raise SongError(f"{track.id}: silent from beginning to end; remove it")
+    notes = _notes_on_files(track, rate, lengths, late, moved=settings.align)
     notes += [f"{role} silent" for role in silent] + checks.notes()
     for role, stem in stems.items():
         if stem.listener is not None:
@@ -188,6 +171,23 @@ def encode_song(
         },
         stamp=stamp, notes=tuple(notes),
     )  # fmt: skip
+
+
+def _notes_on_files(
+    track: Track, rate: int, lengths: Mapping[AudioSource, int], late: Mapping[Role, int], *, moved: bool
+) -> list[str]:
+    """How the files lie beside each other, and which stem was made of them."""
+    notes = []
+    for role, offset in late.items():
+        side = "after" if offset > 0 else "before"
+        by = f"{abs(offset)} samples ({abs(offset) / rate * 1000:.1f} ms) {side} the mixture"
+        notes.append(f"{role} moved, it lay {by}" if moved else f"{role} lies {by}; --align moves it")
+    if difference := max(lengths.values()) - min(lengths.values()):
+        notes.append(f"files differ by {difference} samples ({difference / rate:.3f} s); padded to the longest")
+    if len(track.stems) == 2 and "mixture" in track.stems:
+        made, other = ("vocals", "instrumental") if "instrumental" in track.stems else ("instrumental", "vocals")
+        notes.append(f"{made} made as mixture - {other}")
+    return notes
 
 
 @dataclass

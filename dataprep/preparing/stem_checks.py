@@ -1,5 +1,6 @@
 """What is suspicious about a song's stems, found while they go by: one in the other, files of two songs, clipping."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ _CLEAR = 1.5
 """By so much the best offset must beat none at all."""
 _DISTINCT = 6.0
 """Standard deviations by which it must stand out."""
+_RESIDUAL_DB = -20.0
+"""So far below a mixture may be what its stems do not explain."""
 _CLIPPED_RUN = 3
 """So many samples in a row at full scale are no peak that happens to end there."""
 _FULL_SCALE = 1 - 2**-15
@@ -52,6 +55,10 @@ class StemChecks:
     """Vocals and instrumental, whether given or made as a difference."""
     pairing: Correlation = field(default_factory=Correlation)
     """The mixture that was given, and the stem that was given beside it."""
+    residual_energy: float = 0.0
+    """Of mixture - vocals - instrumental, where all three were given."""
+    mixture_energy: float = 0.0
+    """Of the mixture that was given beside both stems."""
     clipped: dict[Role, int] = field(default_factory=dict)
     samples: int = 0
 
@@ -65,10 +72,17 @@ class StemChecks:
         if "mixture" in given and len(given) == 2:
             (beside,) = set(given) - {"mixture"}
             self.pairing.add(given["mixture"], given[beside])
+        if len(given) == 3:
+            self.residual_energy += energy(given["mixture"] - given["vocals"] - given["instrumental"])
+            self.mixture_energy += energy(given["mixture"])
 
     def notes(self) -> list[str]:
         """One line for each suspicion."""
         found = []
+        if self.residual_energy > self.mixture_energy * 10 ** (_RESIDUAL_DB / 10):
+            ratio = self.residual_energy / self.mixture_energy if self.mixture_energy else math.inf
+            level_db = 10 * math.log10(ratio)
+            found.append(f"mixture differs from vocals + instrumental by {level_db:.1f} dB; their sum is used")
         foreign = (
             self.pairing.one > 0
             and self.pairing.other > _QUIET**2 * self.pairing.one

@@ -3,13 +3,14 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dataprep.audio.tracks import Track
 from dataprep.preparing.group import JOURNALS
 from dataprep.preparing.prepare import PrepareProgress, prepare
-from dataprep.preparing.workers import Work
+from dataprep.preparing.workers import Work, run_groups
 from dataprep.shards.dataset import Dataset
 from dataprep.shards.writer import verify
 from tests.dataprep.data import SETTINGS, labelled, sound, write
@@ -97,4 +98,31 @@ def test_a_shard_cut_short_after_a_stop_is_not_in_the_manifest(tmp_path):
     assert [id for id, _ in report.failed] == ["a"]
     assert [song.id for song in report.manifest.songs] == ["b"]
     for name, row in Dataset.open(data).manifest.shards.items():
+        verify(data / name, row)
+
+
+@pytest.mark.parametrize(("before", "now"), [("000000", "ffffff"), ("ffffff", "000000")])
+def test_a_group_that_several_pcs_tried_is_that_of_this_preparation(tmp_path, before, now):
+    """On several PCs each try of a group has a suffix: the old journal of the same group stays beside the new one."""
+    tracks = [labelled(tmp_path / "music", name, 5_000, seed) for seed, name in enumerate("ab")]
+    data = tmp_path / "data"
+
+    def run(folder: Path, work: Work, *how: Any) -> list[tuple[str, str]]:
+        tries = [(plan.model_copy(update={"name": f"{plan.name}-{suffix}"}), songs) for plan, songs in work]
+        return run_groups(folder, tries, *how)
+
+    def stop(progress: PrepareProgress) -> None:
+        if progress.song == "b":
+            raise Stopped
+
+    suffix = before
+    with pytest.raises(Stopped):
+        prepare(tracks, data, A_GROUP_A_SONG, stop, run=run)
+    suffix = now
+    (old,) = groups_in(data)
+    os.truncate(data / f"vocals-{old}.arrow", 100)
+    report = prepare(tracks, data, A_GROUP_A_SONG, run=run)
+    assert report.prepared == ("a", "b")
+    assert all(name.endswith(f"-{now}.arrow") for name in report.manifest.shards)
+    for name, row in report.manifest.shards.items():
         verify(data / name, row)
