@@ -6,11 +6,14 @@ digest (`versions/`), and so are the shards it names, until `prune`.
 
 import fnmatch
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from dataprep.audio.decoders import AudioSource
+from dataprep.audio.tracks import Track
 from dataprep.errors import DataError, ShardError
 from dataprep.preparing.leftovers import finished_shards, left_alone, remove_leftovers, remove_versions
 from dataprep.preparing.prepare import PrepareProgress, PrepareReport, PrepareSettings, prepare, writing
@@ -230,3 +233,26 @@ def _write(folder: Path, manifest: Manifest, songs: tuple[SongRow, ...]) -> None
     shards = {name: row for name, row in manifest.shards.items() if name in named}
     replace_manifest(folder, manifest.model_copy(update={"songs": songs, "shards": shards}))
     remove_leftovers(folder, named | finished_shards(folder))
+
+
+def ids_beside(tracks: Sequence[Track], songs: Sequence[SongRow]) -> tuple[Track, ...]:
+    """`tracks` with ids that replace no song of a data set but those which they are.
+
+    A track whose files are those of a song is that song. A track with the id of a song whose files are elsewhere is
+    another one, and gets -2, -3 and so on; where those files are gone, the song has moved, and it is the same.
+    """
+    own = {_files_of(song.sources): song.id for song in songs}
+    there = {song.id.casefold() for song in songs if any(file.exists() for file, _ in _files_of(song.sources))}
+    given = {song.id.casefold() for song in songs} | {track.id.casefold() for track in tracks}
+    found = []
+    for track in tracks:
+        name = own.get(_files_of(track.stems), track.id)
+        if name == track.id and _files_of(track.stems) not in own and name.casefold() in there:
+            name = next(f"{track.id}-{n}" for n in itertools.count(2) if f"{track.id}-{n}".casefold() not in given)
+            given.add(name.casefold())
+        found.append(replace(track, id=name))
+    return tuple(found)
+
+
+def _files_of(stems: Mapping[Role, tuple[AudioSource, ...]]) -> frozenset[tuple[Path, int]]:
+    return frozenset((source.path.absolute(), source.stream) for sources in stems.values() for source in sources)

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from dataprep.audio import files
+from dataprep.audio.decoders import AudioSource
 from dataprep.audio.resample import resampled_length
+from dataprep.audio.tracks import Track
 from dataprep.errors import DataError, ManifestError, PrepareError
-from dataprep.preparing.change import DamagedFrames, examine, prune, remove, repair, settings_of
+from dataprep.preparing.change import DamagedFrames, examine, ids_beside, prune, remove, repair, settings_of
 from dataprep.preparing.prepare import prepare, writing
 from dataprep.roles import Role
 from dataprep.shards.dataset import Dataset
@@ -322,3 +324,24 @@ def test_a_repair_of_a_data_set_from_before_silence_was_known_changes_no_order(t
     report = prepare([track], tmp_path / "data", SETTINGS, again=["song"])
     assert report.prepared == ("song",)
     assert report.manifest.digest() == digest
+
+
+def track(id: str, *paths: Path) -> Track:
+    return Track(id, {"mixture": tuple(AudioSource(path) for path in paths)})
+
+
+def test_a_song_of_another_folder_with_the_same_name_replaces_nothing(tmp_path):
+    old = {name: tmp_path / "a" / f"{name}.wav" for name in ("intro", "outro", "gone", "Two-2")}
+    for name in ("intro", "outro", "Two-2"):
+        write(old[name], sound(100, seed=1))
+    here = {**old, "intro-2": tmp_path / "b" / "intro.wav"}
+    songs = [SongRow.model_construct(id=name, sources=track(name, path).stems) for name, path in here.items()]
+    new = tmp_path / "c"
+    found = ids_beside(
+        [
+            track("intro", new / "intro.wav"), track("intro", old["intro"]), track("intro", here["intro-2"]),
+            track("OUTRO", new / "OUTRO.wav"), track("gone", new / "gone.wav"), track("fresh", new / "fresh.wav"),
+        ],
+        songs,
+    )  # fmt: skip
+    assert [one.id for one in found] == ["intro-3", "intro", "intro-2", "OUTRO-2", "gone", "fresh"]

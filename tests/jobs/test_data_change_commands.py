@@ -76,6 +76,18 @@ def test_a_repair_with_other_samples_says_that_it_is_a_new_version(tmp_path):
     assert read_manifest(tmp_path / "data", before).digest() == before
 
 
+def test_another_song_of_the_same_name_is_added_beside_it(tmp_path):
+    song(tmp_path / "songs" / "01", seed=1)
+    prepared(tmp_path / "data", tmp_path / "songs")
+    song(tmp_path / "more" / "01", seed=2)
+    for _ in range(2):  # the second time nothing is new
+        vr_data("add", tmp_path / "data", tmp_path / "more", "--json")
+        rows = {
+            row.id: row.sources["vocals"][0].path.parent.parent.name for row in read_manifest(tmp_path / "data").songs
+        }
+        assert rows == {"01": "songs", "01-2": "more"}
+
+
 def test_songs_are_added_and_removed(tmp_path):
     song(tmp_path / "songs" / "a", seed=1)
     prepared(tmp_path / "data", tmp_path / "songs", extra=("--no-mixture", "--codec", "complex16", "--align"))

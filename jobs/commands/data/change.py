@@ -90,16 +90,17 @@ def add(
 ) -> None:
     """Add more music to a data set.
 
-    It is prepared as the other songs were, and nothing of them is written again. Runs that are under way go on with the
-    songs they began with.
+    It is prepared as the other songs were, and nothing of them is written again. A song whose id is taken by another
+    one gets -2, -3 and so on. Runs that are under way go on with the songs they began with.
 
     Example: vr data add data ~/Music/new-album
     """
     from dataprep.preparing.change import settings_of
     from dataprep.shards.manifest import read_manifest
 
-    settings = settings_of(read_manifest(data)).model_copy(update={"workers": workers})
-    prepare_shown(sources, layout, split, data, settings, as_json, cluster)
+    manifest = read_manifest(data)
+    settings = settings_of(manifest).model_copy(update={"workers": workers})
+    prepare_shown(sources, layout, split, data, settings, as_json, cluster, manifest.songs)
 
 
 def remove(

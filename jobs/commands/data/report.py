@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from dataprep.audio.tracks import Tracks
     from dataprep.inspecting.inspect import Total
     from dataprep.preparing.prepare import PrepareReport, PrepareSettings
+    from dataprep.shards.manifest import SongRow
     from jobs.prepare_on_nodes import Crew
 
 
@@ -26,15 +28,22 @@ def prepare_shown(
     settings: "PrepareSettings",
     as_json: bool,
     on_cluster: bool = False,
+    beside: "Sequence[SongRow] | None" = None,
 ) -> int:
-    """Prepare with a bar, and print what was done; returns how many songs or files were not used."""
+    """Prepare with a bar, and print what was done; returns how many songs or files were not used.
+
+    `beside` are the songs of a data set that more is added to.
+    """
     from dataprep.audio.tracks import find_tracks
+    from dataprep.preparing.change import ids_beside
     from dataprep.preparing.prepare import prepare
     from dataprep.shards.splits import parse_split
     from jobs.training.storage import roots_here
 
     rule = parse_split(split)
     found = find_tracks(sources, layout)
+    if beside is not None:
+        found = replace(found, tracks=ids_beside(found.tracks, beside))
     try:
         with _crew(out, found, on_cluster) as crew, audio_bar() as report:
             if crew is not None:
