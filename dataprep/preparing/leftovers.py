@@ -106,9 +106,19 @@ def _shards_of(entry: GroupJournal | Announced) -> set[str]:
 
 
 def _drop(folder: Path, names: Collection[str]) -> None:
-    """Take these out of the journal, and drafts of them; the folder goes where it is empty then."""
+    """Take these out of the journal, and drafts of their groups' entries; the folder goes where it is empty then.
+
+    A task that was ended while it wrote leaves a draft of an entry that never was, of a try that nobody names.
+    """
+    groups = {_group_of(name) for name in names}
     for path in list((folder / JOURNALS).glob("*.json")):
-        if path.name in names or drafted(path.name) in names:
+        draft = drafted(path.name)
+        if path.name in names or (draft is not None and _group_of(draft) in groups):
             path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         (folder / JOURNALS).rmdir()
+
+
+def _group_of(entry: str) -> str:
+    """Of a journal's file: on several PCs every try has a suffix of its own."""
+    return Path(entry).stem.partition("-")[0]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dataprep.errors import PrepareError
 from dataprep.preparing.change import prune, remove
 from dataprep.preparing.group import announce
-from dataprep.preparing.leftovers import remove_leftovers
+from dataprep.preparing.leftovers import end_journal, remove_leftovers
 from dataprep.preparing.prepare import PrepareProgress, prepare
 from dataprep.shards.manifest import kept_versions, read_manifest
 from tests.dataprep.data import SETTINGS, labelled, mixture_only, sound, write
@@ -165,3 +165,20 @@ def test_songs_that_a_stopped_preparation_has_finished_outlive_other_changes(tmp
     report = prepare(more, out, A_GROUP_A_SONG)
     assert (report.kept, report.prepared) == (("m",), ("n",))
     assert [song.id for song in report.manifest.songs] == ["b", "m", "n"]
+
+
+def test_a_draft_of_a_try_that_was_ended_while_it_wrote_goes_with_its_groups_journal(tmp_path):
+    """On several PCs: the group was prepared by another try, and no entry has the name of this one."""
+    out = tmp_path / "data"
+    announce(out, "0123456789ab-11112222", ["vocals-0123456789ab.arrow"])
+    draft = out / "journal" / ".89abcdef.0123456789ab-33334444.json"
+    draft.write_bytes(b'{"annou')
+    strange = out / "journal" / ".89abcdef.letter.json"
+    strange.write_bytes(b"{}")
+    end_journal(out)
+    assert list((out / "journal").iterdir()) == [strange]
+    strange.unlink()
+    announce(out, "0123456789ab-11112222", [])
+    draft.write_bytes(b'{"annou')
+    end_journal(out)
+    assert not (out / "journal").exists()
