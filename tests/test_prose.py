@@ -18,12 +18,11 @@ FENCE = re.compile(r"\s*(```|~~~)")
 INDENTED = re.compile(r" {4}|\t")
 TABLE_ROW = re.compile(r"\s*\|")
 HEADING = re.compile(r"#{1,6} ")
-ITEM = re.compile(r"\s*(?:[-*+]|\d+[.)]) ")
 LINK_ALONE = re.compile(r"\s*(?:[-*+] |\d+[.)] )?!?\[[^\]]*\]\([^)\s]*\)[.,:;]?\s*")
 
 
 class Paragraph(NamedTuple):
-    """Lines of prose that follow each other; an item of a list counts by itself."""
+    """Lines of prose that follow each other; items of a list are paragraphs where an empty line is between them."""
 
     line: int
     """Number of its first line, from 1 on."""
@@ -46,8 +45,7 @@ def paragraphs(text: str) -> Iterator[Paragraph]:
         fence = FENCE.match(line) is not None
         is_code = fenced or fence or (after_break and INDENTED.match(line) is not None)
         is_prose = not is_code and bool(line.strip()) and TABLE_ROW.match(line) is None
-        starts = HEADING.match(line) or ITEM.match(line)
-        if held and (not is_prose or starts):
+        if held and (not is_prose or HEADING.match(line)):
             yield Paragraph(number - len(held), tuple(held))
             held = []
         if is_prose and HEADING.match(line):
@@ -107,9 +105,11 @@ def test_a_long_line_is_found(before):
     assert problems(f"{before}short\n") == []
 
 
-def test_items_of_a_list_count_one_by_one():
+def test_a_list_is_short_or_has_empty_lines_between_its_items():
     item = "- " + "word " * 20 + "\n"
-    assert problems(item * 10) == []
+    assert problems(item * 4) == []
+    assert problems(item * 10) == ["line 1: a paragraph of 210 words, at most 90"]
+    assert problems(f"{item}\n" * 10) == []
 
 
 @pytest.mark.parametrize(
