@@ -9,7 +9,7 @@ still queues is then queued anew, which counts as no loss.
 import json
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from dataprep.audio.tracks import Track
 from dataprep.errors import WorkerError
 from dataprep.preparing.group import JOURNALS, GroupPlan
 from dataprep.preparing.song import SongSettings
-from dataprep.preparing.workers import Failed, Work
+from dataprep.preparing.workers import Failed, GroupDone, Tick, Work
 from jobs.errors import Unplaceable
 from jobs.execution.placement import NODE_LABEL, Node, live_nodes
 from jobs.execution.ray_session import head_ray
@@ -53,13 +53,7 @@ class Crew:
         return sum(int(node.cpus) for node in self.nodes)
 
     def run(
-        self,
-        folder: Path,
-        work: Work,
-        settings: SongSettings,
-        workers: int,
-        tick: Callable[[str, float], None],
-        group_done: Callable[[GroupPlan], None],
+        self, folder: Path, work: Work, settings: SongSettings, workers: int, tick: Tick, group_done: GroupDone
     ) -> Failed:
         """As `dataprep.preparing.workers.run_groups`, on these PCs.
 

@@ -22,17 +22,15 @@ from dataprep.preparing.song import SongSettings
 _POLL_S = 0.2
 Work = Sequence[tuple[GroupPlan, Sequence[Track]]]
 Failed = list[tuple[str, str]]
-RunGroups = Callable[[Path, Work, SongSettings, int, Callable[[str, float], None], Callable[[GroupPlan], None]], Failed]
+Tick = Callable[[str, float], None]
+"""Called with a song and seconds of it that are done."""
+GroupDone = Callable[[GroupPlan], None]
+RunGroups = Callable[[Path, Work, SongSettings, int, Tick, GroupDone], Failed]
 """Prepares groups side by side: `run_groups` on this PC, or what does the same on several."""
 
 
 def run_groups(
-    folder: Path,
-    work: Work,
-    settings: SongSettings,
-    workers: int,
-    tick: Callable[[str, float], None],
-    group_done: Callable[[GroupPlan], None],
+    folder: Path, work: Work, settings: SongSettings, workers: int, tick: Tick, group_done: GroupDone
 ) -> Failed:
     """Prepare every group, in this process where `workers` is 1.
 

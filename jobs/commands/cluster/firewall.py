@@ -1,13 +1,14 @@
 """`vr cluster firewall`: print rules that admit the cluster's PCs to the cluster's ports, and nobody else."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from jobs.commands.cluster.starting import InventoryFile
+
 
 def firewall(
-    inventory: Annotated[Path, typer.Argument(metavar="INVENTORY", help="YAML file that describes the PCs.")],
+    inventory: InventoryFile,
     port: Annotated[
         int | None,
         typer.Option(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cluster.timings import Timings
     from cluster.versions import Versions
 
+InventoryFile = Annotated[Path, typer.Argument(metavar="INVENTORY", help="YAML file that describes the PCs.")]
 Name = Annotated[
     str | None,
     typer.Option(help="Name of this PC in the cluster.", show_default="the inventory's, else its host name"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.commands.cluster.starting import InventoryFile, PortBase
 from jobs.commands.terminal import Json, Yes
 from vr_core.errors import VrError
 
@@ -21,14 +22,8 @@ if TYPE_CHECKING:
 
 
 def up(
-    inventory: Annotated[Path, typer.Argument(metavar="INVENTORY", help="YAML file that describes the PCs.")],
-    port: Annotated[
-        int | None,
-        typer.Option(
-            help="First of a block of 256 ports on each PC; 0: free ones.",
-            show_default="the ports in cluster/GUIDE.md",
-        ),
-    ] = None,
+    inventory: InventoryFile,
+    port: PortBase = None,
     service: Annotated[
         bool, typer.Option(help="Where systemd is, let it start each PC's part after a boot (vr cluster service).")
     ] = True,
