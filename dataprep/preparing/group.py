@@ -160,27 +160,27 @@ def prepare_group(
 
 
 def read_journals(folder: Path, settings: SongSettings) -> dict[Path, GroupJournal]:
-    """Journals of stopped preparations with these settings whose shards are all there, the latest last.
-
-    Two of them can hold the same song, where its files changed between two preparations that were both stopped.
-    """
-    found = {
+    """Journals of stopped preparations with these settings whose shards are all there, by name."""
+    return {
         path: entry
         for path, entry in journal_entries(folder).items()
         if isinstance(entry, GroupJournal)
         and entry.settings == settings
         and all((folder / name).is_file() for name in entry.shards)
     }
-    return {path: found[path] for path in sorted(found, key=lambda path: path.stat().st_mtime_ns)}
 
 
-def journals_of(groups: Collection[str], journals: Mapping[Path, GroupJournal]) -> list[GroupJournal]:
-    """Those of `journals` that are of these groups, in their order.
+def journals_of(groups: Collection[str], journals: Mapping[Path, GroupJournal]) -> dict[Path, GroupJournal]:
+    """Those of `journals` that are of these groups.
 
     Others are of a stopped preparation: since then files of its songs may have changed, or its shards been cut short.
-    On several PCs a group's journal has a suffix after its name, and another one at every try.
     """
-    return [journal for path, journal in journals.items() if path.stem.partition("-")[0] in groups]
+    return {path: journal for path, journal in journals.items() if group_of(path.name) in groups}
+
+
+def group_of(entry: str) -> str:
+    """Name of the group of a journal's file: on several PCs every try of it has a suffix of its own."""
+    return entry.partition(".")[0].partition("-")[0]
 
 
 def journal_entries(folder: Path) -> dict[Path, GroupJournal | Announced]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from dataprep.errors import ManifestError
 from dataprep.fingerprints.store import FOLDER as FINGERPRINTS
 from dataprep.fingerprints.store import forget, groups_of
-from dataprep.preparing.group import JOURNALS, Announced, GroupJournal, journal_entries
+from dataprep.preparing.group import JOURNALS, Announced, GroupJournal, group_of, journal_entries
 from dataprep.shards.manifest import FILE, kept_versions, read_manifest, version_files
 from dataprep.shards.writer import PARTIAL, SUFFIX
 from vr_core.files import drafted
@@ -110,15 +110,10 @@ def _drop(folder: Path, names: Collection[str]) -> None:
 
     A task that was ended while it wrote leaves a draft of an entry that never was, of a try that nobody names.
     """
-    groups = {_group_of(name) for name in names}
+    groups = {group_of(name) for name in names}
     for path in list((folder / JOURNALS).glob("*.json")):
         draft = drafted(path.name)
-        if path.name in names or (draft is not None and _group_of(draft) in groups):
+        if path.name in names or (draft is not None and group_of(draft) in groups):
             path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         (folder / JOURNALS).rmdir()
-
-
-def _group_of(entry: str) -> str:
-    """Of a journal's file: on several PCs every try has a suffix of its own."""
-    return Path(entry).stem.partition("-")[0]

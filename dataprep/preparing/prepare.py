@@ -164,7 +164,8 @@ def _prepare(
     rows = {song.id: song for song in existing.songs}
     for journal in journals.values():
         shards |= journal.shards
-        rows |= {song.id: song for song in journal.songs}
+        # Two of them hold the same song where its files changed between two preparations that were both stopped.
+        rows |= {s.id: s for s in journal.songs if s.id not in rows or not _is_current(rows[s.id], song_settings)}
     remove_leftovers(out, set(shards))
     whole = {name for name, row in shards.items() if roots.may_have(name, row)}
     lost = {song.id for song in rows.values() if not {stem.shard for stem in song.stems.values()} <= whole}
@@ -182,8 +183,12 @@ def _prepare(
     work = [(plan, [wanted[song] for song, _ in plan.songs]) for plan in plans]
     work = _with_free_names(out, work, song_settings, set(existing.shards))
     counter = _Counter(on_progress, plans, todo_s)
+    groups = {plan.name for plan, _ in work}
+    for path, journal in journals_of(groups, journals).items():  # prepared again: their rows must not come back
+        announce(out, path.stem, journal.shards)
+        path.unlink()
     failed += (run or run_groups)(out, work, song_settings, workers, counter.tick, counter.group_done)
-    for journal in journals_of({plan.name for plan, _ in work}, read_journals(out, song_settings)):
+    for journal in journals_of(groups, read_journals(out, song_settings)).values():
         shards |= journal.shards
         rows |= {song.id: song for song in journal.songs}
 
@@ -275,6 +280,14 @@ def _survey(
             else:
                 stamps[track.id], seconds[track.id] = found
     return stamps, seconds, failed
+
+
+def _is_current(song: SongRow, settings: SongSettings) -> bool:
+    """Whether a song's files are those that it was prepared from."""
+    try:
+        return _stamp(song.track(), settings) == song.stamp
+    except OSError:
+        return False
 
 
 def _stamp(track: Track, settings: SongSettings) -> str:

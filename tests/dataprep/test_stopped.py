@@ -101,6 +101,22 @@ def test_a_shard_cut_short_after_a_stop_is_not_in_the_manifest(tmp_path):
         verify(data / name, row)
 
 
+def test_a_group_that_cannot_be_prepared_again_does_not_come_back_from_its_old_journal(tmp_path):
+    tracks = [labelled(tmp_path / "music", name, 5_000, seed) for seed, name in enumerate("ab")]
+    data = tmp_path / "data"
+    group = stopped_after_the_first(tracks, data)
+    os.truncate(data / f"vocals-{group}.arrow", 100)
+    vocals = tmp_path / "music" / "a" / "vocals.wav"
+    facts = vocals.stat()
+    vocals.write_bytes(b"x" * facts.st_size)  # the same group: of size and time alone it is the same file
+    os.utime(vocals, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    report = prepare(tracks, data, A_GROUP_A_SONG)
+    assert [id for id, _ in report.failed] == ["a"]
+    assert [song.id for song in report.manifest.songs] == ["b"]
+    assert {path.name for path in data.glob("*.arrow*")} == set(report.manifest.shards)
+    assert not (data / JOURNALS).exists()
+
+
 @pytest.mark.parametrize(("before", "now"), [("000000", "ffffff"), ("ffffff", "000000")])
 def test_a_group_that_several_pcs_tried_is_that_of_this_preparation(tmp_path, before, now):
     """On several PCs each try of a group has a suffix: the old journal of the same group stays beside the new one."""
