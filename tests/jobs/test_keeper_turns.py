@@ -1,97 +1,23 @@
 """Turns of the keeper beside a head without Ray: what it does about a submitted run, whatever becomes of its jobs."""
 
-import datetime
 import json
-import shutil
 import sqlite3
-import threading
 import time
-from typing import Any
 
 import pytest
 
-from cluster.inventory import Inventory, NodeSpec
-from cluster.node.drain import Drained, drain_for, read_drained
-from cluster.node.drain import Record as DrainRecord
-from cluster.node.head import head_file, keep_inventory, state_folder, write_member
-from cluster.node.processes import now
+from cluster.node.head import head_file, state_folder
 from cluster.node.token import read_token
-from cluster.timings import Timings
 from jobs.errors import JobUnknown
 from jobs.execution.retry import ATTEMPTS_WITHOUT_PROGRESS
-from jobs.queue.keeper import Found, Keeper, look
-from jobs.queue.node_power import Memory
 from jobs.queue.submit import submit_next
 from jobs.queue.table import Claim, Ledger, Row
-from jobs.recipe import Recipe, WorkersSpec
-from jobs.runs.creation import create_run
-from jobs.runs.folder import RunFolder
 from tests.jobs.drivers import dies, drives
-from tests.jobs.job_api import WithoutRay, cluster_with, nearly_without_code
+from tests.jobs.kept import QUICK, keeper_of, kept_with, waits_long
 from tests.jobs.one_process import save
-from tests.jobs.waiting import until
 from vr_core.config import plain
 
-QUICK = Timings(submitting_s=0.01, first_retry_s=0.01, beat_s=0.01, driver_silent_s=0.02)
-"""Everything that the keeper waits for is over at its next turn."""
-
-
-cluster = cluster_with(QUICK)
-
-
-def waits_long(cluster: WithoutRay, **waits: float) -> None:
-    """Let the keeper wait for what it waits for by default."""
-    timings = QUICK.model_copy(update=waits)
-    write_member(head_file(), cluster.head.model_copy(update={"timings": timings}))
-
-
-@pytest.fixture
-def run(cluster, tmp_path) -> RunFolder:
-    """A run with next to no code."""
-    return nearly_without_code(tmp_path)
-
-
-def keeper_of(ledger: Ledger, **changes: Any) -> Keeper:
-    """A new keeper, whose nodes know already that none of them is drained."""
-    keeper = Keeper(ledger, ledger.take_fence(), **changes)
-    keeper.memory = Memory(published=frozenset())
-    return keeper
-
-
-class Kept:
-    """A run that was submitted, and turns of its keeper."""
-
-    def __init__(self, cluster: WithoutRay, run: RunFolder) -> None:
-        self.api, self.run, self.ledger = cluster.api, run, Ledger(state_folder())
-        self.keeper = keeper_of(self.ledger)
-        submit_next(cluster.head, run)
-
-    @property
-    def complaints(self) -> dict[str, str]:
-        return self.keeper.complaints.said
-
-    def turn(self) -> None:
-        time.sleep(0.05)  # what is over at the next turn by QUICK
-        self.keeper.turn()
-
-    def jobs(self) -> list[str]:
-        return [job.removeprefix(f"{self.run.id}.") for job in self.api.jobs]
-
-    def row(self) -> Row:
-        row = self.ledger.row(self.run.id)
-        assert row is not None
-        return row
-
-    def fails(self) -> None:
-        """The driver of the newest job dies, as Ray notices."""
-        drives(self.run)
-        dies(self.run)
-        self.api.becomes(f"{self.run.id}.a{self.run.newest_attempt()}", "FAILED")
-
-
-@pytest.fixture
-def kept(cluster, run) -> Kept:
-    return Kept(cluster, run)
+cluster, run, kept = kept_with(QUICK)
 
 
 def test_a_run_whose_driver_died_is_carried_by_another_job_with_the_same_code(kept):
@@ -356,96 +282,6 @@ def test_a_keeper_that_is_not_the_newest_submits_nothing(kept):
     assert kept.jobs() == ["a1", "a2"]
 
 
-def another(kept: Kept, cluster: WithoutRay, seed: int) -> RunFolder:
-    """One more run whose job has failed."""
-    recipe = Recipe(name="other", data=kept.run.recipe().data, out=kept.run.path.parent, steps=100, seed=seed)
-    run = create_run(recipe.model_copy(update={"workers": WorkersSpec(count=1 + seed)}))
-    shutil.copytree(kept.run.path / "source", run.path / "source")
-    submit_next(cluster.head, run)
-    drives(run)
-    dies(run)
-    kept.api.becomes(f"{run.id}.a1", "FAILED")
-    return run
-
-
-class Listening(Keeper):
-    """A keeper that notes what its PCs are looked after with."""
-
-    wanted: list[int] | None = None
-
-    def keep_machines(self, waiting) -> None:
-        self.wanted = None if waiting is None else [workers.count for workers in waiting]
-
-
-DAMAGES = {
-    "cut": lambda run: run.state_file.write_text("{"),
-    "bytes": lambda run: run.state_file.write_bytes(b"\xff\x00"),
-    "deep": lambda run: run.state_file.write_text("[" * 100_000),
-    "newer": lambda run: run.state_file.write_text(json.dumps({**plain(run.state()), "mood": "good"})),
-    "a number": lambda run: run.state_file.write_text(json.dumps({**plain(run.state()), "step": -1})),
-    "deleted": lambda run: shutil.rmtree(run.path),
-    "a file": lambda run: (shutil.rmtree(run.path), run.path.touch()),
-    "attempts": lambda run: (shutil.rmtree(run.attempts), run.attempts.touch()),
-    "recipe": lambda run: (
-        run.recipe_file.write_text("{"),
-        run.write_state(state="pending", why="waits: no machine", waiting_for="machines"),
-    ),
-}
-
-
-def test_runs_that_are_damaged_in_any_way_hinder_neither_another_nor_the_pcs(kept, cluster, caplog):
-    damaged = {name: another(kept, cluster, seed) for seed, name in enumerate(DAMAGES)}
-    waiting = another(kept, cluster, len(DAMAGES))
-    waiting.write_state(state="pending", why="waits: no machine", waiting_for="machines")
-    kept.fails()
-    for name, damage in DAMAGES.items():
-        damage(damaged[name])
-    kept.keeper = keeper = Listening(kept.ledger, kept.ledger.take_fence())
-    caplog.clear()
-    kept.turn()
-    assert f"{kept.run.id}.a2" in kept.api.jobs
-    assert f"{waiting.id}.a2" in kept.api.jobs
-    assert keeper.wanted == [1 + len(DAMAGES)]
-    kept.turn()
-    told = {name: [text for text in caplog.messages if text.startswith(f"{run.id}: ")] for name, run in damaged.items()}
-    assert {name: len(texts) for name, texts in told.items()} == dict.fromkeys(DAMAGES, 1)
-
-
-def test_a_share_that_hangs_hinders_neither_another_run_nor_the_pcs(kept, cluster, caplog):
-    away, hung = another(kept, cluster, 0), threading.Event()
-    kept.fails()
-
-    def looks(row: Row) -> Found:
-        if row.run == away.id:
-            hung.wait()
-        return look(row)
-
-    keeper = Listening(kept.ledger, kept.ledger.take_fence(), look=looks, look_within_s=0.2)
-    kept.keeper = keeper
-    caplog.clear()
-    kept.turn()
-    until(lambda: kept.turn() or f"{kept.run.id}.a2" in kept.api.jobs)
-    assert keeper.wanted == []
-    assert "no answer in 0.2 s" in kept.complaints[away.id]
-    assert sum(text.startswith(f"{away.id}: ") for text in caplog.messages) == 1
-    hung.set()
-    until(lambda: kept.turn() or f"{away.id}.a2" in kept.api.jobs)
-    assert away.id not in kept.complaints
-
-
-def test_a_job_list_that_is_missing_leaves_the_pcs_to_what_runs_wait_for(kept):
-    kept.fails()
-    kept.run.write_state(state="pending", why="waits: no machine", waiting_for="machines")
-    kept.api.broken = frozenset({"GET /api/jobs/"})
-    kept.keeper = keeper = Listening(kept.ledger, kept.ledger.take_fence())
-    kept.turn()
-    assert keeper.wanted == [1]
-    assert "HTTP 500" in kept.complaints["jobs"]
-    head_file().unlink()
-    kept.turn()
-    assert keeper.wanted is None, "nobody knows what may wait"
-
-
 def test_a_job_that_nobody_could_be_asked_about_is_found_later_and_not_submitted_twice(cluster, run):
     cluster.api.closes_after_submit, cluster.api.broken = True, frozenset({"GET /api/jobs/"})
     with pytest.raises(JobUnknown):
@@ -456,39 +292,3 @@ def test_a_job_that_nobody_could_be_asked_about_is_found_later_and_not_submitted
         keeper_of(ledger).turn()
     assert list(cluster.api.jobs) == [f"{run.id}.a1"]
     assert ledger.row(run.id).open
-
-
-def away(until_s: float) -> Drained:
-    return Drained(name="study", by="user", since_s=time.time(), until_s=until_s, leaves_s=time.time())
-
-
-@pytest.mark.parametrize(("wrong_s", "over"), [(-1e6, False), (1e6, True)], ids=["set forward", "set back"])
-def test_a_pc_that_was_drained_for_a_while_returns_by_the_clock_from_boot(cluster, wrong_s, over):
-    at = now()
-    drain_for(away(time.time() + wrong_s), 0.0 if over else 3600.0, at)
-    keeper = keeper_of(Ledger(state_folder()))
-    keeper.memory = Memory(published=frozenset({"study"}), published_s=at.since_boot_s)
-    keeper.turn()
-    assert (read_drained() == DrainRecord()) == over
-    assert keeper.complaints.said == {}
-
-
-def test_damaged_durations_leave_owner_hours_and_the_clock_to_tell(cluster):
-    drain_for(away(time.time() - 1), 3600.0, now())
-    (state_folder() / "drained-for.json").write_text("{")
-    keeper = keeper_of(Ledger(state_folder()))
-    keeper.memory = Memory(published=frozenset({"study"}), published_s=now().since_boot_s)
-    keeper.turn()
-    assert "drained-for.json: unreadable" in keeper.complaints.said["durations"]
-    assert read_drained() == DrainRecord()
-
-
-def test_owner_hours_go_on_beside_a_run_that_is_damaged(kept):
-    other_day = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")[(datetime.datetime.now().weekday() + 3) % 7]
-    home = NodeSpec(name="attic", address="192.168.1.10", role="head")
-    study = NodeSpec(name="study", address="192.168.1.11", owner_hours=(f"{other_day} 00:00-01:00",))
-    keep_inventory(Inventory(nodes=(home, study)))
-    kept.run.state_file.write_text("{")
-    kept.turn()
-    assert [(node.name, node.by) for node in read_drained().nodes] == [("study", "hours")]
-    assert "state.json is damaged" in kept.complaints[kept.run.id]
