@@ -12,7 +12,7 @@ flat        songs at any depth, without labels: mixtures for pretraining
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -275,15 +275,20 @@ def _id_parts(source: Path, path: Path) -> tuple[str, ...]:
     return (*relative.parts[:-1], path.stem)
 
 
+def files_of(stems: Mapping[Role, tuple[AudioSource, ...]]) -> frozenset[tuple[str, int]]:
+    """Real path and stream of everything that a song is read from: equal, whatever links lead there."""
+    return frozenset((os.path.realpath(source.path), source.stream) for sources in stems.values() for source in sources)
+
+
 def _without_repeats(tracks: Sequence[Track]) -> tuple[list[Track], list[Problem]]:
     """Tracks whose very files are not those of an earlier one: sources may overlap, or link to each other."""
     first: dict[frozenset[tuple[str, int]], Track] = {}
     problems: list[Problem] = []
     for track in tracks:
-        sources = [source for stems in track.stems.values() for source in stems]
-        earlier = first.setdefault(frozenset((os.path.realpath(s.path), s.stream) for s in sources), track)
+        earlier = first.setdefault(files_of(track.stems), track)
         if earlier is not track:
-            problems.append((sources[0].path, f"the same file as that of {earlier.id}"))
+            [source, *_] = next(iter(track.stems.values()))
+            problems.append((source.path, f"the same file as that of {earlier.id}"))
     return list(first.values()), problems
 
 

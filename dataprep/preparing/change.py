@@ -7,16 +7,17 @@ digest (`versions/`), and so are the shards it names, until `prune`.
 import fnmatch
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from dataprep.audio.decoders import AudioSource
-from dataprep.audio.tracks import Track
+from dataprep.audio.tracks import Track, files_of
 from dataprep.errors import DataError, ShardError
 from dataprep.preparing.leftovers import finished_shards, left_alone, remove_leftovers, remove_versions
 from dataprep.preparing.prepare import PrepareProgress, PrepareReport, PrepareSettings, prepare, writing
+from dataprep.preparing.song import duration_s
 from dataprep.roles import Role
 from dataprep.shards.manifest import Manifest, Preparation, SongRow, StemRow, read_manifest, replace_manifest
 from dataprep.shards.old_manifests import moved_any
@@ -235,24 +236,42 @@ def _write(folder: Path, manifest: Manifest, songs: tuple[SongRow, ...]) -> None
     remove_leftovers(folder, named | finished_shards(folder))
 
 
-def ids_beside(tracks: Sequence[Track], songs: Sequence[SongRow]) -> tuple[Track, ...]:
+def ids_beside(tracks: Sequence[Track], manifest: Manifest) -> tuple[Track, ...]:
     """`tracks` with ids that replace no song of a data set but those which they are.
 
-    A track whose files are those of a song is that song. A track with the id of a song whose files are elsewhere is
-    another one, and gets -2, -3 and so on; where those files are gone, the song has moved, and it is the same.
+    A track that has a file of a song is that song, with other stems perhaps. A track with the id of another song gets
+    -2, -3 and so on, unless that song has moved: its files are gone, and the track is as long.
     """
-    own = {_files_of(song.sources): song.id for song in songs}
-    there = {song.id.casefold() for song in songs if any(file.exists() for file, _ in _files_of(song.sources))}
-    given = {song.id.casefold() for song in songs} | {track.id.casefold() for track in tracks}
+    own = {file: song.id for song in manifest.songs for file in files_of(song.sources)}
+    songs = {song.id.casefold(): song for song in manifest.songs}
+    given = songs.keys() | {track.id.casefold() for track in tracks}
     found = []
     for track in tracks:
-        name = own.get(_files_of(track.stems), track.id)
-        if name == track.id and _files_of(track.stems) not in own and name.casefold() in there:
-            name = next(f"{track.id}-{n}" for n in itertools.count(2) if f"{track.id}-{n}".casefold() not in given)
-            given.add(name.casefold())
+        name = next((own[file] for file in sorted(files_of(track.stems)) if file in own), None)
+        if name is None:
+            name, other = track.id, songs.get(track.id.casefold())
+            if other is not None and not _has_moved(other, track, manifest.stft.sample_rate_hz):
+                name = next(n for n in (f"{name}-{k}" for k in itertools.count(2)) if n.casefold() not in given)
+                given.add(name.casefold())
         found.append(replace(track, id=name))
     return tuple(found)
 
 
-def _files_of(stems: Mapping[Role, tuple[AudioSource, ...]]) -> frozenset[tuple[Path, int]]:
-    return frozenset((source.path.absolute(), source.stream) for sources in stems.values() for source in sources)
+def _has_moved(song: SongRow, track: Track, rate_hz: int) -> bool:
+    """Whether `track` is `song` at another place; a disk that is away does not make another album's song of it."""
+    for file, _ in files_of(song.sources):
+        try:
+            os.stat(file)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            return False
+        return False
+    try:
+        return abs(duration_s(track) - song.samples / rate_hz) < SAME_LENGTH_S
+    except (OSError, DataError):
+        return False
+
+
+SAME_LENGTH_S = 0.05
+"""Between the header of a file and the song that was made of it."""

@@ -331,17 +331,26 @@ def track(id: str, *paths: Path) -> Track:
 
 
 def test_a_song_of_another_folder_with_the_same_name_replaces_nothing(tmp_path):
-    old = {name: tmp_path / "a" / f"{name}.wav" for name in ("intro", "outro", "gone", "Two-2")}
-    for name in ("intro", "outro", "Two-2"):
-        write(old[name], sound(100, seed=1))
-    here = {**old, "intro-2": tmp_path / "b" / "intro.wav"}
-    songs = [SongRow.model_construct(id=name, sources=track(name, path).stems) for name, path in here.items()]
-    new = tmp_path / "c"
-    found = ids_beside(
-        [
-            track("intro", new / "intro.wav"), track("intro", old["intro"]), track("intro", here["intro-2"]),
-            track("OUTRO", new / "OUTRO.wav"), track("gone", new / "gone.wav"), track("fresh", new / "fresh.wav"),
-        ],
-        songs,
-    )  # fmt: skip
-    assert [one.id for one in found] == ["intro-3", "intro", "intro-2", "OUTRO-2", "gone", "fresh"]
+    rate_hz, old, new = SETTINGS.stft.sample_rate_hz, tmp_path / "a", tmp_path / "c"
+    names = ("intro", "outro", "moved", "away")
+    for folder, name, samples in [(old, n, 5_000) for n in names] + [(new, n, 5_000) for n in names]:
+        write(folder / f"{name}.wav", sound(samples, seed=1), rate_hz)
+    write(new / "away.wav", sound(50_000, seed=1), rate_hz)
+    here = {**{name: old / f"{name}.wav" for name in names}, "intro-2": tmp_path / "b" / "intro.wav"}
+    songs = [
+        SongRow.model_construct(id=name, samples=5_000, sources=track(name, path).stems) for name, path in here.items()
+    ]
+    (tmp_path / "link").symlink_to(old)
+    for name in ("moved", "away"):
+        (old / f"{name}.wav").unlink()
+
+    def ids(*tracks: Track) -> list[str]:
+        manifest = Manifest.model_construct(stft=SETTINGS.stft, songs=tuple(songs))
+        return [one.id for one in ids_beside(tracks, manifest)]
+
+    assert ids(track("intro", new / "intro.wav"), track("OUTRO", new / "outro.wav")) == ["intro-3", "OUTRO-2"]
+    assert ids(track("intro", here["intro"]), track("intro", here["intro-2"])) == ["intro", "intro-2"]
+    assert ids(track("intro", tmp_path / "link" / "intro.wav")) == ["intro"], "the same file by another way"
+    assert ids(track("x", here["outro"], new / "more.wav")) == ["outro"], "the same song with one more stem"
+    assert ids(track("moved", new / "moved.wav"), track("fresh", new / "fresh.wav")) == ["moved", "fresh"]
+    assert ids(track("away", new / "away.wav")) == ["away-2"], "another one while that disk is not there"

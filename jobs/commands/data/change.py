@@ -100,7 +100,7 @@ def add(
 
     manifest = read_manifest(data)
     settings = settings_of(manifest).model_copy(update={"workers": workers})
-    prepare_shown(sources, layout, split, data, settings, as_json, cluster, manifest.songs)
+    prepare_shown(sources, layout, split, data, settings, as_json, cluster, manifest)
 
 
 def remove(

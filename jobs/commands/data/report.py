@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dataprep.audio.tracks import Tracks
     from dataprep.inspecting.inspect import Total
     from dataprep.preparing.prepare import PrepareReport, PrepareSettings
-    from dataprep.shards.manifest import SongRow
+    from dataprep.shards.manifest import Manifest
     from jobs.prepare_on_nodes import Crew
 
 
@@ -28,11 +28,11 @@ def prepare_shown(
     settings: "PrepareSettings",
     as_json: bool,
     on_cluster: bool = False,
-    beside: "Sequence[SongRow] | None" = None,
+    beside: "Manifest | None" = None,
 ) -> int:
     """Prepare with a bar, and print what was done; returns how many songs or files were not used.
 
-    `beside` are the songs of a data set that more is added to.
+    `beside` is what a data set holds that more is added to.
     """
     from dataprep.audio.tracks import find_tracks
     from dataprep.preparing.change import ids_beside
