@@ -2,10 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
-
-import torch
 
 from dataprep.batches.order import Order
 from dataprep.shards.dataset import Dataset
@@ -15,15 +12,17 @@ from jobs.steps.shares import Speed
 from jobs.steps.state import TrainState
 from jobs.steps.step_plan import StepPlan
 from jobs.steps.world import World
-from jobs.training.memory import SMALLER
+from jobs.training.memory import models_kept
 from jobs.training.speed import (
+    bytes_of,
     keep_or_note,
     keep_others,
     key_of,
     note_begin,
-    note_first_step,
+    note_end,
     speed_here,
     speeds_of_all,
+    trying,
 )
 
 
@@ -58,8 +57,11 @@ class Calibration:
             recipe = phase.recipe
             key = key_of(recipe, data.manifest.stft.bins, world.device, losses_of.bf16)
             order = Order.of(data.manifest, recipe.objective, recipe.seed, recipe.batch.crop_frames)
+            # Two moments before the first step; weights, the average and what was restored are there already.
+            moments = 0 if any(optimiser.state for optimiser in state.optimisers.values()) else 2
+            more_bytes = int((moments + models_kept(recipe)) * bytes_of(state.model))
             speed = speed_here(
-                recipe, key, state.model, losses_of, data, order, world.device, begins=phase == now
+                recipe, key, state.model, losses_of, data, order, world.device, more_bytes=more_bytes
             )  # fmt: skip
             self._keys[phase], self.speeds[phase] = key, speeds_of_all(speed, world)
             if world.size > 1:
@@ -73,14 +75,13 @@ class Calibration:
 
     def phase_begins(self, state: TrainState) -> None:
         """The state has entered another phase."""
-        assert state.phase is not None
-        note_begin(self._keys[state.phase])
+        note_begin(self._key(state))
 
     def first_step_taken(self, state: TrainState) -> None:
         """What this rank computes at once in a phase has been enough for a step, or was not tried."""
         if state.phase is not None and state.phase not in self._noted:
             self._noted.add(state.phase)
-            note_first_step(self._keys[state.phase])
+            note_end(self._key(state))
 
     def keep(self, plan: StepPlan, step: int) -> None:
         """Keep what steps have corrected since, for the next start."""
@@ -88,13 +89,14 @@ class Calibration:
         keep_or_note(self._keys[planned.phase], planned.pace.speeds[self._world.rank])
 
     @contextmanager
-    def smaller_after_out_of_memory(self, plan: StepPlan, state: TrainState) -> Iterator[None]:
-        """A GPU that runs out of memory in the block computes fewer items at once at the next start."""
-        try:
+    def trying(self, state: TrainState) -> Iterator[None]:
+        """Training goes on in the block: a rank that is killed before a phase's first step takes less the next time.
+
+        So does one that is out of memory at any time.
+        """
+        with trying(lambda: self._key(state)):
             yield
-        except torch.OutOfMemoryError:
-            planned = plan.at(state.step)
-            now = planned.pace.speeds[self._world.rank]
-            smaller = replace(now, micro_batch=max(1, int(SMALLER * now.micro_batch)))
-            keep_or_note(self._keys[planned.phase], smaller)
-            raise
+
+    def _key(self, state: TrainState) -> dict[str, Any]:
+        assert state.phase is not None
+        return self._keys[state.phase]

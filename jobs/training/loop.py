@@ -68,7 +68,6 @@ def train(
     calibration = Calibration(phases, state, losses_of, data, world)
     choice = SyncChoice(recipe, state, calibration.of_last_phase, world, saved.exchange if saved else None)
     if choice.exclusion:
-        calibration.first_step_taken(state)
         return Ended("excluded", exclusion=choice.exclusion)
     sync = choice.sync(recipe, state, losses_of, world, saved)
     plan = StepPlan(recipe, data.manifest, calibration.speeds, local, world.rank, state.step, sync.rounds)
@@ -78,7 +77,7 @@ def train(
     with (
         Recorder(run, recipe, start, state.step, world.rank) as record,
         Checkpointer(run, recipe, start, data, sync, choice.kept, world) as checkpoints,
-        calibration.smaller_after_out_of_memory(plan, state),
+        calibration.trying(state),
         staging_ahead(data, recipe.cache, note),
         contextlib.closing(Loader(data, plan.batches(state.step), world.device)) as batches,
     ):

@@ -11,7 +11,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -168,58 +168,76 @@ def speed_here(
     order: Order,
     device: torch.device,
     *,
-    begins: bool = True,
+    more_bytes: int = 0,
 ) -> Speed:
     """This device's speed at this recipe: as kept on this PC, else measured with the model as it is, which stays so.
 
-    `begins` says that steps at this speed come next (`note_begin`), and not those of an earlier phase.
+    `more_bytes` are what the run will hold on the device besides what is there now.
     """
     kept = kept_row(key)
     if kept is not None and not kept.elsewhere:
-        return _begun_again(key, kept, begins)
+        return _begun_again(key, kept)
     items = order.items(0, min(recipe.batch.micro_batch, recipe.batch.items))
     read = functools.cache(lambda count: read_batch(data, items[:count]))
 
     def compute(count: int) -> None:
         losses_of.total(model, read(count), training=True).sum().backward()  # type: ignore[no-untyped-call]
 
-    fit = _fit_here(recipe, model, compute, read(1), device)
-    speed = measure_and_keep(key, compute, fit, device, begins=begins)
+    fit = _fit_here(recipe, model, compute, read(1), device, more_bytes)
+    speed = measure_and_keep(key, compute, fit, device)
     model.zero_grad(set_to_none=True)
     return speed
 
 
-def measure_and_keep(
-    key: dict[str, Any], compute: Callable[[int], None], fit: Fit, device: torch.device, *, begins: bool
-) -> Speed:
+def measure_and_keep(key: dict[str, Any], compute: Callable[[int], None], fit: Fit, device: torch.device) -> Speed:
     """As `measure_speed`, up to what fits; should the worker die of it, the next start takes less."""
     if fit.is_tight:
         small = measure_speed(compute, min(2, fit.micro_batch), device)
-        keep_or_note(key, replace(small, micro_batch=fit.micro_batch), tight=True, begun=True)
-    speed = measure_speed(compute, fit.micro_batch, device)
-    keep_or_note(key, speed, tight=fit.is_tight, begun=fit.is_tight and begins)
+        keep_or_note(key, replace(small, micro_batch=fit.micro_batch), tight=True)
+    with trying(lambda: key):
+        speed = measure_speed(compute, fit.micro_batch, device)
+    keep_or_note(key, speed, tight=fit.is_tight)
     return speed
 
 
-def _begun_again(key: dict[str, Any], kept: SpeedRow, begins: bool) -> Speed:
+@contextlib.contextmanager
+def trying(key: Callable[[], dict[str, Any]]) -> Iterator[None]:
+    """The kept size is tried in the block: the next start takes less where this one is killed in it, or has no memory.
+
+    However else it ends, the size is not the reason. `key` gives the measurement's, which may change meanwhile.
+    """
+    note_begin(key())
+    out_of_memory = False
+    try:
+        yield
+    except RuntimeError as error:
+        out_of_memory = is_out_of_memory(error)
+        raise
+    finally:
+        note_end(key(), too_much=out_of_memory)
+
+
+def _begun_again(key: dict[str, Any], kept: SpeedRow) -> Speed:
     """The kept speed; of fewer items at once where it was tight and the start before died of it."""
-    if not kept.tight:
+    if not (kept.tight and kept.begun):
         return kept.speed
-    speed = kept.speed
-    if kept.begun:
-        speed = replace(speed, micro_batch=max(1, int(SMALLER * speed.micro_batch)))
-        print(f"{platform.node()}: computes {speed.micro_batch} items at once from now on", file=sys.stderr)
-    keep_or_note(key, speed, tight=True, begun=begins)
-    return speed
+    size = max(1, int(SMALLER * kept.micro_batch))
+    print(f"{platform.node()}: micro-batch reduced from {kept.micro_batch} to {size} from now on", file=sys.stderr)
+    keep_or_note(key, replace(kept.speed, micro_batch=size), tight=True)
+    return replace(kept.speed, micro_batch=size)
 
 
 def _fit_here(
-    recipe: Recipe, model: nn.Module, compute: Callable[[int], None], one: CodedBatch, device: torch.device
+    recipe: Recipe,
+    model: nn.Module,
+    compute: Callable[[int], None],
+    one: CodedBatch,
+    device: torch.device,
+    more_bytes: int,
 ) -> Fit:
     """How many of the items this worker can compute at once in the memory that it may use; `one` is an item as read."""
     columns = [column for stem in one.stems.values() for column in stem.columns.values()]
     held_bytes = BUFFERS * sum(column.nbytes for column in columns)
-    model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
 
     def peaks() -> tuple[int, int]:
         forget_peak()
@@ -227,14 +245,12 @@ def _fit_here(
         for count in (1, 2):
             compute(count)
             found.append(peak_bytes())
-        # What a run holds besides: two moments, the average, and a copy of all for the checkpoint.
-        more = int((7 + models_kept(recipe)) * model_bytes)
-        return found[0] + more + held_bytes, found[1] + more + 2 * held_bytes
+        # For a checkpoint all is copied: weights, two moments, the average.
+        more = more_bytes + 4 * bytes_of(model) + held_bytes
+        return found[0] + more, found[1] + more + held_bytes
 
     most = min(recipe.batch.micro_batch, recipe.batch.items)
     if device.type == "cuda":
-        # Beside weights and gradients: two moments, the average, and what sync keeps.
-        more_bytes = int((3 + models_kept(recipe)) * model_bytes)
         fit = fitting_on_gpu(most, lambda items: fits_here(compute, items, more_bytes, device))
     else:
         member = this_member()
@@ -252,8 +268,7 @@ def fits_here(compute: Callable[[int], None], items: int, more_bytes: int, devic
         more = torch.empty(more_bytes, dtype=torch.uint8, device=device)
         compute(items)
     except RuntimeError as error:
-        # Near the limit it is cuBLAS or the loading of a kernel that finds none; they have no class of their own.
-        if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in NO_MEMORY):
+        if not is_out_of_memory(error):
             raise
         return False
     finally:
@@ -263,8 +278,18 @@ def fits_here(compute: Callable[[int], None], items: int, more_bytes: int, devic
     return True
 
 
-NO_MEMORY = ("out of memory", "ALLOC_FAILED")
-"""In the message of CUDA's and cuBLAS's errors."""
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device had too little memory.
+
+    Near the limit it is cuBLAS or the loading of a kernel that finds none: CUDA gives these no class of their own.
+    """
+    words = ("out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in words)
+
+
+def bytes_of(model: nn.Module) -> int:
+    """Of its parameters."""
+    return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def speeds_of_all(speed: Speed, world: World) -> list[Speed]:
@@ -297,10 +322,12 @@ def note_begin(key: dict[str, Any]) -> None:
         keep_or_note(key, kept.speed, begun=True)
 
 
-def note_first_step(key: dict[str, Any]) -> None:
-    """The kept size has been enough for a step."""
+def note_end(key: dict[str, Any], *, too_much: bool = False) -> None:
+    """The kept size has been enough for a step, or something else has ended the start; `too_much`: it was not."""
     kept = kept_row(key)
-    if kept is not None and kept.begun:
+    if kept is not None and too_much:
+        keep_or_note(key, kept.speed, tight=True, begun=True)
+    elif kept is not None and kept.begun:
         keep_or_note(key, kept.speed)
 
 

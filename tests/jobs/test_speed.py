@@ -1,12 +1,17 @@
 """Measured speeds: the fitted line, what is kept on a PC, and what makes a measurement another one."""
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.steps.shares import Speed
-from jobs.training.memory import Fit
 from jobs.training.speed import (
     SpeedRow,
     keep_or_note,
@@ -16,12 +21,14 @@ from jobs.training.speed import (
     kept_speeds,
     key_of,
     line,
-    measure_and_keep,
     measure_speed,
-    note_first_step,
+    note_begin,
+    note_end,
     speed_here,
+    trying,
 )
 from tests.jobs.training import recipe_of
+from vr_core.errors import StorageError
 
 CPU = torch.device("cpu")
 
@@ -99,15 +106,17 @@ def test_a_start_that_died_before_its_first_step_is_followed_by_a_smaller_one(tm
     key = key_of(recipe, 32, CPU, False)
 
     def start():
-        return speed_here(recipe, key, None, None, None, None, CPU).micro_batch
+        size = speed_here(recipe, key, None, None, None, None, CPU).micro_batch
+        note_begin(key)
+        return size
 
     keep_speed(key, Speed(0, 1, 20), tight=False, begun=True)
     assert [start(), start()] == [20, 20]
     keep_speed(key, Speed(0, 1, 20), tight=True, begun=True)
     assert [start(), start()] == [15, 11]
-    note_first_step(key)
+    note_end(key)
     assert [start(), start()] == [11, 8]
-    note_first_step(key)
+    note_end(key)
     keep_or_note(key, Speed(0, 2, 8))
     assert kept_row(key) == SpeedRow(fixed_s=0, item_s=2, micro_batch=8, tight=True, begun=False)
 
@@ -130,22 +139,61 @@ def test_speeds_of_other_pcs_are_kept_for_plans_and_never_taken_for_this_ones(tm
     assert kept_row(other).speed == Speed(0.1, 0.35, 4), "its own measurement counts more"
 
 
-@pytest.mark.parametrize(("is_tight", "next_size"), [(True, 6), (False, None)])
-def test_a_worker_that_dies_while_it_measures_a_tight_size_is_followed_by_a_smaller_one(
-    tmp_path, monkeypatch, is_tight, next_size
+DIES = """
+import os, signal, sys, torch
+from pathlib import Path
+from jobs.training.memory import Fit
+from jobs.training.speed import key_of, measure_and_keep
+from tests.jobs.training import recipe_of
+from vr_core.errors import StorageError
+
+def compute(items):
+    if items > 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    torch.ones(items, 10_000).sum()
+
+key = key_of(recipe_of(Path(sys.argv[1])), 32, torch.device("cpu"), False)
+measure_and_keep(key, compute, Fit(8, is_tight=sys.argv[2] == "tight"), torch.device("cpu"))
+"""
+
+
+@pytest.mark.parametrize("tight", [True, False])
+def test_a_worker_that_is_killed_while_it_measures_a_tight_size_is_followed_by_a_smaller_one(
+    tmp_path, monkeypatch, tight
 ):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # part of what a measurement is kept for
+    done = subprocess.run(
+        [sys.executable, "-c", DIES, str(tmp_path), "tight" if tight else "loose"], env=os.environ | threads
+    )
+    assert done.returncode == -signal.SIGKILL
+    recipe = recipe_of(tmp_path)
+    key = key_of(recipe, 32, CPU, False)
+    if tight:
+        assert speed_here(recipe, key, None, None, None, None, CPU).micro_batch == 6
+    else:
+        assert kept_row(key) is None, "it is measured again"
+
+
+@pytest.mark.parametrize(
+    ("error", "tight", "next_size"),
+    [
+        (None, True, 8),
+        (StorageError("the share is away"), True, 8),
+        (RuntimeError("another rank is gone"), True, 8),
+        (KeyboardInterrupt(), True, 8),
+        (torch.OutOfMemoryError("no more"), False, 6),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling"), False, 6),
+    ],
+)
+def test_only_too_little_memory_makes_the_next_start_smaller(tmp_path, monkeypatch, error, tight, next_size):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     recipe = recipe_of(tmp_path)
     key = key_of(recipe, 32, CPU, False)
-
-    def compute(items):
-        if items > 2:
-            raise KeyboardInterrupt("killed")
-        torch.ones(items, 10_000).sum()
-
-    with pytest.raises(KeyboardInterrupt):
-        measure_and_keep(key, compute, Fit(8, is_tight), CPU, begins=True)
-    if next_size is None:
-        assert kept_row(key) is None, "it is measured again"
-    else:
+    keep_speed(key, Speed(0, 1, 8), tight=tight)
+    with contextlib.suppress(type(error)) if error else contextlib.nullcontext(), trying(lambda: key):
+        assert kept_row(key).begun == tight
+        if error:
+            raise error
+    for _ in range(2):
         assert speed_here(recipe, key, None, None, None, None, CPU).micro_batch == next_size
