@@ -16,6 +16,7 @@ from pathlib import Path
 from cluster.node.head import timings_here
 from cluster.timings import Timings
 from jobs.errors import RunFailed, Superseded
+from jobs.execution.reservations import release_abandoned
 from jobs.execution.supervisor import Supervisor
 from jobs.recipe import Recipe
 from jobs.runs.folder import RunFolder
@@ -121,6 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         recipe = run.recipe()
         ray.init()
+        release_abandoned()
         state = launch(recipe, run, arguments.attempt, is_job=True, timings=timings_here())
         raise_for(run, state)
     except Superseded as error:

@@ -43,10 +43,6 @@ def fit(
     Raises:
         ray.train.TrainingFailedError: a worker or Ray Train's controller failed.
     """
-    from jobs.execution.reservations import release_abandoned
-
-    if released := release_abandoned():
-        print(f"run {run.id}: gave back what {len(released)} start(s) of ended jobs still held", flush=True)
     result: Any = trainer(run, recipe, attempt, number, placement, loop, previous_hosts).fit()
     returned: dict[str, Any] = result.return_value
     return returned
