@@ -83,6 +83,11 @@ class GpuSpec(Spec):
     power_cap_w: Annotated[int, Field(ge=50)] | None = None
     """Limit set on the card when its PC joins, in watts; it stays until the driver is loaded anew. None: as it is."""
 
+    @property
+    def text(self) -> str:
+        """For people: `RTX 3080 Ti 12 GiB`."""
+        return f"{self.model} {self.memory_gib:g} GiB"
+
 
 class CacheSpec(Spec):
     """A PC's own disk for copies of shards."""

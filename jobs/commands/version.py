@@ -1,25 +1,18 @@
 """`vr --version`: what a bug report needs to know of the software here, without importing torch or Ray."""
 
-import ast
-import importlib.util
 import json
 import platform
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from cluster.inventory import GpuSpec
 
 GPUS_WITHIN_S = 5.0
 """A driver that sleeps answers within a second or two; one that hangs is not waited for."""
 UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One graphics card."""
-
-    model: str
-    memory_gib: float
 
 
 @dataclass(frozen=True)
@@ -34,8 +27,8 @@ class Software:
     python: str
     torch: str | None
     cuda: str | None
-    """The version that torch was built with; "none" for a build without CUDA."""
-    gpus: tuple[Gpu, ...] | None
+    """The release that torch was built with; "none" for a build without CUDA."""
+    gpus: "tuple[GpuSpec, ...] | None"
     gpus_unknown_why: str | None
     ray: str | None
     system: str
@@ -44,7 +37,7 @@ class Software:
     def block(self) -> str:
         """A line for each fact, to paste into a bug report."""
         changes = " + changes" if self.changed else ""
-        cards = ", ".join(f"{gpu.model} {gpu.memory_gib:g} GiB" for gpu in self.gpus or ()) or "none"
+        cards = ", ".join(gpu.text for gpu in self.gpus or ()) or "none"
         lines = {
             "vr": self.vr,
             "commit": self.commit and self.commit + changes,
@@ -61,60 +54,38 @@ class Software:
 def show_version(as_json: bool) -> None:
     """Print the block, or the same as one JSON object."""
     found = read_software()
-    typer.echo(json.dumps(asdict(found)) if as_json else found.block())
+    if not as_json:
+        return typer.echo(found.block())
+    gpus = found.gpus and [{"model": gpu.model, "memory_gib": gpu.memory_gib} for gpu in found.gpus]
+    return typer.echo(json.dumps({**vars(found), "gpus": gpus}))
 
 
 def read_software() -> Software:
     """What runs here, from the metadata of packages, git, and the NVIDIA driver."""
     from cluster.errors import ClusterFailure
     from cluster.facts import find_gpus
-    from jobs.runs.provenance import read_origin
+    from cluster.probe import machine
+    from cluster.source_tree import commit_of, source_root
 
-    origin = read_origin()
-    versions = origin["versions"]
+    installed = machine.read_software()
+    commit, changed = commit_of(source_root())
     gpus, why = None, None
     try:
-        gpus = tuple(Gpu(gpu.model, gpu.memory_gib) for gpu in find_gpus(GPUS_WITHIN_S))
+        gpus = tuple(find_gpus(GPUS_WITHIN_S))
     except (ClusterFailure, OSError) as error:
         why = str(error)
     return Software(
-        vr=versions.get("vr"),
-        commit=origin["commit"],
-        changed=origin["dirty"],
-        python=origin["python"],
-        torch=versions.get("torch"),
-        cuda=_cuda_of_torch(),
+        vr=installed.vr,
+        commit=commit,
+        changed=changed,
+        python=installed.python,
+        torch=installed.torch,
+        cuda=installed.torch_cuda or (installed.torch and "none"),
         gpus=gpus,
         gpus_unknown_why=why,
-        ray=versions.get("ray"),
+        ray=installed.ray,
         system=_system(),
     )
-
-
-def _cuda_of_torch() -> str | None:
-    spec = importlib.util.find_spec("torch")  # finds the package, and does not import it
-    for folder in (spec and spec.submodule_search_locations) or ():
-        try:
-            return cuda_in((Path(folder) / "version.py").read_text(encoding="utf-8"))
-        except (OSError, ValueError, SyntaxError):
-            continue
-    return None
-
-
-def cuda_in(version_py: str) -> str | None:
-    """The CUDA version that the text of `torch/version.py` names: "none" for a build without, None if it names none.
-
-    Raises:
-        SyntaxError, ValueError: it is no Python.
-    """
-    for node in ast.parse(version_py).body:
-        match node:
-            case (
-                ast.AnnAssign(target=ast.Name(id="cuda"), value=ast.Constant(value=value))
-                | ast.Assign(targets=[ast.Name(id="cuda")], value=ast.Constant(value=value))
-            ):
-                return str(value) if value else "none"
-    return None
 
 
 def _system() -> str:

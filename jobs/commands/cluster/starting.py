@@ -65,7 +65,7 @@ def show_plan(node: "NodeStart", timings: "Timings | None" = None) -> None:
     from cluster.node.ray_start import Ports, ports_from
     from cluster.timings import changed
 
-    cards = ", ".join(f"{gpu.model} {gpu.memory_gib:g} GiB" for gpu in node.gpus) or "none"
+    cards = ", ".join(gpu.text for gpu in node.gpus) or "none"
     if node.port_base == 0:
         where = "free ones"
     else:
