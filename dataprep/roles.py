@@ -6,3 +6,5 @@ Role = Literal["vocals", "instrumental", "mixture"]
 ROLES: tuple[Role, ...] = get_args(Role)
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+USUAL_SPLIT = "valid=0.1,test=0.1,seed=0"
+"""Of songs of which nothing is said."""

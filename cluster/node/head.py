@@ -191,6 +191,14 @@ def find_head() -> Head:
     return head
 
 
+def find_head_or_none() -> Head | None:
+    """As `find_head`; None where no head runs here."""
+    try:
+        return find_head()
+    except NoHead:
+        return None
+
+
 def fetch(head: Head, path: str, timeout_s: float = 10.0) -> Any:
     """JSON answer of the dashboard's `path`.
 

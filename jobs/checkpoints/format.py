@@ -147,8 +147,8 @@ def write_part(run: RunFolder, step: int, start: Start, rank: int, own: dict[str
     try:
         _make(draft, run)
         _save(draft / f"worker-{rank}.pt", own)
-        with whole_file(draft / f"worker-{rank}.sha256") as reported:
-            reported.write_text(_sha256(draft / f"worker-{rank}.pt"), encoding="utf-8")
+        with whole_file(draft / f"worker-{rank}.sha256") as hash_file:
+            hash_file.write_text(_sha256(draft / f"worker-{rank}.pt"), encoding="utf-8")
     except (OSError, RuntimeError) as error:
         raise StorageError(
             f"checkpoint of step {step}: a worker's part cannot be written ({error}); free some space, "
@@ -325,12 +325,12 @@ def _load(file: Path) -> dict[str, Any]:
 
 def _await_part(draft: Path, rank: int) -> str:
     """The hash of a worker's part, once it is there."""
-    reported, until_s = draft / f"worker-{rank}.sha256", time.monotonic() + PARTS_S
-    while not reported.exists():
+    hash_file, until_s = draft / f"worker-{rank}.sha256", time.monotonic() + PARTS_S
+    while not hash_file.exists():
         if time.monotonic() > until_s:
             raise OSError(errno.ETIMEDOUT, f"the part of worker {rank} has not come")
         time.sleep(_POLL_S)
-    return reported.read_text(encoding="utf-8")
+    return hash_file.read_text(encoding="utf-8")
 
 
 def _unreadable(folder: Path, error: Exception) -> VrError:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from jobs.commands.terminal import console
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, ProgressColumn
@@ -28,11 +30,10 @@ def _progress(console: "Console", *columns: "ProgressColumn") -> "Iterator[Progr
 @contextmanager
 def step_bar(what: str, total: int) -> Iterator[Callable[[str], None]]:
     """A bar over steps that are alike; yields a function to call after each, with words for the next."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with _progress(Console(stderr=True), *columns) as progress:
+    with _progress(console(), *columns) as progress:
         task = progress.add_task(what, total=total)
         yield lambda next_: progress.update(task, advance=1, description=next_)
 
@@ -44,16 +45,15 @@ def audio_bar() -> Iterator[Callable[[str, int, int, float, float], None]]:
     Yields:
         A function to call with the song at work, songs done, songs in all, seconds of audio done, seconds in all.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    stderr = console()
     started_s = line_s = time.monotonic()
     columns = (
         TextColumn("{task.fields[songs]}"), BarColumn(), TextColumn("{task.fields[hours]}"),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.description}"),
     )  # fmt: skip
-    with _progress(console, *columns) as progress:
+    with _progress(stderr, *columns) as progress:
         task = progress.add_task("", total=None, songs="", hours="", rate="")
 
         def report(song: str, songs_done: int, songs: int, done_s: float, total_s: float) -> None:
@@ -65,7 +65,7 @@ def audio_bar() -> Iterator[Callable[[str, int, int, float, float], None]]:
             progress.update(
                 task, completed=done_s, total=total_s, description=song, songs=count, hours=hours, rate=rate
             )
-            if not console.is_terminal and now_s - line_s > LINE_EVERY_S:
+            if not stderr.is_terminal and now_s - line_s > LINE_EVERY_S:
                 line_s = now_s
                 typer.echo(f"{count}, {hours}, {rate}", err=True)
 
@@ -80,12 +80,11 @@ def in_bar(report: Callable[[str, int, int, float, float], None]) -> "Callable[[
 @contextmanager
 def byte_bar(what: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
     """A bar over bytes on stderr, where that is a terminal; yields a function to call with bytes done since."""
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    console = Console(stderr=True)
+    stderr = console()
     columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with _progress(console, *columns) as progress:
+    with _progress(stderr, *columns) as progress:
         task = progress.add_task("", total=total_bytes)
         yield lambda count: progress.advance(task, count)
 
@@ -100,22 +99,21 @@ def song_progress(seconds: dict[str, float]) -> Iterator[Callable[[str, float], 
     Yields:
         A function to call with the song and the seconds of it that are done.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    stderr = console()
     total_s = sum(seconds.values())
     finished_s: dict[str, float] = {}
     columns = (
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
     )  # fmt: skip
-    with _progress(console, *columns) as bar:
+    with _progress(stderr, *columns) as bar:
         task = bar.add_task("separating", total=total_s or None, rate="")
 
         def report(name: str, now_s: float) -> None:
-            if name not in finished_s and not console.is_terminal:
-                console.print(f"separating {name} ({len(finished_s) + 1} of {len(seconds)})", highlight=False)
+            if name not in finished_s and not stderr.is_terminal:
+                stderr.print(f"separating {name} ({len(finished_s) + 1} of {len(seconds)})", highlight=False)
             finished_s[name] = now_s
             speed = bar.tasks[0].speed
             bar.update(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.commands.terminal import Json
+from jobs.commands.terminal import Json, console
 
 if TYPE_CHECKING:
     from jobs.quickstart.quickstart import QuickstartResult
@@ -30,15 +30,13 @@ def quickstart(
 
     Example: vr quickstart /tmp/try-vr --keep
     """
-    from rich.console import Console
-
     from jobs.commands.progress import song_progress
     from jobs.quickstart.folder import QuickstartSpec
     from jobs.quickstart.quickstart import quickstart as run
     from vr_core.config import validate
 
     spec = validate(QuickstartSpec, {"songs": songs, "seconds": seconds}, "vr quickstart")
-    result = run(folder, spec, keep, Console(stderr=True), song_progress)
+    result = run(folder, spec, keep, console(), song_progress)
     if as_json:
         typer.echo(json.dumps(result.plain()))
     else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.commands.jobs.options import RUNS, Out, Overrides
-from jobs.commands.terminal import Json
+from jobs.commands.terminal import Json, console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -185,16 +185,15 @@ def _plain(search: "Search") -> dict[str, object]:
 @contextmanager
 def _shown(search: "Search") -> "Iterator[Callable[[list[TrialRow]], None]]":
     """Shows the trials on stderr: a live table on a terminal, a line for each change of state elsewhere."""
-    from rich.console import Console
     from rich.live import Live
 
     from jobs.search.folder import shown_trial
 
-    console = Console(stderr=True)
-    if console.is_terminal:
+    stderr = console()
+    if stderr.is_terminal:
         # It reads the folders by itself, so that steps move between two reports.
         with Live(
-            get_renderable=lambda: _table(search, search.rows()), console=console, refresh_per_second=1 / REFRESH_S
+            get_renderable=lambda: _table(search, search.rows()), console=stderr, refresh_per_second=1 / REFRESH_S
         ):
             yield lambda rows: None
         return

@@ -1,6 +1,6 @@
 """What the supervisor decides about a start of the workers, and what follows its end: pure functions."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -58,22 +58,15 @@ def ended_by_itself(result: Mapping[str, Any]) -> Outcome:
     return Outcome(kind)
 
 
-def ended_by_error(failure: Outcome, *, stopping: bool, unresponsive: Collection[str], leaving: bool) -> Outcome:
-    """Of a start that raised; the first of these that holds.
+def ended_by_error(failure: Outcome, *, leaving: bool) -> Outcome:
+    """Of a start that raised, while nobody stops the run and all of its machines respond.
 
     Args:
         failure: what the error means by itself.
-        stopping: the user has asked the run to stop: how its workers end is no failure.
-        unresponsive: machines that held workers and are not responding. Ray may hear of it before the heartbeat.
-        leaving: its loop was asked to leave a machine, which may be gone before it could.
+        leaving: its loop was asked to leave a machine, which may be gone before it could: no failure of the run.
     """
-    if stopping:
-        return Outcome("stopped")
-    if unresponsive:
-        return Outcome("lost")
-    if leaving and failure.failed is not None and not failure.failed.final:
-        return Outcome("left")
-    return failure
+    retryable = failure.failed is not None and not failure.failed.final
+    return Outcome("left") if leaving and retryable else failure
 
 
 @dataclass(frozen=True)
@@ -90,8 +83,6 @@ class Again:
     """Another start follows."""
 
     pause_s: float = 0.0
-    failed: Failed | None = None
-    """After this."""
 
 
 def follows(outcome: Outcome, history: Sequence[Failed], first_step: int, timings: Timings) -> End | Again:
@@ -112,4 +103,4 @@ def follows(outcome: Outcome, history: Sequence[Failed], first_step: int, timing
     verdict = decide(history, first_step, timings)
     if isinstance(verdict, Stop):
         return End("failed", verdict.why, verdict.user_error)
-    return Again(verdict.delay_s, outcome.failed)
+    return Again(verdict.delay_s)

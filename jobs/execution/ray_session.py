@@ -77,6 +77,11 @@ def head_ray(head: Head) -> Iterator[None]:
             ray.shutdown()
 
 
+def ray_of(head: Head | None) -> contextlib.AbstractContextManager[None]:
+    """The Ray of `head`; where none runs, a private one."""
+    return private_ray() if head is None else head_ray(head)
+
+
 @functools.cache
 def _token() -> str:
     """One for the life of this process: Ray keeps the first token that it reads."""

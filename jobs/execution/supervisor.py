@@ -107,8 +107,8 @@ class Supervisor:
                 return self._end(next_)
             if outcome.kind in ("left", "lost"):
                 self._record.write(state="pending", why=self._why, step=self.run.last_step())
-            if next_.failed is not None:
-                why, step = next_.failed.why, next_.failed.step
+            if outcome.failed is not None:
+                why, step = outcome.failed.why, outcome.failed.step
                 self._record.say(f"{why}; starting again from step {step} in {next_.pause_s:g} s", "retry")
                 self._record.write(state="pending", why=f"starts again after: {why}")
                 self._pause(next_.pause_s)
@@ -194,17 +194,15 @@ class Supervisor:
             if ended["ended"] == "excluded":
                 self._exclude(ended)
             return ended_by_itself(ended)
-        stopping = self._stopping()
+        if self._stopping():  # how workers end then is no failure
+            return Outcome("stopped")
+        # Ray may hear of it before the heartbeat: of a PC whose Ray has ended it does at once.
         within_s = self.timings.answer_within_s
-        held = [] if stopping else [node for node in others.values() if node.name in used]
-        lost = [node for node in held if not answers(node.address, node.port, within_s)]
+        lost = [n for n in others.values() if n.name in used and not answers(n.address, n.port, within_s)]
         if lost:
             self._lose(lost)
-        failure = Outcome("stopped") if stopping or lost else self._failure(ended)
-        return ended_by_error(
-            failure, stopping=stopping, unresponsive=[node.name for node in lost],
-            leaving=self._leaving(),
-        )  # fmt: skip
+            return Outcome("lost")
+        return ended_by_error(self._failure(ended), leaving=self._leaving())
 
     def _interrupt(self, thread: threading.Thread, why: Interruption, lost: list[Node]) -> Outcome:
         """End a start from outside; one that does not stop as it was asked is left behind."""

@@ -67,13 +67,13 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     return {"ended": ended.how, **ended.figures, **exclusion}
 
 
-def require_folders(attempt: Path, data: Path | None, previous_hosts: bool) -> None:
+def require_folders(attempt: Path, data: Path | None, trained_here: bool) -> None:
     """What a worker needs from shared storage before it can train.
 
     Args:
         attempt: the folder of the run's attempt.
         data: the data set's, where the recipe names one.
-        previous_hosts: whether this PC has trained in the run before, and so has seen both.
+        trained_here: whether this PC has trained in the run before, and so has seen both.
 
     Raises:
         StorageError: a folder that this PC has seen is not there: it may come back by itself.
@@ -81,10 +81,10 @@ def require_folders(attempt: Path, data: Path | None, previous_hosts: bool) -> N
     """
     if not attempt.is_dir():
         missing = f"{platform.node()}: {attempt} is not there"
-        if previous_hosts:
+        if trained_here:
             raise StorageError(f"{missing} any more: is its share mounted?")
         raise UserError(f"{missing}; put out= on storage that every PC mounts at the same path")
-    if previous_hosts and data is not None and not data.is_dir():
+    if trained_here and data is not None and not data.is_dir():
         raise StorageError(f"{data} is not there any more: is its share mounted?")
 
 

@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable
 
 from cluster.errors import NoHead
-from cluster.node.head import Head, find_head, state_folder, timings_here
+from cluster.node.head import Head, find_head, find_head_or_none, state_folder, timings_here
 from cluster.timings import DEFAULT_TIMINGS
 from jobs.errors import RunFailed
 from jobs.execution.launch import launch
-from jobs.execution.ray_session import head_ray, private_ray
+from jobs.execution.ray_session import ray_of
 from jobs.queue.submit import ENDED_JOB, LIVE_JOB, job_states, stop_job
 from jobs.queue.table import Ledger
 from jobs.runs.folder import RunFolder
@@ -27,13 +27,10 @@ def train_here(run: RunFolder, watch: Callable[[RunState], None]) -> RunState:
     Raises:
         Unplaceable: the workers do not fit on this machine and there is no cluster.
     """
-    try:
-        head: Head | None = find_head()
-    except NoHead:
-        head = None
+    head = find_head_or_none()
     attempt = run.begin_attempt()
     try:
-        with head_ray(head) if head is not None else private_ray():
+        with ray_of(head):
             timings = head.timings if head is not None else DEFAULT_TIMINGS
             return launch(run.recipe(), run, attempt, can_wait=head is not None, watch=watch, timings=timings)
     except BaseException as error:

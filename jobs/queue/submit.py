@@ -202,7 +202,7 @@ def job_logs(head: Head, submission: str, within_s: float = ANSWER_WITHIN_S) -> 
     try:
         logs: str = _client(head, within_s).get_job_logs(submission)
     except _failures() as error:
-        raise JobsFailure(f"job {submission}: no logs ({' '.join(str(error).split())[:300]})") from None
+        raise JobsFailure(f"job {submission}: no logs ({error_summary(error)})") from None
     return logs
 
 
@@ -218,7 +218,7 @@ async def follow_logs(head: Head, submission: str) -> AsyncIterator[str]:
         async for piece in _client(head).tail_job_logs(submission):
             yield piece
     except _failures(aiohttp.ClientError) as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = error_summary(error) or type(error).__name__
         raise JobsFailure(f"job {submission}: no more of its output ({reason}); see `vr cluster status`") from None
 
 

@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from filelock import FileLock, Timeout
 from pydantic import Field
@@ -13,9 +13,6 @@ from jobs.errors import FolderTaken
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError
 from vr_core.files import write_json
-
-if TYPE_CHECKING:
-    pass
 
 NOTE = "quickstart.json"
 LOCK = ".lock"

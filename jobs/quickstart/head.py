@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from cluster.errors import NoHead
 from cluster.facts import look
@@ -14,14 +13,10 @@ from jobs.queue.client import stop_run
 from jobs.queue.keeper import KEEPER
 from jobs.queue.submit import LIVE_JOB, job_states
 from jobs.queue.table import Ledger
-from jobs.runs.folder import RunFolder
-from jobs.runs.state import LIVE
-
-if TYPE_CHECKING:
-    pass
-
 from jobs.quickstart.signals import signals_ignored
 from jobs.quickstart.stages import Stages
+from jobs.runs.folder import RunFolder
+from jobs.runs.state import LIVE
 
 
 class BorrowedHead:

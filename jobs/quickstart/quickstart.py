@@ -17,10 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dataprep.roles import USUAL_SPLIT
 from jobs.errors import RunExists, RunFailed, SongsFailed
 from jobs.execution.launch import raise_for
 from jobs.queue.client import follow
 from jobs.queue.submit import start, submitted_runs
+from jobs.quickstart.folder import QuickstartSpec, alone, take
+from jobs.quickstart.head import BorrowedHead
+from jobs.quickstart.signals import signals_as_interrupts
+from jobs.quickstart.stages import Stages
 from jobs.recipe import Recipe
 from jobs.recipes.shipped import recipe_file
 from jobs.reports.display import display
@@ -34,13 +39,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from jobs.scoring.evaluate import Bar
-
-from jobs.quickstart.folder import QuickstartSpec, alone, take
-from jobs.quickstart.head import BorrowedHead
-from jobs.quickstart.signals import signals_as_interrupts
-from jobs.quickstart.stages import Stages
-
-SPLIT = "valid=0.1,test=0.1,seed=0"
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,9 @@ def _prepare(folder: Path, spec: QuickstartSpec, stages: Stages) -> None:
 
     tracks = find_tracks([folder / "songs"]).tracks
     with stages.bar(spec.songs * spec.seconds) as done:
-        report = prepare(tracks, folder / "data", None, lambda now: done(now.done_s), split=parse_fractions(SPLIT))
+        report = prepare(
+            tracks, folder / "data", None, lambda now: done(now.done_s), split=parse_fractions(USUAL_SPLIT)
+        )
     if report.failed:
         raise SongsFailed("; ".join(why for _, why in report.failed))
 

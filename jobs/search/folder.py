@@ -12,7 +12,6 @@
 import contextlib
 import itertools
 import math
-import os
 import shutil
 import time
 import uuid
@@ -31,7 +30,7 @@ from jobs.runs.summary import ProgressWriter, read_summary
 from jobs.search.space import TrialPlan, Value, plan_trials, shown_values
 from vr_core.config import Spec, load, plain, to_yaml, validate
 from vr_core.errors import ConfigError
-from vr_core.files import write_json
+from vr_core.files import whole_file, write_json
 
 ENDED: tuple[State, ...] = ("finished", "stopped")
 """A trial in one of these never trains again: it came to its last step, or ASHA stopped it."""
@@ -100,10 +99,9 @@ class Search:
         """Write the best trial's recipe to best.yaml, whole or not at all; returns its row, None without a score."""
         row = best(self.rows())
         if row is not None:
-            draft = self.best_file.with_suffix(".draft")
             about = f"# Best of search {self.id}: trial {row.id}, validation loss {row.score:.6g} at step {row.step}\n"
-            draft.write_text(about + to_yaml(self.trial(row.id).recipe()), encoding="utf-8")
-            os.replace(draft, self.best_file)
+            with whole_file(self.best_file) as draft:
+                draft.write_text(about + to_yaml(self.trial(row.id).recipe()), encoding="utf-8")
         return row
 
     def _refreshed(self, row: TrialRow) -> TrialRow:

@@ -10,11 +10,10 @@ import logging
 import os
 from typing import Any
 
-from cluster.errors import NoHead
-from cluster.node.head import Head, find_head, timings_here
+from cluster.node.head import find_head_or_none, timings_here
 from jobs.errors import RunExists, RunFailed, Unplaceable
 from jobs.execution.placement import Missing, live_nodes, place
-from jobs.execution.ray_session import head_ray, private_ray
+from jobs.execution.ray_session import ray_of
 from jobs.recipe import Recipe
 from jobs.runs.liveness import Listener, beating, write_driver
 from jobs.search.folder import Search, TrialRow, counts, end_live_trials
@@ -45,10 +44,7 @@ def run_search(search: Search, watch: Watch = lambda rows: None) -> list[TrialRo
     """
     recipe = search.recipe()
     _begin(search)
-    try:
-        head: Head | None = find_head()
-    except NoHead:
-        head = None
+    head = find_head_or_none()
     os.environ.update(_TUNE_ENVIRONMENT)
     # They warn that Tune's own metrics files, which are off, are missing, and tell how to resume in Python.
     for name in ("ray.tune.analysis.experiment_analysis", "ray.tune.tune"):
@@ -57,7 +53,7 @@ def run_search(search: Search, watch: Watch = lambda rows: None) -> list[TrialRo
     try:
         with (
             beating(search.run, timings_here().beat_s),
-            head_ray(head) if head is not None else private_ray(),
+            ray_of(head),
         ):
             _fit(search, recipe, follower)
             follower.close()

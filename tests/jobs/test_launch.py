@@ -102,7 +102,7 @@ def test_a_job_that_is_ended_with_its_head_is_not_taken_for_one_that_the_user_st
 
 
 @pytest.mark.parametrize(
-    ("gone", "previous_hosts", "expected", "says"),
+    ("gone", "trained_here", "expected", "says"),
     [
         ("runs", False, UserError, "put out= on storage that every PC mounts"),
         ("runs", True, StorageError, "is its share mounted"),
@@ -110,11 +110,11 @@ def test_a_job_that_is_ended_with_its_head_is_not_taken_for_one_that_the_user_st
     ],
 )
 def test_a_share_that_this_pc_had_may_come_back_and_one_that_it_never_had_will_not(
-    run, tmp_path, gone, previous_hosts, expected, says
+    run, tmp_path, gone, trained_here, expected, says
 ):
     run.begin_attempt()
     attempt, data = run.attempt_folder(1), tmp_path / "data"
-    require_folders(attempt, data, previous_hosts)
+    require_folders(attempt, data, trained_here)
     (tmp_path / gone).rename(tmp_path / "away")
     with pytest.raises(expected, match=says):
-        require_folders(attempt, data, previous_hosts)
+        require_folders(attempt, data, trained_here)

@@ -11,10 +11,10 @@ import soundfile
 
 from dataprep.audio.tracks import find_tracks
 from dataprep.preparing.prepare import PrepareSettings, prepare
+from dataprep.roles import USUAL_SPLIT
 from dataprep.shards.manifest import read_manifest
 from dataprep.shards.splits import parse_split
 from dataprep.synth.songs import write_songs
-from jobs.commands.data.options import SPLIT
 from tests.box.runs import join
 from tests.lan import SHARED, await_true, require
 
@@ -48,7 +48,7 @@ def wanted(lan, tmp_path_factory):
     """The manifest of the same songs prepared by one process of one machine."""
     folder = tmp_path_factory.mktemp("here") / "data"
     tracks = find_tracks([lan.shared / "nas" / "music"]).tracks
-    return prepare(tracks, folder, PrepareSettings(workers=1), split=parse_split(SPLIT)).manifest
+    return prepare(tracks, folder, PrepareSettings(workers=1), split=parse_split(USUAL_SPLIT)).manifest
 
 
 def contents(manifest):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.commands.terminal import Yes
+from jobs.commands.terminal import Yes, agree, console
 
 if TYPE_CHECKING:
     from cluster.inventory import Inventory
@@ -34,7 +34,6 @@ def down(
     from cluster.inventory import Inventory
     from cluster.node.lifecycle import running_processes, stop
     from cluster.remote.up import require_all, require_head_here
-    from jobs.commands.terminal import agree, console
     from vr_core.config import load
 
     described = load(Inventory, inventory) if inventory else None
@@ -63,7 +62,6 @@ class _Remote:
     def __init__(self, described: "Inventory | None") -> None:
         from cluster.remote.up import look_at_all
         from cluster.remote.up_plan import endings, workers
-        from jobs.commands.terminal import console
 
         self._nodes = workers(described) if described else ()
         head = described.head.address if described else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.errors import ClusterError, ClusterFailure
-from jobs.commands.terminal import Yes
+from jobs.commands.terminal import Yes, agree, console
 
 if TYPE_CHECKING:
     from cluster.node.head import Head
@@ -49,7 +49,6 @@ def drain(
     from cluster.node.drain import change_drained, drain_for, put, shown_time, until
     from cluster.node.head import find_head
     from cluster.node.processes import now as boot_now
-    from jobs.commands.terminal import agree, console
     from jobs.queue.node_power import drained_node
 
     if back:
@@ -95,7 +94,6 @@ def undrain(node: Annotated[str, typer.Argument(metavar="NODE", help="Name of th
     from cluster.node.drain import by_name, change_drained, read_drained
     from cluster.node.drain import undrain as brought_back
     from cluster.node.head import find_head
-    from jobs.commands.terminal import console
 
     drained = by_name(read_drained())
     if node not in drained:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.commands.terminal import Yes
+from jobs.commands.terminal import Yes, agree, console
 
 if TYPE_CHECKING:
     from cluster.inventory import Inventory
@@ -39,7 +39,6 @@ def rotate(
     from cluster.status.nodes import read_nodes
     from jobs.commands.cluster.starting import software
     from jobs.commands.cluster.up import carry_out, show_plans, tell_missing
-    from jobs.commands.terminal import agree, console
     from jobs.queue.keeper import KEEPER
     from vr_core.config import load
 
@@ -79,7 +78,6 @@ def _plan(described: "Inventory", head: "Head") -> list["NodePlan"]:
     from cluster.node.drain import by_name, read_drained
     from cluster.remote.up import look_at_all, require_head_here
     from cluster.remote.up_plan import plan_rejoin, workers
-    from jobs.commands.terminal import console
 
     require_head_here(described, find_interfaces())
     with console().status("looking at the other PCs"):

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cluster.errors import ClusterError
-from jobs.commands.terminal import Yes
+from jobs.commands.terminal import Yes, agree, console
 
 
 def service(
@@ -28,7 +28,6 @@ def service(
     Example: vr cluster service
     """
     from cluster.node import service as unit
-    from jobs.commands.terminal import agree, console
 
     if remove and run:
         raise ClusterError("--remove and --run: choose one")

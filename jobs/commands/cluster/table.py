@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+
+from jobs.commands.terminal import console
 
 if TYPE_CHECKING:
     from cluster.inventory import NodeSpec
@@ -23,7 +24,7 @@ class LiveTable:
         self._doing: dict[str, tuple[str, float]] = {node.name: ("waits", time.monotonic()) for node in nodes}
         self._done: dict[str, Outcome] = {}
         self._lock = threading.Lock()
-        self._live = Live(get_renderable=self._table, console=Console(stderr=True), refresh_per_second=4)
+        self._live = Live(get_renderable=self._table, console=console(), refresh_per_second=4)
 
     def __enter__(self) -> "LiveTable":
         self._live.__enter__()
@@ -62,11 +63,11 @@ def tell_failures(outcomes: Sequence["Outcome"]) -> None:
     """Say of each PC that failed why, and its last words."""
     from cluster.remote.up import log_file
 
-    console = Console(stderr=True)
+    stderr = console()
     for outcome in outcomes:
         if outcome.state != "failed":
             continue
         lines = [f"{outcome.name}: failed: {outcome.why}", *(f"    {line}" for line in outcome.log)]
         lines += [f"    (all of it: {log_file(outcome.name)})"] if outcome.log else []
         for line in lines:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            stderr.print(line, highlight=False, markup=False, soft_wrap=True)

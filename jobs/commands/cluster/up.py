@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.commands.cluster.starting import InventoryFile, PortBase
-from jobs.commands.terminal import Json, Yes
+from jobs.commands.terminal import Json, Yes, agree, console
 from vr_core.errors import VrError
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ def up(
     from cluster.node.service import has_systemd
     from cluster.remote.up import require_all, require_head_here
     from jobs.commands.cluster.starting import put_up_head, show_plan
-    from jobs.commands.terminal import agree, console
     from vr_core.config import load
 
     described = load(Inventory, inventory)
@@ -107,7 +106,6 @@ def _plan(described: "Inventory", head: "Head | None", sources: "Sources | None"
     from cluster.remote.up import look_at_all
     from cluster.remote.up_plan import plan_up, workers
     from cluster.status.nodes import read_nodes
-    from jobs.commands.terminal import console
 
     with console().status("looking at the other PCs"):
         found = look_at_all(workers(described))
@@ -119,7 +117,6 @@ def _plan(described: "Inventory", head: "Head | None", sources: "Sources | None"
 def show_plans(plans: Sequence["NodePlan"], sources: "Sources | None") -> None:
     """A line for each PC."""
     from cluster.remote.up_plan import Step, described
-    from jobs.commands.terminal import console
 
     if sources and any(Step.COPY in plan.steps for plan in plans):
         size = f"{sources.files} files, {sources.size_bytes / 2**20:.1f} MiB, digest {sources.digest[:12]}"
@@ -160,7 +157,6 @@ def carry_out(
 def tell_missing(outcomes: Sequence["Outcome"], inventory: Path) -> None:
     """Say which PCs failed and how, and which are off."""
     from jobs.commands.cluster.table import tell_failures
-    from jobs.commands.terminal import console
 
     tell_failures(outcomes)
     for outcome in outcomes:

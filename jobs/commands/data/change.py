@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.commands.data.options import SPLIT, Cluster, Data, Layout, Sources, Split, Workers
+from dataprep.roles import USUAL_SPLIT
+from jobs.commands.data.options import Cluster, Data, Layout, Sources, Split, Workers
 from jobs.commands.data.report import left_alone_shown, prepare_shown
 from jobs.commands.progress import audio_bar, byte_bar, in_bar
 from jobs.commands.terminal import Json
@@ -83,7 +84,7 @@ def add(
     data: Data,
     sources: Sources,
     layout: Layout = "auto",
-    split: Split = SPLIT,
+    split: Split = USUAL_SPLIT,
     workers: Workers = 0,
     cluster: Cluster = False,
     as_json: Json = False,

@@ -17,7 +17,6 @@ Split = Annotated[
         help="Fractions with a seed, a file of lines `train|valid|test SONG_OR_PATTERN`, or a data set to take it from."
     ),
 ]
-SPLIT = "valid=0.1,test=0.1,seed=0"
 Workers = Annotated[int, typer.Option(min=0, help="Number of processes; 0: one for each core.")]
 Cluster = Annotated[
     bool,

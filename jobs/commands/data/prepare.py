@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from jobs.commands.data.options import SPLIT, Cluster, Layout, Sources, Split, Workers
+from dataprep.roles import USUAL_SPLIT
+from jobs.commands.data.options import Cluster, Layout, Sources, Split, Workers
 from jobs.commands.data.report import prepare_shown
 from jobs.commands.terminal import Json
 
@@ -14,7 +15,7 @@ def prepare(
     sources: Sources,
     out: Annotated[Path, typer.Option(help="Folder of the data set; running again goes on where it stopped.")],
     layout: Layout = "auto",
-    split: Split = SPLIT,
+    split: Split = USUAL_SPLIT,
     codec: Annotated[str, typer.Option(help="polar8 (compact) or complex16 (twice the size).")] = "polar8",
     n_fft: Annotated[int, typer.Option(help="Length of a spectrum in samples.")] = 2048,
     hop: Annotated[int, typer.Option(help="Distance between spectra in samples.")] = 1024,

@@ -4,6 +4,7 @@ import sys
 
 from jobs.commands.jobs.carried import head_or_note
 from jobs.commands.jobs.options import RUNS, Out, RunName
+from jobs.commands.terminal import console
 
 
 def stop(name: RunName, out: Out = RUNS) -> None:
@@ -13,13 +14,11 @@ def stop(name: RunName, out: Out = RUNS) -> None:
 
     Example: vr jobs stop songs-pretrain-1a2b3c4d-1
     """
-    from rich.console import Console
-
     from jobs.queue.client import stop_run
     from jobs.reports.overview import find_run
 
     run = find_run(name, out)
     head, _ = head_or_note()
-    with Console(stderr=True).status(f"stopping {run.id} (it writes a checkpoint first)"):
+    with console().status(f"stopping {run.id} (it writes a checkpoint first)"):
         state = stop_run(run, head)
     print(f"{run.id} is {state.state} at step {state.step} of {state.steps}", file=sys.stderr)
