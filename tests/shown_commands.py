@@ -33,7 +33,8 @@ def check(line: str) -> None:
         assert words[0] in command.commands, f"{line}: no command {words[0]}"
         command = command.commands[words.pop(0)]
         context = typer.Context(command, info_name=command.name, parent=context)
-    given, _, _ = command.make_parser(context).parse_args(words)
+    given, left, _ = command.make_parser(context).parse_args(words)
+    assert not left, f"{line}: too many arguments: {' '.join(left)}"
     if "--help" in words:
         return
     for parameter in command.get_params(context):

@@ -1,20 +1,14 @@
 """What the READMEs and guides tell a reader to type exists."""
 
-from pathlib import Path
-
 import pytest
 
+from tests.pages import PAGES, ROOT
 from tests.shown_commands import check, shown_commands
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted(
-    path for pattern in ("*.md", "[!.]*/*.md", ".github/*.md", "tests/bench/*.md") for path in ROOT.glob(pattern)
-)
 
-
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_command_shown_can_be_typed(path):
-    for line in shown_commands(path.read_text()):
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_shown_can_be_typed(page):
+    for line in shown_commands((ROOT / page).read_text()):
         check(line)
 
 

@@ -35,7 +35,7 @@ def reached(examination: ClusterReport) -> Iterator[Finding]:
 
 def address(examination: ClusterReport) -> Iterator[Finding]:
     """The inventory's address and network card are those of the PC that answered."""
-    for node, probe in _probed(examination):
+    for node, probe in examination.probed:
         name = [node.name]
         card = node.interface
         if card is None:
@@ -55,7 +55,7 @@ def address(examination: ClusterReport) -> Iterator[Finding]:
 
 def clock(examination: ClusterReport) -> Iterator[Finding]:
     """All clocks together: by the link to the head where there is one, else by ssh, which leaves a second of doubt."""
-    for node, _ in _probed(examination):
+    for node, _ in examination.probed:
         low_s, high_s = _ahead_s(examination, node)
         # The answer took some time to come: only what lies beyond doubt is said.
         off_s = low_s if low_s > 0 else high_s if high_s < 0 else 0.0
@@ -83,7 +83,7 @@ def _ahead_s(examination: ClusterReport, node: NodeReport) -> tuple[float, float
 
 def names(examination: ClusterReport) -> Iterator[Finding]:
     """The host name and `localhost` lead to this PC, over IPv4."""
-    for node, probe in _probed(examination):
+    for node, probe in examination.probed:
         found = [*_name_problems(node, probe)]
         yield from found
         if not found:
@@ -122,7 +122,7 @@ def _name_problems(node: NodeReport, probe: NodeProbe) -> Iterator[Finding]:
 
 def kind(examination: ClusterReport) -> Iterator[Finding]:
     """What is not a desktop PC on a cable: WSL2, laptops, Wi-Fi."""
-    for node, probe in _probed(examination):
+    for node, probe in examination.probed:
         found = [*_kind_problems(node, probe)]
         yield from found
         if not found:
@@ -158,7 +158,7 @@ def _kind_problems(node: NodeReport, probe: NodeProbe) -> Iterator[Finding]:
 
 def limits(examination: ClusterReport) -> Iterator[Finding]:
     """Open files, inotify, shared memory."""
-    for node, probe in _probed(examination):
+    for node, probe in examination.probed:
         found = [*_limit_problems(node, probe)]
         yield from found
         if not found:
@@ -193,7 +193,7 @@ def _limit_problems(node: NodeReport, probe: NodeProbe) -> Iterator[Finding]:
 
 def secrets(examination: ClusterReport) -> Iterator[Finding]:
     """The token files are their owner's alone."""
-    for node, probe in _probed(examination):
+    for node, probe in examination.probed:
         bad = [file for file in probe.secrets if file.mode & 0o077 or not file.mine]
         for file in bad:
             measured = f"{file.path}: mode {file.mode:04o}" + ("" if file.mine else ", another user's")
@@ -209,7 +209,7 @@ def secrets(examination: ClusterReport) -> Iterator[Finding]:
 
 def disks(examination: ClusterReport) -> Iterator[Finding]:
     """Room on every disk that is used."""
-    for node, probe in _probed(examination):
+    for node, probe in examination.probed:
         found = [f for what, disk in probe.disks.items() for f in _disk_problems(node, what, disk)]
         yield from found
         if not found:
@@ -239,9 +239,3 @@ def _disk_problems(node: NodeReport, what: str, disk: Disk) -> Iterator[Finding]
     if what == "cache" and cache is not None and disk.free_bytes < 1e9 * cache.quota_gb:
         needed = f"{cache.quota_gb:g} GB, the quota in the inventory (what copies take already counts in)"
         yield problem("disk", "warns", name, measured, needed, "make room there, or lower quota_gb")
-
-
-def _probed(examination: ClusterReport) -> Iterator[tuple[NodeReport, NodeProbe]]:
-    for node in examination.nodes:
-        if node.probe is not None:
-            yield node, node.probe

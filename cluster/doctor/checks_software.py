@@ -32,7 +32,7 @@ def numbers(version: str) -> tuple[int, ...]:
 def installed(examination: ClusterReport) -> Iterator[Finding]:
     """Whether `vr`, Ray and torch are there at all."""
     whole = []
-    for node, probe in _probed(examination):
+    for node, probe in examination.probed:
         software = probe.software
         missing = [name for name in ("vr", "ray", "torch") if getattr(software, name) is None]
         if missing:
@@ -55,7 +55,7 @@ def python(examination: ClusterReport) -> Iterator[Finding]:
     low, high = (".".join(map(str, version)) for version in PYTHONS)
     same = []
     reference, whose = _reference(examination, lambda probe: probe.software.python)
-    for node, probe in _probed(examination):
+    for node, probe in examination.probed:
         version = numbers(probe.software.python)
         wanted = numbers(reference)
         measured = f"{probe.software.python} ({probe.software.executable})"
@@ -81,7 +81,7 @@ def versions(examination: ClusterReport) -> Iterator[Finding]:
     for name in ("ray", "torch", "vr"):
         reference, whose = _reference(examination, operator.attrgetter(f"software.{name}"))
         same = []
-        for node, probe in _probed(examination):
+        for node, probe in examination.probed:
             found = getattr(probe.software, name)
             if found is None:
                 continue  # said by `installed`
@@ -105,7 +105,7 @@ def versions(examination: ClusterReport) -> Iterator[Finding]:
 def driver(examination: ClusterReport) -> Iterator[Finding]:
     """A driver that works, new enough for the CUDA that torch was built for, and a torch that knows CUDA."""
     good = []
-    for node, probe in _probed(examination):
+    for node, probe in examination.probed:
         found = [*_driver_problems(node, probe)]
         yield from found
         if probe.graphics.cards and not found:
@@ -113,7 +113,7 @@ def driver(examination: ClusterReport) -> Iterator[Finding]:
             good.append(node.name)
             measured = f"driver {probe.graphics.driver}, torch for CUDA {cuda}"
             yield fine("driver", [node.name], measured, _needed_driver(cuda))
-    builds = {p.name: probe.software.torch_cuda for p, probe in _probed(examination) if p.name in good}
+    builds = {p.name: probe.software.torch_cuda for p, probe in examination.probed if p.name in good}
     if len(set(builds.values())) > 1:
         measured = ", ".join(f"{name} CUDA {cuda}" for name, cuda in builds.items())
         remedy = "there: the same commit, then uv sync"
@@ -161,7 +161,7 @@ def _needed_driver(cuda: str | None) -> str:
 
 def cards(examination: ClusterReport) -> Iterator[Finding]:
     """The inventory's cards are there, torch has code for them, and nobody else uses them."""
-    for node, probe in _probed(examination):
+    for node, probe in examination.probed:
         found = [*_card_problems(node, probe)]
         yield from found
         if not found:
@@ -230,13 +230,7 @@ def _usage(name: list[str], card: Card, probe: NodeProbe) -> Iterator[Finding]:
         yield problem("cards", "warns", name, describe(card), f"below {_HOT_C} °C: above, it slows down", remedy)
 
 
-def _probed(examination: ClusterReport) -> Iterator[tuple[NodeReport, NodeProbe]]:
-    for node in examination.nodes:
-        if node.probe is not None:
-            yield node, node.probe
-
-
 def _reference(examination: ClusterReport, value: Callable[[NodeProbe], str | None]) -> tuple[str, str]:
     """The head's value, or the first node's that has one; and whose it is."""
-    ordered = sorted(_probed(examination), key=lambda pair: pair[0].spec.role != "head")
+    ordered = sorted(examination.probed, key=lambda pair: pair[0].spec.role != "head")
     return next(((found, node.name) for node, probe in ordered if (found := value(probe))), ("", ""))

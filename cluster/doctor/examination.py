@@ -75,9 +75,7 @@ def examine(inventory: Inventory, doctor: Doctor) -> ClusterReport:
         reports = {p.name: p for p in pool.map(lambda node: _look(node, doctor), inventory.nodes)}
         done = ClusterReport(tuple(reports.values()), ports=doctor.ports)
         word = secrets.token_hex(16)
-        sharing = [p.spec for p in done.answered if p.spec.shared is not None]
-        # The head writes first: it is where runs are submitted.
-        sharing.sort(key=lambda node: node.role != "head")
+        sharing = [report.spec for report in done.sharing]
         with _shared_folder(sharing[0] if sharing else None, word, doctor) as (share_write, share_why):
             if share_why:
                 reports[sharing[0].name] = replace(reports[sharing[0].name], share_why=share_why)

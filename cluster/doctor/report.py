@@ -1,5 +1,6 @@
 """What the doctor has measured: `cluster.doctor.examination` fills it in, `cluster.doctor.diagnosis` judges it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from cluster.inventory import NodeSpec
@@ -63,7 +64,17 @@ class ClusterReport:
         return next(report for report in self.nodes if report.spec.role == "head")
 
     @property
-    def first_sharing(self) -> NodeReport | None:
-        """The node that writes to the shared folder first: the head, where runs are submitted, if it has the folder."""
+    def probed(self) -> Iterator[tuple[NodeReport, NodeProbe]]:
+        """The nodes that gave an answer, with it."""
+        return ((report, report.probe) for report in self.nodes if report.probe is not None)
+
+    @property
+    def sharing(self) -> list[NodeReport]:
+        """The nodes that have the shared folder; the head, where runs are submitted, writes to it first."""
         sharing = [report for report in self.answered if report.spec.shared is not None]
-        return min(sharing, key=lambda report: report.spec.role != "head", default=None)
+        return sorted(sharing, key=lambda report: report.spec.role != "head")
+
+    @property
+    def first_sharing(self) -> NodeReport | None:
+        """The node that writes to the shared folder first."""
+        return next(iter(self.sharing), None)

@@ -170,14 +170,13 @@ def _echoed(probe: socket.socket, packet: bytes) -> bool:
 
 def _stale(address: str, port: int, word: str, path: Path, timeout_s: float) -> tuple[float | None, str | None]:
     """Seconds until the other node sees a file that this one has renamed over the one it had open before."""
-    new = f"{word} {time.time()}"
     try:
         write_renamed(path, _OLD.encode())
         with _ask(address, port, word, "watch", file=path.name, old=_OLD, timeout_s=timeout_s) as connection:
             first = json.loads(read_line(connection))
             if first.get("old") != _OLD:
                 return None, first.get("error") or "the other node sees another file"
-            write_renamed(path, new.encode())
+            write_renamed(path, f"{word} {path.name}".encode())
             connection.sendall(b"r")
             connection.settimeout(timeout_s + 10.0)
             answer = json.loads(read_line(connection))

@@ -217,7 +217,7 @@ def _prepare(
     end_journal(out)
     refused = dict(failed)
     prepared = tuple(song for song in used if song in todo_s and song not in refused)
-    new_content = tuple(id for id in prepared if id in before and _content(rows[id]) != _content(before[id]))
+    new_content = tuple(id for id in used if id in before and _content(rows[id]) != _content(before[id]))
     return PrepareReport(manifest, prepared, kept, tuple(failed), left_alone(out, named), new_content)
 
 

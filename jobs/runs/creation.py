@@ -113,34 +113,50 @@ def writable(out: Path) -> Iterator[None]:
 
 
 def _create_run(recipe: Recipe, again: bool, reserved: Collection[str]) -> RunFolder:
-    stem = f"{recipe.name}-{recipe.digest()}-"
-    draft = recipe.out / f".new-{uuid.uuid4().hex[:12]}"
-    try:
-        draft.mkdir()
+    with drafted_in(recipe.out) as draft:
         (draft / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
         write_json(draft / "origin.json", {**read_origin(), "born": uuid.uuid4().hex[:12]})
         state = RunState(state="pending", steps=recipe.steps, updated_s=time.time())
         write_json(draft / "state.json", plain(state))
-        while True:
-            taken = [
-                int(name.removeprefix(stem))
-                for name in (*reserved, *(p.name for p in recipe.out.iterdir()))
-                if name.startswith(stem) and name.removeprefix(stem).isdecimal()
-            ]
-            path = recipe.out / f"{stem}{max(taken, default=0) + 1}"
-            # After the number is chosen: of a run that another process made before, this hears, and a later one has
-            # that number.
-            _refuse_repeat(recipe, again)
-            try:
-                # A rename onto a folder that is not empty fails, so that two at once never share a number.
-                draft.rename(path)
-            except OSError:
-                if not path.exists():
-                    raise
-            else:
-                return RunFolder(path)
+        return RunFolder(place(draft, recipe, reserved, lambda: _refuse_repeat(recipe, again)))
+
+
+@contextlib.contextmanager
+def drafted_in(out: Path) -> Iterator[Path]:
+    """A new hidden folder in `out`; what the block has not put in its place is gone after it."""
+    draft = out / f".new-{uuid.uuid4().hex[:12]}"
+    try:
+        draft.mkdir()
+        yield draft
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def place(
+    draft: Path, recipe: Recipe, reserved: Collection[str] = (), check: Callable[[], None] = lambda: None
+) -> Path:
+    """Rename `draft` to the next number of its recipe, and return where it is.
+
+    `check` is called when a number was chosen, and may raise: of one that another process made before, it hears, and a
+    later one has that number.
+    """
+    stem = f"{recipe.name}-{recipe.digest()}-"
+    while True:
+        taken = [
+            int(name.removeprefix(stem))
+            for name in (*reserved, *(p.name for p in recipe.out.iterdir()))
+            if name.startswith(stem) and name.removeprefix(stem).isdecimal()
+        ]
+        path = recipe.out / f"{stem}{max(taken, default=0) + 1}"
+        check()
+        try:
+            # A rename onto a folder that is not empty fails, so that two at once never share a number.
+            draft.rename(path)
+        except OSError:
+            if not path.exists():
+                raise
+        else:
+            return path
 
 
 def _refuse_repeat(recipe: Recipe, again: bool) -> None:

@@ -10,18 +10,15 @@
 """
 
 import contextlib
-import itertools
 import math
-import shutil
 import time
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jobs.errors import DamagedRun, RunExists, UnknownRun
 from jobs.recipe import Recipe
-from jobs.runs.creation import resolve_paths, writable
+from jobs.runs.creation import drafted_in, place, resolve_paths, writable
 from jobs.runs.folder import RunFolder, read_json
 from jobs.runs.progress import last_record, last_step
 from jobs.runs.provenance import read_origin
@@ -137,7 +134,7 @@ def create_search(recipe: Recipe, again: bool = False) -> Search:
 
     Raises:
         RunExists: the same recipe was searched before over the same data and `again` is not given.
-        ConfigError, NotACheckpoint, UnknownRun: as `plan_trials` and `jobs.runs.resolve_paths`.
+        ConfigError, NotACheckpoint, UnknownRun: as `plan_trials` and `jobs.runs.creation.resolve_paths`.
         StorageError: `out` cannot be written.
     """
     recipe = resolve_paths(recipe)
@@ -149,29 +146,14 @@ def create_search(recipe: Recipe, again: bool = False) -> Search:
 
 
 def _create_search(recipe: Recipe, plans: Sequence[TrialPlan]) -> Search:
-    draft = Search(recipe.out / f".new-{uuid.uuid4().hex[:12]}")
-    try:
-        _write_draft(draft, recipe, plans)
-        for number in itertools.count(1):
-            path = recipe.out / f"{recipe.name}-{recipe.digest()}-{number}"
-            if path.exists():
-                continue
-            try:
-                draft.path.rename(path)
-            except OSError:
-                # Another command took the number meanwhile.
-                if not path.exists():
-                    raise
-            else:
-                return Search(path)
-        raise AssertionError("unreachable")
-    finally:
-        shutil.rmtree(draft.path, ignore_errors=True)
+    with drafted_in(recipe.out) as draft:
+        _write_draft(Search(draft), recipe, plans)
+        return Search(place(draft, recipe))
 
 
 def _write_draft(draft: Search, recipe: Recipe, plans: Sequence[TrialPlan]) -> None:
     origin, now_s = read_origin(), time.time()
-    draft.trials.mkdir(parents=True)
+    draft.trials.mkdir()
     draft.recipe_file.write_text(to_yaml(recipe), encoding="utf-8")
     write_json(draft.run.state_file, plain(RunState(state="pending", steps=len(plans), updated_s=now_s)))
     rows = [TrialRow(id=plan.id, values=plan.values, steps=plan.recipe.steps) for plan in plans]

@@ -175,7 +175,7 @@ def test_a_gpu_widens_to_equal_values(codec):
     torch.testing.assert_close(on_gpu.cpu(), CODECS[codec].widen_magnitude(columns, scale), rtol=1e-6, atol=0)
 
 
-def test_a_mix_has_the_same_bits_on_every_processor():
+def test_a_mix_of_polar8_has_the_same_bits_on_every_processor():
     """As numpy's float32 gives it, which rounds each operation to the nearest number."""
     rng = np.random.default_rng(5)
     magnitude, phase, other, angle = rng.integers(0, 256, (4, 1, 64, 4096), dtype=np.uint8)
