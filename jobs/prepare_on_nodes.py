@@ -9,7 +9,7 @@ still queues is then queued anew, which counts as no loss.
 import json
 import secrets
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,30 +98,20 @@ class Crew:
                         group_done(attempt.plan)
                 gone = self._dead_nodes() - dead
                 if gone:
-                    waiting += self._take_back(running, begun_on, gone)
+                    waiting += take_back(running, begun_on, gone, _cancel)
                     dead |= gone
+                    self._require_alive()
         finally:
             for ref in running:
                 _cancel(ref)
         return failed
 
-    def _take_back(self, running: dict[Any, "Attempt"], begun_on: Mapping[str, str], gone: set[str]) -> list["Attempt"]:
-        """Cancel the tasks that the PCs `gone` keep from going on; gives what is to be queued in their place.
-
-        Raises:
-            WorkerError: a group was lost `TRIES` times, or no PC that took part is alive.
-        """
+    def _require_alive(self) -> None:
         import ray
 
-        again = given_up(running, begun_on, gone)
-        for ref in again:
-            del running[ref]
-            # One that was queued, or is only thought dead, must not be prepared beside its successor.
-            _cancel(ref)
         alive = {node.name for node in live_nodes(ray.nodes())}  # type: ignore[no-untyped-call]
         if alive.isdisjoint(node.name for node in self.nodes):
             raise WorkerError("all PCs that took part are gone; finished songs are kept: run the command again")
-        return list(again.values())
 
     def _dead_nodes(self) -> set[str]:
         """Ray's ids of the PCs that take part and are dead. A PC that was back and died again has several."""
@@ -159,6 +149,23 @@ class Attempt(NamedTuple):
                 "finished songs are kept: run the same command again"
             )
         return self._replace(losses=losses)
+
+
+def take_back(
+    running: dict[Any, Attempt], begun_on: Mapping[str, str], gone: Collection[str], cancel: Callable[[Any], None]
+) -> list[Attempt]:
+    """Cancel the tasks that the PCs `gone` keep from going on; what is to be queued in their place.
+
+    One that was queued, or is only thought dead, must not be prepared beside its successor.
+
+    Raises:
+        WorkerError: a group was lost `TRIES` times.
+    """
+    again = given_up(running, begun_on, gone)
+    for ref in again:
+        del running[ref]
+        cancel(ref)
+    return list(again.values())
 
 
 def given_up(

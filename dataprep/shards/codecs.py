@@ -119,8 +119,9 @@ class Codec(ABC):
     ) -> None:
         """|first| into `one` and |first + second| into `both`, rows `[row, width]`."""
         x = self._complex(first, first_scale)
-        torch.abs(x, out=one)
-        torch.abs(x.add_(self._complex(second, second_scale)), out=both)
+        _absolute(x.real, x.imag, one)
+        x.add_(self._complex(second, second_scale))
+        _absolute(x.real, x.imag, both)
 
     def _in_pieces(
         self,
@@ -189,7 +190,7 @@ class Polar8(Codec):
         other = _look_up("magnitude", second["magnitude"]).mul_(second_scale)
         product = _look_up("opening", first["phase"] - second["phase"]).mul_(one).mul_(other)
         difference = other.sub_(one)
-        # Rounded after each operation, so that every processor gives the same number: a fused one rounds once.
+        # Not fused, as in `_absolute`.
         _sqrt(product.add_(difference.square_()), both)
 
 
@@ -210,7 +211,8 @@ class Complex16(Codec):
         return torch.complex(columns["real"].float().mul_(scale), columns["imag"].float().mul_(scale))
 
     def _magnitude(self, columns: Columns, scale: Tensor, out: Tensor) -> None:
-        torch.hypot(columns["real"].float(), columns["imag"].float(), out=out).mul_(scale)
+        _absolute(columns["real"].float(), columns["imag"].float(), out)
+        out.mul_(scale)
 
 
 class Magnitude8(Codec):
@@ -272,6 +274,11 @@ def _magnitude_codes(planes: Tensor, codec: str) -> tuple[np.ndarray, float]:
 def _look_up(table: str, codes: Tensor) -> Tensor:
     index = codes if codes.dtype == torch.int32 else codes.int()
     return _table(table, codes.device).index_select(0, index.reshape(-1)).view(codes.shape)
+
+
+def _absolute(real: Tensor, imag: Tensor, out: Tensor) -> None:
+    """sqrt(real² + imag²), rounded after each operation: every processor gives the same number."""
+    _sqrt(real.square().add_(imag.square()), out)
 
 
 def _sqrt(values: Tensor, out: Tensor) -> None:

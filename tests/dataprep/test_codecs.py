@@ -194,3 +194,20 @@ def test_a_mix_of_polar8_has_the_same_bits_on_every_processor():
     x, y = levels[magnitude] * scale[..., None], levels[other] * other_scale[..., None]
     expected = np.sqrt(opening[phase - angle] * x * y + (y - x) * (y - x))
     assert np.array_equal(both.permute(0, 3, 1, 2).reshape(expected.shape).numpy(), expected)
+
+
+def test_a_mix_of_complex16_has_the_same_bits_on_every_processor():
+    rng = np.random.default_rng(6)
+    halves = rng.standard_normal((4, 1, 64, 4096)).astype(np.float16)
+    scale, other_scale = rng.random((2, 1, 64), dtype=np.float32)
+    real, imag, other_real, other_imag = halves
+    first = {"real": torch.from_numpy(real), "imag": torch.from_numpy(imag)}
+    second = {"real": torch.from_numpy(other_real), "imag": torch.from_numpy(other_imag)}
+    one, both = CODECS["complex16"].mix_magnitudes(
+        first, torch.from_numpy(scale), second, torch.from_numpy(other_scale)
+    )
+
+    x, y = (part.astype(np.float32) * scale[..., None] for part in (real, imag))
+    u, v = (part.astype(np.float32) * other_scale[..., None] for part in (other_real, other_imag))
+    for found, expected in ((one, np.sqrt(x * x + y * y)), (both, np.sqrt((x + u) ** 2 + (y + v) ** 2))):
+        assert np.array_equal(found.permute(0, 3, 1, 2).reshape(expected.shape).numpy(), expected)

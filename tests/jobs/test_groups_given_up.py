@@ -5,7 +5,7 @@ import pytest
 from dataprep.audio.tracks import Track
 from dataprep.errors import WorkerError
 from dataprep.preparing.group import GroupPlan
-from jobs.prepare_on_nodes import TRIES, Attempt, given_up
+from jobs.prepare_on_nodes import TRIES, Attempt, given_up, take_back
 
 STUDY, DEN = "id of study", "id of den"
 
@@ -46,3 +46,11 @@ def test_no_two_attempts_at_a_group_have_one_name():
     one = attempt("one")
     assert one.renamed().name != one.name
     assert one.renamed().plan.name == "one"
+
+
+def test_what_is_queued_anew_is_cancelled_and_what_goes_on_is_not():
+    lost, queued, busy = attempt("lost"), attempt("queued"), attempt("busy")
+    running, cancelled = {1: lost, 2: queued, 3: busy}, []
+    again = take_back(running, {lost.name: STUDY, busy.name: DEN}, {STUDY}, cancelled.append)
+    assert sorted(one.plan.name for one in again) == ["lost", "queued"]
+    assert (sorted(cancelled), running) == ([1, 2], {3: busy})

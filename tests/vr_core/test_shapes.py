@@ -97,7 +97,9 @@ def annotations(module: ModuleType) -> Iterator[tuple[str, object]]:
     """Where each annotation of a public function, method or field of the module stands, and what it says."""
     own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
     classes = [value for value in own if inspect.isclass(value)]
-    methods = [value for kind in classes for value in vars(kind).values() if inspect.isfunction(value)]
+    members = [getattr(value, "fget", None) or inspect.unwrap(getattr(value, "__func__", value))
+               for kind in classes for value in vars(kind).values()]  # fmt: skip
+    methods = [value for value in members if inspect.isfunction(value)]
     for value in [*filter(inspect.isfunction, own), *classes, *methods]:
         if not value.__name__.startswith("_"):
             for name, hint in inspect.get_annotations(value).items():
@@ -105,7 +107,27 @@ def annotations(module: ModuleType) -> Iterator[tuple[str, object]]:
 
 
 def says_no_shape(hint: object) -> bool:
-    return hint is Tensor or any(map(says_no_shape, typing.get_args(hint)))
+    parts = hint if isinstance(hint, list) else typing.get_args(hint)
+    return hint is Tensor or hint == "Tensor" or any(map(says_no_shape, parts))
+
+
+class Planted:
+    """Annotations that say no shape, wherever one may stand."""
+
+    field: dict[str, Tensor]
+
+    @property
+    def given(self) -> Tensor: ...
+
+    @classmethod
+    def made(cls, of: Callable[[Tensor], int]) -> "Tensor": ...
+
+
+def test_a_tensor_without_a_shape_is_found_wherever_it_stands() -> None:
+    module = ModuleType(Planted.__module__)
+    module.Planted = Planted
+    found = [where.rpartition(".")[2] for where, hint in annotations(module) if says_no_shape(hint)]
+    assert sorted(found) == ["Planted: field", "given: return", "made: of", "made: return"]
 
 
 def test_every_public_tensor_has_a_shape(pytestconfig: pytest.Config) -> None:

@@ -68,12 +68,12 @@ def verify(
     if damaged and not repair:
         raise ShardError(
             f"{data}: {len(damaged)} of {len(manifest.shards)} shards are damaged; "
-            "`vr data verify --repair` prepares the songs that are hit again"
+            f"`vr data verify {data} --repair` prepares the songs that are hit again"
         )
     if failed:
         raise ShardError(
             f"{data}: {len(failed)} songs could not be repaired; put their files back and run this again, or "
-            "`vr data add` where nothing of a song is left"
+            f"`vr data add {data} SRC` where nothing of a song is left"
         )
     if not as_json:
         whole = f"{len(manifest.shards)} shards are as they were written"
