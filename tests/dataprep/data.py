@@ -73,3 +73,8 @@ def whole_stem(data: Dataset, song: str, role: Role) -> dict[str, torch.Tensor]:
     out = np.empty((len(codec.columns), frames, 2 * data.stft.bins), next(iter(codec.columns.values())))
     data.read(song, role, 0, frames, out)
     return {name: torch.from_numpy(column)[None] for name, column in zip(codec.columns, out, strict=True)}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What stands in a folder and below, by name."""
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != ".lock"}
