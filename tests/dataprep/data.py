@@ -76,5 +76,5 @@ def whole_stem(data: Dataset, song: str, role: Role) -> dict[str, torch.Tensor]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """What stands in a folder and below, by name."""
+    """Contents of the files of a data set's folder, without its lock."""
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != ".lock"}
