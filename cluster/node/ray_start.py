@@ -163,7 +163,9 @@ def head_address(text: str) -> str:
         if colon and not (port.isdecimal() and 1024 <= int(port) <= 65535):
             raise ValueError("the port should be 1024 to 65535")
     except ValueError as error:
-        raise ClusterError(f"{text}: {error}; `vr cluster head` on the head prints the line to type") from None
+        raise ClusterError(
+            f"{text}: {error}, or a whole join code; `vr cluster head` on the head prints the line to type"
+        ) from None
     if address == LOOPBACK:
         raise ClusterError(f"{text}: a head on 127.0.0.1 is for its own machine; start it with --address LAN_ADDRESS")
     return f"{address}:{port or Ports().gcs}"

@@ -122,7 +122,13 @@ def node_rows(
         if row.alive:
             row = _with_measures(row, measured.get(identity, {}), runs.get(identity, {}))
         rows.append(row)
-    rows += [_missing(name, address, drained.get(name)) for name, address in expected.items() if name not in newest]
+    # A PC that is there under another name than the inventory gives it is not missing.
+    there = {row.address for row in rows if row.alive}
+    rows += [
+        _missing(name, address, drained.get(name))
+        for name, address in expected.items()
+        if name not in newest and address not in there
+    ]
     return sorted(rows, key=lambda row: (not row.head, row.name))
 
 

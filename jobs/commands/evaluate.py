@@ -10,7 +10,10 @@ from jobs.commands.terminal import Device, Json
 
 def evaluate(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A run folder, a checkpoint folder or a weights.safetensors.")
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT", help="A run's name or folder, a checkpoint folder or weights.safetensors."
+        ),
     ],
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A data set, or a folder of songs with stems.")],
     split: Annotated[

@@ -37,12 +37,13 @@ def plan(
     Example: vr plan home-pretrain -i home.yaml --link 2.5
     """
     from cluster.doctor.links import rates_mbit, read_links
+    from cluster.facts import find_interfaces
     from cluster.inventory import Inventory
     from jobs.planning.arithmetic import arithmetic_of
     from jobs.planning.forecast import OF_THE_LINE, forecast_phase, machines_of, outlook
     from jobs.recipes.shipped import read_recipe
     from jobs.steps.phases import phases_of
-    from jobs.training.speed import kept_speeds
+    from jobs.training.speed import kept_speeds, processor_name
     from vr_core.config import load
     from vr_core.errors import UserError
 
@@ -52,12 +53,14 @@ def plan(
     links_gbit = {name: mbit / 1000 / OF_THE_LINE for name, mbit in rates_mbit(pcs, read_links()).items()}
     if link_gbit is not None:
         links_gbit = dict.fromkeys([node.name for node in pcs.nodes], link_gbit)
+    own = {address for addresses in find_interfaces().values() for address in addresses}
+    processors = {node.name: processor_name() for node in pcs.nodes if node.address in own}
     forecasts = []
     ends = [*(phase.first_step for phase in phases[1:]), spec.steps]
     for phase, end in zip(phases, ends, strict=True):
         model = arithmetic_of(phase.recipe)
         speeds = kept_speeds(phase.recipe, model.bins)
-        machines, unknown = machines_of(pcs, phase.recipe, model.item_flop, speeds, links_gbit)
+        machines, unknown = machines_of(pcs, phase.recipe, model.item_flop, speeds, links_gbit, processors)
         if not machines:
             raise UserError(f"{inventory}: no machine for this recipe ({'; '.join(unknown) or 'none is wanted'})")
         forecasts.append(forecast_phase(phase, end, machines, model.shapes))

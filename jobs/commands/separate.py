@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def separate(
     songs: Annotated[list[Path], typer.Argument(metavar="SONG", help="Audio files, or folders: all audio in them.")],
     checkpoint: Annotated[
-        Path, typer.Option("--checkpoint", "-m", help="A run folder, a checkpoint folder or a weights.safetensors.")
+        Path,
+        typer.Option("--checkpoint", "-m", help="A run's name or folder, a checkpoint folder or weights.safetensors."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if it is not there.")],
     file_format: Annotated[

@@ -148,6 +148,7 @@ def machines_of(
     item_flop: float,
     measured: Mapping[str, Speed],
     links_gbit: Mapping[str, float] | None = None,
+    processors: Mapping[str, str] | None = None,
 ) -> tuple[list[Machine], list[str]]:
     """The devices that the recipe would compute on, and a line for each of which nothing is known.
 
@@ -160,6 +161,7 @@ def machines_of(
         item_flop: arithmetic of an item, forward and backward.
         measured: device → its speed at this recipe, as runs have kept it here.
         links_gbit: node → rate of its link, where it is known; 1 for the others.
+        processors: node → name of its processor, where it is known; a run without cards computes on these.
 
     Raises:
         UserError: these PCs cannot hold the run.
@@ -172,7 +174,15 @@ def machines_of(
         if placed.names and node.name not in placed.names:
             continue
         if not placed.use_gpu or not node.gpus:
-            unknown.append(f"{node.name}: no speed of it is known; run the recipe there for some steps")
+            processor = (processors or {}).get(node.name)
+            if processor is None:
+                unknown.append(f"{node.name}: it computes without a card, and its processor is not known on this PC")
+            elif processor not in measured:
+                unknown.append(
+                    f"{node.name}: no speed of its {processor} is known; run the recipe there for some steps"
+                )
+            else:
+                found.append(Machine(node.name, processor, measured[processor], "measured"))
             continue
         for number, gpu in enumerate(node.gpus):
             name = node.name if len(node.gpus) == 1 else f"{node.name}/{number}"

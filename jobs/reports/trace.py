@@ -52,7 +52,7 @@ class Timeline:
     @property
     def exchange_s(self) -> float:
         """What of the step remains when the last worker is done: the exchange that nothing hides."""
-        return max(0.0, self.step_s - max(bar.busy_s for bar in self.bars))
+        return self.step_s - max(bar.busy_s for bar in self.bars)
 
     @property
     def items_per_s(self) -> float:
@@ -151,13 +151,15 @@ def draw(lines: Sequence[Timeline], path: Path) -> None:
 
 def _timeline(run: str, steps: Sequence[dict[str, Any]], names: Sequence[str], items: int) -> Timeline:
     busy_s = [statistics.median(column) for column in zip(*(step["busy_s"] for step in steps), strict=True)]
+    # Medians of different steps: by them alone a worker may seem to be busy for longer than the step.
+    step_s = max(statistics.median(step["step_s"] for step in steps), *busy_s)
     machines = [*names, *(f"worker {rank}" for rank in range(len(names), len(busy_s)))]
     return Timeline(
         run,
         steps[0]["step"],
         steps[-1]["step"],
         tuple(Bar(*of) for of in zip(machines[: len(busy_s)], steps[0]["shares"], busy_s, strict=True)),
-        statistics.median(step["step_s"] for step in steps),
+        step_s,
         items,
     )
 
@@ -172,7 +174,7 @@ def machines_of_starts(run: RunFolder) -> list[tuple[float, list[str]]]:
     for event in read_events(run):
         start = _ready_start(event)
         if start in machines:
-            found.append((float(event["time_s"]), [_told(machine) for machine in machines[start]]))
+            found.append((float(event["time_s"]), [shown_machine(machine) for machine in machines[start]]))
     return found
 
 
@@ -184,6 +186,7 @@ def _ready_start(event: Mapping[str, Any]) -> str | None:
     return old[1] if old else None
 
 
-def _told(machine: dict[str, Any]) -> str:
+def shown_machine(machine: dict[str, Any]) -> str:
+    """`attic (GeForce RTX 3090 Ti)`; without a card the name alone."""
     name = machine_name(machine)
     return name if machine["device"] == "cpu" else f"{name} ({machine['device'].removeprefix('NVIDIA ')})"

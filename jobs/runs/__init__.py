@@ -1,0 +1,4 @@
+from pathlib import Path
+
+RUNS = Path("runs")
+"""Where run folders are, unless a command is told otherwise."""

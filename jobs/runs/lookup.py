@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from jobs.errors import NotACheckpoint, UnknownRun
+from jobs.runs import RUNS
 from jobs.runs.folder import STEP_FOLDER, RunFolder
 
 
@@ -30,14 +31,21 @@ def resolve_run(name_or_path: str, out: Path) -> RunFolder:
     raise UnknownRun(f"{name_or_path}: no such run in {out.expanduser().absolute()}; {hint}")
 
 
-def resolve_weights(path: Path) -> Path:
-    """The weights file of a run folder (its best checkpoint, else its last), a step folder or such a file itself.
+def resolve_weights(path: Path, out: Path = RUNS) -> Path:
+    """The weights file of a run (its best checkpoint, else its last), a step folder or such a file itself.
+
+    Args:
+        path: of the run's folder, the step folder or the file; or the run's name under `out`.
+        out: folder of run folders.
 
     Raises:
         NotACheckpoint: `path` is none of these, or what it names is incomplete.
     """
-    path = path.expanduser().absolute()
-    expected = "expected a run folder, a checkpoint folder (step-…) or a weights.safetensors file"
+    path = path.expanduser()
+    if not path.exists() and (out / path / "recipe.yaml").is_file():
+        path = out / path
+    path = path.absolute()
+    expected = "expected a run's name or folder, a checkpoint folder (step-…) or a weights.safetensors file"
     if path.is_file():
         if path.suffix != ".safetensors":
             raise NotACheckpoint(f"{path}: not a checkpoint of ours; {expected}")

@@ -69,7 +69,7 @@ class SpeedRow(Spec):
 def key_of(recipe: Recipe, bins: int, device: torch.device, bf16: bool) -> dict[str, Any]:
     """All that a measurement depends on, JSON-ready."""
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "threads": torch.get_num_threads() if device.type == "cpu" else 0,
         "torch": str(torch.__version__),
         "model": plain(recipe.model),
@@ -368,7 +368,8 @@ def _file(key: dict[str, Any]) -> Path:
     return state_folder() / "speeds" / f"{digest(key, 16)}.json"
 
 
-def _cpu_name() -> str:
+def processor_name() -> str:
+    """Of this PC, as measurements without a card are kept under it; `cpu` where the system does not tell."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -151,6 +151,11 @@ def test_nodes_of_the_inventory_that_are_not_there_are_listed():
     assert rows[2].address == "192.168.1.12"
 
 
+def test_a_pc_that_is_there_under_another_name_is_not_missing():
+    rows = node_rows(**recorded("running"), expected={"localhost": "127.0.0.2", "shed": "192.168.1.12"})
+    assert [(row.name, row.state) for row in rows] == [("attic", "alive"), ("shed", "missing"), ("study", "alive")]
+
+
 def test_a_drained_node_is_leaving_until_it_is_gone():
     said = {"study": "study is drained until 23:00"}
     for name, state in (("running", "leaving"), ("killed", "dead")):

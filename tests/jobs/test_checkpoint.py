@@ -24,6 +24,7 @@ def test_what_is_written_is_read_back(run: RunFolder) -> None:
     assert torch.equal(checkpoint.training["moments"], torch.arange(3))
     assert best_loss(run) == 1.25
     assert resolve_weights(run.path) == run.checkpoints / "step-00000005" / "weights.safetensors"
+    assert resolve_weights(Path(run.id), run.path.parent) == resolve_weights(run.path), "by its name too"
 
 
 def test_retention_keeps_the_newest_and_the_best() -> None:

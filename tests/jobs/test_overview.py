@@ -134,6 +134,9 @@ def test_predictions_are_shown_beside_what_came_of_them(run):
         "sync: bf16 (predicted for a step, as a mean over the run: plain 4.000 s, bf16 2.000 s); so far 2.500 s"
         in shown
     )
+    assert "state: pending at step 0 of 100, " in shown
+    assert "machines of start 1.1: attic, den\n" in shown
+    assert f"folder: {run.path}\n" in shown
     assert "advice: without den a step would take 0.410 s, with all 0.930 s (predicted)" in shown
 
 

@@ -174,7 +174,13 @@ def test_a_card_of_which_nothing_is_known_is_named_and_not_counted():
     assert "Voodoo 2" in unknown[0]
     assert len(unknown) == 1, "without a GPU it would not take part"
     machines, unknown = machines_of(inventory, recipe(nodes={"exclude": ["old"]}), 1e12, {})
-    assert unknown == ["bare: no speed of it is known; run the recipe there for some steps"]
+    assert unknown == ["bare: it computes without a card, and its processor is not known on this PC"]
+    alone = recipe(nodes={"exclude": ["old"]})
+    machines, unknown = machines_of(inventory, alone, 1e12, {}, processors={"bare": "K6-2"})
+    assert unknown == ["bare: no speed of its K6-2 is known; run the recipe there for some steps"]
+    machines, unknown = machines_of(inventory, alone, 1e12, {"K6-2": Speed(0, 9, 1)}, processors={"bare": "K6-2"})
+    assert [(m.name, m.device, m.speed.item_s, m.basis) for m in machines] == [("bare", "K6-2", 9, "measured")]
+    assert unknown == []
     with pytest.raises(UserError, match="cannot hold the run: 0 of 1 machines"):
         machines_of(inventory, recipe(nodes={"exclude": ["old", "bare"]}), 1e12, {})
 

@@ -65,6 +65,14 @@ def test_before_and_after_are_medians_of_the_newest_start(run, kinds):
     assert after.reached == pytest.approx(8 / (12 / 1.5 + 4 / 1.6))
 
 
+def test_no_machine_is_busy_for_longer_than_the_step(run):
+    """Medians are of different steps: of these, the busy times' is 1.2 s and the steps' 1 s."""
+    write(run, [(step, [16], [1.2 if step % 3 else 0.1], 1.0) for step in range(10, 30)])
+    (line,) = timelines(run)
+    assert (line.step_s, line.exchange_s, line.reached) == (1.2, 0.0, pytest.approx(1))
+    assert line.plain()["workers"][0]["waits_s"] == 0
+
+
 def test_shares_that_never_changed_are_one_timeline(run):
     write(run, [(step, [8, 8], [1.0, 1.0], 1.0) for step in range(10, 30)])
     assert len(timelines(run)) == 1

@@ -44,7 +44,7 @@ def down(
     for line in remote.plan():
         console().print(line, highlight=False, markup=False)
     for what, count in running.items():
-        console().print(f"ends  {what}: {count} processes, running jobs among them", highlight=False)
+        console().print(f"ends  {what}: {count} processes, and the jobs that run on it", highlight=False)
     if running or remote.pythons:
         agree("End them?", yes)
     outcomes = remote.end()
@@ -78,7 +78,7 @@ class _Remote:
         for node in self._nodes:
             found = self._found[node.name]
             if node.name in self.pythons:
-                lines.append(f"ends  node {node.name} at {node.address}, running jobs among it")
+                lines.append(f"ends  node {node.name} at {node.address}, and the jobs that run on it")
             else:
                 why = found.off or found.refused or "nothing of this cluster runs there"
                 lines.append(f"left  {node.name} at {node.address}: {why}")

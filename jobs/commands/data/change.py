@@ -118,8 +118,11 @@ def remove(
     from dataprep.preparing.change import remove as remove_songs
     from dataprep.shards.manifest import read_manifest
 
+    before = read_manifest(data)
     gone = remove_songs(data, songs)
     left = read_manifest(data)
+    for split in sorted({song.split for song in before.songs} - {song.split for song in left.songs}):
+        typer.echo(f"no song is left for {split}; add some with `vr data add {data} SRC`", err=True)
     if as_json:
         typer.echo(json.dumps({"removed": list(gone), "songs": len(left.songs), "digest": left.digest()}))
     else:
@@ -141,6 +144,8 @@ def prune(data: Data, as_json: Json = False) -> None:
         typer.echo(json.dumps(done._asdict()))
     else:
         typer.echo(f"{data}: {done.versions} earlier versions dropped, {done.bytes / 1e6:,.1f} MB given back")
+        if done.versions and not done.bytes:
+            typer.echo("all shards are still needed: a removed song shares its shard with songs that stay")
     left_alone_shown(data, done.left_alone)
 
 

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from jobs.commands.jobs.options import RUNS, Out, RunName
+from jobs.commands.jobs.options import Out, RunName
+from jobs.runs import RUNS
 
 
 def logs(

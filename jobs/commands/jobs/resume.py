@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from jobs.commands.jobs.carried import train_run, watch_run
-from jobs.commands.jobs.options import RUNS, Out, RunName
+from jobs.commands.jobs.options import Out, RunName
+from jobs.runs import RUNS
 
 
 def resume(

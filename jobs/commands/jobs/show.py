@@ -3,11 +3,13 @@
 import json
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from jobs.commands.jobs.carried import head_or_note
-from jobs.commands.jobs.options import RUNS, Out, RunName
+from jobs.commands.jobs.options import Out, RunName
 from jobs.commands.terminal import Json
+from jobs.runs import RUNS
 
 
 def show(name: RunName, out: Out = RUNS, as_json: Json = False) -> None:
@@ -26,19 +28,40 @@ def show(name: RunName, out: Out = RUNS, as_json: Json = False) -> None:
 
     if note:
         print(note, file=sys.stderr)
-    for key, value in found.items():
-        if key == "events":
-            for event in value:
-                at = time.strftime("%m-%d %H:%M:%S", time.localtime(event["time_s"]))
-                print(f"event: {at} step {event['step']}: {event['said']}")
-        elif key == "sync":
-            print(f"sync: {_shown_choice(value)}")
-        elif key == "not_worth":
-            print(f"advice: {_shown_advice(value)}")
-        elif key != "recipe":
-            print(f"{key}: {value if isinstance(value, str) else json.dumps(value)}")
+    for key, value in _shown(found):
+        print(f"{key}: {value}")
     print("recipe:\n" + "".join(f"  {text}\n" for text in to_yaml(run.recipe()).splitlines()), end="")
     return None
+
+
+def _shown(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is said of a run, in the order in which one asks, with its heading."""
+    yield "run", found["run"]
+    why = f" ({found['why']})" if found["why"] else ""
+    yield "state", f"{found['state']}{why} at step {found['step']} of {found['steps']}, {found['updated']}"
+    if found["loss"] is not None:
+        yield "loss", f"{found['loss']:.4g}"
+    if found["submission"]:
+        yield "job", f"{found['submission']}, {found['job'] or 'not known to the head'}"
+    yield "folder", found["folder"]
+    pointed = "".join(f", {name} {found[name]}" for name in ("last", "best") if name in found)
+    yield "checkpoints", f"{len(found['checkpoints'])}{pointed}"
+    if "sync" in found:
+        yield "sync", _shown_choice(found["sync"])
+    if "not_worth" in found:
+        yield "advice", _shown_advice(found["not_worth"])
+    from jobs.reports.trace import shown_machine
+
+    origin = found["origin"]
+    for start, machines in origin.get("machines", {}).items():
+        yield f"machines of start {start}", ", ".join(map(shown_machine, machines))
+    versions = origin.get("versions", {})
+    changed = " with changes" if origin.get("dirty") else ""
+    known = [f"{name} {versions[name]}" for name in ("vr", "torch", "ray") if name in versions]
+    yield "code", ", ".join([*known, f"commit {(origin.get('commit') or 'unknown')[:12]}{changed}"])
+    for event in found["events"]:
+        at = time.strftime("%m-%d %H:%M:%S", time.localtime(event["time_s"]))
+        yield "event", f"{at} step {event['step']}: {event['said']}"
 
 
 def _shown_choice(sync: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """`vr jobs watch`: a run's progress until it ends."""
 
 from jobs.commands.jobs.carried import watch_run
-from jobs.commands.jobs.options import RUNS, Out, RunName
+from jobs.commands.jobs.options import Out, RunName
+from jobs.runs import RUNS
 
 
 def watch(name: RunName, out: Out = RUNS) -> None:
