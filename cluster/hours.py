@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 _DURATION = re.compile(r"([1-9][0-9]*)(s|m|h|d)")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LONGEST_S = 3650 * 86_400
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY, _CLOCK = f"({'|'.join(_DAYS)})", "([0-9]{2}):([0-5][0-9])"
 _HOURS = re.compile(f"(?:{_DAY}(?:-{_DAY})? )?{_CLOCK}-{_CLOCK}")
@@ -28,6 +29,8 @@ def duration_s(text: str) -> int:
     match = _DURATION.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} should be a number with s, m, h or d, as in 30m")
+    if len(match[1]) > 9 or int(match[1]) * _UNIT_S[match[2]] > _LONGEST_S:
+        raise ValueError(f"{text[:20]!r} is too long: at most {_LONGEST_S // _UNIT_S['d']}d")
     return int(match[1]) * _UNIT_S[match[2]]
 
 

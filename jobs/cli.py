@@ -29,6 +29,7 @@ from jobs.commands.data.inspect import inspect
 from jobs.commands.data.prepare import prepare
 from jobs.commands.data.stage import stage
 from jobs.commands.data.synth import synth
+from jobs.commands.entry import run
 from jobs.commands.evaluate import evaluate
 from jobs.commands.jobs.list import list_
 from jobs.commands.jobs.logs import logs
@@ -43,10 +44,7 @@ from jobs.commands.separate import separate
 from jobs.commands.trace import trace
 from jobs.commands.tune import trials, tune
 from jobs.commands.version import show_version
-from vr_core.errors import UserError, VrError
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
+from vr_core.errors import UserError
 
 ORDER_OF_USE = (
     "quickstart", "data", "cluster", "plan", "submit", "train", "jobs", "trace", "eval", "separate", "tune", "trials",
@@ -118,23 +116,10 @@ _group(
 
 
 def main(arguments: Sequence[str] | None = None, command: typer.Typer = app) -> None:
-    """Run `vr`, or another `command`, with `arguments`, by default those of this process, and exit.
-
-    Exit codes: 0 done, 1 a failure, 2 the user's mistake, 130 Ctrl-C. An exception that is not a `VrError` is a bug
-    and shows its traceback.
-    """
+    """Run `vr`, or another `command`, with `arguments`, by default those of this process, and exit as `run` says."""
     # We are started by `uv run`: without this Ray would start every worker through uv again.
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-    try:
-        command(arguments, prog_name="vr")
-    except VrError as error:
-        print(f"vr: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except SystemExit as stop:
-        # Typer turns KeyboardInterrupt into this exit without a word.
-        if stop.code == INTERRUPTED:
-            print("vr: interrupted", file=sys.stderr)
-        raise
+    sys.exit(run(lambda: command(arguments, prog_name="vr")))
 
 
 if __name__ == "__main__":

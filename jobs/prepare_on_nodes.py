@@ -6,7 +6,6 @@ process that was only thought dead writes into nobody's shard; what it leaves is
 still queues is then queued anew, which counts as no loss.
 """
 
-import json
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from jobs.errors import Unplaceable
 from jobs.execution.placement import NODE_LABEL, Node, live_nodes
 from jobs.execution.ray_session import head_ray
 from vr_core.errors import StorageError, VrError
+from vr_core.small_files import read_json
 
 TASK_BYTES = 3 * 2**29
 """Measured: 1.44 GB at most for songs of 20 minutes, with torch."""
@@ -327,7 +327,7 @@ def _await_seen(folder: Path, group: str) -> None:
     deadline_s = time.monotonic() + _SEEN_S
     while True:
         for path in (folder / JOURNALS).glob(f"{group}.json"):
-            if all((folder / name).exists() for name in json.loads(path.read_text())["shards"]):
+            if all((folder / name).exists() for name in read_json(path)["shards"]):
                 return
         if time.monotonic() > deadline_s:
             raise StorageError(f"{folder}: what another PC wrote there is not seen from here; is it the same share?")

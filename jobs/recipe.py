@@ -12,6 +12,9 @@ from vr_core.specs.models import DenseFrameTransformerSpec, ModelSpec
 from vr_core.specs.objectives import ObjectiveSpec, SeparateSpec
 from vr_core.specs.optim import OptimSpec
 
+RUNS = Path("runs")
+"""Where run folders are, unless one is told otherwise."""
+
 
 class BatchSpec(Spec):
     """What one optimiser step covers, whoever computes it."""
@@ -194,7 +197,7 @@ class Recipe(Spec):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60)]
     data: Path | None = None
     """The data set's folder, at the same path on every machine."""
-    out: Path = Path("runs")
+    out: Path = RUNS
     """Folder of run folders, on storage that every machine sees."""
     init: Path | None = None
     """A checkpoint or a run folder to start the weights from."""

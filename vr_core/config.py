@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from vr_core.errors import ConfigError
+from vr_core.small_files import DEPTH, DamagedFile, read_text, require_shallow
 
 
 class Spec(BaseModel):
@@ -36,14 +37,39 @@ class Spec(BaseModel):
 AnySpec = TypeVar("AnySpec", bound=Spec)
 
 
+YAML_BYTES = 1 << 20
+"""More is no recipe and no inventory."""
+
+
 class _Yaml12Loader(yaml.SafeLoader):
-    """PyYAML with the YAML 1.2 core schema's scalars: `1e-4` is a number; `no`, `on` and `12:30` are text."""
+    """PyYAML with the YAML 1.2 core schema's scalars: `1e-4` is a number; `no`, `on` and `12:30` are text.
+
+    Aliases are refused (nine lines of them stand for a billion values), and what is more than `DEPTH` levels deep.
+    """
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """The next node, one level deeper."""
+        self._depth += 1
+        try:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.MarkedYAMLError(problem="an alias; write its value out", problem_mark=self.get_mark())
+            if self._depth > DEPTH:
+                raise yaml.MarkedYAMLError(problem=f"more than {DEPTH} levels deep", problem_mark=self.get_mark())
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
 
 class _Yaml12Dumper(yaml.SafeDumper):
     """Quotes exactly the text that the loader would read as something else: PyYAML's own leaves `1e-4` bare."""
 
 
+_CORE = (None, *(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")))
+_Yaml12Loader.yaml_constructors = {  # the core schema's, and the one that refuses all others
+    tag: constructor for tag, constructor in yaml.SafeLoader.yaml_constructors.items() if tag in _CORE
+}
 _Yaml12Loader.yaml_implicit_resolvers = {}
 _Yaml12Dumper.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (
@@ -77,10 +103,11 @@ def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode)
     keys = [loader.construct_object(key) for key, _ in node.value]
     for i, key in enumerate(keys):
         wrong = f"the key {key!r} stands twice" if key in keys[:i] else None
-        if isinstance(key, list | dict):
-            wrong = "a list or a mapping cannot be a key"
+        if not isinstance(key, str):
+            shown = f"the key {json.dumps(key, default=str)}" if not isinstance(key, list | dict) else _kind(key)
+            wrong = f"{shown} is not text; put quotes around it"
         if wrong:
-            raise yaml.constructor.ConstructorError(None, None, wrong, node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, wrong, node.value[i][0].start_mark)
     return {k: loader.construct_object(v, deep=True) for k, (_, v) in zip(keys, node.value, strict=True)}
 
 
@@ -100,15 +127,18 @@ def parse_yaml(text: str, origin: str) -> Any:
     """Value of a YAML 1.2 document.
 
     Raises:
-        ConfigError: not YAML; `origin` (a path or "command line") and the line are named.
+        ConfigError: not YAML, or an alias, a key that is not text, more than `YAML_BYTES` or `DEPTH` levels in it;
+            `origin` (a path or "command line") and the line are named.
     """
+    if len(text) > YAML_BYTES:
+        raise ConfigError(f"{origin}: longer than {YAML_BYTES / 1e6:.0f} MB; it is not a file that vr reads")
     try:
         return yaml.load(text, Loader=_Yaml12Loader)  # noqa: S506 - derives from SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{origin}{where}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, KeyError) as error:  # the last two: `!!int x`, `!!bool x`
+    except (yaml.YAMLError, ValueError, KeyError, OverflowError) as error:  # the last two: `!!int x`, `!!bool x`
         raise ConfigError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
@@ -119,10 +149,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, unreadable, not YAML or not a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(f"{path}: cannot be read ({reason}); give the path of a YAML file") from None
+        text = read_text(path, YAML_BYTES)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
+    except DamagedFile as error:
+        raise ConfigError(str(error)) from None
     value = parse_yaml(text, str(path))
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: expected `key: value` lines at the top, found {_kind(value)}")
@@ -166,11 +197,14 @@ def validate(spec: type[AnySpec], raw: Mapping[str, Any], origin: str) -> AnySpe
     if spec.removed_keys and isinstance(raw, Mapping):
         raw = {key: value for key, value in raw.items() if key not in spec.removed_keys}
     try:
+        require_shallow(raw, origin)
         # Through JSON: strict there still means "no text as a number", but lists become tuples and text becomes paths.
         return spec.model_validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
         problems = [_problem(spec, raw, e["loc"], e["type"], e["msg"]) for e in error.errors(include_url=False)]
         raise ConfigError(f"{origin}: " + "; ".join(dict.fromkeys(problems))) from None
+    except ValueError as error:  # a number of more digits than Python writes; too many levels
+        raise ConfigError(f"{origin}: {str(error).removeprefix(f'{origin}: ')}") from None
 
 
 def load(spec: type[AnySpec], path: Path, overrides: Iterable[str] = ()) -> AnySpec:

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import safetensors
 import safetensors.torch
@@ -20,6 +20,7 @@ from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError, StorageError, WeightsError
 from vr_core.files import storage_failure, whole_file
 from vr_core.models.registry import build
+from vr_core.small_files import DamagedFile, parse_json
 from vr_core.specs.bounds import Count
 from vr_core.specs.models import ModelSpec
 from vr_core.specs.stft import StftSpec
@@ -167,11 +168,11 @@ def _header(text: str | None, path: Path) -> _Header:
     if text is None:
         raise WeightsError(f"{path}: a safetensors file of another program (no `{_KEY}` in its header)")
     try:
-        raw: Any = json.loads(text)
-    except ValueError:
-        raw = None
-    if not isinstance(raw, dict):
-        raise WeightsError(f"{path}: damaged (its header is not readable); take another checkpoint or copy it again")
+        raw = parse_json(text, str(path))
+    except DamagedFile:
+        raise WeightsError(
+            f"{path}: damaged (its header is not readable); take another checkpoint or copy it again"
+        ) from None
     if raw.get("format") != FORMAT:
         raise WeightsError(
             f"{path}: format {raw.get('format')}, this version of vr reads {FORMAT}; use the version that wrote it"

@@ -11,6 +11,7 @@ from cluster.node.head import state_folder
 from cluster.node.token import write_private
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError
+from vr_core.small_files import read_json
 
 
 class KeptLink(Spec):
@@ -48,8 +49,7 @@ def keep_links(examination: ClusterReport) -> None:
 def read_links() -> tuple[KeptLink, ...]:
     """All that is kept; nothing where the file is damaged: the doctor writes it anew."""
     try:
-        raw = json.loads((state_folder() / "links.json").read_text(encoding="utf-8"))
-        return validate(KeptLinks, raw, "links.json").links
+        return validate(KeptLinks, read_json(state_folder() / "links.json"), "links.json").links
     except (OSError, ValueError, ConfigError):
         return ()
 

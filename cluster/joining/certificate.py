@@ -10,6 +10,7 @@ from cluster.errors import ClusterError
 from cluster.joining.join_code import FINGERPRINT_BYTES
 from cluster.node.head import state_folder
 from cluster.node.token import write_private
+from vr_core.small_files import read_text
 
 
 def certificate_file() -> Path:
@@ -27,7 +28,7 @@ def ensure_certificate(path: Path) -> bytes:
         with contextlib.suppress(FileExistsError):  # the endpoint and `vr cluster head` may both be the first
             write_private(path, _self_signed(), replace=False)
     try:
-        return fingerprint(ssl.PEM_cert_to_DER_cert(_certificate_part(path.read_text(encoding="ascii"))))
+        return fingerprint(ssl.PEM_cert_to_DER_cert(_certificate_part(read_text(path))))
     except (OSError, ValueError) as error:
         raise ClusterError(f"{path}: no certificate ({error}); delete it, then `vr cluster head` again") from None
 

@@ -24,6 +24,7 @@ from cluster.node.token import write_private
 from cluster.versions import Versions, difference
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError
+from vr_core.small_files import read_json
 
 VALID_S = 30 * 60.0
 _KEPT = 64
@@ -129,9 +130,8 @@ def invitations_file() -> Path:
 def read_invitations() -> tuple[Invitation, ...]:
     """Those on record; none where the file is missing or damaged, which only voids codes."""
     try:
-        raw = json.loads(invitations_file().read_text(encoding="utf-8"))
-        return validate(Invitations, raw, str(invitations_file())).invitations
-    except (OSError, ValueError, TypeError, ConfigError):
+        return validate(Invitations, read_json(invitations_file()), str(invitations_file())).invitations
+    except (OSError, ValueError, ConfigError):
         return ()
 
 

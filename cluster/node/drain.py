@@ -21,6 +21,7 @@ from cluster.node.processes import Now
 from cluster.node.token import write_private
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError
+from vr_core.small_files import read_json
 
 _CLOCK = "%H:%M"
 DrainedBy = Literal["user", "hours"]
@@ -175,7 +176,7 @@ def read_drained() -> Record:
     """
     path = drained_file()
     try:
-        return validate(Record, json.loads(path.read_text(encoding="utf-8")), str(path))
+        return validate(Record, read_json(path), str(path))
     except FileNotFoundError:
         return Record()
     except (OSError, ValueError, ConfigError) as error:
@@ -194,7 +195,7 @@ def read_spans() -> tuple[Span, ...]:
     """
     path = _spans_file()
     try:
-        return validate(Spans, json.loads(path.read_text(encoding="utf-8")), str(path)).nodes
+        return validate(Spans, read_json(path), str(path)).nodes
     except FileNotFoundError:
         return ()
     except (OSError, ValueError, ConfigError) as error:

@@ -18,6 +18,7 @@ from cluster.probe.machine import state_place
 from cluster.timings import DEFAULT_TIMINGS, Timings, changed
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import VrError
+from vr_core.small_files import read_json
 
 
 class Member(Spec):
@@ -128,7 +129,7 @@ def read_inventory() -> Inventory | None:
     """
     path = state_folder() / "inventory.json"
     try:
-        return validate(Inventory, json.loads(path.read_text(encoding="utf-8")), str(path))
+        return validate(Inventory, read_json(path), str(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -148,7 +149,7 @@ def write_member(path: Path, member: Member) -> None:
 
 def _read(kind: type[AnyMember], path: Path) -> AnyMember | None:
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -16,6 +16,7 @@ from cluster.remote.shell import Result, Unreached, copy, login, run
 from cluster.remote.up_plan import CODE, MARK, Found, Membership, NodePlan, Step, python_of
 from cluster.source_tree import Sources
 from vr_core.config import Spec, plain
+from vr_core.small_files import read_text
 
 _LOOK_S, _COPY_S, _ENVIRONMENT_S, _JOIN_S = 30.0, 600.0, 3600.0, 300.0
 _SHOWN_LINES = 6
@@ -247,7 +248,7 @@ def _append(log: Path, result: Result) -> None:
 
 
 def _failed(node: NodeSpec, seconds: float, why: str, log: Path) -> Outcome:
-    lines = [line.rstrip() for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.rstrip() for line in read_text(log, lenient=True).splitlines() if line.strip()]
     last = tuple(line[:300] for line in lines[-_SHOWN_LINES:])
     return Outcome(name=node.name, address=node.address, state="failed", seconds=seconds, why=why, log=last)
 

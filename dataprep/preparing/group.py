@@ -21,6 +21,7 @@ from dataprep.shards.reader import Shard
 from dataprep.shards.writer import SUFFIX, ShardRow, ShardWriter
 from vr_core.config import Spec, digest, plain
 from vr_core.files import storage_failure
+from vr_core.small_files import read_json
 
 JOURNALS = "journal"
 
@@ -192,7 +193,7 @@ def journal_entries(folder: Path) -> dict[Path, GroupJournal | Announced]:
     found: dict[Path, GroupJournal | Announced] = {}
     for path in sorted((folder / JOURNALS).glob("[!.]*.json")):
         try:
-            raw = json.loads(path.read_bytes())
+            raw = read_json(path)
             kind = Announced if "announced" in raw else GroupJournal
             found[path] = kind.model_validate_json(json.dumps(as_today(raw)))
         except OSError as error:

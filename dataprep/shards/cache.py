@@ -41,8 +41,8 @@ def parse_bytes(text: str) -> int:
         DataError: it is none of these.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?) *([A-Za-z]*)", text.strip())
-    if match is None or match[2] not in _UNITS or not float(match[1]):
-        raise DataError(f"{text!r}: not a size; give for example 200GB, 1.5TB or 512MiB")
+    if match is None or match[2] not in _UNITS or not 0 < float(match[1]) < 1e15:
+        raise DataError(f"{text[:40]!r}: not a size; give for example 200GB, 1.5TB or 512MiB")
     return round(float(match[1]) * int(_UNITS[match[2]]))
 
 

@@ -20,6 +20,7 @@ from dataprep.shards.old_manifests import as_today
 from dataprep.shards.writer import BATCH_FRAMES, SCHEMA_VERSION, ShardRow, no_space_as_error
 from vr_core import files
 from vr_core.config import Spec, digest, plain
+from vr_core.small_files import DamagedFile, read_json
 from vr_core.specs.stft import StftSpec
 
 FILE = "manifest.json"
@@ -181,9 +182,13 @@ def replace_manifest(folder: Path, manifest: Manifest) -> None:
     write_manifest(folder, manifest)
 
 
+MANIFEST_BYTES = 1 << 29
+"""A manifest of half a million songs has as many; more is none."""
+
+
 def _read(folder: Path, path: Path) -> Manifest:
     try:
-        raw = json.loads(path.read_bytes())
+        raw = read_json(path, MANIFEST_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise ManifestError(
             f"{folder}: is not a data set (no {FILE} in it); make one with `vr data prepare SRC --out {folder}`"
@@ -192,9 +197,9 @@ def _read(folder: Path, path: Path) -> Manifest:
         if failed := files.storage_failure(path, error):
             raise failed from None
         raise ManifestError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except ValueError:
-        raise ManifestError(f"{path}: damaged (not JSON); {_REMEDY}") from None
-    if not isinstance(raw, dict) or "schema_version" not in raw:
+    except DamagedFile as error:
+        raise ManifestError(f"{error}; {_REMEDY}") from None
+    if "schema_version" not in raw:
         raise ManifestError(f"{path}: damaged (no schema_version in it); {_REMEDY}")
     if raw["schema_version"] != SCHEMA_VERSION:
         raise ManifestError(

@@ -22,6 +22,7 @@ from dataprep.shards.reader import on_local_disk
 from dataprep.shards.writer import ShardRow
 from vr_core.config import Spec, load
 from vr_core.errors import ConfigError, StorageError
+from vr_core.small_files import expanded
 
 FILE = "roots.yaml"
 
@@ -82,7 +83,7 @@ class Roots:
         except ConfigError as error:
             raise ManifestError(str(error)) from None
         name = node or platform.node()
-        own = [root.expanduser() for root in (*spec.everywhere, *spec.nodes.get(name, ()))]
+        own = [expanded(root) for root in (*spec.everywhere, *spec.nodes.get(name, ()))]
         own += [root / folder.name if (root / folder.name).is_dir() else root for root in more]
         return cls(
             folder, tuple(dict.fromkeys(own)), any(roots for other, roots in spec.nodes.items() if other != name)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dataprep.errors import DataError
 from dataprep.roles import SPLITS, Split
+from vr_core.small_files import DamagedFile, read_text
 
 _LARGEST_SHARE = 0.9
 
@@ -48,9 +49,10 @@ def parse_split(text: str) -> SplitRule:
         return _as_in(path)
     if path.is_file():
         try:
-            return parse_list(path.read_text(encoding="utf-8"), text)
-        except (OSError, UnicodeDecodeError):
-            raise DataError(f"--split {text}: cannot be read as UTF-8 text; expected lines `train song-id`") from None
+            return parse_list(read_text(path), text)
+        except (OSError, DamagedFile) as error:
+            why = error.strerror if isinstance(error, OSError) else "no UTF-8 text"
+            raise DataError(f"--split {text}: cannot be read ({why}); expected lines `train song-id`") from None
     if "=" not in text:
         raise DataError(f"--split {text}: no such file; give a list file, or fractions as in valid=0.1,test=0.1,seed=7")
     return parse_fractions(text)

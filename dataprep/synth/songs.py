@@ -16,6 +16,7 @@ import numpy as np
 from dataprep.audio.files import write_audio
 from dataprep.errors import DataError
 from dataprep.synth.voice import RATE_HZ, Score, sing
+from vr_core.small_files import read_text
 
 _NOTE_FILE = "synth.json"
 _PROGRESSIONS = ((0, 4, 5, 3), (0, 5, 3, 4), (5, 3, 0, 4), (0, 3, 0, 4), (0, 2, 3, 4))
@@ -71,7 +72,7 @@ def write_songs(folder: Path, songs: int = 8, seconds: float = 20.0, seed: int =
     note = json.dumps({"songs": songs, "seconds": seconds, "seed": seed, "made_by": "vr data synth"}) + "\n"
     path = folder / _NOTE_FILE
     taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if taken and not (path.is_file() and path.read_text() == note):
+    if taken and not (path.is_file() and read_text(path, lenient=True) == note):
         raise DataError(f"{folder}: is not empty, and not from the same command; give a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(note)

@@ -24,11 +24,12 @@ from pydantic import Field
 from torch import Tensor
 
 from jobs.errors import NotACheckpoint
-from jobs.runs.folder import PointerName, RunFolder, read_json
+from jobs.runs.folder import PointerName, RunFolder
 from jobs.runs.starts import BEFORE, Start, read_start, require_newest
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError, StorageError, UserError, VrError
 from vr_core.files import storage_failure, whole_file, write_json
+from vr_core.small_files import read_json
 from vr_core.weights import WeightsMeta, load_weights, save_weights
 
 PARTS_S = 900.0

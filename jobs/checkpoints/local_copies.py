@@ -15,9 +15,10 @@ from typing import Any
 
 from cluster.node.head import state_folder
 from jobs.checkpoints.background import BackgroundCheckpoints
-from jobs.runs.folder import RunFolder, read_json
+from jobs.runs.folder import RunFolder
 from jobs.runs.starts import Start
 from vr_core.errors import StorageError
+from vr_core.small_files import read_json
 
 KEPT = 2
 """Of each run: workers that die at different moments have one in common."""

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.commands.jobs.options import Out, Overrides
+from jobs.commands.jobs.options import RUNS, Out, Overrides
 from jobs.commands.terminal import Json, console
-from jobs.runs import RUNS
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -32,7 +32,7 @@ from jobs.execution.placement import Missing, Node, Placement, machine_name
 from jobs.execution.ray_train import Fits
 from jobs.execution.retry import Failed
 from jobs.recipe import Recipe, without_effect
-from jobs.runs.folder import RunFolder, read_json
+from jobs.runs.folder import RunFolder
 from jobs.runs.progress import last_step
 from jobs.runs.provenance import read_origin
 from jobs.runs.starts import Start
@@ -40,6 +40,7 @@ from jobs.runs.state import RunState
 from jobs.runs.state_writer import Record
 from jobs.runs.summary import ProgressWriter
 from vr_core.files import write_json
+from vr_core.small_files import read_json
 
 POLL_S = 0.2
 

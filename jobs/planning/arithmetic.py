@@ -11,6 +11,7 @@ from dataprep.shards.manifest import read_manifest
 from jobs.recipe import Recipe
 from vr_core.models.registry import build
 from vr_core.optim import parameter_groups
+from vr_core.small_files import expanded
 from vr_core.specs.objectives import MaskedFramesSpec
 from vr_core.specs.stft import StftSpec
 
@@ -35,7 +36,7 @@ class Arithmetic:
 
 def arithmetic_of(recipe: Recipe) -> Arithmetic:
     """Counted on tensors without memory; the bins are the data set's where the recipe names one."""
-    data = recipe.data.expanduser() if recipe.data is not None else None
+    data = expanded(recipe.data) if recipe.data is not None else None
     stft = read_manifest(data).stft if data is not None else StftSpec()
     with torch.device("meta"):
         model = build(recipe.model, stft.bins)

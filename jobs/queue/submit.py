@@ -18,11 +18,12 @@ from cluster.timings import Timings
 from jobs.errors import ClaimLost, JobsFailure, JobUnknown
 from jobs.execution.ray_session import DRIVER_ENVIRONMENT
 from jobs.queue.table import Claim, Ledger
-from jobs.runs.folder import RunFolder, read_json
+from jobs.runs.folder import RunFolder
 from jobs.runs.liveness import require_resumable
 from jobs.runs.provenance import copy_source, read_origin
 from vr_core.errors import UserError, VrError
 from vr_core.files import write_json
+from vr_core.small_files import read_json
 
 LIVE_JOB = ("PENDING", "RUNNING")
 ENDED_JOB = ("STOPPED", "SUCCEEDED", "FAILED")

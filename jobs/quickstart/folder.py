@@ -1,7 +1,6 @@
 """The folder of a quickstart: of one, with the same settings, and worked in by one process at a time."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from jobs.errors import FolderTaken
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError
 from vr_core.files import write_json
+from vr_core.small_files import read_json
 
 NOTE = "quickstart.json"
 LOCK = ".lock"
@@ -40,8 +40,8 @@ def take(folder: Path, spec: QuickstartSpec) -> None:
         raise FolderTaken(f"{folder}: is a file; give a new folder")
     if note.is_file():
         try:
-            earlier = validate(QuickstartSpec, json.loads(note.read_bytes()), str(note))
-        except (ValueError, ConfigError):
+            earlier = validate(QuickstartSpec, read_json(note), str(note))
+        except (OSError, ValueError, ConfigError):
             raise FolderTaken(f"{note}: damaged; delete {folder}, or give a new folder") from None
         if earlier != spec:
             raise ConfigError(

@@ -34,6 +34,7 @@ from jobs.runs.folder import RunFolder
 from jobs.runs.lookup import resolve_weights
 from jobs.runs.state import RunState
 from vr_core.config import load, plain, validate
+from vr_core.small_files import expanded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -92,7 +93,7 @@ def quickstart(folder: Path, spec: QuickstartSpec, keep: bool, console: "Console
         ClusterError, ClusterFailure: no head can be started here.
         RunFailed, UserError: a run failed.
     """
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder).absolute()
     take(folder, spec)
     stages = Stages(console)
     with alone(folder), signals_as_interrupts():

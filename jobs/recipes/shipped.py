@@ -7,6 +7,7 @@ from pathlib import Path
 from jobs.recipe import Recipe, require_effect
 from vr_core.config import load
 from vr_core.errors import ConfigError
+from vr_core.small_files import expanded
 
 _FOLDER = Path(__file__).resolve().parent
 
@@ -22,7 +23,7 @@ def recipe_file(name_or_path: str) -> Path:
     Raises:
         ConfigError: neither.
     """
-    path = Path(name_or_path).expanduser()
+    path = expanded(Path(name_or_path))
     shipped = shipped_recipes()
     if path.is_file():
         return path

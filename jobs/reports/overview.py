@@ -14,7 +14,7 @@ from jobs.queue.submit import job_states
 from jobs.queue.table import Ledger, Row
 from jobs.recipe import SYNC_NAMES, SyncName
 from jobs.reports.trace import machines_of_starts
-from jobs.runs.folder import POINTERS, PointerName, RunFolder, read_json
+from jobs.runs.folder import POINTERS, PointerName, RunFolder
 from jobs.runs.liveness import look_for_driver, of_own_job
 from jobs.runs.lookup import resolve_run
 from jobs.runs.progress import last_record
@@ -23,6 +23,7 @@ from jobs.runs.state_writer import read_events
 from jobs.runs.summary import RunSummary, read_summary, summary_of
 from jobs.steps.shares import choose_sync
 from vr_core.config import plain
+from vr_core.small_files import read_json
 
 EVENTS = 20
 """The newest that are shown."""

@@ -15,11 +15,12 @@ from typing import Any
 
 from jobs.errors import NoSteps
 from jobs.execution.placement import machine_name
-from jobs.runs.folder import RunFolder, read_json
+from jobs.runs.folder import RunFolder
 from jobs.runs.metrics import read_metrics
 from jobs.runs.state_writer import read_events
 from vr_core.errors import StorageError
 from vr_core.files import whole_file
+from vr_core.small_files import read_json
 
 STEPS = 8
 """Of which a timeline is the median: one step alone may be the one in which a browser opened."""

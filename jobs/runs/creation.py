@@ -17,6 +17,7 @@ from jobs.runs.state import LIVE, RunState
 from vr_core.config import plain, to_yaml, validate
 from vr_core.errors import ConfigError, StorageError
 from vr_core.files import write_json
+from vr_core.small_files import expanded
 
 
 def resolve_paths(recipe: Recipe) -> Recipe:
@@ -28,10 +29,10 @@ def resolve_paths(recipe: Recipe) -> Recipe:
         UnknownRun: `init` names nothing.
     """
     require_startable(recipe)
-    out = recipe.out.expanduser().absolute()
-    changes: dict[str, Any] = {**plain(recipe), "out": out, "data": Path(str(recipe.data)).expanduser().absolute()}
+    out = expanded(recipe.out).absolute()
+    changes: dict[str, Any] = {**plain(recipe), "out": out, "data": expanded(Path(str(recipe.data))).absolute()}
     if recipe.init is not None:
-        init = recipe.init.expanduser()
+        init = expanded(recipe.init)
         changes["init"] = resolve_weights(init if init.exists() else resolve_run(str(init), out).path)
     if not changes["data"].is_dir():
         raise ConfigError(f"data: {changes['data']} is not a folder; make a data set with `vr data prepare`")

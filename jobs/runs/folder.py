@@ -18,7 +18,6 @@ them.
 """
 
 import contextlib
-import json
 import re
 import time
 from pathlib import Path
@@ -30,6 +29,7 @@ from jobs.runs.state import Notice, RunState, State, settled, standing, stored, 
 from vr_core.config import load, plain, validate
 from vr_core.errors import ConfigError
 from vr_core.files import storage_failure, write_json
+from vr_core.small_files import DamagedFile, read_json, read_text
 
 PointerName = Literal["last", "best"]
 POINTERS: tuple[PointerName, ...] = ("last", "best")
@@ -186,7 +186,7 @@ class RunFolder:
         """
         file = self.checkpoints / name
         try:
-            step = file.read_text(encoding="utf-8").strip()
+            step = read_text(file).strip()
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -194,21 +194,8 @@ class RunFolder:
             if failed is not None:
                 raise failed from None
             step = ""
-        except UnicodeDecodeError:
+        except DamagedFile:
             step = ""
         if not STEP_FOLDER.fullmatch(step):
             raise NotACheckpoint(f"{file}: damaged, should name a folder such as step-00000200; write it there by hand")
         return self.checkpoints / step
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Mapping in the JSON file `path`.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is not JSON, or not a mapping.
-    """
-    value = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(value, dict):
-        raise ValueError("not a JSON object")
-    return value

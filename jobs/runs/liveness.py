@@ -16,11 +16,12 @@ from typing import Literal
 
 from cluster.node.processes import boot_id, machine_id, start_ticks_of
 from jobs.errors import DamagedRun, RunExists
-from jobs.runs.folder import RunFolder, read_json
+from jobs.runs.folder import RunFolder
 from jobs.runs.state import LIVE, RunState
 from vr_core.config import Spec, validate
 from vr_core.errors import ConfigError
 from vr_core.files import write_json
+from vr_core.small_files import read_json
 
 Liveness = Literal["alive", "dead", "unknown"]
 Heartbeat = tuple[int, int, float]

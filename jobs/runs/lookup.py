@@ -5,8 +5,9 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from jobs.errors import NotACheckpoint, UnknownRun
-from jobs.runs import RUNS
+from jobs.recipe import RUNS
 from jobs.runs.folder import STEP_FOLDER, RunFolder
+from vr_core.small_files import expanded
 
 
 def list_runs(out: Path, stem: str = "") -> Iterator[RunFolder]:
@@ -23,12 +24,12 @@ def resolve_run(name_or_path: str, out: Path) -> RunFolder:
     Raises:
         UnknownRun: neither; near names are given.
     """
-    for path in (Path(name_or_path).expanduser(), out.expanduser() / name_or_path):
+    for path in (expanded(Path(name_or_path)), expanded(out) / name_or_path):
         if (path / "recipe.yaml").is_file():
             return RunFolder(path)
-    near = get_close_matches(name_or_path, [run.id for run in list_runs(out.expanduser())], n=1)
+    near = get_close_matches(name_or_path, [run.id for run in list_runs(expanded(out))], n=1)
     hint = f"did you mean {near[0]}?" if near else "`vr jobs list` shows the runs; --out names their folder"
-    raise UnknownRun(f"{name_or_path}: no such run in {out.expanduser().absolute()}; {hint}")
+    raise UnknownRun(f"{name_or_path}: no such run in {expanded(out).absolute()}; {hint}")
 
 
 def resolve_weights(path: Path, out: Path = RUNS) -> Path:
@@ -41,7 +42,7 @@ def resolve_weights(path: Path, out: Path = RUNS) -> Path:
     Raises:
         NotACheckpoint: `path` is none of these, or what it names is incomplete.
     """
-    path = path.expanduser()
+    path = expanded(path)
     if not path.exists() and (out / path / "recipe.yaml").is_file():
         path = out / path
     path = path.absolute()

@@ -22,6 +22,7 @@ from jobs.runs.folder import RunFolder
 from jobs.runs.starts import BEFORE, Start, starts
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError, StorageError
+from vr_core.small_files import DamagedFile, parse_json
 
 FLUSH_EVERY_S = 1.0
 _BLOCK_BYTES = 65_536
@@ -59,10 +60,10 @@ class Part:
     def record(self, line: bytes) -> dict[str, Any] | None:
         """What a line says; None where it does not count, is the first one, or is damaged."""
         try:
-            value = json.loads(line)
-        except ValueError:
+            value = parse_json(line, str(self.file))
+        except DamagedFile:
             return None
-        if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+        if not isinstance(value.get("kind"), str):
             return None
         step = value.get("step")
         if value["kind"] == "start" or not isinstance(step, int) or isinstance(step, bool):
@@ -233,7 +234,7 @@ class MetricsLog:
 def _first_line(file: Path, line: bytes) -> FirstLine | None:
     """What a start's first line says; None where it is damaged."""
     try:
-        return validate(FirstLine, json.loads(line), str(file))
+        return validate(FirstLine, parse_json(line, str(file)), str(file))
     except (ValueError, ConfigError):
         return None
 

@@ -14,6 +14,7 @@ from jobs.runs.folder import RunFolder
 from jobs.runs.progress import last_step
 from jobs.runs.state import RunState, settled
 from vr_core.config import plain
+from vr_core.small_files import DamagedFile, parse_json, read_bytes
 
 EventKind = Literal["start", "workers_ready", "retry", "lost", "excluded", "leaving", "mended", "no_effect"]
 """What an event of a run is.
@@ -110,13 +111,17 @@ class Record:
             return False
 
 
+_EVENT: dict[str, Any] = {"time_s": (int, float), "step": int, "said": str}
+"""What every event has, of which types."""
+
+
 def read_events(run: RunFolder) -> list[dict[str, Any]]:
     """What happened to the run, oldest first: `time_s`, `attempt`, `step`, `said`; a damaged line is left out."""
     found = []
-    with contextlib.suppress(FileNotFoundError):
-        for line in run.events_file.read_bytes().splitlines():
-            with contextlib.suppress(ValueError):
-                event = json.loads(line)
-                if isinstance(event, dict) and {"time_s", "step", "said"} <= event.keys():
+    with contextlib.suppress(FileNotFoundError, DamagedFile):
+        for line in read_bytes(run.events_file).splitlines():
+            with contextlib.suppress(DamagedFile):
+                event = parse_json(line, str(run.events_file))
+                if all(isinstance(event.get(key), kind) for key, kind in _EVENT.items()):
                     found.append(event)
     return found

@@ -13,11 +13,12 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from jobs.recipe import SYNC_NAMES
-from jobs.runs.folder import RunFolder, read_json
+from jobs.runs.folder import RunFolder
 from jobs.runs.progress import Lines, MetricsReader
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError
 from vr_core.files import whole_file, write_json
+from vr_core.small_files import read_json
 
 RATE_STEPS = 50
 """The rate is that of this many last steps."""

@@ -19,7 +19,7 @@ from typing import Any
 from jobs.errors import DamagedRun, RunExists, UnknownRun
 from jobs.recipe import Recipe
 from jobs.runs.creation import drafted_in, place, resolve_paths, writable
-from jobs.runs.folder import RunFolder, read_json
+from jobs.runs.folder import RunFolder
 from jobs.runs.progress import last_record, last_step
 from jobs.runs.provenance import read_origin
 from jobs.runs.state import LIVE, RunState, State
@@ -28,6 +28,7 @@ from jobs.search.space import TrialPlan, Value, plan_trials, shown_values
 from vr_core.config import Spec, load, plain, to_yaml, validate
 from vr_core.errors import ConfigError
 from vr_core.files import whole_file, write_json
+from vr_core.small_files import expanded, read_json
 
 ENDED: tuple[State, ...] = ("finished", "stopped")
 """A trial in one of these never trains again: it came to its last step, or ASHA stopped it."""
@@ -190,11 +191,11 @@ def resolve_search(name_or_path: str, out: Path) -> Search:
     Raises:
         UnknownRun: neither.
     """
-    for path in (Path(name_or_path).expanduser(), out.expanduser() / name_or_path):
+    for path in (expanded(Path(name_or_path)), expanded(out) / name_or_path):
         if (path / "search.yaml").is_file():
             return Search(path)
-    known = ", ".join(search.id for search in list_searches(out.expanduser())) or "none"
-    raise UnknownRun(f"{name_or_path}: no such search in {out.expanduser().absolute()} (there: {known})")
+    known = ", ".join(search.id for search in list_searches(expanded(out))) or "none"
+    raise UnknownRun(f"{name_or_path}: no such search in {expanded(out).absolute()} (there: {known})")
 
 
 def end_live_trials(search: Search) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jobs.runs.folder import read_json
 from jobs.runs.summary import ProgressWriter
 from jobs.search.folder import ENDED, Search, TrialRow, shown_trial
 from jobs.search.space import shown_values
+from vr_core.small_files import read_json
 
 CARD_EVERY_S = 10.0
 """A restart of a card costs about a second of one core."""

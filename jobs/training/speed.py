@@ -6,7 +6,6 @@ it puts back what it found while training.
 
 import contextlib
 import functools
-import json
 import platform
 import statistics
 import sys
@@ -42,6 +41,7 @@ from jobs.training.memory import (
 from vr_core.config import Spec, digest, plain, validate
 from vr_core.errors import ConfigError
 from vr_core.files import write_json
+from vr_core.small_files import read_json
 
 ROUNDS, ROUND_S = 3, 0.1
 """Each size is computed in so many turns, for at least so long and at least once; before them once, not counted."""
@@ -86,7 +86,7 @@ def key_of(recipe: Recipe, bins: int, device: torch.device, bf16: bool) -> dict[
 def kept_row(key: dict[str, Any]) -> SpeedRow | None:
     """The measurement of that key on this PC; None where there is none, or it is damaged."""
     try:
-        return validate(SpeedRow, json.loads(_file(key).read_text(encoding="utf-8"))["speed"], str(_file(key)))
+        return validate(SpeedRow, read_json(_file(key))["speed"], str(_file(key)))
     except (OSError, ValueError, KeyError, TypeError, ConfigError):
         return None
 
@@ -98,7 +98,7 @@ def kept_speeds(recipe: Recipe, bins: int) -> dict[str, Speed]:
     found = {}
     for file in sorted((state_folder() / "speeds").glob("*.json")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ConfigError):
-            reported = json.loads(file.read_text(encoding="utf-8"))
+            reported = read_json(file)
             if all(reported["key"][part] == wanted[part] for part in same):
                 found[str(reported["key"]["device"])] = validate(SpeedRow, reported["speed"], str(file)).speed
     return found

@@ -8,6 +8,7 @@ from dataprep.shards.cache import ShardCache
 from dataprep.shards.dataset import Dataset
 from dataprep.shards.roots import Roots
 from jobs.recipe import RecipeCacheSpec
+from vr_core.small_files import expanded
 
 
 def roots_here(folder: Path) -> Roots:
@@ -40,5 +41,5 @@ def open_data(folder: Path, asked: RecipeCacheSpec | None = None, version: str |
         ManifestError, StorageError: as `Dataset.open`, `Roots.of` and `ShardCache`.
     """
     spec = cache_here(asked)
-    cache = ShardCache(spec.path.expanduser(), round(1e9 * spec.quota_gb)) if spec else None
+    cache = ShardCache(expanded(spec.path), round(1e9 * spec.quota_gb)) if spec else None
     return Dataset.open(folder, cache, version, roots_here(folder))

@@ -50,7 +50,8 @@ def test_a_folder_without_one_says_what_to_do(tmp_path):
     ("change", "named"),
     [
         (lambda raw: "{", "not JSON"),
-        (lambda raw: "[]", "no schema_version"),
+        (lambda raw: "[]", "not a JSON object"),
+        (lambda raw: "{}", "no schema_version"),
         (lambda raw: raw | {"schema_version": 2}, "schema version 2, this version of vr reads 1"),
         (lambda raw: {k: v for k, v in raw.items() if k != "codec"}, "codec: Field required"),
         (lambda raw: raw | {"codec": "mp3"}, "codec 'mp3' is not known"),

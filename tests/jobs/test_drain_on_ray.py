@@ -16,11 +16,12 @@ from cluster.node.start import has_left
 from jobs.queue import node_power as machines
 from jobs.queue.submit import keep_source, submit_next
 from jobs.runs.creation import create_run
-from jobs.runs.folder import RunFolder, read_json
+from jobs.runs.folder import RunFolder
 from jobs.runs.metrics import read_metrics
 from tests.jobs import training
 from tests.jobs.heads import wait_for
 from tests.loopback import ATTIC, CELLAR, PCS, Loopback
+from vr_core.small_files import read_json
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("head")]
 

@@ -15,7 +15,7 @@ from jobs.queue.submit import job_states
 from jobs.queue.submit import start as submit
 from jobs.queue.table import Ledger
 from jobs.runs.creation import create_run
-from jobs.runs.folder import RunFolder, read_json
+from jobs.runs.folder import RunFolder
 from jobs.runs.liveness import look_for_driver
 from jobs.runs.metrics import read_metrics
 from jobs.runs.starts import starts
@@ -25,6 +25,7 @@ from tests.jobs import training
 from tests.jobs.heads import PATIENCE_S, wait_for
 from tests.jobs.lines import start_line
 from tests.loopback import Loopback
+from vr_core.small_files import read_json
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("head")]
 

@@ -10,10 +10,11 @@ from jobs.queue.keeper import act
 from jobs.queue.policy import End, Submit
 from jobs.queue.submit import keep_source, start, submit_next
 from jobs.queue.table import Ledger
-from jobs.runs.folder import RunFolder, read_json
+from jobs.runs.folder import RunFolder
 from tests.jobs.drivers import dies, drives
 from tests.jobs.job_api import cluster_with, nearly_without_code
 from vr_core.files import write_json
+from vr_core.small_files import read_json
 
 QUICK = Timings(beat_s=0.01, stop_within_s=0.1, stop_job_within_s=0.2, stopped_within_s=0.3)
 

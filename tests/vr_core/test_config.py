@@ -1,6 +1,8 @@
 import contextlib
 import copy
+import functools
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -66,6 +68,48 @@ def test_nan_is_a_number_that_no_schema_takes():
 def test_what_is_not_yaml_names_its_origin(text):
     with pytest.raises(ConfigError, match=r"^song\.yaml(:\d+)?: not valid YAML: "):
         parse_yaml(text, "song.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: 1\nb: &x 2\nc: *x", ":3: not valid YAML: an alias; write its value out"),
+        ("a: 1\n2024: b", ":2: not valid YAML: the key 2024 is not text; put quotes around it"),
+        ("{~: 1}", ":1: not valid YAML: the key null is not text; put quotes around it"),
+        ("{" + "a: {" * 49 + "b: {}" + "}" * 50, ": not valid YAML: more than 50 levels deep"),
+        ("[" * 100_000, ": not valid YAML: more than 50 levels deep"),
+        ("a: !!binary aGk=", ": not valid YAML: could not determine a constructor"),
+        ("a: " + "9" * 5000, ": not valid YAML: Exceeds the limit"),
+        ("#" * ((1 << 20) + 1), ": longer than 1 MB; it is not a file that vr reads"),
+    ],
+)
+def test_what_would_grow_or_is_no_plain_data_is_refused(text, said):
+    with pytest.raises(ConfigError) as caught:
+        parse_yaml(text, "a.yaml")
+    assert said in str(caught.value)
+
+
+def test_a_few_lines_take_little_memory():
+    """Ten levels of nine aliases each stand for 3,486,784,401 values."""
+    levels = ["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 11))]
+    tracemalloc.start()
+    with pytest.raises(ConfigError, match="alias"):
+        parse_yaml("\n".join(levels), "roots.yaml")
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+
+
+def test_depth_that_may_be_is_read():
+    assert parse_yaml("{" + "a: {" * 48 + "b: 1" + "}" * 49, "a.yaml")
+
+
+@pytest.mark.parametrize(
+    "value", [10**5000, functools.reduce(lambda inner, _: [inner], range(5000), [])], ids=["digits", "levels"]
+)
+def test_values_from_python_are_refused_in_one_line_too(value):
+    with pytest.raises(ConfigError, match=r"^here: ") as caught:
+        validate(Drawing, {"title": value}, "here")
+    assert "\n" not in str(caught.value)
 
 
 @settings(deadline=None, max_examples=100)

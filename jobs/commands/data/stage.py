@@ -38,7 +38,7 @@ def stage(
     from vr_core.errors import UserError
 
     given = cache_here()
-    folder = cache or (given.path.expanduser() if given else None)
+    folder = cache or (given.path if given else None)
     quota_gb = parse_bytes(quota) / 1e9 if quota else given.quota_gb if given else None
     if folder is None or quota_gb is None:
         raise UserError(

@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from jobs.commands.jobs.carried import head_or_note
-from jobs.commands.jobs.options import Out
+from jobs.commands.jobs.options import RUNS, Out
 from jobs.commands.terminal import Json
-from jobs.runs import RUNS
 
 
 def list_(

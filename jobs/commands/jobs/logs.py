@@ -4,8 +4,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.commands.jobs.options import Out, RunName
-from jobs.runs import RUNS
+from jobs.commands.jobs.options import RUNS, Out, RunName
 
 
 def logs(

@@ -20,3 +20,5 @@ Again = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and do nothing.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder that holds the run folders.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder.")]
+RUNS = Path("runs")
+"""As `jobs.recipe.RUNS`, which takes longer to import than a command's help may."""

@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from jobs.commands.jobs.carried import train_run, watch_run
-from jobs.commands.jobs.options import Out, RunName
-from jobs.runs import RUNS
+from jobs.commands.jobs.options import RUNS, Out, RunName
 
 
 def resume(

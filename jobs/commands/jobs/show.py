@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from jobs.commands.jobs.carried import head_or_note
-from jobs.commands.jobs.options import Out, RunName
+from jobs.commands.jobs.options import RUNS, Out, RunName
 from jobs.commands.terminal import Json
-from jobs.runs import RUNS
 
 
 def show(name: RunName, out: Out = RUNS, as_json: Json = False) -> None:

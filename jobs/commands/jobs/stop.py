@@ -3,9 +3,8 @@
 import sys
 
 from jobs.commands.jobs.carried import head_or_note
-from jobs.commands.jobs.options import Out, RunName
+from jobs.commands.jobs.options import RUNS, Out, RunName
 from jobs.commands.terminal import console
-from jobs.runs import RUNS
 
 
 def stop(name: RunName, out: Out = RUNS) -> None:

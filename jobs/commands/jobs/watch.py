@@ -1,8 +1,7 @@
 """`vr jobs watch`: a run's progress until it ends."""
 
 from jobs.commands.jobs.carried import watch_run
-from jobs.commands.jobs.options import Out, RunName
-from jobs.runs import RUNS
+from jobs.commands.jobs.options import RUNS, Out, RunName
 
 
 def watch(name: RunName, out: Out = RUNS) -> None:

@@ -1,0 +1,121 @@
+"""Small files that somebody else may have written, damaged or replaced: regular files only, of limited size and depth.
+
+Whatever lies at a path is opened without waiting and looked at before it is read: a pipe or a device in the place of a
+file would keep a reader for ever. A byte order mark, as editors on Windows write it, is passed over.
+"""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from vr_core.errors import ConfigError, UserError
+
+SMALL_BYTES = 1 << 26
+"""More is no small file: the largest of ours is a manifest, some 2 kB for each song."""
+DEPTH = 50
+"""Levels of lists and mappings in each other."""
+
+
+class DamagedFile(UserError, ValueError):
+    """A file that is not what it should be: no regular file, too large, not text, not JSON."""
+
+
+def expanded(path: Path) -> Path:
+    """`path` with the home folder in place of its `~`.
+
+    Raises:
+        ConfigError: there is no such user on this PC, or no file can be called so.
+    """
+    if "\0" in str(path):
+        raise ConfigError(f"{str(path)!r}: no path holds a NUL; give another")
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            f"{path}: there is no user {path.parts[0][1:]!r} on this PC; write the path from / on"
+        ) from None
+
+
+def read_bytes(path: Path, most_bytes: int = SMALL_BYTES) -> bytes:
+    """The content of the regular file `path`.
+
+    Raises:
+        OSError: it is not there, or its storage failed.
+        DamagedFile: it is no regular file, or larger than `most_bytes`.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:  # a NUL in the path
+        raise DamagedFile(f"{str(path)!r}: {error}; give the path of a file") from None
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise DamagedFile(f"{path}: is no regular file; move what lies there away")
+        with open(handle, "rb", closefd=False) as file:
+            content = file.read(most_bytes + 1)
+    finally:
+        os.close(handle)
+    if len(content) > most_bytes:
+        raise DamagedFile(f"{path}: is larger than {most_bytes / 1e6:,.0f} MB; it is not a file that vr wrote")
+    return content
+
+
+def read_text(path: Path, most_bytes: int = SMALL_BYTES, *, lenient: bool = False) -> str:
+    """The UTF-8 text in `path`; with `lenient`, as for logs, other bytes are replaced by a mark.
+
+    Raises:
+        OSError, DamagedFile: as `read_bytes`; also where it is not UTF-8.
+    """
+    content = read_bytes(path, most_bytes)
+    try:
+        return content.decode("utf-8-sig", errors="replace" if lenient else "strict")
+    except UnicodeDecodeError as error:
+        raise DamagedFile(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+
+
+def read_json(path: Path, most_bytes: int = SMALL_BYTES) -> dict[str, Any]:
+    """The mapping in the JSON file `path`.
+
+    Raises:
+        OSError, DamagedFile: as `read_text`; also where it is not JSON, not a mapping, or deeper than `DEPTH`.
+    """
+    return parse_json(read_text(path, most_bytes), str(path))
+
+
+def parse_json(text: str | bytes, origin: str) -> dict[str, Any]:
+    """The mapping that `text` says as JSON.
+
+    Raises:
+        DamagedFile: as `read_json`; `origin` is where the text is from.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise DamagedFile(f"{origin}: damaged (more than {DEPTH} levels deep)") from None
+    except ValueError as error:
+        raise DamagedFile(f"{origin}: damaged (not JSON: {error})") from None
+    if not isinstance(value, dict):
+        raise DamagedFile(f"{origin}: damaged (not a JSON object)")
+    require_shallow(value, origin)
+    return value
+
+
+def require_shallow(value: object, origin: str) -> None:
+    """Refuse values of lists and mappings that are more than `DEPTH` levels deep: what reads them calls itself.
+
+    Raises:
+        DamagedFile: it is deeper.
+    """
+    level: list[object] = [value]
+    for _ in range(DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return
+    raise DamagedFile(f"{origin}: damaged (more than {DEPTH} levels deep)")
