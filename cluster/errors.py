@@ -17,3 +17,7 @@ class TokenError(ClusterError):
 
 class ClusterFailure(Failure):
     """Ray, or a process beside it, did not start, answer or end."""
+
+
+class ForeignListener(ClusterFailure):
+    """Another account of this PC listens where a process of the cluster should."""

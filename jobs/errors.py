@@ -18,6 +18,7 @@
     │   └── ClaimLost      somebody else has stopped or submitted the run meanwhile
     ├── Late               an answer did not come in time
     ├── DamagedRun         a file of a run folder is unreadable
+    ├── DamagedLedger      the table of submitted runs is unreadable
     └── SongsFailed        some songs could not be separated or scored; the others were
 
 The command line prints the message as one line and exits with the class's `exit_code`.
@@ -72,6 +73,10 @@ class Late(Failure):
 
 class DamagedRun(Failure):
     """A file of a run folder is unreadable."""
+
+
+class DamagedLedger(Failure):
+    """The table of submitted runs is unreadable."""
 
 
 class NoDevice(UserError):

@@ -4,11 +4,13 @@ Whatever lies at a path is opened without waiting and looked at before it is rea
 file would keep a reader for ever. A byte order mark, as editors on Windows write it, is passed over.
 """
 
+import contextlib
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from vr_core.errors import ConfigError, UserError
 
@@ -38,24 +40,37 @@ def expanded(path: Path) -> Path:
         ) from None
 
 
-def read_bytes(path: Path, most_bytes: int = SMALL_BYTES) -> bytes:
-    """The content of the regular file `path`.
+@contextlib.contextmanager
+def regular_file(path: Path) -> Iterator[BinaryIO]:
+    """`path`, open for reading in the block.
 
     Raises:
         OSError: it is not there, or its storage failed.
-        DamagedFile: it is no regular file, or larger than `most_bytes`.
+        DamagedFile: it is no regular file.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:  # a NUL in the path
         raise DamagedFile(f"{str(path)!r}: {error}; give the path of a file") from None
     try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise DamagedFile(f"{path}: is no regular file; move what lies there away")
+        mode = os.fstat(handle).st_mode
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+            raise DamagedFile(f"{path}: is {what}, not a file")
         with open(handle, "rb", closefd=False) as file:
-            content = file.read(most_bytes + 1)
+            yield file
     finally:
         os.close(handle)
+
+
+def read_bytes(path: Path, most_bytes: int = SMALL_BYTES) -> bytes:
+    """The content of the regular file `path`.
+
+    Raises:
+        OSError, DamagedFile: as `regular_file`; also where it is larger than `most_bytes`.
+    """
+    with regular_file(path) as file:
+        content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
         raise DamagedFile(f"{path}: is larger than {most_bytes / 1e6:,.0f} MB; it is not a file that vr wrote")
     return content

@@ -20,7 +20,7 @@ from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError, StorageError, WeightsError
 from vr_core.files import storage_failure, whole_file
 from vr_core.models.registry import build
-from vr_core.small_files import DamagedFile, parse_json
+from vr_core.small_files import DamagedFile, parse_json, regular_file
 from vr_core.specs.bounds import Count
 from vr_core.specs.models import ModelSpec
 from vr_core.specs.stft import StftSpec
@@ -101,6 +101,8 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
         WeightsError, StorageError: as `load_weights` and `load_state`.
     """
     state, meta = load_weights(path)
+    with torch.device("meta"):  # what the header says may be more than any memory holds
+        require_fit(build(meta.model, meta.stft.bins), state, origin=str(path))
     model: nn.Module = build(meta.model, meta.stft.bins)
     load_state(model, state, origin=str(path))
     return model.to(device).eval(), meta
@@ -117,6 +119,19 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> No
     Raises:
         WeightsError: names or shapes differ from the model's, or a value is not finite.
     """
+    require_fit(model, state, origin)
+    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise WeightsError(f"{origin}: {broken[0]} holds values that are not finite; take an earlier checkpoint")
+    model.load_state_dict(state)
+
+
+def require_fit(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """Compare the names and shapes of `state` with the model's, which may be on the `meta` device.
+
+    Raises:
+        WeightsError: they differ.
+    """
     own = model.state_dict()
     problems = [f"{name} is missing" for name in own if name not in state]
     problems += [f"{name} is unknown" for name in state if name not in own]
@@ -130,10 +145,6 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> No
             f"{origin}: does not fit the model: {'; '.join(problems[:3])}{more}; "
             "use the checkpoint of a recipe with the same `model`"
         )
-    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise WeightsError(f"{origin}: {broken[0]} holds values that are not finite; take an earlier checkpoint")
-    model.load_state_dict(state)
 
 
 def _sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -148,8 +159,10 @@ def _sha256(tensors: Mapping[str, Tensor]) -> str:
 def _require_safetensors(path: Path) -> None:
     """Refuse by its first bytes what is plainly something else: safetensors' own message would not say what."""
     try:
-        with path.open("rb") as file:
+        with regular_file(path) as file:
             start = file.read(9)
+    except DamagedFile as error:
+        raise WeightsError(f"{error}; give a weights.safetensors file") from None
     except OSError as error:
         if failed := storage_failure(path, error):
             raise failed from None

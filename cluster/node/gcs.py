@@ -16,6 +16,7 @@ from typing import Any
 
 from cluster.errors import ClusterFailure
 from cluster.node.head import Head
+from cluster.node.peer import require_own_at
 from cluster.node.ray_start import client_environment
 from cluster.node.start import require_answer
 
@@ -62,6 +63,7 @@ def leave_if_idle(head: Head, node_id: str, why: str) -> bool:
 
 
 def _call(address: str, environment: Mapping[str, str], *arguments: str) -> Any:
+    require_own_at(address)
     # An inherited token would win over the file.
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     try:

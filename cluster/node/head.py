@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from cluster.errors import ClusterError, ClusterFailure, NoHead, TokenError
 from cluster.inventory import Inventory
+from cluster.node.peer import opener
 from cluster.node.processes import ProcessRef, alive
 from cluster.node.ray_start import LOOPBACK, MARKER, NodeStart, Ports, client_environment
 from cluster.node.token import read_token, write_private
@@ -72,9 +73,22 @@ AnyMember = TypeVar("AnyMember", bound=Member)
 
 
 def state_folder() -> Path:
-    """`$XDG_STATE_HOME/vr`, by default `~/.local/state/vr`, mode 700."""
+    """`$XDG_STATE_HOME/vr`, by default `~/.local/state/vr`, mode 700: one that is open to others is closed.
+
+    Raises:
+        ClusterError: it is another account's.
+    """
     folder = state_place()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = folder.stat()
+    if found.st_uid != os.getuid():
+        raise ClusterError(
+            f"{folder}: belongs to another account (uid {found.st_uid}); give a folder of your own: "
+            "export XDG_STATE_HOME=FOLDER"
+        )
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)
+        print(f"{folder}: was open to others (mode {found.st_mode & 0o777:o}), is 700 now", file=sys.stderr, flush=True)
     return folder
 
 
@@ -200,28 +214,34 @@ def find_head_or_none() -> Head | None:
         return None
 
 
+ANSWER_BYTES = 1 << 28
+"""More does not come from a dashboard of ours."""
+
+
 def fetch(head: Head, path: str, timeout_s: float = 10.0) -> Any:
     """JSON answer of the dashboard's `path`.
 
     Raises:
         TokenError: the head does not accept the token.
+        ForeignListener: another account answers at its port; it was sent nothing.
         ClusterFailure: no answer, or not JSON.
     """
     request = urllib.request.Request(
         head.dashboard_url + path, headers={"Authorization": f"Bearer {read_token(head.token_file)}"}
     )
-    # Without a handler for proxies: http_proxy must not carry the token away.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=timeout_s) as answer:
-            return json.load(answer)
+        with opener().open(request, timeout=timeout_s) as answer:
+            content = answer.read(ANSWER_BYTES + 1)
+        if len(content) > ANSWER_BYTES:
+            raise ValueError(f"more than {ANSWER_BYTES / 1e6:.0f} MB")
+        return json.loads(content)
     except urllib.error.HTTPError as error:
         with error:
             if error.code in (401, 403):
                 raise TokenError(f"{head.token_file}: the head does not accept this token; restart the head") from None
             raise ClusterFailure(f"{head.dashboard_url}{path}: HTTP {error.code}; see {head.ray.log}") from None
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
+    except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
+        reason = " ".join(str(getattr(error, "reason", None) or error).split())[:300]
         raise ClusterFailure(
             f"{head.dashboard_url}: the Ray dashboard does not answer ({reason}); see {head.ray.log}"
         ) from None

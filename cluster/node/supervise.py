@@ -19,9 +19,10 @@ from typing import NoReturn
 
 import psutil
 
-from cluster.errors import TokenError
+from cluster.errors import ForeignListener, TokenError
 from cluster.node.drain import may_start
 from cluster.node.gcs import ask
+from cluster.node.peer import opener
 from cluster.node.processes import end_session, start_ticks_of
 from cluster.node.ray_start import LOOPBACK
 from cluster.node.start import STARTED_LINE, prepare_temp_dir
@@ -182,16 +183,16 @@ def _wake_job_watch(process_spec: RayProcessSpec, ray: subprocess.Popen[bytes]) 
     to run, and the keeper, which resubmits what has failed, would wait for them.
     """
     url = f"http://{LOOPBACK}:{process_spec.agent_port}/api/job_agent/jobs/none/logs"
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    asking = opener()
     while ray.poll() is None:
         try:
             token = read_token(process_spec.token_file)
-            opener.open(urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"}), timeout=60).close()
+            asking.open(urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"}), timeout=60).close()
         except urllib.error.HTTPError as error:
             with error:
                 if error.code == http.HTTPStatus.NOT_FOUND:  # there is no job of that name: it has looked
                     return
-        except (OSError, http.client.HTTPException, TokenError):
+        except (OSError, http.client.HTTPException, TokenError, ForeignListener):
             pass
         time.sleep(POLL_S)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cluster.node.head import timings_here
+from cluster.node.peer import require_own_at
 from cluster.timings import Timings
 from jobs.errors import RunFailed, Superseded
 from jobs.execution.reservations import release_abandoned
@@ -121,6 +122,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         recipe = run.recipe()
+        require_own_at(os.environ.get("RAY_ADDRESS", ""))
         ray.init()
         release_abandoned()
         state = launch(recipe, run, arguments.attempt, is_job=True, timings=timings_here())

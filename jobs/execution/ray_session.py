@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cluster.node.head import Head
+from cluster.node.peer import require_own_at
 from cluster.node.ray_start import LOOPBACK, client_environment
 from jobs.execution.reservations import release_abandoned
 from jobs.runs.provenance import copy_source
@@ -64,6 +65,7 @@ def head_ray(head: Head) -> Iterator[None]:
 
         with tempfile.TemporaryDirectory(prefix="vr-source-") as source:
             copy_source(Path(source))
+            require_own_at(head.gcs_address)
             ray.init(
                 address=head.gcs_address,
                 runtime_env={"working_dir": source},

@@ -1,9 +1,7 @@
 """Runs as Ray jobs: submit, stop, read logs, ask for states. The keeper submits through here as well."""
 
 import contextlib
-import logging
 import math
-import os
 import re
 import shlex
 import sys
@@ -13,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.node.head import Head, fetch, state_folder
-from cluster.node.ray_start import LOOPBACK
 from cluster.timings import Timings
 from jobs.errors import ClaimLost, JobsFailure, JobUnknown
 from jobs.execution.ray_session import DRIVER_ENVIRONMENT
+from jobs.queue.ray_client import client_of, log_session
 from jobs.queue.table import Claim, Ledger
 from jobs.runs.folder import RunFolder
 from jobs.runs.liveness import require_resumable
@@ -119,7 +117,7 @@ def _submit(head: Head, run: RunFolder, attempt: int, within_s: float) -> str:
     source = run.path / "source"
     client = None
     try:
-        client = _client(head, within_s)
+        client = client_of(head, within_s)
         client.submit_job(
             entrypoint=shlex.join([sys.executable, "-m", _driver_of(source), str(run.path), str(attempt)]),
             submission_id=submission,
@@ -127,7 +125,7 @@ def _submit(head: Head, run: RunFolder, attempt: int, within_s: float) -> str:
             metadata={"run": run.id, "recipe": recipe.name, "attempt": str(attempt), _REQUEST: request},
         )
     except _failures() as error:
-        # Not before: Ray reads the environment, which `_client` sets, when it is imported.
+        # Not before: Ray reads the environment, which `client_of` sets, when it is imported.
         import requests
         from ray.exceptions import AuthenticationError
 
@@ -193,7 +191,7 @@ def job_states(head: Head) -> dict[str, str]:
 def stop_job(head: Head, submission: str, within_s: float = ANSWER_WITHIN_S) -> None:
     """Ask Ray to end a job: SIGTERM to its driver, which lets the loop write a checkpoint."""
     try:
-        _client(head, within_s).stop_job(submission)
+        client_of(head, within_s).stop_job(submission)
     except _failures() as error:
         raise JobsFailure(f"job {submission}: cannot be stopped ({error_summary(error)})") from None
 
@@ -201,7 +199,7 @@ def stop_job(head: Head, submission: str, within_s: float = ANSWER_WITHIN_S) -> 
 def job_logs(head: Head, submission: str, within_s: float = ANSWER_WITHIN_S) -> str:
     """What the job's driver and workers have printed."""
     try:
-        logs: str = _client(head, within_s).get_job_logs(submission)
+        logs: str = client_of(head, within_s).get_job_logs(submission)
     except _failures() as error:
         raise JobsFailure(f"job {submission}: no logs ({error_summary(error)})") from None
     return logs
@@ -216,38 +214,15 @@ async def follow_logs(head: Head, submission: str) -> AsyncIterator[str]:
     import aiohttp
 
     try:
-        async for piece in _client(head).tail_job_logs(submission):
-            yield piece
+        async with log_session(head) as session, session.ws_connect(f"/api/jobs/{submission}/logs/tail") as answer:
+            async for message in answer:
+                if message.type == aiohttp.WSMsgType.TEXT:
+                    yield message.data
+            if answer.close_code == aiohttp.WSCloseCode.ABNORMAL_CLOSURE:
+                raise OSError("the connection was cut")
     except _failures(aiohttp.ClientError) as error:
         reason = error_summary(error) or type(error).__name__
         raise JobsFailure(f"job {submission}: no more of its output ({reason}); see `vr cluster status`") from None
-
-
-def _client(head: Head, within_s: float = ANSWER_WITHIN_S) -> Any:
-    """Ray's client for `head`, with a deadline; `submits` is set once it has begun to send a job."""
-    # Ray reads the token and the address from the environment alone.
-    os.environ.update(head.environment())
-    os.environ.pop("RAY_AUTH_TOKEN", None)
-    # The client would send the token through a proxy that http_proxy names.
-    for key in ("NO_PROXY", "no_proxy"):
-        direct = [host for host in os.environ.get(key, "").split(",") if host]
-        if LOOPBACK not in direct:
-            os.environ[key] = ",".join([*direct, LOOPBACK])
-    from ray.job_submission import JobSubmissionClient
-
-    class Client(JobSubmissionClient):
-        """Its own requests wait for ever (Ray 2.60)."""
-
-        submits = False
-
-        def _do_request(self, method: str, endpoint: str, **more: Any) -> Any:
-            self.submits |= (method, endpoint) == ("POST", "/api/jobs/")
-            return super()._do_request(method, endpoint, **{"timeout": within_s, **more})
-
-    # It tells about every package that it uploads.
-    logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
-    logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
-    return Client(head.dashboard_url)
 
 
 def keep_source(run: RunFolder) -> None:

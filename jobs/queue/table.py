@@ -7,14 +7,19 @@ act.
 
 import contextlib
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock
+
 from cluster.node.processes import now
+from jobs.errors import DamagedLedger
 from jobs.runs.folder import RunFolder
+from vr_core.errors import StorageError
 
 Wanted = Literal["running", "stopped"]
 
@@ -83,6 +88,14 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "runs.sqlite"
+        with FileLock(folder / "runs.lock", timeout=30):
+            try:
+                with self._open() as connection:
+                    [[found]] = connection.execute("pragma quick_check(1)").fetchall()
+            except DamagedLedger:
+                found = "damaged"
+            if found != "ok":
+                self._put_aside()
         with self._open() as connection:
             connection.execute("pragma journal_mode = wal")
             if _missing(connection):
@@ -193,9 +206,29 @@ class Ledger:
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        # sqlite3's own block ends the transaction and leaves the connection open.
-        with contextlib.closing(sqlite3.connect(self._path, timeout=30)) as connection, connection:
-            yield connection
+        try:
+            # sqlite3's own block ends the transaction and leaves the connection open.
+            with contextlib.closing(sqlite3.connect(self._path, timeout=30)) as connection, connection:
+                yield connection
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise DamagedLedger(f"{self._path}: damaged ({error}); run the command again") from None
+            if isinstance(error, sqlite3.OperationalError):
+                raise StorageError(f"{self._path}: {error}; check that its folder can be written") from None
+            raise
+
+    def _put_aside(self) -> None:
+        """Begin anew: what the table knew of the runs stands in their folders too."""
+        for ending in ("", "-wal", "-shm"):
+            file = self._path.with_name(self._path.name + ending)
+            if file.exists():
+                file.replace(file.with_name(f"{file.name}.damaged"))
+        print(
+            f"{self._path}: damaged, kept as {self._path.name}.damaged; runs that were under way are not submitted "
+            "again by themselves, so go on with them: vr jobs resume RUN",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _missing(connection: sqlite3.Connection) -> list[str]:

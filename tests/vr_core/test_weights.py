@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -162,3 +163,17 @@ def test_a_saved_model_loads_and_computes_the_same(tmp_path: Path) -> None:
     assert meta == META
     with torch.inference_mode():
         assert torch.equal(loaded(magnitude), model(magnitude))
+
+
+def test_a_header_that_promises_more_than_memory_holds_is_refused_before_anything_is_built(tmp_path):
+    state = build(META.model, META.stft.bins).state_dict()
+    wide = META.model_copy(update={"model": PlainStackSpec(width=200_000, blocks=1)})
+    save_weights(tmp_path / "wide.safetensors", state, wide)
+    with pytest.raises(WeightsError, match="does not fit the model"):
+        load_model(tmp_path / "wide.safetensors")
+
+
+def test_a_pipe_in_the_place_of_weights_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "weights.safetensors")
+    with pytest.raises(WeightsError, match="is a pipe or a device"):
+        load_weights(tmp_path / "weights.safetensors")
