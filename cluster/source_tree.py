@@ -63,10 +63,13 @@ def stage(root: Path, folder: Path, most_bytes: int = MOST_BYTES) -> Sources:
 
 
 def _files(root: Path) -> Iterator[str]:
-    """Names below `root`, in order: what git tracks or would add; without git the packages and what builds them."""
+    """Names below `root`, in order: the packages and what builds them; with git, of these what it tracks or would add.
+
+    Nothing else: data sets and runs may lie in the checkout.
+    """
     listed = _ask_git(root)
     if listed is not None:
-        names = sorted({name for name in listed.split("\0") if name})
+        names = sorted({name for name in listed.split("\0") if name.split("/")[0] in (*PACKAGES, *_BESIDE)})
     else:
         found = [path for package in PACKAGES for path in (root / package).rglob("*")]
         kept = (path for path in found if path.suffix != ".pyc" and "__pycache__" not in path.parts)

@@ -7,6 +7,7 @@ still queues is then queued anew, which counts as no loss.
 """
 
 import secrets
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -32,6 +33,8 @@ TASK_BYTES = 3 * 2**29
 TRIES = 3
 _LOOK_S = 30.0
 _POLL_S = 0.3
+_PATIENCE = 30
+"""Polls in which a group should have begun: what runs on the cluster has all cores otherwise."""
 _TICK_EVERY_S = 0.5
 _SEEN_S = 60.0
 _SAMPLE = 64
@@ -72,8 +75,12 @@ class Crew:
         running: dict[Any, Attempt] = {}
         failed: Failed = []
         dead = self._dead_nodes()
+        polls, begun_on = 0, {}
         try:
             while waiting or running:
+                polls += 1
+                if polls == _PATIENCE and not begun_on:
+                    print("waits for a free core; `vr jobs list` shows what runs", file=sys.stderr, flush=True)
                 while waiting and len(running) < min(workers, self.workers):
                     attempt = waiting.pop().renamed()
                     own = attempt.plan.model_copy(update={"name": attempt.name})

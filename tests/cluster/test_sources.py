@@ -54,10 +54,10 @@ def test_with_git_what_is_tracked_and_what_is_not_ignored_goes(tree, staged):
     git(tree, "add", "cluster/a.py", "jobs/b.py", "pyproject.toml")
     git(tree, "commit", "-m", "first")
     (tree / "jobs/b.py").unlink()
-    (tree / "new.py").write_text("new\n")
-    assert names(staged(tree)) == {
-        "cluster/a.py", "jobs/recipes/c.yaml", "pyproject.toml", "README.md", ".gitignore", "new.py"
-    }  # fmt: skip
+    (tree / "jobs/new.py").write_text("new\n")
+    (tree / "songs").mkdir()
+    (tree / "songs/vocals.wav").write_text("a data set in the checkout is no code\n")
+    assert names(staged(tree)) == {"cluster/a.py", "jobs/recipes/c.yaml", "pyproject.toml", "README.md", "jobs/new.py"}
 
 
 def test_a_tree_in_somebodys_repository_is_none_of_its_files(tree, staged):
