@@ -75,7 +75,8 @@ class Crew:
         running: dict[Any, Attempt] = {}
         failed: Failed = []
         dead = self._dead_nodes()
-        polls, begun_on = 0, {}
+        polls = 0
+        begun_on: dict[str, str] = {}
         try:
             while waiting or running:
                 polls += 1

@@ -18,7 +18,7 @@ from cluster.inventory import Inventory, NodeSpec
 from cluster.node.drain import Record, read_drained
 from cluster.node.head import Head, Joined, fetch, read_inventory
 from cluster.node.processes import alive
-from cluster.node.token import write_private
+from cluster.trust.token import write_private
 from jobs.queue import node_power as machines
 from jobs.queue.submit import LIVE_JOB
 from jobs.queue.table import Ledger

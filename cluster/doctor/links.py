@@ -8,7 +8,7 @@ from pydantic import Field
 from cluster.doctor.report import ClusterReport
 from cluster.inventory import Inventory
 from cluster.node.head import state_folder
-from cluster.node.token import write_private
+from cluster.trust.token import write_private
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError
 from vr_core.small_files import read_json

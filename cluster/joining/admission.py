@@ -23,7 +23,7 @@ from cluster.node.head import Head, read_head
 from cluster.node.processes import alive, now
 from cluster.node.ray_start import NodeStart
 from cluster.node.start import Companion, require_answer
-from cluster.node.token import read_token, token_sha256
+from cluster.trust.token import read_token, token_sha256
 from cluster.versions import Versions
 from vr_core.config import Spec
 from vr_core.errors import VrError

@@ -9,7 +9,7 @@ from pathlib import Path
 from cluster.errors import ClusterError
 from cluster.joining.join_code import FINGERPRINT_BYTES
 from cluster.node.head import state_folder
-from cluster.node.token import write_private
+from cluster.trust.token import write_private
 from vr_core.small_files import read_text
 
 

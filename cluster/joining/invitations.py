@@ -20,7 +20,7 @@ from cluster.joining.certificate import certificate_file, ensure_certificate
 from cluster.joining.join_code import SECRET_BYTES, JoinCode, format_code, parse_code
 from cluster.node.head import Head, state_folder
 from cluster.node.processes import Now, now
-from cluster.node.token import write_private
+from cluster.trust.token import write_private
 from cluster.versions import Versions, difference
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError

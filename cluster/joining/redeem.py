@@ -13,7 +13,7 @@ from cluster.joining.certificate import client_context, fingerprint
 from cluster.joining.invitations import NEW_CODE
 from cluster.joining.join_code import JoinCode, looks_like_code, parse_code
 from cluster.node.ray_start import head_address
-from cluster.node.token import read_token, token_sha256
+from cluster.trust.token import read_token, token_sha256
 from cluster.versions import Versions
 
 _TIMEOUT_S = 15.0

@@ -18,7 +18,7 @@ from cluster.hours import duration_s
 from cluster.inventory import NodeName
 from cluster.node.head import state_folder
 from cluster.node.processes import Now
-from cluster.node.token import write_private
+from cluster.trust.token import write_private
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError
 from vr_core.small_files import read_json

@@ -16,9 +16,9 @@ from typing import Any
 
 from cluster.errors import ClusterFailure
 from cluster.node.head import Head
-from cluster.node.peer import require_own_at
 from cluster.node.ray_start import client_environment
 from cluster.node.start import require_answer
+from cluster.trust.peer import require_own_at
 
 _NAMESPACE, _KEY = b"vr", b"drained"
 _TIMEOUT_S = 30.0

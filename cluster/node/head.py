@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 from cluster.errors import ClusterError, ClusterFailure, NoHead, TokenError
 from cluster.inventory import Inventory
-from cluster.node.peer import opener
 from cluster.node.processes import ProcessRef, alive
 from cluster.node.ray_start import LOOPBACK, MARKER, NodeStart, Ports, client_environment
-from cluster.node.token import read_token, write_private
 from cluster.probe.machine import state_place
 from cluster.timings import DEFAULT_TIMINGS, Timings, changed
+from cluster.trust.peer import opener
+from cluster.trust.token import read_token, write_private
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import VrError
 from vr_core.small_files import read_json

@@ -32,8 +32,8 @@ from cluster.node.start import (
     start_companion,
     start_ray,
 )
-from cluster.node.token import create_token, read_token, token_sha256, write_private
 from cluster.timings import DEFAULT_TIMINGS, Timings
+from cluster.trust.token import create_token, read_token, token_sha256, write_private
 
 
 def running_head(node: NodeStart, timings: Timings | None = None) -> Head | None:

@@ -22,7 +22,6 @@ import psutil
 from cluster.errors import ForeignListener, TokenError
 from cluster.node.drain import may_start
 from cluster.node.gcs import ask
-from cluster.node.peer import opener
 from cluster.node.processes import end_session, start_ticks_of
 from cluster.node.ray_start import LOOPBACK
 from cluster.node.start import STARTED_LINE, prepare_temp_dir
@@ -37,7 +36,8 @@ from cluster.node.supervision import (
     failures_after,
     has_left,
 )
-from cluster.node.token import read_token
+from cluster.trust.peer import opener
+from cluster.trust.token import read_token
 from vr_core.errors import VrError
 
 POLL_S = 0.5

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cluster.node.head import timings_here
-from cluster.node.peer import require_own_at
 from cluster.timings import Timings
+from cluster.trust.peer import require_own_at
 from jobs.errors import RunFailed, Superseded
 from jobs.execution.reservations import release_abandoned
 from jobs.execution.supervisor import Supervisor

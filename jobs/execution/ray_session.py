@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cluster.node.head import Head
-from cluster.node.peer import require_own_at
 from cluster.node.ray_start import LOOPBACK, client_environment
+from cluster.trust.peer import require_own_at
 from jobs.execution.reservations import release_abandoned
 from jobs.runs.provenance import copy_source
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from cluster.errors import ForeignListener
 from cluster.node.head import Head
-from cluster.node.peer import require_own
 from cluster.node.ray_start import LOOPBACK
-from cluster.node.token import read_token
+from cluster.trust.peer import require_own
+from cluster.trust.token import read_token
 
 
 def client_of(head: Head, within_s: float) -> Any:

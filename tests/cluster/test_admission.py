@@ -25,7 +25,7 @@ from cluster.joining.redeem import entry, redeem
 from cluster.node.head import Head, head_file, state_folder, write_member
 from cluster.node.processes import end, spawn
 from cluster.node.ray_start import Ports, node_start
-from cluster.node.token import create_token, read_token, token_sha256
+from cluster.trust.token import create_token, read_token, token_sha256
 from cluster.versions import own_versions
 
 VERSIONS = own_versions()

@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from cluster.errors import TokenError
-from cluster.node.token import create_token, read_token, write_private
+from cluster.trust.token import create_token, read_token, write_private
 
 
 def test_a_token_is_made_once_for_its_owner_alone(tmp_path):

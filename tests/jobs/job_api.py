@@ -24,8 +24,8 @@ from cluster.inventory import node_labels
 from cluster.node.head import Head, head_file, write_member
 from cluster.node.processes import ProcessRef, boot_id, start_ticks_of
 from cluster.node.ray_start import NodeStart, Ports
-from cluster.node.token import write_private
 from cluster.timings import DEFAULT_TIMINGS, Timings
+from cluster.trust.token import write_private
 from jobs.recipe import Recipe
 from jobs.runs.creation import create_run
 from jobs.runs.folder import RunFolder

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from cluster.node.head import head_file, state_folder
-from cluster.node.token import read_token
+from cluster.trust.token import read_token
 from jobs.errors import JobUnknown
 from jobs.execution.retry import ATTEMPTS_WITHOUT_PROGRESS
 from jobs.queue.submit import submit_next

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from cluster.errors import ClusterError, ForeignListener, TokenError
 from cluster.node.gcs import publish
 from cluster.node.head import fetch, state_folder
-from cluster.node.peer import opener, owner_of, require_own, require_own_at
 from cluster.node.ray_start import Ports
-from cluster.node.token import create_token, read_token
+from cluster.trust.peer import opener, owner_of, require_own, require_own_at
+from cluster.trust.token import create_token, read_token
 from jobs.queue.submit import follow_logs, job_logs, stop_job
 from jobs.queue.table import Ledger
 from tests.jobs.job_api import head_record
