@@ -8,6 +8,7 @@
     ├── NoDevice           a GPU was asked for and there is none
     ├── NoSongs            nothing to separate or to score
     ├── NoSteps            a run has not got far enough for what was asked
+    ├── NothingKept        this PC keeps no code and no recipe of a run
     └── FolderTaken        vr quickstart cannot have the folder
     Failure
     ├── RunFailed          the supervisor gave a run up
@@ -89,6 +90,10 @@ class NoSongs(UserError):
 
 class NoSteps(UserError):
     """A run has not got far enough for what was asked."""
+
+
+class NothingKept(UserError):
+    """This PC keeps no code and no recipe of a run, and executes none of the run's folder."""
 
 
 class FolderTaken(UserError):

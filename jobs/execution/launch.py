@@ -23,6 +23,7 @@ from jobs.recipe import Recipe
 from jobs.runs.folder import RunFolder
 from jobs.runs.liveness import write_driver
 from jobs.runs.state import LIVE, RunState
+from vr_core.config import load
 from vr_core.errors import UserError, VrError
 
 
@@ -116,12 +117,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path)
     parser.add_argument("attempt", type=int)
+    parser.add_argument("--recipe", type=Path, required=True, help="The head's own copy.")
     arguments = parser.parse_args(argv)
     run = RunFolder(arguments.run)
     import ray
 
     try:
-        recipe = run.recipe()
+        recipe = load(Recipe, arguments.recipe)
         require_own_at(os.environ.get("RAY_ADDRESS", ""))
         ray.init()
         release_abandoned()

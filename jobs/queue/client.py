@@ -11,6 +11,7 @@ from jobs.execution.launch import launch
 from jobs.execution.ray_session import ray_of
 from jobs.queue.submit import ENDED_JOB, LIVE_JOB, job_states, stop_job
 from jobs.queue.table import Ledger
+from jobs.recipe import Recipe
 from jobs.runs.folder import RunFolder
 from jobs.runs.liveness import Listener
 from jobs.runs.state import LIVE, RunState
@@ -18,8 +19,8 @@ from jobs.runs.state import LIVE, RunState
 POLL_S = 0.5
 
 
-def train_here(run: RunFolder, watch: Callable[[RunState], None]) -> RunState:
-    """Carry the next attempt of `run` in this process: on the running head's cluster, or on a private Ray.
+def train_here(run: RunFolder, recipe: Recipe, watch: Callable[[RunState], None]) -> RunState:
+    """Carry the next attempt of `run` by `recipe` in this process: on the running head's cluster, or on a private Ray.
 
     Returns:
         The final state: finished, stopped or failed.
@@ -32,7 +33,7 @@ def train_here(run: RunFolder, watch: Callable[[RunState], None]) -> RunState:
     try:
         with ray_of(head):
             timings = head.timings if head is not None else DEFAULT_TIMINGS
-            return launch(run.recipe(), run, attempt, can_wait=head is not None, watch=watch, timings=timings)
+            return launch(recipe, run, attempt, can_wait=head is not None, watch=watch, timings=timings)
     except BaseException as error:
         if run.newest_attempt() == attempt and run.state().state in LIVE:
             stopped = isinstance(error, KeyboardInterrupt)

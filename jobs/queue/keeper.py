@@ -31,10 +31,11 @@ from cluster.node.head import Head, find_head, read_inventory, state_folder, tim
 from cluster.node.processes import now
 from cluster.node.start import Companion
 from cluster.timings import Timings
-from jobs.errors import ClaimLost
+from jobs.errors import ClaimLost, NothingKept
 from jobs.execution.placement import least_workers
 from jobs.queue import node_power as machines
 from jobs.queue.apart import Apart
+from jobs.queue.kept import forget_code, kept_recipe, require_kept
 from jobs.queue.policy import Action, Close, End, Seen, StopJob, Submit, Wait, decide
 from jobs.queue.submit import job_states, stop_job, submit_attempt
 from jobs.queue.table import Ledger, Row
@@ -87,7 +88,8 @@ def look(row: Row) -> Found:
 def waits_for(run: RunFolder, state: RunState) -> WorkersSpec | None:
     """What a run wants that waits for machines now."""
     waits = state.state == "pending" and state.waiting_for == "machines"
-    return least_workers(run.recipe()) if waits else None
+    recipe = kept_recipe(run) if waits else None
+    return least_workers(recipe) if recipe is not None else None
 
 
 def act(action: Action, row: Row, head: Head, ledger: Ledger, fence: int) -> None:
@@ -101,13 +103,22 @@ def act(action: Action, row: Row, head: Head, ledger: Ledger, fence: int) -> Non
     match action:
         case Close():
             ledger.close(claim)
+            forget_code(run)
         case End(state, why):
             run.give_notice(state, why)
             ledger.close(claim)
+            forget_code(run)
             log.info("%s: %s: %s", row.run, state, why)
         case StopJob():
             stop_job(head, row.submission)
         case Submit(attempt, idle):
+            try:
+                require_kept(run)
+            except NothingKept as error:
+                run.give_notice("failed", str(error))
+                ledger.close(claim)
+                log.warning("%s: %s", row.run, error)
+                return
             # Where somebody else has taken it, they carry the run.
             if run.take_attempt(attempt):
                 log.info("%s: submitted again as %s", row.run, submit_attempt(head, run, attempt, claim, idle))

@@ -14,8 +14,10 @@ from cluster.node.head import Head, fetch, state_folder
 from cluster.timings import Timings
 from jobs.errors import ClaimLost, JobsFailure, JobUnknown
 from jobs.execution.ray_session import DRIVER_ENVIRONMENT
+from jobs.queue.kept import keep, require_kept
 from jobs.queue.ray_client import client_of, log_session
 from jobs.queue.table import Claim, Ledger
+from jobs.recipe import Recipe
 from jobs.runs.folder import RunFolder
 from jobs.runs.liveness import require_resumable
 from jobs.runs.provenance import copy_source, read_origin
@@ -29,8 +31,8 @@ ANSWER_WITHIN_S = 60.0
 """What one request to Ray's job service may take: a head that has just started takes a job after some seconds."""
 
 
-def start(head: Head, run: RunFolder, within_s: float = ANSWER_WITHIN_S) -> str:
-    """Submit the next attempt of `run` with the code of this process; returns the submission id.
+def start(head: Head, run: RunFolder, recipe: Recipe, within_s: float = ANSWER_WITHIN_S) -> str:
+    """Submit the next attempt of `run` with the code of this process and `recipe`; returns the submission id.
 
     Raises:
         RunExists: somebody carries the run already, or it is finished.
@@ -44,12 +46,12 @@ def start(head: Head, run: RunFolder, within_s: float = ANSWER_WITHIN_S) -> str:
     if row is not None and Path(row.folder).is_dir() and Path(row.folder).resolve() != run.path.resolve():
         raise UserError(f"{run.id}: {row.folder} was submitted under this name; submit the recipe anew with --again")
     require_resumable(run, head.timings.driver_silent_s)
-    keep_source(run)
+    keep_source(run, recipe)
     return submit_next(head, run, within_s)
 
 
 def submit_next(head: Head, run: RunFolder, within_s: float = ANSWER_WITHIN_S) -> str:
-    """As `start`, of a run that nobody carries and whose code is in its folder."""
+    """As `start`, of a run that nobody carries and whose code is kept."""
     ledger = Ledger(state_folder())
     # Before the row: the keeper closes the row of a run that has ended.
     run.give_notice("pending", "submitted")
@@ -73,7 +75,7 @@ def submitted_runs() -> list[str]:
 
 
 def submit_attempt(head: Head, run: RunFolder, attempt: int, claim: Claim, idle: int) -> str:
-    """Submit `attempt` with the code that is kept in the run's folder; returns the submission id.
+    """Submit `attempt` with the code and the recipe that this head keeps; returns the submission id.
 
     Args:
         head: The running head.
@@ -107,22 +109,17 @@ def submission_id(run: RunFolder, attempt: int) -> str:
     return f"{run.id}.a{attempt}"
 
 
-def _driver_of(source: Path) -> str:
-    """The module that carries an attempt, in the code that a run was submitted with; an earlier one had another."""
-    return "jobs.launch" if (source / "jobs" / "launch.py").is_file() else "jobs.execution.launch"
-
-
 def _submit(head: Head, run: RunFolder, attempt: int, within_s: float) -> str:
-    submission, recipe, request = submission_id(run, attempt), run.recipe(), uuid.uuid4().hex
-    source = run.path / "source"
+    submission, kept, request = submission_id(run, attempt), require_kept(run), uuid.uuid4().hex
+    words = ["-m", "jobs.execution.launch", str(run.path), str(attempt), "--recipe", str(kept.recipe_file)]
     client = None
     try:
         client = client_of(head, within_s)
         client.submit_job(
-            entrypoint=shlex.join([sys.executable, "-m", _driver_of(source), str(run.path), str(attempt)]),
+            entrypoint=shlex.join([sys.executable, *words]),
             submission_id=submission,
-            runtime_env={"working_dir": str(source), "env_vars": job_environment(head.timings)},
-            metadata={"run": run.id, "recipe": recipe.name, "attempt": str(attempt), _REQUEST: request},
+            runtime_env={"working_dir": str(kept.source), "env_vars": job_environment(head.timings)},
+            metadata={"run": run.id, "recipe": kept.recipe.name, "attempt": str(attempt), _REQUEST: request},
         )
     except _failures() as error:
         # Not before: Ray reads the environment, which `client_of` sets, when it is imported.
@@ -225,8 +222,12 @@ async def follow_logs(head: Head, submission: str) -> AsyncIterator[str]:
         raise JobsFailure(f"job {submission}: no more of its output ({reason}); see `vr cluster status`") from None
 
 
-def keep_source(run: RunFolder) -> None:
-    """Copy the running code into the run's folder, so that every attempt of a run is the code submitted."""
+def keep_source(run: RunFolder, recipe: Recipe) -> None:
+    """Keep the running code and `recipe` here, so that every attempt of a run is what was submitted.
+
+    A copy of the code goes into the run's folder, for people.
+    """
+    keep(run, recipe)
     copy_source(run.path / "source")
     kept: dict[str, Any] = {}
     with contextlib.suppress(ValueError):  # one that is damaged must not keep the run from going on

@@ -175,7 +175,7 @@ def _trained(
     ):
         # The keeper of a head that was there before may carry it already.
         with contextlib.suppress(RunExists):
-            start(head, run)
+            start(head, run, recipe)
         with display(run) as shown:
             state = follow(run, shown.show)
         raise_for(run, state)

@@ -10,6 +10,7 @@ import contextlib
 import http.server
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from typing import Any
 import pytest
 
 from cluster.inventory import node_labels
-from cluster.node.head import Head, head_file, write_member
+from cluster.node.head import Head, head_file, state_folder, write_member
 from cluster.node.processes import ProcessRef, boot_id, start_ticks_of
 from cluster.node.ray_start import NodeStart, Ports
 from cluster.timings import DEFAULT_TIMINGS, Timings
@@ -259,9 +260,16 @@ def nearly_without_code(folder: Path) -> RunFolder:
     """A run in `folder` that can be submitted, with next to no code to be sent."""
     (folder / "data").mkdir()
     run = create_run(Recipe(name="line", data=folder / "data", out=folder / "runs", steps=100))
-    (run.path / "source").mkdir()
-    (run.path / "source" / "code.py").touch()
+    keep_little(run)
     return run
+
+
+def keep_little(run: RunFolder) -> None:
+    """What the head keeps of a submitted run, with next to no code."""
+    source = state_folder() / "runs" / run.id / "source"
+    source.mkdir(parents=True, exist_ok=True)
+    (source / "code.py").touch()
+    shutil.copy(run.recipe_file, source.parent)
 
 
 def cluster_with(timings: Timings = DEFAULT_TIMINGS) -> Any:

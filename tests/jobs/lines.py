@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from cluster.node.head import Head
+from jobs.queue.kept import require_kept
 from jobs.queue.submit import keep_source, submit_next
 from jobs.recipe import Recipe
 from jobs.runs.creation import create_run
@@ -28,7 +29,7 @@ def start_line(head: Head, out: Path, seed: int, workers: dict) -> RunFolder:
         "optim": {"warmup_steps": 0},
     }
     run = create_run(validate(Recipe, recipe, "test"))
-    keep_source(run)
-    shutil.copy(loops.__file__, run.path / "source" / "jobs" / "training" / "loop.py")
+    keep_source(run, run.recipe())
+    shutil.copy(loops.__file__, require_kept(run).source / "jobs" / "training" / "loop.py")
     submit_next(head, run)
     return run

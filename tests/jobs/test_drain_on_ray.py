@@ -14,6 +14,7 @@ from cluster.node.gcs import ask, leave_if_idle
 from cluster.node.head import Head, keep_inventory
 from cluster.node.start import has_left
 from jobs.queue import node_power as machines
+from jobs.queue.kept import require_kept
 from jobs.queue.submit import keep_source, submit_next
 from jobs.runs.creation import create_run
 from jobs.runs.folder import RunFolder
@@ -81,8 +82,8 @@ def test_a_run_leaves_a_pc_that_is_taken_back_and_no_step_is_computed_twice(head
     # The head itself is taken back first: its workers leave, Ray stays.
     assert "attic holds no workers now" in vr("drain", "attic", "--yes")
     run, computed = create_run(recipe), tmp_path / "computed"
-    keep_source(run)
-    with (run.path / "source" / "jobs" / "steps" / "state.py").open("a") as file:
+    keep_source(run, run.recipe())
+    with (require_kept(run).source / "jobs" / "steps" / "state.py").open("a") as file:
         file.write(SLOWER.format(computed=str(computed)))
     submit_next(head, run)
     wait_for("a start away from the head", lambda: rooms(run, "1.1") == ["cellar", "cellar"], head, run)

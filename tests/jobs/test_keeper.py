@@ -22,6 +22,7 @@ from jobs.queue.table import Ledger, Row
 from jobs.recipe import Recipe, WorkersSpec
 from jobs.runs.creation import create_run
 from jobs.runs.state import RunState
+from tests.jobs.job_api import keep_little
 from tests.jobs.ledgers import recorded
 from tests.jobs.waiting import until
 
@@ -137,7 +138,8 @@ def test_the_keeper_looks_after_no_machines_without_a_head_and_says_why_once(tmp
     assert "drained.json: unreadable" in keeper.complaints.said["machines"]
 
 
-def test_only_runs_that_wait_for_machines_make_the_keeper_wake_one(tmp_path):
+def test_only_runs_that_wait_for_machines_make_the_keeper_wake_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     (tmp_path / "data").mkdir()
     ledger = Ledger(tmp_path)
     for seed, (state, waiting_for) in enumerate(
@@ -147,6 +149,7 @@ def test_only_runs_that_wait_for_machines_make_the_keeper_wake_one(tmp_path):
         run = create_run(recipe.model_copy(update={"workers": WorkersSpec(count=seed + 1)}))
         run.write_state(state=state, why="in any words", waiting_for=waiting_for)
         recorded(ledger, run)
+        keep_little(run)
     ledger.want_stopped(run.id)
     found = [look(row).waits_for for row in ledger.rows(only_open=True)]
     assert [workers and workers.count for workers in found] == [1, None, None, None]

@@ -21,7 +21,7 @@ from jobs.recipe import Recipe, WorkersSpec
 from jobs.runs.creation import create_run
 from jobs.runs.folder import RunFolder
 from tests.jobs.drivers import dies, drives
-from tests.jobs.job_api import WithoutRay
+from tests.jobs.job_api import WithoutRay, keep_little
 from tests.jobs.kept import QUICK, Kept, keeper_of, kept_with
 from tests.jobs.waiting import until
 from vr_core.config import plain
@@ -33,7 +33,7 @@ def another(kept: Kept, cluster: WithoutRay, seed: int) -> RunFolder:
     """One more run whose job has failed."""
     recipe = Recipe(name="other", data=kept.run.recipe().data, out=kept.run.path.parent, steps=100, seed=seed)
     run = create_run(recipe.model_copy(update={"workers": WorkersSpec(count=1 + seed)}))
-    shutil.copytree(kept.run.path / "source", run.path / "source")
+    keep_little(run)
     submit_next(cluster.head, run)
     drives(run)
     dies(run)
@@ -60,7 +60,7 @@ DAMAGES = {
     "a file": lambda run: (shutil.rmtree(run.path), run.path.touch()),
     "attempts": lambda run: (shutil.rmtree(run.attempts), run.attempts.touch()),
     "recipe": lambda run: (
-        run.recipe_file.write_text("{"),
+        (state_folder() / "runs" / run.id / "recipe.yaml").write_text("{"),
         run.write_state(state="pending", why="waits: no machine", waiting_for="machines"),
     ),
 }

@@ -29,7 +29,7 @@ def test_a_run_whose_driver_died_is_carried_by_another_job_with_the_same_code(ke
     kept.turn()
     assert kept.jobs() == ["a1", "a2"]
     first, second = kept.api.jobs.values()
-    assert second.entrypoint.endswith(f"-m jobs.execution.launch {kept.run.path} 2")
+    assert f"-m jobs.execution.launch {kept.run.path} 2 --recipe " in second.entrypoint
     assert second.runtime_env == first.runtime_env
     assert second.status == "PENDING"
     assert (kept.row().submission, kept.row().attempt, kept.row().idle) == (f"{kept.run.id}.a2", 2, 1)

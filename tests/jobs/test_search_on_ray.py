@@ -67,7 +67,7 @@ def submitted(head: Head, tiny_data: Path, tmp_path_factory: pytest.TempPathFact
     """A small training run as a Ray job."""
     out = tmp_path_factory.mktemp("submitted")
     run = create_run(validate(Recipe, {**TINY, "data": str(tiny_data), "out": str(out), "steps": 3}, "test"))
-    start(head, run)
+    start(head, run, run.recipe())
     yield run
     stop_run(run, head)
 

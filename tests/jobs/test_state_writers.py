@@ -12,7 +12,7 @@ from jobs.queue.submit import keep_source, start, submit_next
 from jobs.queue.table import Ledger
 from jobs.runs.folder import RunFolder
 from tests.jobs.drivers import dies, drives
-from tests.jobs.job_api import cluster_with, nearly_without_code
+from tests.jobs.job_api import cluster_with, keep_little, nearly_without_code
 from vr_core.files import write_json
 from vr_core.small_files import read_json
 
@@ -41,7 +41,7 @@ def test_a_head_that_takes_no_job_fails_the_run_beside_it(cluster, run):
     written = run.state_file.read_bytes()
     cluster.api.broken = frozenset({"POST /api/jobs/"})
     with pytest.raises(JobsFailure, match="did not take the job"):
-        start(cluster.head, run)
+        start(cluster.head, run, run.recipe())
     assert run.state().state == "failed"
     assert run.state_file.read_bytes() == written
 
@@ -67,6 +67,7 @@ def test_the_keeper_writes_beside_it(cluster, run):
     act(End("failed", "because"), row, cluster.head, ledger, fence=1)
     assert (run.state().state, run.state().why) == ("failed", "because")
     ledger.open(run)
+    keep_little(run)
     row = ledger.row(run.id)
     assert row is not None
     act(Submit(attempt=2, idle=0), row, cluster.head, ledger, fence=1)
@@ -78,12 +79,12 @@ def test_a_run_that_is_submitted_keeps_what_tells_it_from_others_of_its_id(run):
     """The defect: copies on own disks are found by it, so that submitted runs made none."""
     born = read_json(run.origin_file)["born"]
     write_json(run.origin_file, {**read_json(run.origin_file), "machines": {"1.1": []}})
-    keep_source(run)
+    keep_source(run, run.recipe())
     origin = read_json(run.origin_file)
     assert (origin["born"], origin["machines"]) == (born, {"1.1": []})
 
 
 def test_a_damaged_origin_keeps_no_run_from_going_on(run):
     run.origin_file.write_bytes(b"\xff")
-    keep_source(run)
+    keep_source(run, run.recipe())
     assert read_json(run.origin_file)["machines"] == {}

@@ -17,6 +17,7 @@ from cluster.node.head import Head, state_folder
 from jobs.errors import ClaimLost, JobsFailure, JobUnknown, RunExists
 from jobs.execution import launch
 from jobs.execution.ray_session import DRIVER_ENVIRONMENT
+from jobs.queue.kept import require_kept
 from jobs.queue.submit import (
     error_summary,
     follow_logs,
@@ -63,7 +64,7 @@ def test_a_run_of_the_same_name_in_another_folder_is_refused_before_anything_cha
     assert other.id == first.id
     assert submitted_runs() == [first.id]
     with pytest.raises(UserError, match=f"{first.path} was submitted under this name"):
-        start(dead_head, other)
+        start(dead_head, other, other.recipe())
     assert other.newest_attempt() == 0
     assert other.state().state == "pending"
     assert Ledger(state_folder()).row(first.id).folder == str(first.path)
@@ -72,7 +73,7 @@ def test_a_run_of_the_same_name_in_another_folder_is_refused_before_anything_cha
 def test_a_run_that_the_head_did_not_take_has_failed_and_is_not_kept(recipe, dead_head):
     run = create_run(recipe)
     with pytest.raises(JobsFailure, match="the head did not take the job"):
-        start(dead_head, run)
+        start(dead_head, run, run.recipe())
     state = run.state()
     assert (state.state, state.user_error) == ("failed", False)
     assert "did not take" in state.why
@@ -132,21 +133,14 @@ def test_the_token_goes_through_no_proxy(dead_head, monkeypatch):
 cluster = cluster_with()
 
 
-def test_a_run_of_earlier_code_is_carried_by_the_module_of_then(cluster, recipe):
-    run = create_run(recipe)
-    (run.path / "source" / "jobs").mkdir(parents=True)
-    (run.path / "source" / "jobs" / "launch.py").touch()
-    submit_next(cluster.head, run)
-    [job] = cluster.api.jobs.values()
-    assert f"-m jobs.launch {run.path} 1" in job.entrypoint
-
-
 def test_a_job_is_the_driver_of_the_next_attempt_with_the_code_of_this_process(cluster, recipe):
     run = create_run(recipe)
-    assert start(cluster.head, run) == f"{run.id}.a1"
+    assert start(cluster.head, run, run.recipe()) == f"{run.id}.a1"
     [job] = cluster.api.jobs.values()
     assert job.status == "PENDING"
-    assert job.entrypoint == shlex.join([sys.executable, "-m", "jobs.execution.launch", str(run.path), "1"])
+    own = require_kept(run)
+    words = ["-m", "jobs.execution.launch", str(run.path), "1", "--recipe", str(own.recipe_file)]
+    assert job.entrypoint == shlex.join([sys.executable, *words])
     assert {**job.metadata, "request": ""} == {"run": run.id, "recipe": "line", "attempt": "1", "request": ""}
     assert job.runtime_env["env_vars"] == DRIVER_ENVIRONMENT | {"RAY_JOB_STOP_WAIT_TIME_S": "40"}
     [(name, package)] = cluster.api.packages.items()
@@ -167,12 +161,12 @@ def test_a_job_is_the_driver_of_the_next_attempt_with_the_code_of_this_process(c
 
 def test_code_that_the_head_has_is_not_sent_again(cluster, recipe):
     run = create_run(recipe)
-    start(cluster.head, run)
+    start(cluster.head, run, run.recipe())
     drives(run)
     with pytest.raises(RunExists, match="is running already"):
-        start(cluster.head, run)
+        start(cluster.head, run, run.recipe())
     dies(run)
-    start(cluster.head, run)
+    start(cluster.head, run, run.recipe())
     assert list(cluster.api.jobs) == [f"{run.id}.a1", f"{run.id}.a2"]
     assert sum(request.startswith("PUT /api/packages/") for request in cluster.api.requests) == 1
 
@@ -180,14 +174,14 @@ def test_code_that_the_head_has_is_not_sent_again(cluster, recipe):
 def test_an_id_is_taken_for_good_by_the_first_job(cluster, recipe):
     """A run of the same name on a head that remembers the job of one that was deleted."""
     run = create_run(recipe)
-    start(cluster.head, run)
+    start(cluster.head, run, run.recipe())
     closed(Ledger(state_folder()), run)
     shutil.rmtree(run.path)
     again = create_run(recipe)
     assert again.id == run.id
     before = dict(cluster.api.jobs)
     with pytest.raises(JobsFailure, match=f"Job with submission_id {run.id}.a1 already exists"):
-        start(cluster.head, again)
+        start(cluster.head, again, again.recipe())
     assert again.state().state == "failed"
     assert cluster.api.jobs == before
 
@@ -207,7 +201,7 @@ def test_a_token_that_the_job_api_does_not_accept_is_told_in_one_line(cluster, r
     cluster.api.token = "b" * 64
     run = create_run(recipe)
     with pytest.raises(JobsFailure, match="the head did not take the job .*Authentication") as failure:
-        start(cluster.head, run)
+        start(cluster.head, run, run.recipe())
     assert "\n" not in str(failure.value)
     assert cluster.api.jobs == {}
 
@@ -215,14 +209,14 @@ def test_a_token_that_the_job_api_does_not_accept_is_told_in_one_line(cluster, r
 def test_a_head_that_takes_its_time_is_waited_for(cluster, recipe):
     cluster.api.delay_s = 0.3
     run = create_run(recipe)
-    start(cluster.head, run)
+    start(cluster.head, run, run.recipe())
     assert job_states(cluster.head) == {f"{run.id}.a1": "PENDING"}
 
 
 def test_a_run_whose_job_was_taken_without_an_answer_is_kept(cluster, recipe):
     cluster.api.closes_after_submit = True
     run = create_run(recipe)
-    assert start(cluster.head, run) == f"{run.id}.a1"
+    assert start(cluster.head, run, run.recipe()) == f"{run.id}.a1"
     assert job_states(cluster.head) == {f"{run.id}.a1": "PENDING"}
     assert run.state().state == "pending"
     assert Ledger(state_folder()).row(run.id).open
@@ -233,7 +227,7 @@ def test_a_job_that_was_not_taken_and_not_answered_is_told(cluster, recipe):
     cluster.api.broken = frozenset({"POST /api/jobs/"})
     run = create_run(recipe)
     with pytest.raises(JobsFailure, match="the head did not take the job"):
-        start(cluster.head, run)
+        start(cluster.head, run, run.recipe())
     assert run.state().state == "failed"
     assert not Ledger(state_folder()).row(run.id).open
 

@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from cluster.node.head import Head
+    from jobs.recipe import Recipe
     from jobs.runs.folder import RunFolder
 
 STOPPED_HERE = 130
@@ -25,8 +26,8 @@ def head_or_note() -> "tuple[Head | None, str]":
         return None, f"({error}; states are those of the run folders)"
 
 
-def train_run(run: "RunFolder", as_json: bool) -> None:
-    """Carry the next attempt of `run` in this process, to the end.
+def train_run(run: "RunFolder", recipe: "Recipe", as_json: bool) -> None:
+    """Carry the next attempt of `run` by `recipe` in this process, to the end.
 
     Raises:
         UserError, RunFailed: it failed.
@@ -37,7 +38,7 @@ def train_run(run: "RunFolder", as_json: bool) -> None:
     from jobs.reports.display import display
 
     with display(run) as shown:
-        state = train_here(run, shown.show)
+        state = train_here(run, recipe, shown.show)
     raise_for(run, state)
     if as_json:
         from vr_core.config import plain

@@ -22,17 +22,24 @@ def resume(
     Example: vr jobs resume songs-pretrain-1a2b3c4d-1 --watch
     """
     from cluster.node.head import find_head, timings_here
+    from jobs.queue.kept import kept_recipe
     from jobs.queue.submit import keep_source, start
     from jobs.reports.overview import find_run
     from jobs.runs.liveness import require_resumable
+    from vr_core.config import to_yaml
 
     run = find_run(name, out)
     run.mend_state()
+    recipe = kept_recipe(run)
+    if recipe is None:
+        recipe = run.recipe()
+        print(f"{run.id}: no recipe of it is kept on this PC; what is in its folder says:", file=sys.stderr)
+        print("".join(f"  {line}\n" for line in to_yaml(recipe).splitlines()), end="", file=sys.stderr)
     if here:
         require_resumable(run, timings_here().driver_silent_s)
-        keep_source(run)  # the keeper may go on with it, and reads what this version writes
-        return train_run(run, as_json=False)
-    submission = start(find_head(), run)
+        keep_source(run, recipe)  # the keeper may go on with it, and reads what this version writes
+        return train_run(run, recipe, as_json=False)
+    submission = start(find_head(), run, recipe)
     print(f"{run.id} goes on from step {run.last_step()} as {submission}", file=sys.stderr)
     if watch:
         watch_run(run)

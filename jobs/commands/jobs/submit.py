@@ -32,14 +32,15 @@ def submit(
     from cluster.node.head import find_head
     from jobs.queue.submit import start, submitted_runs
     from jobs.recipes.shipped import read_recipe
-    from jobs.runs.creation import create_run
+    from jobs.runs.creation import create_run, resolve_paths
 
     spec = read_recipe(recipe, overrides or [])
     if dry_run:
         return _print_recipe(spec)
     head = find_head()
-    run = create_run(spec, again, confirm=None if yes else _confirm, reserved=submitted_runs())
-    submission = start(head, run)
+    resolved = resolve_paths(spec)
+    run = create_run(resolved, again, confirm=None if yes else _confirm, reserved=submitted_runs())
+    submission = start(head, run, resolved)
     if as_json:
         print(json.dumps({"run": run.id, "folder": str(run.path), "submission": submission}))
     else:
@@ -65,12 +66,13 @@ def train(
     """
     from jobs.queue.submit import submitted_runs
     from jobs.recipes.shipped import read_recipe
-    from jobs.runs.creation import create_run
+    from jobs.runs.creation import create_run, resolve_paths
 
     spec = read_recipe(recipe, overrides or [])
     if dry_run:
         return _print_recipe(spec)
-    return train_run(create_run(spec, again, reserved=submitted_runs()), as_json)
+    resolved = resolve_paths(spec)
+    return train_run(create_run(resolved, again, reserved=submitted_runs()), resolved, as_json)
 
 
 def _print_recipe(recipe: "Recipe") -> None:

@@ -1,0 +1,74 @@
+"""Somebody who may write to the share, such as any account of the family's NAS: no code, no token, no file outside.
+
+He may stop or spoil what lies on the share. Each test begins with what he writes there.
+"""
+
+import io
+import shutil
+import zipfile
+
+import pytest
+
+from cluster.node.head import state_folder
+from jobs.errors import NothingKept
+from jobs.queue.kept import require_kept
+from jobs.queue.submit import submit_next
+from tests.command_line import vr
+from tests.jobs.kept import QUICK, kept_with
+from vr_core.config import to_yaml
+
+cluster, run, kept = kept_with(QUICK)
+EVIL = "open('/tmp/owned', 'w').write('his')\n"
+
+
+def code_of(cluster, submission):
+    """The files of the code that the job's workers get."""
+    package = cluster.api.jobs[submission].runtime_env["working_dir"].removeprefix("gcs://")
+    with zipfile.ZipFile(io.BytesIO(cluster.api.packages[package])) as archive:
+        return {name: archive.read(name).decode() for name in archive.namelist()}
+
+
+def test_code_that_he_puts_into_a_run_is_not_submitted(cluster, kept):
+    """The keeper submits a run again whose job has died: two lines in `source/`, and an attempt that he began."""
+    for name in ("jobs/launch.py", "jobs/execution/launch.py", "code.py"):
+        file = kept.run.path / "source" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(EVIL)
+    kept.fails()
+    kept.turn()
+    job = kept.api.jobs[f"{kept.run.id}.a2"]
+    assert all(EVIL not in text for text in code_of(cluster, job.submission_id).values())
+    assert "-m jobs.execution.launch" in job.entrypoint
+
+
+def test_a_recipe_that_he_changes_is_not_what_is_carried(cluster, run, tmp_path):
+    submit_next(cluster.head, run)
+    changed = run.recipe().model_copy(update={"out": tmp_path / "his", "steps": 9})
+    run.recipe_file.write_text(to_yaml(changed))
+    own = require_kept(run)
+    assert own.recipe.steps == 100
+    assert str(own.recipe_file) in cluster.api.jobs[f"{run.id}.a1"].entrypoint
+    assert state_folder() in own.recipe_file.parents
+
+
+def test_a_run_that_this_pc_keeps_nothing_of_is_not_submitted_by_the_keeper(cluster, kept):
+    """As after an update from a version that kept the code on the share."""
+    shutil.rmtree(state_folder() / "runs")
+    kept.fails()
+    kept.turn()
+    assert not kept.row().open
+    state = kept.run.state()
+    assert state.state == "failed"
+    assert f"go on with: vr jobs resume {kept.run.id}" in state.why
+    assert kept.jobs() == ["a1"]
+    said = vr("jobs", "resume", kept.run.path, code=None)
+    assert "no recipe of it is kept on this PC; what is in its folder says:\n  name: line\n" in said.stderr
+    assert kept.jobs() == ["a1", "a2"]
+    assert "jobs/execution/launch.py" in code_of(cluster, f"{kept.run.id}.a2"), "today's code"
+
+
+@pytest.mark.parametrize("name", ["..", ".hidden", "a b", "-x", "a\nb"])
+def test_a_folder_of_no_runs_name_is_nothing_that_can_be_kept(run, name):
+    run.id = name
+    with pytest.raises(NothingKept, match="no run's name"):
+        require_kept(run)
