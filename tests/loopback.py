@@ -35,7 +35,7 @@ SETTLED_S = 60.0
 """What a module has ended may still be on its way out: a job's processes, a node that comes back."""
 MEMORIES = (
     ".*", "*.log", "*.lock", "lock", "*.sqlite*", "drained.json", "drained-for.json", "links.json", "speeds",
-    "checkpoints",
+    "checkpoints", "runs",
 )  # fmt: skip
 """Drafts, and files of an account that say what was; what is still open or drained is looked up in them."""
 

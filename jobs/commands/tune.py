@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -56,7 +57,9 @@ def tune(
 
     Example: vr tune tune-smoke data=DATA --trials 6
     """
+    from jobs.queue.kept import keep_recipe, recipe_of
     from jobs.recipes.shipped import read_recipe
+    from jobs.runs.creation import resolve_paths
     from jobs.search.folder import create_search, resolve_search
     from jobs.search.space import plan_trials
     from vr_core.errors import ConfigError
@@ -68,6 +71,7 @@ def tune(
             raise ConfigError(
                 f"--resume goes on with {search.id} as it was; leave other values, --trials, --again away"
             )
+        spec = recipe_of(search.run, search.recipe, partial(print, file=sys.stderr))
     elif recipe is None:
         raise ConfigError("expected a recipe, or --resume SEARCH; for example: vr tune tune-smoke data=DATA")
     else:
@@ -75,8 +79,10 @@ def tune(
         if dry_run:
             return _print_plan(spec, as_json)
         print(f"{len(plan_trials(spec))} trials of {spec.name}", file=sys.stderr)
+        spec = resolve_paths(spec)
         search = create_search(spec, again)
-    return _carry(search, as_json)
+    keep_recipe(search.run, spec)
+    return _carry(search, spec, as_json)
 
 
 def trials(
@@ -122,13 +128,13 @@ def _print_plan(recipe: "Recipe", as_json: bool) -> None:
     return None
 
 
-def _carry(search: "Search", as_json: bool) -> None:
+def _carry(search: "Search", recipe: "Recipe", as_json: bool) -> None:
     from jobs.search.tune import run_search
 
     print(f"search {search.id}: {search.path}", file=sys.stderr)
     try:
         with _shown(search) as show:
-            run_search(search, show)
+            run_search(search, recipe, show)
     except KeyboardInterrupt:
         print(f"go on with: vr tune --resume {search.path}", file=sys.stderr)
         raise

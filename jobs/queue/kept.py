@@ -7,6 +7,7 @@ for people.
 
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +35,14 @@ class Kept:
 
 def keep(run: RunFolder, recipe: Recipe) -> None:
     """Keep the code of this process and `recipe` as what `run` is from now on."""
+    keep_recipe(run, recipe)
+    copy_source(_folder(run.id) / "source")
+
+
+def keep_recipe(run: RunFolder, recipe: Recipe) -> None:
+    """As `keep`, without the code: for what is carried from this process and goes on from here."""
     folder = _folder(run.id)
     folder.mkdir(parents=True, exist_ok=True)
-    copy_source(folder / "source")
     with whole_file(folder / "recipe.yaml") as draft:
         draft.write_text(to_yaml(recipe), encoding="utf-8")
 
@@ -47,6 +53,16 @@ def kept_recipe(run: RunFolder) -> Recipe | None:
         return load(Recipe, _folder(run.id) / "recipe.yaml")
     except ConfigError:
         return None
+
+
+def recipe_of(run: RunFolder, written: Callable[[], Recipe], show: Callable[[str], None]) -> Recipe:
+    """The recipe that is kept of `run`; else what `written` finds in its folder, which `show` lets the user see."""
+    recipe = kept_recipe(run)
+    if recipe is None:
+        recipe = written()
+        show(f"{run.id}: no recipe of it is kept on this PC; what is in its folder says:")
+        show("\n".join(f"  {line}" for line in to_yaml(recipe).splitlines()))
+    return recipe
 
 
 def require_kept(run: RunFolder) -> Kept:

@@ -6,20 +6,23 @@
     trials.json       the table: id, values, state, step, score of each trial
     best.yaml         the best trial's complete recipe
     trials/<id>/      a run folder: recipe.yaml, state.json, summary.json, metrics.jsonl, checkpoints/ and so on
-    ray-tune/         Ray Tune's own state, for --resume
+    ray-tune/         Ray Tune's own state, which nothing reads: it is pickled
 """
 
 import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from jobs.errors import DamagedRun, RunExists, UnknownRun
 from jobs.recipe import Recipe
 from jobs.runs.creation import drafted_in, place, resolve_paths, writable
 from jobs.runs.folder import RunFolder
+from jobs.runs.metrics import read_metrics
 from jobs.runs.progress import last_record, last_step
 from jobs.runs.provenance import read_origin
 from jobs.runs.state import LIVE, RunState, State
@@ -37,7 +40,7 @@ ENDED: tuple[State, ...] = ("finished", "stopped")
 class TrialRow(Spec):
     """One line of `trials.json`."""
 
-    id: str
+    id: Annotated[str, Field(pattern=r"^\d{4,}$")]
     values: dict[str, Value]
     state: State = "pending"
     step: int = 0
@@ -61,7 +64,7 @@ class Search:
         self.best_file = self.path / "best.yaml"
         self.trials = self.path / "trials"
         self.tune = self.path / "ray-tune"
-        """Not `tune`: what versions before kept there names modules of then, and Tune cannot read it any more."""
+        """Not `tune`, where versions before kept theirs."""
 
     def recipe(self) -> Recipe:
         """The resolved recipe, with its tune section."""
@@ -107,6 +110,14 @@ class Search:
         state = run.state()
         step = last_step(run) if state.state == "running" else state.step
         return row.model_copy(update={"state": state.state, "step": step, "why": state.why, "score": _score(run)})
+
+
+def validations(run: RunFolder) -> Iterator[tuple[int, float]]:
+    """Step and loss of a trial's validations so far, as far as they are numbers."""
+    for record in read_metrics(run):
+        loss = record.get("loss")
+        if record["kind"] == "validation" and isinstance(loss, int | float) and math.isfinite(loss):
+            yield record["step"], float(loss)
 
 
 def _score(run: RunFolder) -> float | None:

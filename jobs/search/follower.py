@@ -38,11 +38,7 @@ class Follower:
         """Trials whose end a killed driver may not have shown: one after the other gets its card once more."""
 
     def began(self, trial: str) -> None:
-        """A trial's actor is being made.
-
-        Tune's own state may be some seconds older than a kill: it then starts trials again that had ended, and those
-        only report once more (`jobs.search.trial.train_trial`).
-        """
+        """A trial's actor is being made."""
         run = self._search.trial(trial)
         if run.state().state not in ENDED:
             run.write_state(state="running", why="", step=run.last_step())
@@ -53,7 +49,8 @@ class Follower:
 
     def reported(self, trial: str, step: int) -> None:
         """A validation."""
-        self._search.trial(trial).write_state(step=step)
+        run = self._search.trial(trial)
+        run.write_state(step=max(step, run.state().step))  # one that goes on reports what it did before once more
         self._tell(trial)
         if time.monotonic() - self._refreshed_s.get(trial, 0.0) > CARD_EVERY_S:
             self._refresh(trial)
@@ -158,7 +155,7 @@ class Follower:
 
 
 _following: dict[str, Follower] = {}
-"""By search folder. Tune keeps its callbacks in its own files and brings them back on restore: they only look here."""
+"""By search folder. Tune pickles its callbacks: they only look here."""
 
 
 @contextlib.contextmanager

@@ -19,12 +19,15 @@ from ray.tune import PlacementGroupFactory
 from ray.tune.trainable import wrap_function
 
 from jobs.errors import RunFailed
+from jobs.recipe import Recipe
 from jobs.runs.folder import RunFolder
 from jobs.runs.progress import last_record
-from jobs.search.folder import ENDED, Search, shown_trial
+from jobs.search.folder import Search, shown_trial, validations
 from jobs.search.space import shown_values
+from vr_core.config import validate
 from vr_core.errors import UserError, VrError
 from vr_core.files import write_json
+from vr_core.small_files import parse_json
 
 SCORE = "score"
 STEP = "step"
@@ -49,14 +52,14 @@ def train_trial(config: dict[str, Any]) -> None:
     error_file = run.path / "error.json"
     error_file.unlink(missing_ok=True)
     try:
-        recipe = run.recipe()
+        recipe = validate(Recipe, parse_json(config["recipes"][run.id], run.id), f"trial {run.id}")
         torch.set_num_threads(recipe.workers.cpus)
         report = _reporter(run, ray.tune.report)
-        if run.state().state in ENDED or run.last_step() >= recipe.steps:
-            # Tune was killed before it had noted this trial's last report.
-            record = last_record(run, "validation") or {}
-            step = float(record.get("step", recipe.steps))
-            report({STEP: step, "validation_loss": float(record.get("loss", math.nan))})
+        begun = run.last_step()
+        for step, score in validations(run):
+            if step <= begun:  # ASHA has not heard of them from this actor
+                report({STEP: step, "validation_loss": score})
+        if begun >= recipe.steps:  # killed before anybody noted that it had ended
             return
         device = torch.device("cuda" if config["use_gpu"] else "cpu")
         ended = train(recipe, run.path, World.alone(device), report)

@@ -6,8 +6,11 @@ run folders. It decides who runs when and who is stopped; what a trial is, and h
 Ray is imported late: it reads the token's settings when it is imported, and `jobs.execution.ray_session` sets them.
 """
 
+import json
 import logging
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cluster.node.head import find_head_or_none, timings_here
@@ -16,8 +19,10 @@ from jobs.execution.placement import Missing, live_nodes, place
 from jobs.execution.ray_session import ray_of
 from jobs.recipe import Recipe
 from jobs.runs.liveness import Listener, beating, write_driver
-from jobs.search.folder import Search, TrialRow, counts, end_live_trials
+from jobs.search.folder import ENDED, Search, TrialRow, counts, end_live_trials, validations
 from jobs.search.follower import Follower, Watch, followed_by, trial_id
+from jobs.search.space import plan_trials
+from vr_core.config import plain
 from vr_core.errors import UserError
 
 _TUNE_ENVIRONMENT = {
@@ -28,10 +33,12 @@ _TUNE_ENVIRONMENT = {
 }
 
 
-def run_search(search: Search, watch: Watch = lambda rows: None) -> list[TrialRow]:
-    """Carry the search to its end in this process: on the running head's cluster, else on a private Ray.
+def run_search(search: Search, recipe: Recipe, watch: Watch = lambda rows: None) -> list[TrialRow]:
+    """Carry the search of `recipe` to its end in this process: on the running head's cluster, else on a private Ray.
 
-    An unfinished search goes on: ended trials stay, the others continue from their last checkpoints.
+    An unfinished search goes on: ended trials stay, the others continue from their last checkpoints. Tune's own state
+    is not read: it is pickled, and whoever may write to the share could put code there. What ASHA knew is in the
+    trials' metrics.
 
     Returns:
         The table; best.yaml is written.
@@ -42,7 +49,6 @@ def run_search(search: Search, watch: Watch = lambda rows: None) -> list[TrialRo
         RunFailed: every trial failed.
         KeyboardInterrupt: Ctrl-C; the search can be resumed.
     """
-    recipe = search.recipe()
     _begin(search)
     head = find_head_or_none()
     os.environ.update(_TUNE_ENVIRONMENT)
@@ -103,37 +109,54 @@ def _fit(search: Search, recipe: Recipe, follower: Follower) -> None:
     spec = recipe.tune
     if spec is None:
         raise UserError(f"{search.recipe_file}: no tune section; search anew")
+    scheduler = ASHAScheduler(
+        time_attr=STEP, metric=SCORE, mode="min", max_t=recipe.steps, grace_period=spec.grace_steps,
+        reduction_factor=spec.reduction,
+    )  # fmt: skip
+    rows = search.rows()
+    for row in rows:
+        if row.state in ENDED:
+            _remember(scheduler, row.id, [*validations(search.trial(row.id))])
+    waiting = [row.id for row in rows if row.state not in ENDED]
+    if not waiting:
+        return
     with followed_by(search, follower):
-        if tune.Tuner.can_restore(str(search.tune)):
-            tuner = tune.Tuner.restore(str(search.tune), trainable=Trial, resume_errored=True)
-        else:
-            tuner = tune.Tuner(
-                Trial,
-                param_space=_param_space(search, recipe),
-                tune_config=tune.TuneConfig(
-                    metric=SCORE,
-                    mode="min",
-                    scheduler=ASHAScheduler(
-                        time_attr=STEP,
-                        max_t=recipe.steps,
-                        grace_period=spec.grace_steps,
-                        reduction_factor=spec.reduction,
-                    ),
-                    max_concurrent_trials=spec.concurrent,
-                    trial_name_creator=trial_id,
-                    trial_dirname_creator=trial_id,
-                ),
-                run_config=tune.RunConfig(
-                    name=search.tune.name,
-                    storage_path=str(search.path),
-                    callbacks=[_callback(search)],
-                    verbose=0,
-                ),
-            )
-        tuner.fit()
+        tune.Tuner(
+            Trial,
+            param_space=_param_space(search, recipe, waiting),
+            tune_config=tune.TuneConfig(
+                scheduler=scheduler,
+                max_concurrent_trials=spec.concurrent,
+                trial_name_creator=trial_id,
+                trial_dirname_creator=trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name=f"{search.tune.name}/{search.run.newest_attempt()}",
+                storage_path=str(search.path),
+                callbacks=[_callback(search)],
+                verbose=0,
+            ),
+        ).fit()
 
 
-def _param_space(search: Search, recipe: Recipe) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Known:
+    """What ASHA asks of a trial."""
+
+    trial_id: str
+
+
+def _remember(scheduler: Any, trial: str, reports: Sequence[tuple[int, float]]) -> None:
+    """Let `scheduler` know what a trial of before has reported, so that it decides as if it had seen it."""
+    from jobs.search.trial import SCORE, STEP
+
+    known = _Known(trial)
+    scheduler.on_trial_add(None, known)
+    for step, score in reports:
+        scheduler.on_trial_result(None, known, {STEP: step, SCORE: score})
+
+
+def _param_space(search: Search, recipe: Recipe, trials: Sequence[str]) -> dict[str, Any]:
     import ray
     from ray import tune
 
@@ -141,7 +164,9 @@ def _param_space(search: Search, recipe: Recipe) -> dict[str, Any]:
     if isinstance(found, Missing):
         raise Unplaceable(f"search {search.id}: {found.why}; change workers.cpus, workers.device or workers.labels")
     return {
-        "folder": tune.grid_search([str(search.trials / row.id) for row in search.rows()]),
+        "folder": tune.grid_search([str(search.trials / trial) for trial in trials]),
+        # What trials compute with: their folders lie on storage that others may write to.
+        "recipes": {plan.id: json.dumps(plain(plan.recipe)) for plan in plan_trials(recipe)},
         "use_gpu": found.use_gpu,
         "resources": found.resources,
         "selector": found.selectors[0],

@@ -90,7 +90,7 @@ def test_the_training_loop_on_two_nodes_outlives_a_killed_driver_and_keeper(loop
     training.finish(training.start(undisturbed, 2, tmp_path / "meeting"))
 
     run = create_run(recipe)
-    submit(head, run)
+    submit(head, run, recipe)
 
     def machines(fit: str) -> list[dict]:
         return read_json(run.origin_file)["machines"].get(fit, [])

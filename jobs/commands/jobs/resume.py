@@ -1,6 +1,7 @@
 """`vr jobs resume`: a run goes on from its last checkpoint."""
 
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -22,19 +23,14 @@ def resume(
     Example: vr jobs resume songs-pretrain-1a2b3c4d-1 --watch
     """
     from cluster.node.head import find_head, timings_here
-    from jobs.queue.kept import kept_recipe
+    from jobs.queue.kept import recipe_of
     from jobs.queue.submit import keep_source, start
     from jobs.reports.overview import find_run
     from jobs.runs.liveness import require_resumable
-    from vr_core.config import to_yaml
 
     run = find_run(name, out)
     run.mend_state()
-    recipe = kept_recipe(run)
-    if recipe is None:
-        recipe = run.recipe()
-        print(f"{run.id}: no recipe of it is kept on this PC; what is in its folder says:", file=sys.stderr)
-        print("".join(f"  {line}\n" for line in to_yaml(recipe).splitlines()), end="", file=sys.stderr)
+    recipe = recipe_of(run, run.recipe, partial(print, file=sys.stderr))
     if here:
         require_resumable(run, timings_here().driver_silent_s)
         keep_source(run, recipe)  # the keeper may go on with it, and reads what this version writes
