@@ -4,13 +4,12 @@ Whatever lies at a path is opened without waiting and looked at before it is rea
 file would keep a reader for ever. A byte order mark, as editors on Windows write it, is passed over.
 """
 
-import contextlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from vr_core.errors import ConfigError, UserError
 
@@ -40,36 +39,32 @@ def expanded(path: Path) -> Path:
         ) from None
 
 
-@contextlib.contextmanager
-def regular_file(path: Path) -> Iterator[BinaryIO]:
-    """`path`, open for reading in the block.
+def open_regular(path: Path) -> BufferedReader:
+    """The regular file `path`, open for reading; to be closed by whoever opens it.
 
     Raises:
         OSError: it is not there, or its storage failed.
-        DamagedFile: it is no regular file.
+        DamagedFile: it is something else.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:  # a NUL in the path
         raise DamagedFile(f"{str(path)!r}: {error}; give the path of a file") from None
-    try:
-        mode = os.fstat(handle).st_mode
-        if not stat.S_ISREG(mode):
-            what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-            raise DamagedFile(f"{path}: is {what}, not a file")
-        with open(handle, "rb", closefd=False) as file:
-            yield file
-    finally:
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
         os.close(handle)
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise DamagedFile(f"{path}: is {what}, not a file")
+    return open(handle, "rb")
 
 
 def read_bytes(path: Path, most_bytes: int = SMALL_BYTES) -> bytes:
     """The content of the regular file `path`.
 
     Raises:
-        OSError, DamagedFile: as `regular_file`; also where it is larger than `most_bytes`.
+        OSError, DamagedFile: as `open_regular`; also where it is larger than `most_bytes`.
     """
-    with regular_file(path) as file:
+    with open_regular(path) as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
         raise DamagedFile(f"{path}: is larger than {most_bytes / 1e6:,.0f} MB; it is not a file that vr wrote")

@@ -20,7 +20,7 @@ from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError, StorageError, WeightsError
 from vr_core.files import storage_failure, whole_file
 from vr_core.models.registry import build
-from vr_core.small_files import DamagedFile, parse_json, regular_file
+from vr_core.small_files import DamagedFile, open_regular, parse_json
 from vr_core.specs.bounds import Count
 from vr_core.specs.models import ModelSpec
 from vr_core.specs.stft import StftSpec
@@ -159,7 +159,7 @@ def _sha256(tensors: Mapping[str, Tensor]) -> str:
 def _require_safetensors(path: Path) -> None:
     """Refuse by its first bytes what is plainly something else: safetensors' own message would not say what."""
     try:
-        with regular_file(path) as file:
+        with open_regular(path) as file:
             start = file.read(9)
     except DamagedFile as error:
         raise WeightsError(f"{error}; give a weights.safetensors file") from None

@@ -21,7 +21,7 @@ from dataprep.shards.dataset import Dataset
 from dataprep.shards.manifest import SongRow, StemRow
 from dataprep.shards.writer import BATCH_FRAMES, SUFFIX, no_space_as_error
 from vr_core.files import drafted, whole_file
-from vr_core.small_files import regular_file
+from vr_core.small_files import open_regular
 
 FOLDER = "fingerprints"
 Words = tuple[np.ndarray, np.ndarray]
@@ -97,7 +97,7 @@ def _group_of(shard: str) -> str:
 def _read(path: Path) -> dict[str, Words]:
     """By digest; nothing where the file is missing or damaged."""
     try:
-        with regular_file(path) as file, np.load(file, allow_pickle=False) as arrays:
+        with open_regular(path) as file, np.load(file, allow_pickle=False) as arrays:
             words = {name.removesuffix(".words"): arrays[name] for name in arrays.files if name.endswith(".words")}
             return {
                 digest: (found, np.unpackbits(arrays[f"{digest}.audible"], count=len(found)).astype(bool))

@@ -16,6 +16,7 @@ from dataprep.fingerprints.store import Words, keep
 from dataprep.preparing.song import SongSettings, encode_song, stored_roles
 from dataprep.roles import Role
 from dataprep.shards.manifest import SongRow, write_json
+from dataprep.shards.names import ShardName
 from dataprep.shards.old_manifests import as_today
 from dataprep.shards.reader import Shard
 from dataprep.shards.writer import SUFFIX, ShardRow, ShardWriter
@@ -39,14 +40,14 @@ class GroupJournal(Spec):
     """What a group has become."""
 
     settings: SongSettings
-    shards: dict[str, ShardRow]
+    shards: dict[ShardName, ShardRow]
     songs: tuple[SongRow, ...]
 
 
 class Announced(Spec):
     """Shards that are about to be written, or that the manifest is about to name no more."""
 
-    announced: tuple[str, ...]
+    announced: tuple[ShardName, ...]
     """Names of their files."""
 
 

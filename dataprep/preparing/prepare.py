@@ -31,10 +31,11 @@ from dataprep.preparing.group import (
 from dataprep.preparing.leftovers import end_journal, left_alone, named_shards, own_shards, remove_leftovers
 from dataprep.preparing.song import SongSettings, duration_s, stored_roles
 from dataprep.preparing.workers import RunGroups, run_groups
+from dataprep.roles import Split
 from dataprep.shards.columns import CHANNELS, COLUMNS
 from dataprep.shards.manifest import FILE, Manifest, SongRow, read_manifest, replace_manifest
 from dataprep.shards.roots import Roots
-from dataprep.shards.splits import SplitByFraction, SplitRule, assign
+from dataprep.shards.splits import SplitByFraction, SplitByList, SplitRule, assign
 from dataprep.shards.writer import ShardRow
 from vr_core.config import digest, plain
 
@@ -201,8 +202,10 @@ def _prepare(
         remove_leftovers(out, set(shards))
         first = f"; {failed[0][1]}" if failed else ""
         raise PrepareError(f"{out}: none of the {len(tracks)} songs could be used{first}")
-    splits = assign(used, rule)
-    songs = [rows[id].model_copy(update={"split": splits.get(id, rows[id].split)}) for id in sorted(rows)]
+    splits = _splits(used, rule, before, rows)
+    for id in rows.keys() - splits.keys():
+        failed.append((id, "a preparation that was stopped has left it, and no line of --split names it"))
+    songs = [rows[id].model_copy(update={"split": splits[id]}) for id in sorted(splits)]
     frame_s = settings.stft.hop / settings.stft.sample_rate_hz
     songs = with_copies_in_one_split(songs, kept_fingerprints(out, songs), frame_s)
     named = {stem.shard for song in songs for stem in song.stems.values()}
@@ -239,6 +242,22 @@ def _with_free_names(
             "there; move it away (or delete it, if an earlier version of vr was stopped while it prepared this folder)"
         )
     return work
+
+
+def _splits(
+    given: Sequence[str], rule: SplitRule, before: Mapping[str, SongRow], rows: Mapping[str, SongRow]
+) -> dict[str, Split]:
+    """Split of each song: a list moves the songs that are given, and else a song stays where the manifest has it.
+
+    `rows` may hold songs that a stopped preparation has left and that are not given: those that a list does not name
+    have no split.
+    """
+    kept = {id: song.split for id, song in before.items() if id in rows}
+    left = sorted(rows.keys() - set(given) - kept.keys())
+    if isinstance(rule, SplitByList):
+        named = {id: split for id in left for split in [rule.of(id)] if split is not None}
+        return named | kept | assign(given, rule)
+    return assign([*given, *left], rule) | kept
 
 
 def _content(song: SongRow) -> dict[str, str]:

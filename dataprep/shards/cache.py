@@ -22,6 +22,7 @@ from dataprep.errors import DataError, NoSpaceError
 from dataprep.shards.writer import PARTIAL, SUFFIX, ShardRow, damaged, no_space_as_error, unreadable
 from vr_core.errors import StorageError
 from vr_core.files import sync_folder
+from vr_core.small_files import DamagedFile, open_regular
 
 _COPY = re.compile(rf"[0-9a-f]{{64}}{re.escape(SUFFIX)}")
 _PARTIAL_COPY = re.compile(rf"[0-9a-f]{{64}}\.(\d+){re.escape(PARTIAL)}")
@@ -93,7 +94,12 @@ class ShardCache:
         self.quota_bytes = quota_bytes
         try:
             with no_space_as_error(folder):
-                folder.mkdir(parents=True, exist_ok=True)
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                found = folder.stat()
+                if found.st_uid != os.getuid():
+                    raise StorageError(f"{folder}: belongs to another account (uid {found.st_uid}); give your own")
+                if found.st_mode & 0o077:  # who could write here would choose what is trained on
+                    folder.chmod(0o700)
         except OSError as error:
             raise StorageError(
                 f"{folder}: cannot be made ({error.strerror}); give a folder on a disk of this PC"
@@ -223,6 +229,8 @@ class ShardCache:
         except NoSpaceError:
             partial.unlink(missing_ok=True)
             raise
+        except DamagedFile:
+            raise damaged(source, "no regular file") from None
         except OSError as error:  # what is there stays for the next time, as after Ctrl-C
             raise unreadable(source, error) from None
         if not whole:
@@ -276,7 +284,7 @@ def stage(
 def _copied(source: Path, partial: Path, row: ShardRow, on_bytes: Callable[[int], None]) -> bool:
     """Bring the copy to its end; whether it is what the manifest says."""
     hashed, done = hashlib.sha256(), 0
-    with source.open("rb", buffering=0) as given, partial.open("r+b", buffering=0) as copy:
+    with open_regular(source) as given, partial.open("r+b", buffering=0) as copy:
         while block := copy.read(_BLOCK_BYTES):
             hashed.update(block)
             done += len(block)

@@ -16,6 +16,7 @@ from dataprep.audio.tracks import Track
 from dataprep.errors import ManifestError
 from dataprep.roles import Role, Split
 from dataprep.shards.columns import COLUMNS
+from dataprep.shards.names import ShardName, SongId
 from dataprep.shards.old_manifests import as_today
 from dataprep.shards.writer import BATCH_FRAMES, SCHEMA_VERSION, ShardRow, no_space_as_error
 from vr_core import files
@@ -34,7 +35,7 @@ Natural = Annotated[int, Field(ge=0)]
 class StemRow(Spec):
     """Where the frames of one role of a song are."""
 
-    shard: str
+    shard: ShardName
     """File name of the shard, in the data set's folder."""
     first_batch: Natural
     first_row: Natural
@@ -57,7 +58,7 @@ class StemRow(Spec):
 class Follows(Spec):
     """The song whose split another one takes, since both hold the same."""
 
-    song: str
+    song: SongId
     shares: Literal["audio", "recording"]
     """audio: a stem of equal samples; recording: a stem with the same fingerprint."""
 
@@ -68,7 +69,7 @@ class Follows(Spec):
 class SongRow(Spec):
     """One song."""
 
-    id: str
+    id: SongId
     split: Split
     samples: Annotated[int, Field(ge=1)]
     """Length per channel at the data set's sample rate; synthesis cuts back to it."""
@@ -111,7 +112,7 @@ class Manifest(Spec):
     """Codec of vocals and instrumentals; mixtures are `magnitude8`."""
     preparation: Preparation | None = None
     """As of the last preparation; None in data sets of a time when it was not stored."""
-    shards: dict[str, ShardRow]
+    shards: dict[ShardName, ShardRow]
     songs: tuple[SongRow, ...]
 
     def codec_of(self, role: Role) -> str:
@@ -251,7 +252,7 @@ def _check_references(path: Path, manifest: Manifest) -> None:
         seen.add(song.id)
         for role, stem in song.stems.items():
             shard = manifest.shards.get(stem.shard)
-            if shard is None or shard.codec != manifest.codec_of(role) or Path(stem.shard).name != stem.shard:
+            if shard is None or shard.codec != manifest.codec_of(role):
                 raise ManifestError(f"{path}: damaged ({song.id} {role}: no such shard {stem.shard!r}); {_REMEDY}")
             if len(stem.peaks) != -(-stem.frames // BATCH_FRAMES):
                 raise ManifestError(f"{path}: damaged ({song.id} {role}: {len(stem.peaks)} peaks); {_REMEDY}")

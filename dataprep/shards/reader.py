@@ -10,6 +10,7 @@ import ctypes
 import math
 import mmap
 import os
+import stat
 import threading
 import time
 import weakref
@@ -189,10 +190,13 @@ class Shard:
         self._placing = threading.Lock()
         self._places: dict[int, _Place] = {}
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # At a pipe one would wait for somebody who writes.
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise unreadable(path, error) from None
         weakref.finalize(self, os.close, self._descriptor)
+        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+            raise damaged(path, "no regular file")
         self._in_memory = _resident(path, self._descriptor) if mapped else None
         self._headers = _Headers(self._descriptor)
         try:

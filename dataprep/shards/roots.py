@@ -12,6 +12,7 @@ have a shard the one on a disk of this PC is read.
 """
 
 import platform
+import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -142,6 +143,7 @@ class Roots:
 def _is_whole(path: Path, row: ShardRow) -> bool:
     """Whether a shard is there in its full length; its bytes are `vr data verify`'s to check."""
     try:
-        return path.stat().st_size == row.bytes
+        found = path.stat()
+        return stat.S_ISREG(found.st_mode) and found.st_size == row.bytes
     except OSError:
         return False

@@ -34,6 +34,10 @@ class SplitByList:
     rules: tuple[tuple[Split, str], ...]
     origin: str
 
+    def of(self, song: str) -> Split | None:
+        """The split of the first rule that the song fits; None where it fits none."""
+        return next((split for split, pattern in self.rules if fnmatch.fnmatchcase(song, pattern)), None)
+
 
 SplitRule = SplitByFraction | SplitByList
 
@@ -131,7 +135,7 @@ def assign(ids: Sequence[str], rule: SplitRule) -> dict[str, Split]:
 def _by_list(ids: Sequence[str], rule: SplitByList) -> dict[str, Split]:
     result: dict[str, Split] = {}
     for song in ids:
-        split = next((split for split, pattern in rule.rules if fnmatch.fnmatchcase(song, pattern)), None)
+        split = rule.of(song)
         if split is not None:
             result[song] = split
     missing = [song for song in ids if song not in result]

@@ -24,6 +24,7 @@ from dataprep.shards.columns import CHANNELS, COLUMNS
 from vr_core.config import Spec, plain
 from vr_core.errors import VrError
 from vr_core.files import storage_failure, sync_folder
+from vr_core.small_files import DamagedFile, open_regular
 from vr_core.specs.stft import StftSpec
 
 SCHEMA_VERSION = 1
@@ -198,11 +199,13 @@ def verify(path: Path, row: ShardRow) -> None:
         StorageError: the disk or the share failed.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             found = os.fstat(file.fileno()).st_size
             if found != row.bytes:
                 raise damaged(path, f"{found:,} bytes long, its manifest says {row.bytes:,}")
             digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except DamagedFile:
+        raise damaged(path, "no regular file") from None
     except OSError as error:
         raise unreadable(path, error) from None
     if digest != row.sha256:

@@ -29,12 +29,16 @@ from jobs.runs.starts import BEFORE, Start, read_start, require_newest
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError, StorageError, UserError, VrError
 from vr_core.files import storage_failure, whole_file, write_json
-from vr_core.small_files import read_json
+from vr_core.small_files import open_regular, read_json
 from vr_core.weights import WeightsMeta, load_weights, save_weights
 
 PARTS_S = 900.0
 """For so long rank 0 waits for what the others write."""
 _POLL_S = 0.1
+
+
+PartName = Annotated[str, Field(pattern=r"^(weights\.safetensors|training\.pt|worker-[0-9]+\.pt)$")]
+"""Of the files beside `checkpoint.json`."""
 
 
 class CheckpointRow(Spec):
@@ -45,7 +49,7 @@ class CheckpointRow(Spec):
     position: Annotated[int, Field(ge=0)]
     """Items of the endless order that the run has consumed."""
     validation_loss: float | None = None
-    sha256: dict[str, str]
+    sha256: dict[PartName, str]
     """Of the files beside this one."""
 
 
@@ -318,8 +322,8 @@ def _load(file: Path) -> dict[str, Any]:
         value: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise _unreadable(file.parent, error) from None
-    except (pickle.UnpicklingError, RuntimeError) as error:  # code in it, or no archive of torch's
-        reason = str(error).splitlines()[0]
+    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError) as error:  # code in it, or no archive
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise NotACheckpoint(f"{file}: not ours ({reason}); use an earlier checkpoint") from None
     return value
 
@@ -341,5 +345,5 @@ def _unreadable(folder: Path, error: Exception) -> VrError:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

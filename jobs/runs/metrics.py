@@ -22,7 +22,7 @@ from jobs.runs.folder import RunFolder
 from jobs.runs.starts import BEFORE, Start, starts
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError, StorageError
-from vr_core.small_files import DamagedFile, parse_json
+from vr_core.small_files import DamagedFile, open_regular, parse_json
 
 FLUSH_EVERY_S = 1.0
 _BLOCK_BYTES = 65_536
@@ -31,7 +31,7 @@ _BLOCK_BYTES = 65_536
 class Counted(Spec):
     """What counts of the file of an earlier start."""
 
-    file: str
+    file: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.jsonl$")]
     """In the folder `metrics`."""
     size_bytes: Annotated[int, Field(ge=0)]
     until_step: Annotated[int, Field(ge=0)]
@@ -117,8 +117,8 @@ def read_metrics(run: RunFolder) -> Iterator[dict[str, Any]]:
 def whole_lines(part: Part, begin: int = 0) -> Iterator[tuple[int, bytes]]:
     """The complete lines of a part from byte `begin` on, each with the byte after it."""
     try:
-        file = part.file.open("rb")
-    except FileNotFoundError:
+        file = open_regular(part.file)
+    except (FileNotFoundError, DamagedFile):
         return
     with file:
         file.seek(begin)
@@ -132,8 +132,8 @@ def whole_lines(part: Part, begin: int = 0) -> Iterator[tuple[int, bytes]]:
 def last_lines(part: Part) -> Iterator[tuple[int, bytes]]:
     """The complete lines of a part from the last one back, each with the byte after it."""
     try:
-        file = part.file.open("rb")
-    except FileNotFoundError:
+        file = open_regular(part.file)
+    except (FileNotFoundError, DamagedFile):
         return
     with file:
         at = file.seek(0, os.SEEK_END)

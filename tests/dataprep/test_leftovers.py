@@ -1,5 +1,6 @@
 """Only what a data set wrote itself is ever removed from its folder, and of that nothing is forgotten."""
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -102,16 +103,19 @@ def test_what_was_announced_and_nobody_names_goes_and_nothing_else(announced, na
 def test_shards_and_fingerprints_of_a_preparation_that_was_stopped_are_removed_by_the_next(tmp_path):
     out, track = tmp_path / "data", mixture_only(tmp_path, "m", 9_000, 1)
     prepare([track], out, SETTINGS)
-    announce(out, "0123456789ab", ["vocals-0123456789ab.arrow", "../keep.arrow", "manifest.json"])
+    announce(out, "0123456789ab", ["vocals-0123456789ab.arrow"])
+    for name in ("../keep.arrow", "manifest.json"):
+        (out / "journal" / f"{len(name)}.shards.json").write_text(json.dumps({"announced": [name]}))
     left = [out / "vocals-0123456789ab.arrow", out / "vocals-0123456789ab.arrow.partial",
             out / "fingerprints" / "0123456789ab.npz", out / ".0123abcd.manifest.json"]  # fmt: skip
     for path in (*left, tmp_path / "keep.arrow"):
         path.write_bytes(b"x")
     report = prepare([track], out, SETTINGS)
-    assert (report.kept, report.left_alone) == (("m",), ())
+    assert report.kept == ("m",)
+    assert report.left_alone == ("journal/12.shards.json", "journal/13.shards.json"), "none of ours: named, and kept"
     assert not [path for path in left if path.exists()]
     assert (tmp_path / "keep.arrow").exists(), "no name leads out of the folder"
-    assert not (out / "journal").exists()
+    assert (out / "manifest.json").exists()
 
 
 def test_what_a_killed_preparation_has_begun_is_removed_by_one_of_other_songs(tmp_path):

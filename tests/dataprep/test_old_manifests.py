@@ -69,9 +69,9 @@ def test_a_file_called_as_a_stream_that_is_gone_is_named_as_it_is(tmp_path):
 
 
 def test_whose_split_a_song_follows_is_read_out_of_an_old_note_and_only_there():
-    notes = ["vocals silent", "same recording as copy; cut; it follows its split", "mixture differs by -3.0 dB"]
+    notes = ["vocals silent", "same recording as copy-cut; it follows its split", "mixture differs by -3.0 dB"]
     song = read_again(as_today({"songs": [row(notes=notes)]})["songs"][0])
-    assert song.follows == Follows(song="copy; cut", shares="recording")
+    assert song.follows == Follows(song="copy-cut", shares="recording")
     assert song.notes == (notes[0], notes[2])
     assert set(song.remarks) == set(notes)
     today = row(notes=["same audio as a; it follows its split"], follows=None)

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import torch
 from dataprep.audio.decoders import AudioSource
 from dataprep.audio.tracks import Track
 from dataprep.errors import DataError, PrepareError
+from dataprep.preparing import prepare as prepare_module
+from dataprep.preparing.change import examine, repair
 from dataprep.preparing.group import plan_groups
 from dataprep.preparing.prepare import PrepareProgress, prepare
 from dataprep.roles import Role
@@ -255,8 +258,35 @@ def test_splits_by_rule_and_duplicates_never_cross_them(tmp_path):
     with pytest.raises(DataError, match="no line for b"):
         prepare(tracks, tmp_path / "new", SETTINGS, split=SplitByList((("train", "[ac]"),), "list"))
     assert not (tmp_path / "new").exists()
-    shares = prepare(tracks, tmp_path / "data", SETTINGS, split=parse_fractions("valid=0.34")).manifest
-    assert {song.split for song in shares.songs} <= {"train", "valid"}
+    more = [*tracks, *(labelled(tmp_path / "music", name, 9000, ord(name)) for name in "defgh")]
+    shares = prepare(more, tmp_path / "data", SETTINGS, split=parse_fractions("valid=0.5")).manifest
+    assert {song.id: song.split for song in shares.songs if song.id in "abc"} == {
+        "a": "test",
+        "b": "valid",
+        "c": "test",
+    }
+    assert {song.split for song in shares.songs if song.id in "defgh"} == {"train", "valid"}, "of new ones alone"
+    moved = SplitByList((("train", "a"), ("train", "*")), "list")
+    assert {song.split for song in prepare(more, tmp_path / "data", SETTINGS, split=moved).manifest.songs} == {"train"}
+
+
+def test_a_song_keeps_its_split_though_a_repair_was_killed(tmp_path, monkeypatch):
+    """The defect: its rows were taken out of the journal by `vr data add`, which held them to be training songs."""
+    folder, music = tmp_path / "data", tmp_path / "music"
+    tracks = [labelled(music, name, 9000, ord(name)) for name in "ab"]
+    prepare(tracks, folder, SETTINGS, split=SplitByList((("valid", "b"), ("train", "*")), "list"))
+    file = next(iter(tracks[1].stems.values()))[0].path
+    os.utime(file, (1, 1))
+    (shard,) = (name for name in read_manifest(folder).shards if name.startswith("vocals"))
+    content = bytearray((folder / shard).read_bytes())
+    content[-5000] ^= 0xFF
+    (folder / shard).write_bytes(content)
+    with monkeypatch.context() as killed:
+        killed.setattr(prepare_module, "replace_manifest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            repair(folder, examine(folder, read_manifest(folder)))
+    prepare([labelled(music, "c", 9000, 3)], folder, SETTINGS, split=parse_fractions("valid=0.1"))
+    assert {song.id: song.split for song in read_manifest(folder).songs}["b"] == "valid"
 
 
 def test_other_settings_than_the_data_sets_are_refused(tmp_path):

@@ -87,7 +87,7 @@ def test_the_option_takes_either(tmp_path):
 
 
 def test_a_data_set_can_be_split_as_another(tmp_path):
-    tracks = [labelled(tmp_path / "music", name, 5000, i) for i, name in enumerate(["a[1]", "b", "c", "d"])]
+    tracks = [labelled(tmp_path / "music", name, 5000, i) for i, name in enumerate(["a-1", "b", "c", "d"])]
     prepare(tracks, tmp_path / "one", SETTINGS, split=parse_split("test=0.3,valid=0.3,seed=5"))
     again = prepare(tracks, tmp_path / "two", SETTINGS, split=parse_split(str(tmp_path / "one")))
     wanted = {song.id: song.split for song in read_manifest(tmp_path / "one").songs}
