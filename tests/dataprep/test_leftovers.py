@@ -104,15 +104,15 @@ def test_shards_and_fingerprints_of_a_preparation_that_was_stopped_are_removed_b
     out, track = tmp_path / "data", mixture_only(tmp_path, "m", 9_000, 1)
     prepare([track], out, SETTINGS)
     announce(out, "0123456789ab", ["vocals-0123456789ab.arrow"])
-    for name in ("../keep.arrow", "manifest.json"):
-        (out / "journal" / f"{len(name)}.shards.json").write_text(json.dumps({"announced": [name]}))
+    for number, name in enumerate(("../keep.arrow", "manifest.json")):
+        (out / "journal" / f"{number}.shards.json").write_text(json.dumps({"announced": [name]}))
     left = [out / "vocals-0123456789ab.arrow", out / "vocals-0123456789ab.arrow.partial",
             out / "fingerprints" / "0123456789ab.npz", out / ".0123abcd.manifest.json"]  # fmt: skip
     for path in (*left, tmp_path / "keep.arrow"):
         path.write_bytes(b"x")
     report = prepare([track], out, SETTINGS)
     assert report.kept == ("m",)
-    assert report.left_alone == ("journal/12.shards.json", "journal/13.shards.json"), "none of ours: named, and kept"
+    assert report.left_alone == ("journal/0.shards.json", "journal/1.shards.json"), "none of ours: named, and kept"
     assert not [path for path in left if path.exists()]
     assert (tmp_path / "keep.arrow").exists(), "no name leads out of the folder"
     assert (out / "manifest.json").exists()
