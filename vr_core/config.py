@@ -14,14 +14,14 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from vr_core.errors import ConfigError
-from vr_core.small_files import DEPTH, DamagedFile, read_text, require_shallow
+from vr_core.small_files import DEPTH, DamagedFile, printable, read_text, require_shallow
 
 
 class Spec(BaseModel):
@@ -32,6 +32,10 @@ class Spec(BaseModel):
     )
     removed_keys: ClassVar[tuple[str, ...]] = ()
     """Keys that the schema once had at its top: `validate` passes over them."""
+
+
+Line = Annotated[str, AfterValidator(printable)]
+"""Text for people in a file that somebody else may have written: never more than a line."""
 
 
 AnySpec = TypeVar("AnySpec", bound=Spec)

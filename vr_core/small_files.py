@@ -23,6 +23,14 @@ class DamagedFile(UserError, ValueError):
     """A file that is not what it should be: no regular file, too large, not text, not JSON."""
 
 
+def printable(text: str) -> str:
+    r"""`text` in one line, with what a terminal would obey instead of printing written out, as in `\x1b`.
+
+    These are escape codes, and marks that are invisible or turn the direction of what follows.
+    """
+    return "".join(c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode() for c in text)
+
+
 def expanded(path: Path) -> Path:
     """`path` with the home folder in place of its `~`.
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from cluster.node.drain import by_name, read_drained
 from cluster.node.head import Head, fetch
-from vr_core.config import Spec
+from vr_core.config import Line, Spec
 
 State = Literal["alive", "leaving", "drained", "dead", "missing"]
 _ALIVE_ACTORS = "/api/v0/actors?detail=1&limit=10000&filter_keys=state&filter_predicates=%3D&filter_values=ALIVE"
@@ -42,7 +42,7 @@ class NodeRow(Spec):
     state: State
     """leaving: drained, and still there; drained: taken back; missing: in the inventory, and not in the cluster."""
     alive: bool
-    why: str = ""
+    why: Line = ""
     """Why it is not simply alive."""
     since_s: float | None = None
     """Unix time at which it came or, where it has gone, went."""

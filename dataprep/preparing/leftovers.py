@@ -6,6 +6,7 @@ is never removed.
 """
 
 import contextlib
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
@@ -25,11 +26,16 @@ def remove_leftovers(folder: Path, named: Collection[str]) -> int:
     then, and taken out of the journal; the groups that a preparation has finished stay in it.
 
     Raises:
-        ManifestError, StorageError: a kept version or the journal cannot be read; nothing is removed.
+        StorageError: a kept version or the journal cannot be read; nothing is removed.
     """
+    versions, damaged = kept_versions(folder)
+    for line in damaged:
+        print(f"{line}; no shard is removed while it is there, since it may name it", file=sys.stderr, flush=True)
+    if damaged:
+        return 0
     entries = journal_entries(folder)
     ours = set[str]().union(*map(_shards_of, entries.values()))
-    removed_bytes = _remove(folder, ours, named_shards(folder, named))
+    removed_bytes = _remove(folder, ours, set(named).union(*(version.shards for version in versions)))
     for path in list(folder.glob(f".*.{FILE}")):
         if drafted(path.name) == FILE:
             path.unlink(missing_ok=True)
@@ -67,7 +73,7 @@ def finished_shards(folder: Path) -> set[str]:
 
 def named_shards(folder: Path, named: Collection[str]) -> set[str]:
     """Shards of its manifest (`named`) and of kept versions."""
-    return set(named).union(*(version.shards for version in kept_versions(folder)))
+    return set(named).union(*(version.shards for version in kept_versions(folder)[0]))
 
 
 def own_shards(folder: Path, named: Collection[str]) -> set[str]:

@@ -20,7 +20,7 @@ from dataprep.shards.names import ShardName, SongId
 from dataprep.shards.old_manifests import as_today
 from dataprep.shards.writer import BATCH_FRAMES, SCHEMA_VERSION, ShardRow, no_space_as_error
 from vr_core import files
-from vr_core.config import Spec, digest, plain
+from vr_core.config import Line, Spec, digest, plain
 from vr_core.small_files import DamagedFile, read_json
 from vr_core.specs.stft import StftSpec
 
@@ -79,7 +79,7 @@ class SongRow(Spec):
     """The files each role was made from, with absolute paths."""
     stamp: str = ""
     """Digest of the sources' paths, sizes and times and of the settings: equal means nothing to prepare again."""
-    notes: tuple[str, ...] = ()
+    notes: tuple[Line, ...] = ()
     """What preparation had to decide about this song, for people."""
     follows: Follows | None = None
 
@@ -161,13 +161,19 @@ def version_files(folder: Path) -> list[Path]:
     return sorted(path for path in (folder / VERSIONS).glob("*.json") if _VERSION.fullmatch(path.stem))
 
 
-def kept_versions(folder: Path) -> list[Manifest]:
-    """Manifests that were replaced.
+def kept_versions(folder: Path) -> tuple[list[Manifest], list[str]]:
+    """Manifests that were replaced, and a line for each that is damaged: only its runs need it.
 
     Raises:
-        ManifestError, StorageError: as `read_manifest`.
+        StorageError: the disk or the share failed.
     """
-    return [_read(folder, path) for path in version_files(folder)]
+    found, damaged = [], []
+    for path in version_files(folder):
+        try:
+            found.append(_read(folder, path))
+        except ManifestError as error:
+            damaged.append(str(error))
+    return found, damaged
 
 
 def replace_manifest(folder: Path, manifest: Manifest) -> None:

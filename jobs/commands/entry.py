@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from jobs.quickstart.signals import signals_as_interrupts
 from vr_core.errors import VrError
+from vr_core.small_files import printable
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
@@ -95,6 +96,6 @@ def _flushed(code: int) -> int:
 
 def _say(line: str) -> None:
     try:
-        print(f"vr: {' '.join(line.split())}", file=sys.stderr, flush=True)
+        print(f"vr: {printable(' '.join(line.split()))}", file=sys.stderr, flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

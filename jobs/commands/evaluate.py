@@ -66,4 +66,4 @@ def _print_table(scores: dict[str, Any]) -> None:
     table = Table("song", *(name.removesuffix("_db").replace("_", " ") + " (dB)" for name in SCORES))
     for row in [*scores["songs"], {"id": "mean", **scores["mean"]}]:
         table.add_row(row["id"], *("–" if row[name] is None else f"{row[name]:.2f}" for name in SCORES))
-    Console().print(table)
+    Console(markup=False).print(table)

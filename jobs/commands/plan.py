@@ -83,7 +83,7 @@ def _show(about: dict[str, Any], found: "Forecast", inventory: Path) -> None:
 
     from jobs.planning.forecast import OF_THE_LINE
 
-    console, now = Console(), found.now
+    console, now = Console(markup=False), found.now
 
     def say(line: str) -> None:
         console.print(line, soft_wrap=True, markup=False)

@@ -42,7 +42,7 @@ def trace(
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False)
     for line in lines:
         table = Table("machine", "items", "computes (s)", "waits (s)", box=None, title_justify="left")
         for bar in line.bars:

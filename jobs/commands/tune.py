@@ -109,7 +109,7 @@ def trials(
     from rich.console import Console
 
     if not watch:
-        Console(width=None if sys.stdout.isatty() else 200).print(_table(search, search.rows()))
+        Console(markup=False, width=None if sys.stdout.isatty() else 200).print(_table(search, search.rows()))
     _print_end(search)
     return None
 

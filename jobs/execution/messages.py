@@ -1,17 +1,21 @@
 """What the supervisor hands to the workers of a start, and what they say of a failure."""
 
+import contextlib
 import platform
 import time
 import traceback
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
 
 from jobs.errors import RunFailed
 from jobs.execution.retry import Failed
 from jobs.recipe import Recipe
-from vr_core.config import Spec
-from vr_core.errors import StorageError, UserError, VrError
+from vr_core.config import Line, Spec, plain, validate
+from vr_core.errors import ConfigError, StorageError, UserError, VrError
+from vr_core.small_files import read_json
 
 DEFAULT_LOOP = "jobs.training.loop:train"
 
@@ -44,6 +48,28 @@ def words(error: BaseException, rank: int) -> dict[str, Any]:
         "traceback": "".join(traceback.format_exception(error)),
         "time_s": time.time(),
     }
+
+
+class Words(Spec):
+    """`error-N-rank-R.json`: what a rank said of its failure."""
+
+    model_config = ConfigDict(extra="ignore")  # what only people read: the class, the traceback
+    rank: Annotated[int, Field(ge=0)]
+    host: Line
+    message: str
+    user_error: bool
+    final: bool
+    storage: bool = False
+    time_s: float
+
+
+def read_words(folder: Path, start: int) -> list[dict[str, Any]]:
+    """What the ranks of a start have said, as far as it can be read: a damaged word is as if it had died without."""
+    found = []
+    for file in sorted(folder.glob(f"error-{start}-rank-*.json")):
+        with contextlib.suppress(OSError, ValueError, ConfigError):
+            found.append(plain(validate(Words, read_json(file), str(file))))
+    return found
 
 
 def carried(failures: Mapping[int, BaseException], reported: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ It waits for machines, starts Ray Train, watches it, writes state.json, and afte
 import contextlib
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,20 +27,20 @@ from jobs.execution.decisions import (
 )
 from jobs.execution.heartbeat import Heartbeat, answers
 from jobs.execution.membership import ClusterView, Membership
-from jobs.execution.messages import carried, first_cause
+from jobs.execution.messages import carried, first_cause, read_words
 from jobs.execution.placement import Missing, Node, Placement, machine_name
 from jobs.execution.ray_train import Fits
 from jobs.execution.retry import Failed
 from jobs.recipe import Recipe, without_effect
 from jobs.runs.folder import RunFolder
 from jobs.runs.progress import last_step
-from jobs.runs.provenance import read_origin
+from jobs.runs.provenance import read_kept_origin, read_machines, read_origin
 from jobs.runs.starts import Start
 from jobs.runs.state import RunState
 from jobs.runs.state_writer import Record
 from jobs.runs.summary import ProgressWriter
 from vr_core.files import write_json
-from vr_core.small_files import read_json
+from vr_core.small_files import DamagedFile
 
 POLL_S = 0.2
 
@@ -155,8 +155,8 @@ class Supervisor:
 
     def _starts(self) -> list[list[dict[str, Any]]]:
         """The machines of every start whose workers have all been there, of any attempt."""
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            return list(read_json(self.run.origin_file)["machines"].values())
+        with contextlib.suppress(OSError, DamagedFile):
+            return list(read_kept_origin(self.run.origin_file)["machines"].values())
         return []
 
     def _one_fit(self, placement: Placement) -> Outcome:
@@ -233,7 +233,7 @@ class Supervisor:
     def _exclude(self, ended: dict[str, Any]) -> None:
         """Go on without the machines of the ranks that make steps longer."""
         file = self.run.attempt_folder(self.attempt) / f"machines-{self._number}.json"
-        machines = read_json(file)["machines"]
+        machines = read_machines(file)
         names = {machine_name(machines[rank]) for rank in ended["ranks"]}
         self._membership.leave_out(names)
         cost = f"with it a step takes {ended['with_s']:.2f} s, without {ended['without_s']:.2f} s (predicted)"
@@ -259,7 +259,7 @@ class Supervisor:
         folder = self.run.attempt_folder(self.attempt)
         with contextlib.suppress(OSError):  # a full disk is what it may be about
             (folder / f"error-{self._number}.txt").write_text(str(error), encoding="utf-8")
-        reported = [read_json(file) for file in folder.glob(f"error-{self._number}-rank-*.json")]
+        reported = read_words(folder, self._number)
         failures = getattr(error, "worker_failures", {})
         reported += carried(failures, reported)
         silent = set(failures) - {t["rank"] for t in reported}
@@ -293,7 +293,7 @@ class Supervisor:
         self._beat_due_s = now_s + self.timings.beat_s
         try:
             self._tell()
-        except (OSError, DamagedRun) as error:
+        except (OSError, DamagedRun, DamagedFile) as error:
             # The shared folder may be away for a moment; what the run needs from it fails by itself.
             print(f"run {self.run.id}: state not written: {error}", file=sys.stderr, flush=True)
 
@@ -302,7 +302,7 @@ class Supervisor:
         changes: dict[str, Any] = {}
         file = self.run.attempt_folder(self.attempt) / f"machines-{self._number}.json"
         if file not in self._announced and file.exists():
-            machines = read_json(file)["machines"]
+            machines = read_machines(file)
             start = f"{self.attempt}.{self._number}"
             self._note_machines(machines)
             self._names = frozenset(map(machine_name, machines))
@@ -328,12 +328,12 @@ class Supervisor:
             step = last_step(self.run)
         return step or self.run.last_step()
 
-    def _note_machines(self, machines: list[dict[str, Any]]) -> None:
+    def _note_machines(self, machines: Sequence[Mapping[str, Any]]) -> None:
         """Into the run's origin; one that is damaged is written anew."""
         try:
-            origin = read_json(self.run.origin_file)
+            origin = read_kept_origin(self.run.origin_file)
             of_starts = dict(origin["machines"])
-        except (ValueError, KeyError, TypeError):
+        except DamagedFile:
             said = f"{self.run.origin_file} was damaged; what it said of earlier starts is lost"
             self._record.say(said, "mended")
             origin, of_starts = read_origin(), {}

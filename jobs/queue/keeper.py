@@ -44,6 +44,7 @@ from jobs.runs.folder import RunFolder
 from jobs.runs.liveness import Listener, Signs, look_for_driver, of_own_job
 from jobs.runs.state import RunState
 from vr_core.errors import VrError
+from vr_core.small_files import printable
 
 KEEPER = Companion(name="keeper", argv=(sys.executable, "-m", "jobs.queue.keeper"))
 """As `cluster.node.lifecycle.start_head` starts it."""
@@ -135,7 +136,8 @@ class Complaints:
         """Say it unless it was said."""
         # Not by the text: a file's draft has another name each time.
         kind = type(error), getattr(error, "errno", None)
-        self.said[about] = str(error) if isinstance(error, VrError | OSError) else f"{type(error).__name__}: {error}"
+        text = str(error) if isinstance(error, VrError | OSError) else f"{type(error).__name__}: {error}"
+        self.said[about] = printable(text)  # never a line of its own in the log
         if self._kinds.get(about) != kind:
             self._kinds[about] = kind
             log.warning("%s: %s", about, self.said[about])

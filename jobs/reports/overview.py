@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.node.head import Head, state_folder
-from jobs.errors import DamagedRun, NotACheckpoint
+from jobs.errors import NotACheckpoint
 from jobs.queue.submit import job_states
 from jobs.queue.table import Ledger, Row
 from jobs.recipe import SYNC_NAMES, SyncName
@@ -18,12 +18,14 @@ from jobs.runs.folder import POINTERS, PointerName, RunFolder
 from jobs.runs.liveness import look_for_driver, of_own_job
 from jobs.runs.lookup import resolve_run
 from jobs.runs.progress import last_record
+from jobs.runs.provenance import read_kept_origin
 from jobs.runs.state import LIVE
 from jobs.runs.state_writer import read_events
 from jobs.runs.summary import RunSummary, read_summary, summary_of
 from jobs.steps.shares import choose_sync
 from vr_core.config import plain
-from vr_core.small_files import read_json
+from vr_core.errors import VrError
+from vr_core.small_files import DamagedFile
 
 EVENTS = 20
 """The newest that are shown."""
@@ -130,14 +132,30 @@ def details(run: RunFolder, head: Head | None) -> dict[str, Any]:
     pointers: dict[str, str] = {name: pointed for name in POINTERS if (pointed := _pointed(run, name))}
     return {
         **row.plain(),
-        "updated": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.updated_s)),
+        "updated": shown_moment(row.updated_s, "%Y-%m-%d %H:%M:%S"),
         "checkpoints": checkpoints,
         **pointers,
         **foretold(run, summary_of(run, recipe.steps)),
         "events": read_events(run)[-EVENTS:],
-        "origin": read_json(run.origin_file),
+        **_origin(run),
         "recipe": plain(recipe),
     }
+
+
+def _origin(run: RunFolder) -> dict[str, Any]:
+    """`origin`, as far as it can be read, and `damage`, what cannot: a run goes on without it."""
+    try:
+        return {"origin": read_kept_origin(run.origin_file), "damage": []}
+    except (OSError, DamagedFile) as error:
+        return {"origin": {}, "damage": [str(error)]}
+
+
+def shown_moment(moment_s: float, form: str) -> str:
+    """Unix time as local time; `?` for what is no moment that a calendar has."""
+    try:
+        return time.strftime(form, time.localtime(moment_s))
+    except (OverflowError, ValueError, OSError):
+        return "?"
 
 
 def foretold(run: RunFolder, summary: RunSummary) -> dict[str, Any]:
@@ -174,11 +192,17 @@ _DRIVEN = {"alive": True, "dead": False, "unknown": None}
 
 
 def _row(run: RunFolder, kept: Row | None, jobs: dict[str, str]) -> RunRow:
-    submission = kept.submission if kept else None
+    """The line of a run; of one that is damaged in any way, that: it must not hide the others."""
     try:
-        state = run.state()
-    except DamagedRun as error:
+        return _whole_row(run, kept, jobs)
+    except (VrError, OSError) as error:
+        submission = kept.submission if kept else None
         return RunRow(run.id, str(run.path), "damaged", False, 0, 0, None, 0, submission, None, str(error), 0.0)
+
+
+def _whole_row(run: RunFolder, kept: Row | None, jobs: dict[str, str]) -> RunRow:
+    submission = kept.submission if kept else None
+    state = run.state()
     signs = look_for_driver(run, state)
     if kept is not None and kept.attempt == run.newest_attempt():
         signs = of_own_job(signs)

@@ -17,10 +17,11 @@ from jobs.errors import NoSteps
 from jobs.execution.placement import machine_name
 from jobs.runs.folder import RunFolder
 from jobs.runs.metrics import read_metrics
+from jobs.runs.provenance import read_kept_origin
 from jobs.runs.state_writer import read_events
 from vr_core.errors import StorageError
 from vr_core.files import whole_file
-from vr_core.small_files import read_json
+from vr_core.small_files import DamagedFile
 
 STEPS = 8
 """Of which a timeline is the median: one step alone may be the one in which a browser opened."""
@@ -168,8 +169,8 @@ def _timeline(run: str, steps: Sequence[dict[str, Any]], names: Sequence[str], i
 def machines_of_starts(run: RunFolder) -> list[tuple[float, list[str]]]:
     """When all workers of each start were there, and their machines in rank order."""
     try:
-        machines = read_json(run.origin_file)["machines"]
-    except (OSError, ValueError, KeyError):
+        machines = read_kept_origin(run.origin_file)["machines"]
+    except (OSError, DamagedFile):
         return []
     found = []
     for event in read_events(run):

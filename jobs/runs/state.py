@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from vr_core.config import Spec, plain
+from vr_core.config import Line, Spec, plain
 
 State = Literal["pending", "running", "finished", "failed", "stopped"]
 LIVE: tuple[State, ...] = ("pending", "running")
@@ -20,7 +20,7 @@ class RunState(Spec):
     step: Annotated[int, Field(ge=0)] = 0
     steps: Annotated[int, Field(ge=1)]
     attempt: Annotated[int, Field(ge=0)] = 0
-    why: str = ""
+    why: Line = ""
     """What a pending run waits for, or why a run failed or was stopped; for people."""
     waiting_for: Literal["machines"] | None = None
     """What a pending run waits for that somebody else can bring: the keeper wakes PCs for it."""
@@ -36,7 +36,7 @@ class Notice(Spec):
     """`notice.json`: a run's state by somebody else than its driver, who has not written yet or can write no more."""
 
     state: State
-    why: str
+    why: Line
     of_updated_s: float
     """`updated_s` of the state that it is about: as soon as the driver writes, the driver is believed."""
     updated_s: float

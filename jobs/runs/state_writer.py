@@ -14,7 +14,7 @@ from jobs.runs.folder import RunFolder
 from jobs.runs.progress import last_step
 from jobs.runs.state import RunState, settled
 from vr_core.config import plain
-from vr_core.small_files import DamagedFile, parse_json, read_bytes
+from vr_core.small_files import DamagedFile, parse_json, printable, read_bytes
 
 EventKind = Literal["start", "workers_ready", "retry", "lost", "excluded", "leaving", "mended", "no_effect"]
 """What an event of a run is.
@@ -123,5 +123,5 @@ def read_events(run: RunFolder) -> list[dict[str, Any]]:
             with contextlib.suppress(DamagedFile):
                 event = parse_json(line, str(run.events_file))
                 if all(isinstance(event.get(key), kind) for key, kind in _EVENT.items()):
-                    found.append(event)
+                    found.append({key: printable(x) if isinstance(x, str) else x for key, x in event.items()})
     return found

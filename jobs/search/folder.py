@@ -28,7 +28,7 @@ from jobs.runs.provenance import read_origin
 from jobs.runs.state import LIVE, RunState, State
 from jobs.runs.summary import ProgressWriter, read_summary
 from jobs.search.space import TrialPlan, Value, plan_trials, shown_values
-from vr_core.config import Spec, load, plain, to_yaml, validate
+from vr_core.config import Line, Spec, load, plain, to_yaml, validate
 from vr_core.errors import ConfigError
 from vr_core.files import whole_file, write_json
 from vr_core.small_files import expanded, read_json
@@ -47,7 +47,7 @@ class TrialRow(Spec):
     steps: int
     score: float | None = None
     """Loss of the last validation; less is better."""
-    why: str = ""
+    why: Line = ""
 
 
 class Search:

@@ -4,6 +4,7 @@ He may stop or spoil what lies on the share. Each test begins with what he write
 """
 
 import io
+import json
 import shutil
 import zipfile
 
@@ -72,3 +73,35 @@ def test_a_folder_of_no_runs_name_is_nothing_that_can_be_kept(run, name):
     run.id = name
     with pytest.raises(NothingKept, match="no run's name"):
         require_kept(run)
+
+
+ESCAPE = "\x1b]0;owned\x07\x1b[2J[/nope]\n2026-11-29 keeper: all is well\u202e"
+
+
+@pytest.fixture
+def talkative(kept):
+    """A run whose every text is his."""
+    run = kept.run
+    machines = [{"host": ESCAPE, "labels": {"vr/node": ESCAPE}, "device": ESCAPE}]
+    origin = json.loads(run.origin_file.read_text())
+    run.origin_file.write_text(json.dumps({**origin, "machines": {"1.1": machines}}))
+    run.state_file.write_text(json.dumps({**json.loads(run.state_file.read_text()), "state": "failed", "why": ESCAPE}))
+    run.events_file.write_text(json.dumps({"time_s": 1e30, "step": 1, "said": ESCAPE}) + "\n")
+    run.notice_file.unlink(missing_ok=True)
+    return run
+
+
+@pytest.mark.parametrize("words", [["jobs", "list", "--out"], ["jobs", "show"]])
+def test_what_he_writes_is_printed_and_not_obeyed(talkative, words):
+    place = talkative.path.parent if "list" in words else talkative.path
+    said = vr(*words, place)
+    for text in (said.stdout, said.stderr):
+        assert not {c for c in text if not c.isprintable()} - {"\n"}
+        assert not any(line.startswith("2026-11-29 keeper") for line in text.splitlines())
+    assert "[/nope]" in said.stdout
+
+
+def test_a_line_of_the_keepers_log_is_one_line(kept):
+    kept.keeper.complaints.add("line-1", OSError(ESCAPE))
+    assert "\n" not in kept.complaints["line-1"]
+    assert "\x1b" not in kept.complaints["line-1"]

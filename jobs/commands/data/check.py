@@ -49,5 +49,5 @@ def check(
         table = Table("song", "stem", "taken for the other", box=None)
         for score in suspicious:
             table.add_row(score.song, score.role, f"{100 * score.foreign:.0f} %")
-        Console().print(table)
+        Console(markup=False).print(table)
     typer.echo(f"{data}: {len(scores)} stems, {len(suspicious)} suspicious")

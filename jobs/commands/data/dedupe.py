@@ -56,7 +56,7 @@ def _show(found: "list[Pair]", across: "list[Pair]", manifest: "Manifest") -> No
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False)
     if found:
         splits = {song.id: song.split for song in manifest.songs}
         table = Table("song", "split", "is also", "split", "stems", "shifted", "in common", "bits equal", box=None)

@@ -67,7 +67,7 @@ def _show(data: Path, manifest: "Manifest") -> None:
     from dataprep.inspecting.inspect import song_summaries, split_totals, total
 
     songs = song_summaries(manifest)
-    console = Console()
+    console = Console(markup=False)
     table = Table("song", "split", "length", *(f"{role} (dB)" for role in total(songs).roles), "MB", "notes", box=None)
     for song in songs:
         levels = [f"{song.loudness_db[r]:.1f}" if r in song.loudness_db else "–" for r in total(songs).roles]

@@ -42,5 +42,5 @@ def list_(
     table = Table("run", "state", "step", "loss", "attempt", "why", box=None)
     for row in rows:
         table.add_row(row.run, row.shown_state, f"{row.step}/{row.steps}", row.shown_loss, str(row.attempt), row.why)
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    Console(markup=False, width=None if sys.stdout.isatty() else 200).print(table)
     return None

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,8 +48,11 @@ def _shown(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "sync", _shown_choice(found["sync"])
     if "not_worth" in found:
         yield "advice", _shown_advice(found["not_worth"])
+    from jobs.reports.overview import shown_moment
     from jobs.reports.trace import shown_machine
 
+    for line in found["damage"]:
+        yield "damage", f"{line}; the run goes on without it"
     origin = found["origin"]
     for start, machines in origin.get("machines", {}).items():
         yield f"machines of start {start}", ", ".join(map(shown_machine, machines))
@@ -59,7 +61,7 @@ def _shown(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     known = [f"{name} {versions[name]}" for name in ("vr", "torch", "ray") if name in versions]
     yield "code", ", ".join([*known, f"commit {(origin.get('commit') or 'unknown')[:12]}{changed}"])
     for event in found["events"]:
-        at = time.strftime("%m-%d %H:%M:%S", time.localtime(event["time_s"]))
+        at = shown_moment(event["time_s"], "%m-%d %H:%M:%S")
         yield "event", f"{at} step {event['step']}: {event['said']}"
 
 
