@@ -22,6 +22,7 @@ from dataprep.preparing.duplicates import in_the_same_order, with_copies_in_one_
 from dataprep.preparing.group import (
     GroupPlan,
     announce,
+    journal_entries,
     journals_of,
     plan_groups,
     read_journals,
@@ -264,8 +265,26 @@ def _content(song: SongRow) -> dict[str, str]:
     return {role: stem.content_sha256 for role, stem in song.stems.items()}
 
 
+JUNK = frozenset(
+    {LOCK, ".DS_Store", ".directory", ".Spotlight-V100", "@eaDir", "Thumbs.db", "desktop.ini", "lost+found"}
+)
+"""What systems and file managers leave in any folder."""
+
+
 def _existing(out: Path, settings: PrepareSettings) -> Manifest:
+    """The manifest of the data set in `out`; an empty one for a new data set, in a folder that holds nothing else.
+
+    Raises:
+        PrepareError: other settings, or files that no preparation has written.
+    """
     if not (out / FILE).exists():
+        found = {path.name for path in out.iterdir() if not path.name.startswith("._")}
+        strangers = sorted(found - JUNK)
+        if strangers and not journal_entries(out):
+            raise PrepareError(
+                f"{out}: holds {strangers[0]}{f' and {len(strangers) - 1} more' if strangers[1:] else ''}, and no data "
+                "set; give a new folder with --out"
+            )
         return Manifest(stft=settings.stft, codec=settings.codec, shards={}, songs=())
     found = read_manifest(out)
     mine, theirs = ({**plain(stft), "codec": codec} for stft, codec in

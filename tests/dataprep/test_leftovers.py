@@ -36,7 +36,43 @@ def out(tmp_path: Path) -> Path:
         path = tmp_path / "data" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(f'{{"dear": "diary {number}"}}'.encode())
+    announce(tmp_path / "data", "0123456789ab", [])  # a preparation has begun here
     return tmp_path / "data"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"schema_version": 9}'])
+def test_a_damaged_earlier_version_ends_no_command_and_nothing_it_may_name_is_removed(content, tmp_path, capfd):
+    music, out = tmp_path / "music", tmp_path / "data"
+    tracks = [labelled(music, name, 9_000, seed) for seed, name in enumerate("abc")]
+    prepare(tracks, out, A_GROUP_A_SONG)
+    remove(out, ["b"])
+    (kept,) = (out / "versions").iterdir()
+    kept.write_bytes(content)
+    before = {path.name for path in out.glob("*.arrow")}
+    assert remove(out, ["c"]) == ("c",)
+    prepare([labelled(music, "d", 9_000, 9)], out, A_GROUP_A_SONG)
+    assert before <= {path.name for path in out.glob("*.arrow")}
+    assert f"{kept}: " in capfd.readouterr().err
+    left = {name for name in prune(out).left_alone if name.endswith(".arrow")}
+    assert {path.name for path in out.glob("*.arrow")} - read_manifest(out).shards.keys() == left, "named, and kept"
+
+
+@pytest.mark.parametrize("name", ["photo.arrow", "a.txt", "music/a.wav", ".hidden", "vocals-0123456789ab.arrow"])
+def test_a_folder_with_anything_else_in_it_and_no_data_set_is_refused(name, tmp_path):
+    path = tmp_path / "data" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"mine")
+    with pytest.raises(PrepareError, match=f"holds {name.split('/')[0]}, and no data set; give a new folder"):
+        prepare([labelled(tmp_path / "music", "a", 9_000, 1)], tmp_path / "data", SETTINGS)
+    assert [p.name for p in (tmp_path / "data").rglob("*") if p.is_file() and p.name != ".lock"] == [path.name]
+    assert path.read_bytes() == b"mine"
+
+
+def test_what_systems_leave_in_any_folder_does_not_count(tmp_path):
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._data", "lost+found/x"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).touch()
+    assert prepare([labelled(tmp_path / "music", "a", 9_000, 1)], tmp_path / "data", SETTINGS).prepared == ("a",)
 
 
 def untouched(out: Path) -> bool:
@@ -52,7 +88,7 @@ def test_what_others_keep_in_the_folder_stays_through_every_change_and_is_named(
     changed = prepare(tracks, out, A_GROUP_A_SONG)
     assert (changed.prepared, changed.left_alone) == (("m",), told)
     remove(out, ["m"])
-    assert len(kept_versions(out)) == 2
+    assert len(kept_versions(out)[0]) == 2
     pruned = prune(out)
     assert (pruned.versions, pruned.left_alone) == (2, told)
     assert untouched(out)
@@ -73,7 +109,7 @@ def test_a_preparation_that_can_use_nothing_leaves_what_was_there(out, tmp_path)
 def test_a_file_of_others_with_a_shards_name_is_not_written_over(tmp_path):
     track = mixture_only(tmp_path, "m", 9_000, 1)
     (name,) = prepare([track], tmp_path / "one", SETTINGS).manifest.shards
-    (tmp_path / "two").mkdir()
+    announce(tmp_path / "two", "fedcba987654", [])  # a preparation has begun there
     (tmp_path / "two" / name).write_bytes(b"mine")
     with pytest.raises(PrepareError, match=f"{name}: a shard of this name.*did not write.*move it away"):
         prepare([track], tmp_path / "two", SETTINGS)
@@ -142,7 +178,7 @@ def test_what_a_manifest_names_no_more_goes_later_where_its_removal_was_cut_shor
     with pytest.raises(OSError, match="directory"):
         prepare([track], out, SETTINGS)
     after = read_manifest(out)
-    assert (after.digest(), kept_versions(out)) == (before.digest(), [])
+    assert (after.digest(), kept_versions(out)) == (before.digest(), ([], []))
     assert not set(after.shards) & set(before.shards)
     (out / f"{old}.partial").rmdir()
     report = prepare([track], out, SETTINGS)
