@@ -15,6 +15,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import NoReturn
 
 import psutil
@@ -61,6 +62,7 @@ class Supervisor:
         self.came_up = False
         self.ever_up = process_spec.after_boot
         self.failures = 0
+        self.not_up = 0
 
     def run(self) -> int:
         """Keep Ray running until it is to end, or is given up; returns the exit status."""
@@ -112,7 +114,7 @@ class Supervisor:
             _say("starting Ray again" + (" without its earlier state" if fresh else ""))
         if self.process_spec.store is not None:
             if fresh:
-                shutil.rmtree(self.process_spec.store, ignore_errors=True)
+                _put_aside(self.process_spec.store)
             self.process_spec.store.mkdir(mode=0o700, exist_ok=True)
         prepare_temp_dir(self.process_spec.temp_dir)
         self.log_from = self.process_spec.log.stat().st_size
@@ -155,12 +157,21 @@ class Supervisor:
         end_session()
         ended_s = time.monotonic()
         self.failures = failures_after(self.failures, ended_s - self.started_s, self.process_spec.timings)
-        return Ended(ended_s, self.came_up, self.ever_up, self.failures, left)
+        self.not_up = 0 if self.came_up else self.not_up + 1
+        return Ended(ended_s, self.came_up, self.ever_up, self.failures, self.not_up, left)
 
     def _says_it_is_up(self) -> bool:
         with self.process_spec.log.open("rb") as log:
             log.seek(self.log_from)
             return STARTED_LINE.encode() in log.read()
+
+
+def _put_aside(store: Path) -> None:
+    """What a GCS could not start from stays, for whoever wants to know why; one of before makes room."""
+    if store.exists():
+        old = store.with_name(f"{store.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        store.rename(old)
 
 
 def _raylet_of(pid: int) -> psutil.Process | None:

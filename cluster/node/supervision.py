@@ -9,6 +9,9 @@ from vr_core.config import Spec
 FAILURES = 8
 """Quick failures in a row after which nobody waits any more."""
 
+FRESH_AFTER = 3
+"""Starts of a head from its earlier state that did not come up, after which it is given up: one may fail under load."""
+
 
 class RayProcessSpec(Spec):
     """One `ray start --block` that is to be kept running; no secret in it, since it is a process's argument."""
@@ -43,6 +46,8 @@ class Ended:
     """Whether any start did."""
     failures: int
     """Quick failures in a row, this one included."""
+    not_up: int = 0
+    """Starts in a row that did not come up, this one included."""
     left: bool = False
     """In order: Ray let the node go, as after a drain."""
 
@@ -72,7 +77,7 @@ class Start:
     """Start Ray again."""
 
     fresh: bool = False
-    """Without the GCS's earlier state: a start from that did not succeed."""
+    """Without the GCS's earlier state: several starts from that did not succeed."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ def decide(ended: Ended, asked: HeadAnswer | None, now_s: float, *, is_head: boo
     if now_s - ended.ended_s < max(delay_s(ended.failures, timings), timings.left_s if ended.left else 0.0):
         return Wait()
     if is_head:
-        return Start(fresh=not ended.came_up)
+        return Start(fresh=ended.not_up >= FRESH_AFTER)
     if asked is None or asked.at_s < ended.ended_s:
         return QueryHead()
     if asked.may_start:

@@ -105,9 +105,28 @@ def _probe_libsndfile(source: AudioSource) -> AudioInfo:
     return AudioInfo(rate, channels, frames, True, kind, "libsndfile")
 
 
+DEMUXERS = (
+    "aac", "ac3", "aiff", "amr", "ape", "asf", "au", "avi", "caf", "dsf", "dts", "eac3", "flac", "flv", "iff", "loas",
+    "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "mp3", "mpc", "mpc8", "mpeg", "mpegts", "ogg", "oma", "rm", "shn",
+    "spdif", "tak", "truehd", "tta", "voc", "w64", "wav", "wv", "xwma",
+)  # fmt: skip
+"""FFmpeg's readers of files that hold sound themselves. Playlists (hls, concat, dash, imf) name other files to read."""
+
+
+def _container(source: AudioSource) -> av.container.InputContainer:
+    """The file, and no other: neither its name nor its content makes FFmpeg open anything else.
+
+    A name with a colon would be a protocol (`subfile,,…`, `Queen: Song.mp3`), so it is given as an absolute `file:`.
+    """
+    return av.open(
+        f"file:{source.path.absolute()}",
+        options={"protocol_whitelist": "file", "format_whitelist": ",".join(DEMUXERS)},
+    )
+
+
 def _probe_ffmpeg(source: AudioSource) -> AudioInfo:
     try:
-        with av.open(str(source.path)) as container:
+        with _container(source) as container:
             streams = container.streams.audio
             if source.stream >= len(streams):
                 raise UnreadableAudioError(
@@ -152,7 +171,7 @@ def _decode_ffmpeg(source: AudioSource, info: AudioInfo) -> Generator[np.ndarray
     pending: list[np.ndarray] = []
     planar = av.AudioResampler(format="fltp")
     try:
-        with av.open(str(source.path)) as container:
+        with _container(source) as container:
             for packed in container.decode(container.streams.audio[source.stream]):
                 if (packed.sample_rate, packed.layout.nb_channels) != (info.sample_rate_hz, info.channels):
                     raise AudioError(f"{source}: changes its sample rate or channels in the middle; export it again")

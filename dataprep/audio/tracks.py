@@ -25,7 +25,10 @@ Layout = Literal["stems", "musdb", "pairs", "unpaired", "flat"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 Problem = tuple[Path, str]
 
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".mp4", ".aif", ".aiff"})
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".mp4", ".aif", ".aiff", ".aac", ".mka", ".webm", ".wma",
+     ".caf"}
+)  # fmt: skip
 _VOCALS = frozenset({"vocals", "vocal"})
 _INSTRUMENTAL = frozenset({"instrumental", "instrumentals", "instruments", "accompaniment", "no_vocals", "no-vocals"})
 _MIXTURE = frozenset({"mixture", "mix"})

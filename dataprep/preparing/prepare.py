@@ -278,8 +278,8 @@ def _existing(out: Path, settings: PrepareSettings) -> Manifest:
         PrepareError: other settings, or files that no preparation has written.
     """
     if not (out / FILE).exists():
-        found = {path.name for path in out.iterdir() if not path.name.startswith("._")}
-        strangers = sorted(found - JUNK)
+        there = {path.name for path in out.iterdir() if not path.name.startswith("._")}
+        strangers = sorted(there - JUNK)
         if strangers and not journal_entries(out):
             raise PrepareError(
                 f"{out}: holds {strangers[0]}{f' and {len(strangers) - 1} more' if strangers[1:] else ''}, and no data "

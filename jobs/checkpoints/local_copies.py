@@ -8,7 +8,6 @@ none therefore makes all go on from the share. Only for ways of `sync` whose wor
 import contextlib
 import platform
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ from vr_core.small_files import read_json
 
 KEPT = 2
 """Of each run: workers that die at different moments have one in common."""
-FORGOTTEN_S = 7 * 24 * 3600.0
-"""Copies that nobody has written to for so long are of a run that went on elsewhere, or is gone."""
+OTHERS = 8
+"""Runs whose copies stay when another one ends, those that were written to last: by number, since a clock may jump."""
 
 
 def copies_of(run: RunFolder) -> Path | None:
@@ -66,11 +65,9 @@ class OwnDisk(BackgroundCheckpoints):
         with contextlib.suppress(OSError):
             self._copies.rmdir()  # by the last one on this PC
         with contextlib.suppress(OSError):
-            for other in self._copies.parent.iterdir():
-                if time.time() - _touched_s(other) > FORGOTTEN_S:
-                    shutil.rmtree(other, ignore_errors=True)
+            for other in sorted(self._copies.parent.iterdir(), key=_touched_s, reverse=True)[OTHERS:]:
+                shutil.rmtree(other, ignore_errors=True)
 
 
 def _touched_s(folder: Path) -> float:
-    times_s = [path.stat().st_mtime for path in (folder, *folder.glob("rank-*/checkpoints"))]
-    return max(times_s, default=time.time())
+    return max(path.stat().st_mtime for path in (folder, *folder.glob("rank-*/checkpoints")))

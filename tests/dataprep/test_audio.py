@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from dataprep.audio.decoders import decode
 from dataprep.audio.files import AudioSource, open_audio, probe, read_audio, write_audio
 from dataprep.errors import (
     AudioError,
@@ -147,6 +148,58 @@ def test_missing_and_foreign_files_are_unreadable(tmp_path):
     for name in ("text.mp3", "head.wav"):
         with pytest.raises(UnreadableAudioError, match="cannot be read as audio"):
             probe(AudioSource(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    "name", ["Queen: Song.mp3", "http:song.mp3", "file:song.mp3", "subfile,,start,0,end,9,,:song.mp3", "a#b?c%d.mp3"]
+)
+def test_a_files_name_is_a_name_and_no_protocol(name, tmp_path, monkeypatch):
+    make(tmp_path, "mp3", music(40_000)).rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    source = AudioSource(Path(name))
+    assert sum(block.shape[1] for block in decode(source, probe(source))) >= 40_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ffconcat version 1.0\nfile secret.mp3\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nsecret.mp3\n#EXT-X-ENDLIST\n",
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"></MPD>',
+    ],
+    ids=["concat", "hls", "dash"],
+)
+@pytest.mark.parametrize("name", ["list.mp3", "list.m4a", "list.m3u8"])
+def test_a_playlist_opens_no_other_file(text, name, tmp_path, monkeypatch):
+    make(tmp_path, "mp3", music(40_000)).rename(tmp_path / "secret.mp3")
+    (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    for source in (AudioSource(Path(name)), AudioSource(tmp_path / name)):
+        with pytest.raises(UnreadableAudioError, match="cannot be read as audio"):
+            probe(source)
+
+
+@pytest.mark.parametrize(
+    ("kind", "codec", "container"),
+    [("mka", "aac", "matroska"), ("webm", "libopus", "webm"), ("aac", "aac", "adts"), ("caf", "alac", "caf"),
+     ("wma", "libmp3lame", "asf"), ("ts", "aac", "mpegts"), ("w64", "pcm_f32le", "w64")],
+)  # fmt: skip
+def test_containers_of_others_are_read(kind, codec, container, tmp_path):
+    formats = {"libopus": "flt", "alac": "s16p", "pcm_f32le": "flt"}
+    path, signal = tmp_path / f"song.{kind}", music(48_000)
+    with av.open(str(path), "w", format=container) as out:
+        stream = out.add_stream(codec, rate=48_000, layout="stereo")
+        resampler = av.AudioResampler(format=formats.get(codec, "fltp"), layout="stereo", rate=48_000,
+                                      frame_size=stream.codec_context.frame_size or 1024)  # fmt: skip
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(signal), format="fltp", layout="stereo")
+        frame.sample_rate, frame.pts = 48_000, 0
+        for piece in [*resampler.resample(frame), *resampler.resample(None)]:
+            out.mux(stream.encode(piece))
+        out.mux(stream.encode(None))
+    source = AudioSource(path)
+    heard = np.concatenate(list(decode(source, probe(source))), axis=1)
+    assert 46_000 <= heard.shape[1] <= 52_000
+    assert np.abs(heard).max() > 0.1
 
 
 def test_empty_files_say_so(tmp_path):
