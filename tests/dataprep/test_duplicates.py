@@ -43,3 +43,8 @@ def test_sharing_goes_on_over_audio_and_recordings():
 def test_silence_brings_no_songs_together():
     songs = [row("a", "train", vocals="silent", instrumental="1"), row("b", "test", vocals="silent", instrumental="2")]
     assert keep_duplicates_together(songs) == songs
+
+
+def test_a_song_whose_like_is_gone_follows_nobody():
+    left = row("b", "train", vocals="1").model_copy(update={"follows": Follows(song="a", shares="audio")})
+    assert [song.follows for song in keep_duplicates_together([left], [])] == [None]

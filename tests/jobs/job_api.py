@@ -162,7 +162,7 @@ def _handler(api: JobApi) -> type[http.server.BaseHTTPRequestHandler]:
             if api.breaks_after_submit and self.command == "POST" and self.path == "/api/jobs/":
                 status, answer = 500, "Traceback (most recent call last):\nConnectionError: the agent went away"
             if f"{self.command} {self.path}" in api.unanswered:
-                api.over.wait()
+                api.over.wait(20)
             self._send(status, answer)
 
         do_POST = do_PUT = do_GET

@@ -27,7 +27,7 @@ def test_a_call_that_hangs_is_late_and_is_not_made_again_before_it_has_returned(
 
     def hangs() -> str:
         begun.append("study")
-        release.wait()
+        release.wait(20)  # without a deadline it would come back
         return "back"
 
     apart = Apart[str]()

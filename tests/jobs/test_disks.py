@@ -180,3 +180,10 @@ def test_what_cannot_be_copied_is_said_and_read_where_it_is(tiny_data: Path, tmp
         until(lambda: said)
     assert said[0].startswith(f"staging stopped, shards are read from {data}: ")
     assert "not those of its manifest" in said[0]
+
+
+def test_a_run_that_makes_no_copies_says_so(tiny_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """No new run begins so; `sync: auto` may come to it."""
+    changes = {"steps": 2, "sync": "diloco", "diloco": {"start_step": 0}, "checkpoint.own_disk_every_s": 1}
+    here(new_run(tmp_path / "run", recipe_of(tiny_data, **changes)))
+    assert "no copies on the PCs' own disks: with sync diloco" in capfd.readouterr().err

@@ -8,7 +8,9 @@ from dataprep.batches.order import Order
 from dataprep.shards.dataset import Dataset
 from jobs.recipe import Recipe
 from jobs.steps.gradient import ItemLosses, evaluating
+from jobs.steps.state import TrainState
 from tests.recorded.compare import BEFORE
+from vr_core.specs.optim import OptimSpec
 
 CPU = torch.device("cpu")
 
@@ -40,4 +42,13 @@ def test_modes_come_back_when_the_computation_fails():
     model = HalfTrained()
     with pytest.raises(RuntimeError, match="no memory"), evaluating(model):
         raise RuntimeError("no memory")
+    assert (model.training, model.trained.training, model.kept.training) == (True, True, False)
+
+
+@pytest.mark.parametrize("ema_decay", [0, 0.9])
+def test_what_is_evaluated_is_in_evaluation_mode_with_and_without_an_average(ema_decay):
+    model = HalfTrained()
+    state = TrainState(Recipe(name="a", steps=1, optim=OptimSpec(ema_decay=ema_decay)), model, {})
+    with state.shown(model) as shown:
+        assert not any(module.training for module in shown.modules())
     assert (model.training, model.trained.training, model.kept.training) == (True, True, False)

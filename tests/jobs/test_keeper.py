@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import logging
+import signal
 import threading
 
 import pytest
@@ -15,7 +16,8 @@ from cluster.node.processes import Now
 from cluster.timings import DEFAULT_TIMINGS as USUAL
 from jobs.errors import DamagedRun
 from jobs.execution.retry import ATTEMPTS_WITHOUT_PROGRESS
-from jobs.queue.keeper import Complaints, Keeper, keep, look, take_lock
+from jobs.queue import keeper as keeper_module
+from jobs.queue.keeper import Complaints, Keeper, keep, look, main, take_lock
 from jobs.queue.node_power import Memory
 from jobs.queue.policy import Close, End, Seen, StopJob, Submit, Wait, decide, unchanged_s
 from jobs.queue.table import Ledger, Row
@@ -201,6 +203,7 @@ def test_a_keeper_ends_when_another_has_begun(tmp_path, monkeypatch, caplog):
     class Counting(Keeper):
         def turn(self) -> None:
             turns.append(1)
+            assert len(turns) < 3, "it goes on"
             ledger.take_fence()
 
     class NoWait(threading.Event):
@@ -210,3 +213,19 @@ def test_a_keeper_ends_when_another_has_begun(tmp_path, monkeypatch, caplog):
     keep(Counting(ledger, ledger.take_fence()), NoWait())
     assert turns == [1]
     assert "another keeper has begun" in caplog.text
+
+
+def test_a_second_keeper_does_nothing_while_the_first_holds_the_lock(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    (tmp_path / "vr").mkdir()
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(keeper_module, "keep", lambda keeper, end: None)
+    codes = []
+    with FileLock(tmp_path / "vr" / "keeper.lock"):
+        second = threading.Thread(target=lambda: codes.append(main()), daemon=True)
+        second.start()
+        until(lambda: codes or "another keeper is at work" in caplog.text)
+        assert codes == []
+        assert Ledger(tmp_path / "vr").fence() == 0, "the first one may act still"
+    second.join(60)
+    assert codes == [0]

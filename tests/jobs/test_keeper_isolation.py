@@ -13,6 +13,7 @@ from cluster.node.drain import Drained, drain_for, read_drained
 from cluster.node.drain import Record as DrainRecord
 from cluster.node.head import head_file, keep_inventory, state_folder
 from cluster.node.processes import now
+from jobs.queue import node_power
 from jobs.queue.keeper import Found, Keeper, look
 from jobs.queue.node_power import Memory
 from jobs.queue.submit import submit_next
@@ -22,7 +23,7 @@ from jobs.runs.creation import create_run
 from jobs.runs.folder import RunFolder
 from tests.jobs.drivers import dies, drives
 from tests.jobs.job_api import WithoutRay, keep_little
-from tests.jobs.kept import QUICK, Kept, keeper_of, kept_with
+from tests.jobs.kept import QUICK, Kept, keeper_of, kept_with, waits_long
 from tests.jobs.waiting import until
 from vr_core.config import plain
 
@@ -90,7 +91,7 @@ def test_a_share_that_hangs_hinders_neither_another_run_nor_the_pcs(kept, cluste
 
     def looks(row: Row) -> Found:
         if row.run == away.id:
-            hung.wait()
+            hung.wait(30)
         return look(row)
 
     keeper = Listening(kept.ledger, kept.ledger.take_fence(), look=looks, look_within_s=0.2)
@@ -153,3 +154,60 @@ def test_owner_hours_go_on_beside_a_run_that_is_damaged(kept):
     kept.turn()
     assert [(node.name, node.by) for node in read_drained().nodes] == [("study", "hours")]
     assert "state.json is damaged" in kept.complaints[kept.run.id]
+
+
+def test_a_driver_elsewhere_is_not_dead_because_nobody_could_look(kept, cluster):
+    """It was silent for as long as the keeper could not see its folder."""
+    waits_long(cluster, driver_silent_s=0.5)
+    kept.fails()
+    attempt = kept.run.begin_attempt()
+    note = {"boot_id": "another PC's", "machine": "another PC", "pid": 1, "start_ticks": 1}
+    (kept.run.attempt_folder(attempt) / "driver.json").write_text(json.dumps(note))
+    kept.run.write_state(state="running", attempt=attempt, beat=1)
+    kept.turn()
+    away = kept.run.path.rename(kept.run.path.with_name("away"))
+    time.sleep(0.6)
+    kept.turn()
+    away.rename(kept.run.path)
+    kept.turn()
+    assert list(kept.api.jobs) == [f"{kept.run.id}.a1"]
+
+
+def test_owner_hours_are_looked_up_in_the_time_zone_of_the_day(kept, monkeypatch):
+    """They begin in the zone that the PC is in now, not in that of the keeper's start."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    begin = datetime.datetime.now() - datetime.timedelta(hours=1)
+    end = begin + datetime.timedelta(hours=2)
+    home = NodeSpec(name="attic", address="192.168.1.10", role="head")
+    study = NodeSpec(name="study", address="192.168.1.11", owner_hours=(f"{begin:%H:%M}-{end:%H:%M}",))
+    keep_inventory(Inventory(nodes=(home, study)))
+    try:
+        kept.turn()
+        assert read_drained() == DrainRecord()
+        monkeypatch.setenv("TZ", "EAST-5")
+        kept.turn()
+        assert [node.name for node in read_drained().nodes] == ["study"]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_what_cannot_be_done_about_one_pc_hinders_no_other(kept, monkeypatch):
+    other_day = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")[(datetime.datetime.now().weekday() + 3) % 7]
+    home = NodeSpec(name="attic", address="192.168.1.10", role="head")
+    hours = (f"{other_day} 00:00-01:00",)
+    shed = NodeSpec(name="shed", address="192.168.1.11", owner_hours=hours)
+    study = NodeSpec(name="study", address="192.168.1.12", owner_hours=hours)
+    keep_inventory(Inventory(nodes=(home, shed, study)))
+    acts = node_power.act
+
+    def act(action, *more):
+        if node_power.about(action) == "drain shed":
+            raise OSError(28, "No space left on device")
+        return acts(action, *more)
+
+    monkeypatch.setattr(node_power, "act", act)
+    kept.turn()
+    assert [node.name for node in read_drained().nodes] == ["study"]
+    assert "No space left" in kept.complaints["drain shed"]

@@ -189,7 +189,7 @@ def test_a_clock_that_was_set_back_or_forward_changes_nothing(kept):
         )  # fmt: skip
         kept.turn()
         kept.turn()
-    assert kept.jobs() == ["a1", "a2"]
+        assert kept.jobs() == ["a1", "a2"]
 
 
 def test_a_driver_that_is_gone_with_an_earlier_boot_is_not_listened_for(kept, cluster):

@@ -1,6 +1,7 @@
 """`vr plan`: its predictions are the reference's figures, what is assumed is said, what was measured is used."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -212,3 +213,11 @@ def test_the_command_says_all_of_it(monkeypatch, tmp_path):
     assert [one["link_gbit"] for one in told["other_links"]] == [1, 2.5]
     assert told["all_are_worth_having_from_items"] == 512
     vr("plan", "home-pretrain", code=2)
+
+
+def test_a_slow_second_card_stays_or_goes_with_its_pc():
+    """By themselves attic's new card and study would be quickest, which no run can have."""
+    slower = {"attic/1": 1, "attic/2": 30, "study": 3}
+    machines = [replace(TI_3090, name=name, speed=TI_3090.speed.slower(by)).behind(10) for name, by in slower.items()]
+    found = predict(machines, recipe(16), [(250_000,)])
+    assert (found.machines, found.left_out) == (("attic/1", "attic/2", "study"), ())

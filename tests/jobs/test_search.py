@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from jobs.errors import DamagedRun, RunExists, UnknownRun
 from jobs.recipe import Recipe
-from jobs.runs.summary import ProgressWriter
+from jobs.runs.summary import ProgressWriter, read_summary
 from jobs.search.folder import Search, TrialRow, best, create_search, end_live_trials, resolve_search, shown_trial
+from jobs.search.follower import Follower
 from jobs.search.space import plan_trials, sample
 from tests.opened import opened_files
 from vr_core.config import load, override, plain, validate
@@ -165,6 +166,20 @@ def test_a_score_stays_however_many_steps_come_after_it(search, told):
     assert search.row("0000").score == 0.25
     end_live_trials(search)
     assert (search.row("0000").state, search.row("0000").score) == ("pending", 0.25)
+
+
+def test_a_trial_is_told_by_its_follower_and_once_more_where_its_search_was_interrupted(search):
+    run, follower = search.trial("0000"), Follower(search, lambda rows: None, with_cards=False)
+    follower.began("0000")
+    with run.metrics_file.open("a") as file:
+        for step, loss in ((5, 0.25), (6, 0.125)):
+            file.write(json.dumps({"kind": "validation", "step": step, "loss": loss}) + "\n")
+            file.flush()
+            if step == 5:
+                follower.reported("0000", step)
+                assert read_summary(run).validation.loss == loss
+    end_live_trials(search)
+    assert search.row("0000").score == 0.125
 
 
 def test_the_table_follows_the_trials_folders(search):

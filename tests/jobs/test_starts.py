@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.checkpoints.format import read_newest
+from jobs.checkpoints.format import read_newest, write_part
 from jobs.errors import NewerStart
 from jobs.runs.folder import RunFolder
 from jobs.runs.metrics import MetricsLog, read_metrics
@@ -116,6 +117,23 @@ def test_a_start_that_begins_while_a_checkpoint_is_written_keeps_it_out(run: Run
         write_example(run, 4, 1.0, start=old, while_written=lambda: begin_start(run))
     assert not list(run.checkpoints.glob("step-*"))
     assert not (run.checkpoints / "last").exists()
+
+
+def test_a_start_that_goes_on_writing_has_no_part_in_the_draft_of_a_newer_one(run: RunFolder) -> None:
+    def begins() -> None:
+        write_part(run, 4, begin_start(run), 1, {"own": torch.ones(1)})
+
+    with pytest.raises(NewerStart):
+        write_example(run, 4, 1.0, start=begin_start(run), while_written=begins)
+    [part] = run.checkpoints.glob(".step-*/worker-1.pt")
+    assert sorted(file.name for file in part.parent.iterdir()) == ["worker-1.pt", "worker-1.sha256"]
+
+
+def test_what_other_workers_of_this_start_have_written_already_stays(run: RunFolder) -> None:
+    start = begin_start(run)
+    write_part(run, 4, start, 1, {"own": torch.ones(1)})
+    write_example(run, 4, 1.0, start=start)
+    assert (run.checkpoints / "step-00000004" / "worker-1.pt").is_file()
 
 
 def test_drafts_of_earlier_versions_go(run: RunFolder) -> None:

@@ -1,5 +1,7 @@
 """The proof that each item of a step was computed once, and how ranks' reports become one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -85,3 +87,10 @@ def test_who_speaks_for_no_item_adds_nothing_but_its_time() -> None:
     report.computed(2.0)
     report.count_nothing()
     assert report.vector().tolist() == [0.0, 0, 0, 0, 0, 0, 0, 0.0, 2.0]
+
+
+def test_the_number_of_items_counts_beside_their_hashes() -> None:
+    report = of_ranks(0, [[*range(16)]])
+    plan().observe(report)
+    with pytest.raises(RunFailed, match="17 items were computed, 16 belong to it"):
+        plan().observe(replace(report, items=17))

@@ -169,7 +169,8 @@ def test_machines_that_others_hold_are_waited_for_and_cost_no_attempt(run):
     held = fails(Unsaid("no workers", cause=WorkerGroupStartupTimeoutError()))
     attempt = Attempt(run, held, held, held, held, finishes)
     assert attempt.supervise().state == "finished"
-    assert "waits: other runs hold the machines it needs" in {state.why for state in attempt.shown}
+    waits = [state.waiting_for for state in attempt.shown if state.why.startswith("waits: other runs hold")]
+    assert set(waits) == {"machines"}
 
 
 def test_a_fit_that_takes_no_step_is_ended_and_the_run_goes_on(run):

@@ -26,11 +26,12 @@ def test_a_run_waits_for_machines_and_starts_when_they_come(run, port):
     attempt = Attempt(run, finishes, workers={"count": 5})
 
     def comes(state: RunState) -> None:
-        if state.waiting_for == "machines":
+        if state.state == "pending" and state.why:
             attempt.nodes = [HERE, pc("cellar", port)]
 
     attempt.on_state = comes
     assert attempt.supervise().state == "finished"
+    assert {state.waiting_for for state in attempt.shown if state.why.startswith("waits: ")} == {"machines"}
     assert run.state().waiting_for is None
     assert len(attempt.starts[0].placement.selectors) == 5
 

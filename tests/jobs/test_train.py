@@ -21,6 +21,8 @@ from jobs.recipe import Recipe
 from jobs.runs.metrics import read_metrics
 from jobs.runs.starts import Start
 from jobs.steps.decision import Ended
+from jobs.steps.world import World
+from jobs.training.resume import newest_checkpoint
 from tests.jobs.training import (
     curve,
     distance,
@@ -240,3 +242,14 @@ def test_a_start_is_taken_whole_or_refused_by_name(tiny_data: Path, tmp_path: Pa
     typo = new_run(tmp_path / "typo", recipe_of(tiny_data, init=init, init_reset=["block.1.*"]))
     with pytest.raises(ConfigError, match="init_reset.*names no parameter"):
         here(typo)
+
+
+def test_pointers_are_mended_before_a_start_goes_on(tiny_data: Path, tmp_path: Path) -> None:
+    """What `best` names has to be beaten from the first step on, and is what a run's weights are until then."""
+    run = new_run(tmp_path / "run", recipe_of(tiny_data, **{"steps": 3}))
+    here(run)
+    for name in ("last", "best"):
+        (run.checkpoints / name).write_bytes(b"step-0000000\xff")
+    checkpoint = newest_checkpoint(run, run.recipe(), World.alone(torch.device("cpu")))
+    assert checkpoint is not None
+    assert {run.pointer(name) for name in ("last", "best")} == {checkpoint.folder}
