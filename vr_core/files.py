@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vr_core.errors import StorageError
+from vr_core.small_files import sealed
 
 _DRAFT = re.compile(r"\.[0-9a-f]{8}\.(.+)", re.DOTALL)
 
@@ -44,15 +45,16 @@ def drafted(name: str) -> str | None:
     return found[1] if found else None
 
 
-def write_json(path: Path, value: Any) -> None:
-    """`value` as indented JSON at `path`.
+def write_json(path: Path, value: Any, *, seal: bool = False) -> None:
+    """`value` as indented JSON at `path`; with `seal`, a mapping with a digest of the file as its last entry.
 
     Raises:
         OSError: as `whole_file`.
         ValueError: a number that is not finite.
     """
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     with whole_file(path) as draft:
-        draft.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        draft.write_bytes(sealed(text.encode()) if seal else text.encode())
 
 
 ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR})

@@ -4,8 +4,10 @@ Whatever lies at a path is opened without waiting and looked at before it is rea
 file would keep a reader for ever. A byte order mark, as editors on Windows write it, is passed over.
 """
 
+import hashlib
 import json
 import os
+import re
 import stat
 from io import BufferedReader
 from pathlib import Path
@@ -85,7 +87,10 @@ def read_text(path: Path, most_bytes: int = SMALL_BYTES, *, lenient: bool = Fals
     Raises:
         OSError, DamagedFile: as `read_bytes`; also where it is not UTF-8.
     """
-    content = read_bytes(path, most_bytes)
+    return _text(read_bytes(path, most_bytes), path, lenient=lenient)
+
+
+def _text(content: bytes, path: Path, *, lenient: bool = False) -> str:
     try:
         return content.decode("utf-8-sig", errors="replace" if lenient else "strict")
     except UnicodeDecodeError as error:
@@ -96,9 +101,32 @@ def read_json(path: Path, most_bytes: int = SMALL_BYTES) -> dict[str, Any]:
     """The mapping in the JSON file `path`.
 
     Raises:
-        OSError, DamagedFile: as `read_text`; also where it is not JSON, not a mapping, or deeper than `DEPTH`.
+        OSError, DamagedFile: as `read_text`; also where it is not JSON, not a mapping, deeper than `DEPTH`, or not what
+            the digest that it carries of itself says.
     """
-    return parse_json(read_text(path, most_bytes), str(path))
+    content = read_bytes(path, most_bytes)
+    value = parse_json(_text(content, path), str(path))
+    if SEAL in value and not is_sealed(content):
+        raise DamagedFile(f"{path}: damaged (it is not what its own digest says)")
+    value.pop(SEAL, None)
+    return value
+
+
+SEAL = "seal"
+"""Key of the digest that a file carries of itself: SHA-256 of all bytes before its value."""
+_SEALED = re.compile(rb'(.*,\n "seal": ")([0-9a-f]{64})"\n}\n', re.DOTALL)
+
+
+def sealed(text: bytes) -> bytes:
+    """`text`, the indented JSON of a mapping that is not empty, with its seal as the last entry."""
+    begin = text.removesuffix(b"\n}\n") + b',\n "seal": "'
+    return begin + hashlib.sha256(begin).hexdigest().encode() + b'"\n}\n'
+
+
+def is_sealed(content: bytes) -> bool:
+    """Whether a file carries a digest of itself, and is what it says."""
+    found = _SEALED.fullmatch(content)
+    return found is not None and hashlib.sha256(found[1]).hexdigest().encode() == found[2]
 
 
 def parse_json(text: str | bytes, origin: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ digest of its samples. They can be made again from the shards at any time, so th
 costs time and nothing else.
 """
 
+import hashlib
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
@@ -21,9 +22,12 @@ from dataprep.shards.dataset import Dataset
 from dataprep.shards.manifest import SongRow, StemRow
 from dataprep.shards.writer import BATCH_FRAMES, SUFFIX, no_space_as_error
 from vr_core.files import drafted, whole_file
-from vr_core.small_files import open_regular
+from vr_core.small_files import DamagedFile, open_regular, read_bytes
 
 FOLDER = "fingerprints"
+_SEAL = b"\nvr sha256 "
+_END_BYTES = 22
+"""Of a zip archive's last record, without a comment."""
 Words = tuple[np.ndarray, np.ndarray]
 """`[frame]` uint32, and `[frame]` bool: which are audible."""
 
@@ -69,6 +73,24 @@ def keep(folder: Path, group: str, words: Mapping[str, Words]) -> None:
         path.parent.mkdir(exist_ok=True)
         with whole_file(path) as draft:
             np.savez(draft, **arrays)  # type: ignore[arg-type]
+            with draft.open("ab") as file:  # behind an archive's end nobody reads
+                file.write(_seal(draft.read_bytes()))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file of fingerprints is as it was written, as far as it says so: those of before carry no digest."""
+    try:
+        content = read_bytes(path)
+    except DamagedFile:
+        return False
+    if content[-_END_BYTES:].startswith(b"PK\x05\x06"):  # the archive's own end
+        return bool(_read(path))
+    cut = len(content) - len(_SEAL) - 32
+    return content[cut:] == _seal(content[:cut])
+
+
+def _seal(content: bytes) -> bytes:
+    return _SEAL + hashlib.sha256(content).digest()
 
 
 def forget(folder: Path, gone: Collection[str], staying: Collection[str]) -> None:

@@ -5,6 +5,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,10 +22,12 @@ from dataprep.shards.old_manifests import as_today
 from dataprep.shards.writer import BATCH_FRAMES, SCHEMA_VERSION, ShardRow, no_space_as_error
 from vr_core import files
 from vr_core.config import Line, Spec, digest, plain
-from vr_core.small_files import DamagedFile, read_json
+from vr_core.small_files import DamagedFile, is_sealed, read_bytes, read_json
 from vr_core.specs.stft import StftSpec
 
 FILE = "manifest.json"
+SECOND = "manifest.second.json"
+"""The same once more, from which `vr data verify --repair` restores a damaged one."""
 VERSIONS = "versions"
 """Folder of manifests that were replaced, by digest, for runs that began with them."""
 _VERSION = re.compile(r"[0-9a-f]{8}")
@@ -156,6 +159,38 @@ def read_manifest(folder: Path, version: str | None = None) -> Manifest:
     return _read(folder, path)
 
 
+def read_second(folder: Path) -> Manifest:
+    """The second copy of the manifest, whatever the first is like.
+
+    Raises:
+        ManifestError: it is missing, damaged, or carries no digest of itself.
+        StorageError: the disk or the share failed.
+    """
+    path = folder / SECOND
+    if not path.is_file() or not is_sealed(read_bytes(path, MANIFEST_BYTES)):
+        raise ManifestError(f"{path}: no whole copy of the manifest; copy the data set again")
+    return _read(folder, path)
+
+
+def require_same(folder: Path) -> None:
+    """Check that the second copy is of the manifest as it is.
+
+    Raises:
+        ManifestError: it is damaged, or of another version.
+    """
+    if read_second(folder) != read_manifest(folder):
+        raise ManifestError(f"{folder / SECOND}: of another version than {FILE}; it is written anew")
+
+
+def read_kept(folder: Path, path: Path) -> Manifest:
+    """A manifest that was replaced.
+
+    Raises:
+        ManifestError, StorageError: as `read_manifest`.
+    """
+    return _read(folder, path)
+
+
 def version_files(folder: Path) -> list[Path]:
     """Manifests that were replaced; other files in their folder are none of ours."""
     return sorted(path for path in (folder / VERSIONS).glob("*.json") if _VERSION.fullmatch(path.stem))
@@ -205,9 +240,9 @@ def _read(folder: Path, path: Path) -> Manifest:
             raise failed from None
         raise ManifestError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except DamagedFile as error:
-        raise ManifestError(f"{error}; {_REMEDY}") from None
+        raise ManifestError(f"{error}; {_remedy(path)}") from None
     if "schema_version" not in raw:
-        raise ManifestError(f"{path}: damaged (no schema_version in it); {_REMEDY}")
+        raise ManifestError(f"{path}: damaged (no schema_version in it); {_remedy(path)}")
     if raw["schema_version"] != SCHEMA_VERSION:
         raise ManifestError(
             f"{path}: has schema version {raw['schema_version']}, this version of vr reads {SCHEMA_VERSION}; "
@@ -218,7 +253,7 @@ def _read(folder: Path, path: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ManifestError(f"{path}: damaged ({where}: {first['msg']}); {_REMEDY}") from None
+        raise ManifestError(f"{path}: damaged ({where}: {first['msg']}); {_remedy(path)}") from None
     _check_references(path, manifest)
     return manifest
 
@@ -231,6 +266,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """
     ordered = manifest.model_copy(update={"songs": tuple(sorted(manifest.songs, key=lambda song: song.id))})
     write_json(folder / FILE, plain(ordered))
+    write_json(folder / SECOND, plain(ordered))
 
 
 def write_json(path: Path, value: object) -> None:
@@ -241,10 +277,14 @@ def write_json(path: Path, value: object) -> None:
     """
     with no_space_as_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(path, value)
+        files.write_json(path, value, seal=True)
 
 
-_REMEDY = "copy the data set again, or delete this file and run `vr data prepare` again"
+def _remedy(path: Path) -> str:
+    if path.name != FILE:
+        return "copy the data set again"
+    folder = shlex.quote(str(path.parent))
+    return f"restore it from its second copy, vr data verify {folder} --repair, or copy the data set again"
 
 
 def _check_references(path: Path, manifest: Manifest) -> None:
@@ -254,13 +294,15 @@ def _check_references(path: Path, manifest: Manifest) -> None:
     seen: set[str] = set()
     for song in manifest.songs:
         if song.id in seen:
-            raise ManifestError(f"{path}: damaged (the song {song.id!r} stands twice); {_REMEDY}")
+            raise ManifestError(f"{path}: damaged (the song {song.id!r} stands twice); {_remedy(path)}")
         seen.add(song.id)
         for role, stem in song.stems.items():
             shard = manifest.shards.get(stem.shard)
             if shard is None or shard.codec != manifest.codec_of(role):
-                raise ManifestError(f"{path}: damaged ({song.id} {role}: no such shard {stem.shard!r}); {_REMEDY}")
+                raise ManifestError(
+                    f"{path}: damaged ({song.id} {role}: no such shard {stem.shard!r}); {_remedy(path)}"
+                )
             if len(stem.peaks) != -(-stem.frames // BATCH_FRAMES):
-                raise ManifestError(f"{path}: damaged ({song.id} {role}: {len(stem.peaks)} peaks); {_REMEDY}")
+                raise ManifestError(f"{path}: damaged ({song.id} {role}: {len(stem.peaks)} peaks); {_remedy(path)}")
             if stem.crcs and len(stem.crcs) != len(stem.peaks):
-                raise ManifestError(f"{path}: damaged ({song.id} {role}: {len(stem.crcs)} checksums); {_REMEDY}")
+                raise ManifestError(f"{path}: damaged ({song.id} {role}: {len(stem.crcs)} checksums); {_remedy(path)}")

@@ -244,7 +244,7 @@ def check_schema(path: Path, found: pa.Schema, wanted: pa.Schema) -> None:
 def unreadable(path: Path, error: Exception) -> VrError:
     """What to raise where opening or reading a shard ended in `error`."""
     if isinstance(error, FileNotFoundError):
-        return ShardError(f"{path}: missing; copy the data set again, or run `vr data prepare` again")
+        return ShardError(f"{path}: missing; put it back, or: vr data verify {path.parent} --repair")
     failed = storage_failure(path, error) if isinstance(error, OSError) else None
     return failed or damaged(path, " ".join(str(error).split()))
 
@@ -252,5 +252,5 @@ def unreadable(path: Path, error: Exception) -> VrError:
 def damaged(path: Path, reason: str) -> ShardError:
     """What to raise where a shard is not what it should be."""
     return ShardError(
-        f"{path}: damaged ({reason}); copy the data set again, or delete this file and run `vr data prepare` again"
+        f"{path}: damaged ({reason}); prepare the songs that are hit again: vr data verify {path.parent} --repair"
     )

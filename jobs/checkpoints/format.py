@@ -113,7 +113,7 @@ def write_checkpoint(
             validation_loss=validation_loss,
             sha256=hashes | {name: _sha256(draft / name) for name in ("weights.safetensors", "training.pt")},
         )
-        write_json(draft / "checkpoint.json", plain(row))
+        write_json(draft / "checkpoint.json", plain(row), seal=True)
         require_newest(run, start)  # from here on it is about what all starts share
         if folder.exists():  # the same step again, after a resume from an earlier one
             shutil.rmtree(folder)

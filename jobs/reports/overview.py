@@ -174,7 +174,7 @@ def foretold(run: RunFolder, summary: RunSummary) -> dict[str, Any]:
         }  # fmt: skip
     if summary.not_worth is not None:
         reported, starts = summary.not_worth, machines_of_starts(run)
-        names = starts[0][1] if starts else []
+        names = starts[0] if starts else []
         machines = [names[rank] if rank < len(names) else f"worker {rank}" for rank in reported.ranks]
         found["not_worth"] = {"machines": machines, "with_s": reported.with_s, "without_s": reported.without_s}
     return found

@@ -16,7 +16,7 @@ from typing import Any
 from jobs.errors import NoSteps
 from jobs.execution.placement import machine_name
 from jobs.runs.folder import RunFolder
-from jobs.runs.metrics import read_metrics
+from jobs.runs.metrics import read_newest_metrics
 from jobs.runs.provenance import read_kept_origin
 from jobs.runs.state_writer import read_events
 from vr_core.errors import StorageError
@@ -90,8 +90,10 @@ def timelines(run: RunFolder) -> list[Timeline]:
         NoSteps: the run has not got so far.
     """
     starts = machines_of_starts(run)
-    began_s, names = starts[-1] if starts else (0.0, [])
-    steps = (r for r in read_metrics(run) if r["kind"] == "step" and "busy_s" in r and r.get("time_s", 0.0) >= began_s)
+    names = starts[-1] if starts else []
+    # By file and number of workers, not by date: the PCs' clocks differ, and may be set.
+    timed = (record for record in read_newest_metrics(run) if record["kind"] == "step" and "busy_s" in record)
+    steps = (record for record in timed if not names or len(record["busy_s"]) == len(names))
     # A long run has more of them than fit in memory: kept are the first ones, and of each shares the newest.
     early: list[dict[str, Any]] = []
     newest: dict[tuple[int, ...], deque[dict[str, Any]]] = {}
@@ -166,8 +168,8 @@ def _timeline(run: str, steps: Sequence[dict[str, Any]], names: Sequence[str], i
     )
 
 
-def machines_of_starts(run: RunFolder) -> list[tuple[float, list[str]]]:
-    """When all workers of each start were there, and their machines in rank order."""
+def machines_of_starts(run: RunFolder) -> list[list[str]]:
+    """The machines of each start whose workers were all there, in rank order; the newest start is the last."""
     try:
         machines = read_kept_origin(run.origin_file)["machines"]
     except (OSError, DamagedFile):
@@ -176,7 +178,7 @@ def machines_of_starts(run: RunFolder) -> list[tuple[float, list[str]]]:
     for event in read_events(run):
         start = _ready_start(event)
         if start in machines:
-            found.append((float(event["time_s"]), [shown_machine(machine) for machine in machines[start]]))
+            found.append([shown_machine(machine) for machine in machines[start]])
     return found
 
 

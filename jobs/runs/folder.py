@@ -88,7 +88,7 @@ class RunFolder:
         whole = {"state", "steps"} <= changes.keys()
         written = {} if whole else plain(self._written_state())
         state = validate(RunState, {**written, **changes, "updated_s": time.time()}, str(self.state_file))
-        write_json(self.state_file, stored(state))
+        write_json(self.state_file, stored(state), seal=True)
         return state
 
     def mend_state(self) -> None:

@@ -108,10 +108,20 @@ def _least(one: int | None, other: int | None) -> int | None:
 def read_metrics(run: RunFolder) -> Iterator[dict[str, Any]]:
     """Every line that counts, in order; a line that is damaged, or cut short by a kill, is passed over."""
     for part in parts(run):
-        for _, line in whole_lines(part):
-            record = part.record(line)
-            if record is not None:
-                yield record
+        yield from _records(part)
+
+
+def read_newest_metrics(run: RunFolder) -> Iterator[dict[str, Any]]:
+    """As `read_metrics`, of the newest start that has written any; all of a run of before starts had files."""
+    newest = parts(run)[-1:]
+    return itertools.chain.from_iterable(map(_records, newest))
+
+
+def _records(part: Part) -> Iterator[dict[str, Any]]:
+    for _, line in whole_lines(part):
+        record = part.record(line)
+        if record is not None:
+            yield record
 
 
 def whole_lines(part: Part, begin: int = 0) -> Iterator[tuple[int, bytes]]:

@@ -93,7 +93,7 @@ class Search:
     def write_rows(self) -> list[TrialRow]:
         """Write the table up to date; returns it."""
         rows = self.rows()
-        write_json(self.trials_file, {"trials": [plain(row) for row in rows]})
+        write_json(self.trials_file, {"trials": [plain(row) for row in rows]}, seal=True)
         return rows
 
     def write_best(self) -> TrialRow | None:
@@ -169,7 +169,7 @@ def _write_draft(draft: Search, recipe: Recipe, plans: Sequence[TrialPlan]) -> N
     draft.recipe_file.write_text(to_yaml(recipe), encoding="utf-8")
     write_json(draft.run.state_file, plain(RunState(state="pending", steps=len(plans), updated_s=now_s)))
     rows = [TrialRow(id=plan.id, values=plan.values, steps=plan.recipe.steps) for plan in plans]
-    write_json(draft.trials_file, {"trials": [plain(row) for row in rows]})
+    write_json(draft.trials_file, {"trials": [plain(row) for row in rows]}, seal=True)
     for plan in plans:
         run = draft.trial(plan.id)
         run.path.mkdir()

@@ -3,11 +3,15 @@
 What imports torch is imported by the fixtures: this file is read before `tests/conftest.py` has said how many threads.
 """
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from vr_core.files import write_json
+from vr_core.small_files import read_json
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +30,9 @@ def copied() -> Callable[[Path, Path], Path]:
 
     def copy(root: Path, to: Path) -> Path:
         shutil.copytree(root, to, dirs_exist_ok=True)
-        manifest = to / "data" / "manifest.json"
-        manifest.write_text(manifest.read_text().replace(str(root), str(to)))
+        for name in ("manifest.json", "manifest.second.json"):
+            text = json.dumps(read_json(to / "data" / name)).replace(str(root), str(to))
+            write_json(to / "data" / name, json.loads(text), seal=True)
         return to / "data"
 
     return copy

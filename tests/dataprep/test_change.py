@@ -23,6 +23,7 @@ from dataprep.shards.splits import SplitByFraction
 from dataprep.shards.writer import BATCH_FRAMES
 from tests.dataprep.data import SETTINGS, labelled, small_data_set, sound, whole_stem, write
 from vr_core.errors import StorageError
+from vr_core.small_files import read_json
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,7 @@ def test_damage_is_found_by_song_and_second(folder):
     assert (found.name, found.songs) == (shard, ("c",))
     assert found.frames == (DamagedFrames("c", "vocals", 0, frames),)
     # Where there are no checksums of record batches all songs of the shard may be hit.
-    plain = json.loads((folder / "manifest.json").read_text())
+    plain = read_json(folder / "manifest.json")
     for song in plain["songs"]:
         for stem in song["stems"].values():
             del stem["crcs"]

@@ -5,9 +5,10 @@ import pytest
 
 from dataprep.audio.decoders import AudioSource
 from dataprep.errors import ManifestError, NoSpaceError
-from dataprep.shards.manifest import FILE, Manifest, SongRow, StemRow, read_manifest, write_json, write_manifest
+from dataprep.shards.manifest import FILE, SECOND, Manifest, SongRow, StemRow, read_manifest, write_json, write_manifest
 from dataprep.shards.writer import ShardRow
 from tests.small_disk import small_disk
+from vr_core.small_files import read_json
 from vr_core.specs.stft import StftSpec
 
 
@@ -38,7 +39,7 @@ def manifest(*songs: SongRow) -> Manifest:
 def test_what_is_written_is_read_with_songs_sorted(tmp_path):
     write_manifest(tmp_path, manifest(song("b"), song("a", split="test")))
     assert read_manifest(tmp_path) == manifest(song("a", split="test"), song("b"))
-    assert [p.name for p in tmp_path.iterdir()] == [FILE]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [FILE, SECOND]
 
 
 def test_a_folder_without_one_says_what_to_do(tmp_path):
@@ -66,11 +67,11 @@ def test_a_folder_without_one_says_what_to_do(tmp_path):
 )
 def test_damage_is_named_with_a_remedy(tmp_path, change, named):
     write_manifest(tmp_path, manifest(song("a")))
-    changed = change(json.loads((tmp_path / FILE).read_text()))
+    changed = change(read_json(tmp_path / FILE))
     (tmp_path / FILE).write_text(changed if isinstance(changed, str) else json.dumps(changed))
     with pytest.raises(ManifestError, match=named) as caught:
         read_manifest(tmp_path)
-    assert any(word in str(caught.value) for word in ("prepare", "update vr"))
+    assert any(word in str(caught.value) for word in ("prepare", "update vr", "verify"))
 
 
 def test_digest_follows_what_training_sees_and_nothing_else():
@@ -88,7 +89,7 @@ def test_a_failed_write_leaves_the_old_one(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / FILE, {"x": float("nan")})
     assert (tmp_path / FILE).read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == [FILE]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [FILE, SECOND]
 
 
 def test_a_full_disk_is_named(tmp_path):

@@ -131,7 +131,7 @@ def test_a_second_run_has_nothing_to_do_and_changes_are_seen(tmp_path):
     # Songs that are not among the tracks stay.
     fourth = prepare([new], tmp_path / "data", SETTINGS)
     assert [song.id for song in fourth.manifest.songs] == ["a", "b", "c", "d", "m1", "m2", "m3"]
-    assert set(files(tmp_path / "data")) == {*fourth.manifest.shards, "manifest.json"}
+    assert set(files(tmp_path / "data")) == {*fourth.manifest.shards, "manifest.json", "manifest.second.json"}
 
 
 def test_bad_songs_are_listed_and_the_rest_goes_on(tmp_path):

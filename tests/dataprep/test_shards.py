@@ -195,7 +195,7 @@ def test_a_shard_cut_short_is_refused_by_name(two_stems, tmp_path, share):
     path, row, _ = two_stems
     short = tmp_path / "x.arrow"
     short.write_bytes(path.read_bytes()[: int(row.bytes * share)])
-    with pytest.raises(ShardError, match=r"x\.arrow.*damaged.*copy"):
+    with pytest.raises(ShardError, match=r"x\.arrow.*damaged.*vr data verify"):
         Shard(short, "polar8", STFT)
     with pytest.raises(ShardError, match=r"x\.arrow.*bytes long"):
         verify(short, row)

@@ -42,7 +42,7 @@ def test_damage_is_named_by_second_and_repaired(tmp_path):
     shard.write_bytes(harmed)
     result = CliRunner().invoke(app, ["verify", str(tmp_path / "data")])
     assert isinstance(result.exception, ShardError)
-    assert "--repair` prepares the songs that are hit again" in str(result.exception)
+    assert "mend: vr data verify" in str(result.exception)
     assert "  a vocals: 0.0 to 1.0 s" in result.stderr.splitlines()
     mended = json.loads(vr_data("verify", tmp_path / "data", "--repair", "--json").stdout)
     assert (mended["repaired"], mended["not_repaired"], mended["new_content"]) == (["a"], [], [])

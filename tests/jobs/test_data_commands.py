@@ -175,7 +175,7 @@ def test_what_was_stopped_in_the_middle_goes_on_to_the_same_data_set(tmp_path, h
     vr_data("prepare", tmp_path / "songs", "--out", tmp_path / "undisturbed", "--workers", 1, "--split", "valid=0.2")
     assert contents(read_manifest(out)) == contents(read_manifest(tmp_path / "undisturbed"))
     for folder in (out, tmp_path / "undisturbed"):
-        named = {*read_manifest(folder).shards, "manifest.json", ".lock", "fingerprints"}
+        named = {*read_manifest(folder).shards, "manifest.json", "manifest.second.json", ".lock", "fingerprints"}
         assert {path.name for path in folder.iterdir()} == named
     for name, row in read_manifest(out).shards.items():
         assert (tmp_path / "undisturbed" / name).read_bytes() == (out / name).read_bytes()

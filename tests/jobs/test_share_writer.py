@@ -17,6 +17,7 @@ from jobs.queue.submit import submit_next
 from tests.command_line import vr
 from tests.jobs.kept import QUICK, kept_with
 from vr_core.config import to_yaml
+from vr_core.small_files import read_json
 
 cluster, run, kept = kept_with(QUICK)
 EVIL = "open('/tmp/owned', 'w').write('his')\n"
@@ -85,7 +86,7 @@ def talkative(kept):
     machines = [{"host": ESCAPE, "labels": {"vr/node": ESCAPE}, "device": ESCAPE}]
     origin = json.loads(run.origin_file.read_text())
     run.origin_file.write_text(json.dumps({**origin, "machines": {"1.1": machines}}))
-    run.state_file.write_text(json.dumps({**json.loads(run.state_file.read_text()), "state": "failed", "why": ESCAPE}))
+    run.state_file.write_text(json.dumps({**read_json(run.state_file), "state": "failed", "why": ESCAPE}))
     run.events_file.write_text(json.dumps({"time_s": 1e30, "step": 1, "said": ESCAPE}) + "\n")
     run.notice_file.unlink(missing_ok=True)
     return run

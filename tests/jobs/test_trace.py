@@ -26,6 +26,14 @@ def run(tmp_path) -> RunFolder:
     return run
 
 
+def test_a_clock_that_was_set_back_hides_no_steps(run):
+    """The supervisor's clock says when a start was ready, rank 0's when a step was taken."""
+    write(run, [(10 + i, [8, 8], [1.0, 2.0], 2.5) for i in range(20)])
+    lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+    run.metrics_file.write_text("".join(json.dumps({**line, "time_s": line["time_s"] - 3600}) + "\n" for line in lines))
+    assert timelines(run)[0].last_step == 29
+
+
 def write(run, steps, started_s=100.0, kinds=True):
     """Steps as (step, shares, busy_s, step_s), one a second from `started_s` on; events without kinds are old ones."""
     ready = {"attempt": 1, "kind": "workers_ready"}
@@ -67,6 +75,7 @@ def test_before_and_after_are_medians_of_the_newest_start(run, kinds):
 
 def test_no_machine_is_busy_for_longer_than_the_step(run):
     """Medians are of different steps: of these, the busy times' is 1.2 s and the steps' 1 s."""
+    write_json(run.origin_file, {"machines": {"1.2": MACHINES[:1]}})
     write(run, [(step, [16], [1.2 if step % 3 else 0.1], 1.0) for step in range(10, 30)])
     (line,) = timelines(run)
     assert (line.step_s, line.exchange_s, line.reached) == (1.2, 0.0, pytest.approx(1))

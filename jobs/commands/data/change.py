@@ -1,6 +1,7 @@
 """`vr data verify`, `add`, `remove` and `prune`: a data set that exists, looked through or changed."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,12 +35,39 @@ def verify(
     """
     from dataprep.errors import ShardError
     from dataprep.preparing.change import repair as repair_shards
-    from dataprep.shards.manifest import read_manifest
+    from dataprep.preparing.records import examine_records, mend_records, restore_manifest
+    from dataprep.shards.manifest import FILE, read_manifest
     from jobs.training.storage import roots_here
 
+    records, plain_files = examine_records(data)
+    for record in records:
+        typer.echo(record.reason, err=True)
+    if plain_files:
+        names = ", ".join(sorted(str(path.relative_to(data)) for path in plain_files)[:3])
+        typer.echo(
+            f"{len(plain_files)} files carry no digest of themselves, such as {names}: an earlier version wrote them, "
+            "and a changed byte in them may be seen by nobody",
+            err=True,
+        )
+    manifest_whole = not any(record.path.name == FILE for record in records)
+    if not manifest_whole and not repair:
+        raise ShardError(
+            f"{data}: its manifest is damaged; restore it: vr data verify {shlex.quote(str(data))} --repair"
+        )
+    if repair and records:
+        if not manifest_whole:
+            restored = restore_manifest(data)
+            typer.echo(
+                f"{data / FILE}: restored from its second copy, of {len(restored.songs)} songs and version "
+                f"{restored.digest()}",
+                err=True,
+            )
+        records = mend_records(data, [record for record in records if record.path.name != FILE])
     manifest = read_manifest(data)
     damaged = _examined(data, manifest)
     found: dict[str, Any] = {
+        "records": [{"file": str(record.path), "reason": record.reason} for record in records],
+        "without_digest": sorted(map(str, plain_files)),
         "shards": len(manifest.shards),
         "damaged": [
             {"shard": shard.name, "reason": shard.reason, "songs": list(shard.songs),
@@ -65,11 +93,11 @@ def verify(
         _show_new_version(done.new_content, manifest.digest(), digest)
     if as_json:
         typer.echo(json.dumps(found))
-    if damaged and not repair:
-        raise ShardError(
-            f"{data}: {len(damaged)} of {len(manifest.shards)} shards are damaged; "
-            f"`vr data verify {data} --repair` prepares the songs that are hit again"
-        )
+    if (damaged or records) and not repair:
+        what = f"{len(damaged)} of {len(manifest.shards)} shards" if damaged else f"{len(records)} records"
+        raise ShardError(f"{data}: {what} are damaged; mend: vr data verify {shlex.quote(str(data))} --repair")
+    if records:
+        raise ShardError(f"{data}: {len(records)} records cannot be mended; copy them again, see the lines above")
     if failed:
         raise ShardError(
             f"{data}: {len(failed)} songs could not be repaired; put their files back and run this again, or "
