@@ -150,7 +150,7 @@ class Supervisor:
     def _on_gpus(self) -> bool | None:
         """What the run's first start computed on: a run must not change its device because a PC is off."""
         for machines in self._starts():
-            return any(machine["device"] != "cpu" for machine in machines)
+            return any(machine.get("device", "cpu") != "cpu" for machine in machines)
         return None
 
     def _starts(self) -> list[list[dict[str, Any]]]:

@@ -190,7 +190,7 @@ def _ready_start(event: Mapping[str, Any]) -> str | None:
     return old[1] if old else None
 
 
-def shown_machine(machine: dict[str, Any]) -> str:
+def shown_machine(machine: Mapping[str, Any]) -> str:
     """`attic (GeForce RTX 3090 Ti)`; without a card the name alone."""
-    name = machine_name(machine)
-    return name if machine["device"] == "cpu" else f"{name} ({machine['device'].removeprefix('NVIDIA ')})"
+    name, device = machine_name(machine), machine.get("device", "cpu")
+    return name if device == "cpu" else f"{name} ({device.removeprefix('NVIDIA ')})"

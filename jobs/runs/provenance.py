@@ -4,7 +4,7 @@ import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -43,8 +43,8 @@ class Machine(TypedDict):
     """What a rank computes on, as `origin.json` and `machines-N.json` have it, besides what only people read."""
 
     host: Line
-    labels: dict[str, Line]
-    device: Line
+    labels: NotRequired[dict[str, Line]]
+    device: NotRequired[Line]
 
 
 _MACHINES = TypeAdapter(list[Machine], config=ConfigDict(extra="allow"))

@@ -1,6 +1,7 @@
 """Where a run may not go on as it is: a checkpoint of another place, ranks that cost more than they bring."""
 
 import dataclasses
+import json
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -23,6 +24,7 @@ from jobs.training.loop import train
 from jobs.training.speed import keep_speed, kept_row, key_of
 from tests.jobs import ranks
 from tests.jobs.training import finish, here, new_run, recipe_of, start
+from vr_core.config import plain
 from vr_core.errors import ConfigError
 
 pytestmark = pytest.mark.xdist_group("ranks")
@@ -112,7 +114,7 @@ def test_a_trial_that_is_stopped_by_itself_has_failed_and_not_lost(tiny_data: Pa
     run.state_file.write_text('{"state": "running", "steps": 1000000}')
     run.stop_file.touch()
     with pytest.raises(RunFailed, match="was asked to stop by itself; stop the search instead"):
-        train_trial({"folder": str(run.path), "use_gpu": False})
+        train_trial({"folder": str(run.path), "use_gpu": False, "recipes": {run.id: json.dumps(plain(run.recipe()))}})
     assert "asked to stop" in (run.path / "error.json").read_text()
 
 
