@@ -6,11 +6,14 @@
     │   ├── ModelError      a model that cannot be trained as it is built
     │   └── WeightsError    a weights file that is missing, damaged, not ours or does not fit
     └── Failure (1)         the request was right and something failed
+        ├── LinkRefused     a link in the place of a file or folder that is written to
         └── StorageError    a file could not be written or read: no space, no right, or the disk went away
 
 Each package derives its own from `UserError` and `Failure` in its `errors.py`. Anything else that reaches
 the command line is a bug and shows its traceback.
 """
+
+import errno
 
 
 class VrError(Exception):
@@ -41,6 +44,13 @@ class ModelError(UserError):
 
 class WeightsError(UserError):
     """A weights file that is missing, damaged, not ours, of another format version, or does not fit the model."""
+
+
+class LinkRefused(Failure, OSError):
+    """A link where this program writes, in a folder that others may write to: it would lead somewhere else."""
+
+    errno = errno.ELOOP
+    strerror = "it is a link, which is not followed"
 
 
 class StorageError(Failure):

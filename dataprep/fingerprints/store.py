@@ -71,7 +71,7 @@ def keep(folder: Path, group: str, words: Mapping[str, Words]) -> None:
     arrays |= {f"{digest}.audible": np.packbits(audible) for digest, (_, audible) in words.items()}
     with no_space_as_error(path):
         path.parent.mkdir(exist_ok=True)
-        with whole_file(path) as draft:
+        with whole_file(path, folder) as draft:
             np.savez(draft, **arrays)  # type: ignore[arg-type]
             with draft.open("ab") as file:  # behind an archive's end nobody reads
                 file.write(_seal(draft.read_bytes()))

@@ -156,6 +156,7 @@ def repair(
     damaged: Sequence[DamagedShard],
     on_progress: Callable[[PrepareProgress], None] | None = None,
     roots: Roots | None = None,
+    songs: Sequence[SongRow] | None = None,
 ) -> PrepareReport:
     """Prepare the songs that damage has hit again, from their sources.
 
@@ -166,6 +167,7 @@ def repair(
         damaged: what `examine` found.
         on_progress: as of `prepare`.
         roots: as of `examine`.
+        songs: rows of the songs that are hit, whose files may be read; by default as the manifest has them now.
 
     Returns:
         What was done; songs that cannot be repaired are in it, with their reasons. Where songs have other samples than
@@ -180,7 +182,7 @@ def repair(
             raise StorageError(f"{shard.reason}; nothing was repaired, since it may be whole")
     manifest = read_manifest(folder)
     hurt = {song for shard in damaged for song in shard.songs}
-    rows = [song for song in manifest.songs if song.id in hurt]
+    rows = [song for song in manifest.songs if song.id in hurt] if songs is None else list(songs)
     splits = SplitByList(tuple((song.split, song.id) for song in rows), str(folder))
     tracks = [song.track() for song in rows]
     roots = roots or Roots.of(folder)

@@ -57,7 +57,7 @@ def announce(folder: Path, name: str, shards: Collection[str]) -> None:
     Raises:
         NoSpaceError: the disk is full.
     """
-    write_json(folder / JOURNALS / f"{name}.shards.json", plain(Announced(announced=tuple(sorted(shards)))))
+    write_json(folder, folder / JOURNALS / f"{name}.shards.json", plain(Announced(announced=tuple(sorted(shards)))))
 
 
 def shard_names(group: str, tracks: Sequence[Track], settings: SongSettings) -> dict[Role, str]:
@@ -157,7 +157,7 @@ def prepare_group(
     if songs:
         keep(folder, plan.name, heard)
         journal = GroupJournal(settings=settings, shards=shards, songs=tuple(songs))
-        write_json(folder / JOURNALS / f"{plan.name}.json", plain(journal))
+        write_json(folder, folder / JOURNALS / f"{plan.name}.json", plain(journal))
     return failed
 
 

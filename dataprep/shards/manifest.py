@@ -220,7 +220,7 @@ def replace_manifest(folder: Path, manifest: Manifest) -> None:
     if (folder / FILE).exists():
         old = read_manifest(folder)
         if old.digest() != manifest.digest():
-            write_json(folder / VERSIONS / f"{old.digest()}.json", plain(old))
+            write_json(folder, folder / VERSIONS / f"{old.digest()}.json", plain(old))
     write_manifest(folder, manifest)
 
 
@@ -265,19 +265,20 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         NoSpaceError: the disk is full; the old manifest is untouched.
     """
     ordered = manifest.model_copy(update={"songs": tuple(sorted(manifest.songs, key=lambda song: song.id))})
-    write_json(folder / FILE, plain(ordered))
-    write_json(folder / SECOND, plain(ordered))
+    write_json(folder, folder / FILE, plain(ordered))
+    write_json(folder, folder / SECOND, plain(ordered))
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write a JSON file that appears whole or not at all.
+def write_json(folder: Path, path: Path, value: object) -> None:
+    """Write a JSON file in the data set `folder`, which appears whole or not at all.
 
     Raises:
         NoSpaceError: the disk is full; what was there before is untouched.
+        LinkRefused: a folder in the data set's is a link.
     """
     with no_space_as_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(path, value, seal=True)
+        files.write_json(path, value, seal=True, root=folder)
 
 
 def _remedy(path: Path) -> str:

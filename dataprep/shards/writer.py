@@ -58,7 +58,9 @@ class _HashedFile:
     """A file that Arrow writes to, hashed on the way; unbuffered, so that closing it never meets a full disk."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("wb", buffering=0)
+        # Not by way of a link: in a shared folder somebody else may have laid one.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._file = open(os.open(path, flags, 0o666), "wb", buffering=0)  # noqa: SIM115 - closed by `close`
         self._hash = hashlib.sha256()
         self.bytes = 0
 

@@ -28,7 +28,7 @@ from jobs.runs.folder import PointerName, RunFolder
 from jobs.runs.starts import BEFORE, Start, read_start, require_newest
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError, StorageError, UserError, VrError
-from vr_core.files import storage_failure, whole_file, write_json
+from vr_core.files import require_no_links, storage_failure, whole_file, write_json
 from vr_core.small_files import open_regular, read_json
 from vr_core.weights import WeightsMeta, load_weights, save_weights
 
@@ -269,7 +269,7 @@ def step_folders(run: RunFolder) -> list[Path]:
 
 def write_pointer(path: Path, name: str) -> None:
     """A text file in one piece: links do not survive every home NAS."""
-    with whole_file(path) as draft:
+    with whole_file(path, path.parents[2]) as draft:
         draft.write_text(name + "\n", encoding="utf-8")
 
 
@@ -306,6 +306,7 @@ def _start_of(draft: Path) -> Start | None:
 
 def _make(draft: Path, run: RunFolder) -> None:
     """Make the draft's folder; never the run's own, which is there unless the share with it is away."""
+    require_no_links(run.root, draft)
     run.checkpoints.mkdir(exist_ok=True)
     draft.mkdir(exist_ok=True)
 

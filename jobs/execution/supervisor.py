@@ -39,7 +39,7 @@ from jobs.runs.starts import Start
 from jobs.runs.state import RunState
 from jobs.runs.state_writer import Record
 from jobs.runs.summary import ProgressWriter
-from vr_core.files import write_json
+from vr_core.files import whole_file, write_json
 from vr_core.small_files import DamagedFile
 
 POLL_S = 0.2
@@ -257,8 +257,9 @@ class Supervisor:
             self._record.write(state="pending", why=why, waiting_for="machines")
             return Outcome("waiting")
         folder = self.run.attempt_folder(self.attempt)
-        with contextlib.suppress(OSError):  # a full disk is what it may be about
-            (folder / f"error-{self._number}.txt").write_text(str(error), encoding="utf-8")
+        file = folder / f"error-{self._number}.txt"
+        with contextlib.suppress(OSError), whole_file(file, self.run.root) as draft:  # it may be about a full disk
+            draft.write_text(str(error), encoding="utf-8")
         reported = read_words(folder, self._number)
         failures = getattr(error, "worker_failures", {})
         reported += carried(failures, reported)
@@ -338,7 +339,7 @@ class Supervisor:
             self._record.say(said, "mended")
             origin, of_starts = read_origin(), {}
         name = str(Start(self.attempt, self._number))
-        write_json(self.run.origin_file, {**origin, "machines": {**of_starts, name: machines}})
+        write_json(self.run.origin_file, {**origin, "machines": {**of_starts, name: machines}}, root=self.run.root)
 
     def _leave_drained(self) -> dict[str, Any]:
         """Ask the loop to leave where a node with workers of it is drained; changes of the state."""

@@ -22,7 +22,7 @@ from jobs.runs.folder import RunFolder
 from jobs.runs.liveness import require_resumable
 from jobs.runs.provenance import copy_source, read_origin
 from vr_core.errors import UserError, VrError
-from vr_core.files import write_json
+from vr_core.files import require_no_links, write_json
 from vr_core.small_files import read_json
 
 LIVE_JOB = ("PENDING", "RUNNING")
@@ -228,8 +228,9 @@ def keep_source(run: RunFolder, recipe: Recipe) -> None:
     A copy of the code goes into the run's folder, for people.
     """
     keep(run, recipe)
+    require_no_links(run.root, run.path)
     copy_source(run.path / "source")
     kept: dict[str, Any] = {}
     with contextlib.suppress(ValueError):  # one that is damaged must not keep the run from going on
         kept = read_json(run.origin_file)
-    write_json(run.origin_file, {**kept, **read_origin(), "machines": kept.get("machines", {})})
+    write_json(run.origin_file, {**kept, **read_origin(), "machines": kept.get("machines", {})}, root=run.root)

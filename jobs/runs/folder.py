@@ -28,7 +28,7 @@ from jobs.recipe import Recipe
 from jobs.runs.state import Notice, RunState, State, settled, standing, stored, with_wait
 from vr_core.config import load, plain, validate
 from vr_core.errors import ConfigError
-from vr_core.files import storage_failure, write_json
+from vr_core.files import require_no_links, storage_failure, write_json
 from vr_core.small_files import DamagedFile, read_json, read_text
 
 PointerName = Literal["last", "best"]
@@ -44,6 +44,8 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         """The run in `path`; nothing is read or made yet."""
         self.path = path.absolute()
+        self.root = self.path.parent
+        """What the user gave: below it others may write, and no link is followed when something is written."""
         self.id = self.path.name
         self.recipe_file = self.path / "recipe.yaml"
         self.origin_file = self.path / "origin.json"
@@ -88,7 +90,7 @@ class RunFolder:
         whole = {"state", "steps"} <= changes.keys()
         written = {} if whole else plain(self._written_state())
         state = validate(RunState, {**written, **changes, "updated_s": time.time()}, str(self.state_file))
-        write_json(self.state_file, stored(state), seal=True)
+        write_json(self.state_file, stored(state), seal=True, root=self.root)
         return state
 
     def mend_state(self) -> None:
@@ -110,7 +112,7 @@ class RunFolder:
         """What anybody but the driver may do: say the run's state until its driver writes; returns it."""
         about = self._written_state()
         notice = Notice(state=state, why=why, of_updated_s=about.updated_s, updated_s=time.time())
-        write_json(self.notice_file, plain(notice))
+        write_json(self.notice_file, plain(notice), root=self.root)
         return standing(about, notice)
 
     def _notice(self) -> Notice | None:
@@ -140,6 +142,7 @@ class RunFolder:
 
     def begin_attempt(self) -> int:
         """Take the next attempt: earlier drivers must let go of the run, and wishes to stop or leave are forgotten."""
+        require_no_links(self.root, self.attempts)
         self.attempts.mkdir(exist_ok=True)
         self.stop_file.unlink(missing_ok=True)
         self.leave_file.unlink(missing_ok=True)
@@ -151,6 +154,7 @@ class RunFolder:
 
     def take_attempt(self, attempt: int) -> bool:
         """Take exactly that attempt, and leave a wish to stop as it is; False where somebody else has taken it."""
+        require_no_links(self.root, self.attempts)
         self.attempts.mkdir(exist_ok=True)
         try:
             (self.attempts / str(attempt)).mkdir()

@@ -149,6 +149,7 @@ def write_driver(run: RunFolder, attempt: int) -> None:
             "pid": os.getpid(),
             "start_ticks": start_ticks_of(os.getpid()),
         },
+        root=run.root,
     )
 
 

@@ -22,6 +22,7 @@ from jobs.runs.folder import RunFolder
 from jobs.runs.starts import BEFORE, Start, starts
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError, StorageError
+from vr_core.files import open_below, require_no_links
 from vr_core.small_files import DamagedFile, open_regular, parse_json
 
 FLUSH_EVERY_S = 1.0
@@ -180,7 +181,7 @@ class MetricsLog:
         Raises:
             StorageError: what earlier starts have written cannot be read.
         """
-        self._path = run.metrics / f"{start}.jsonl"
+        self._root, self._path = run.root, run.metrics / f"{start}.jsonl"
         self._whole_bytes = 0
         """What is there of this file for sure; a write that failed may have left more."""
         try:
@@ -193,6 +194,7 @@ class MetricsLog:
         if tensorboard:
             from tensorboardX import SummaryWriter  # 0.1 s; torch's own takes 2 s to import
 
+            require_no_links(run.root, run.tensorboard)
             self._board = SummaryWriter(str(run.tensorboard), purge_step=from_step + 1, flush_secs=10)
         self.flush()
 
@@ -221,7 +223,7 @@ class MetricsLog:
         data = "".join(self._pending).encode()
         try:
             # Nothing is cut off: what a write that failed has left is written over with the same bytes.
-            with os.fdopen(os.open(self._path, os.O_WRONLY), "wb") as file:
+            with open_below(self._root, self._path, os.O_WRONLY) as file:
                 file.seek(self._whole_bytes)
                 file.write(data)
         except OSError as error:

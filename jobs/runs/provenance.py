@@ -11,13 +11,19 @@ from typing_extensions import TypedDict
 
 from cluster.source_tree import PACKAGES, commit_of, source_root
 from vr_core.config import Line
+from vr_core.files import require_no_links
 from vr_core.small_files import DamagedFile, read_json
 
 _VERSIONS = ("vr", "ray", "torch", "torchaudio", "numpy", "pyarrow", "safetensors", "soxr", "av", "pydantic")
 
 
 def copy_source(target: Path) -> None:
-    """Copy the packages that are running to the folder `target`: code and recipes, nothing else."""
+    """Copy the packages that are running to the folder `target`: code and recipes, nothing else.
+
+    Raises:
+        LinkRefused: `target` is a link.
+    """
+    require_no_links(target.parent, target)
     shutil.rmtree(target, ignore_errors=True)
     for package in PACKAGES:
         ignored = shutil.ignore_patterns("__pycache__", ".*", "*.md")

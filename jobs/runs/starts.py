@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from jobs.errors import NewerStart
 from jobs.runs.folder import RunFolder
 from vr_core.errors import StorageError
+from vr_core.files import require_no_links
 
 _NAME = re.compile(r"(\d+)\.(\d+)")
 
@@ -61,6 +62,7 @@ def begin_start(run: RunFolder, start: Start | None = None) -> Start:
         StorageError: the run's folder cannot be written.
     """
     try:
+        require_no_links(run.root, run.metrics)
         run.metrics.mkdir(exist_ok=True)
         begun = starts(run)
         if not begun and run.metrics_file.exists():  # of a run that began before starts had files of their own

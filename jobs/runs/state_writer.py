@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from jobs.runs.folder import RunFolder
 from jobs.runs.progress import last_step
 from jobs.runs.state import RunState, settled
 from vr_core.config import plain
+from vr_core.files import open_below
 from vr_core.small_files import DamagedFile, parse_json, printable, read_bytes
 
 EventKind = Literal["start", "workers_ready", "retry", "lost", "excluded", "leaving", "mended", "no_effect"]
@@ -51,8 +53,9 @@ class Record:
         with contextlib.suppress(OSError):  # the log has it
             event: dict[str, Any] = {"time_s": round(time.time(), 3), "attempt": self._attempt}
             event |= {"step": last_step(self._run), "kind": kind, **facts}
-            with self._run.events_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({**event, "said": line}) + "\n")
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            with open_below(self._run.root, self._run.events_file, flags) as file:
+                file.write(json.dumps({**event, "said": line}).encode() + b"\n")
 
     def write(self, **changes: Any) -> RunState:
         """Write the run's state; where that cannot be done now, it is told later, and only an end waits until it is.

@@ -5,6 +5,7 @@ What is computed here is a fold over the run's metrics, which a reader does by i
 
 import contextlib
 import math
+import os
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from jobs.runs.folder import RunFolder
 from jobs.runs.progress import Lines, MetricsReader
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError
-from vr_core.files import whole_file, write_json
+from vr_core.files import open_below, whole_file, write_json
 from vr_core.small_files import read_json
 
 RATE_STEPS = 50
@@ -206,7 +207,7 @@ class ProgressWriter:
                 self._fold.add(record)
             summary = self._fold.summary(self._steps)
             if summary != self._told:
-                write_json(self._run.summary_file, plain(summary))
+                write_json(self._run.summary_file, plain(summary), root=self._run.root)
                 self._told = summary
         except OSError:
             self._reader, self._told = MetricsReader(self._run), None
@@ -216,10 +217,13 @@ class ProgressWriter:
     def _copied(self, lines: Lines, anew: bool) -> Lines:
         """The same lines; they are in metrics.jsonl when all have been taken."""
         copy = self._run.metrics_file
-        with whole_file(copy) if anew else contextlib.nullcontext(copy) as target, target.open("ab") as file:
-            for line, record in lines:
-                file.write(line)
-                yield line, record
+        root = self._run.root
+        with whole_file(copy, root) if anew else contextlib.nullcontext() as draft:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            with draft.open("xb") if draft is not None else open_below(root, copy, flags) as file:
+                for line, record in lines:
+                    file.write(line)
+                    yield line, record
 
 
 def read_summary(run: RunFolder) -> RunSummary | None:

@@ -24,7 +24,7 @@ from jobs.runs.lookup import resolve_weights
 from jobs.scoring.separate import OutputSettings, SeparatedSong, pick_device, separate_song
 from vr_core.audio.metrics import Score, mean_db
 from vr_core.errors import StorageError
-from vr_core.files import write_json
+from vr_core.files import require_no_links, write_json
 from vr_core.specs.stft import StftSpec
 from vr_core.weights import WeightsMeta, load_model
 
@@ -83,6 +83,8 @@ def evaluate(
     model, meta = load_model(weights, chosen)
     songs = labelled_songs(data, split, meta.stft)
     folder = out or default_folder(weights, meta)
+    if out is None:  # in the run's folder, where others may write
+        require_no_links(folder.parents[2], folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -87,7 +87,7 @@ def test_a_failed_write_leaves_the_old_one(tmp_path):
     write_manifest(tmp_path, manifest(song("a")))
     before = (tmp_path / FILE).read_bytes()
     with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / FILE, {"x": float("nan")})
+        write_json(tmp_path, tmp_path / FILE, {"x": float("nan")})
     assert (tmp_path / FILE).read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == [FILE, SECOND]
 

@@ -1,5 +1,6 @@
 """The files of a data set besides its shards say of themselves what they should be: no changed byte is unseen."""
 
+import contextlib
 import json
 import random
 import shutil
@@ -144,3 +145,36 @@ def test_the_remedy_that_is_printed_destroys_nothing(tmp_path):
     vr("data", "verify", data, "--repair", code=None)
     after = {path: path.read_bytes() for path in data.rglob("*") if path.is_file() and path.name != ".lock"}
     assert after == before
+
+
+@pytest.mark.parametrize("place", ["fingerprints", "journal", "versions", "manifest.json", "manifest.second.json"])
+def test_no_link_in_a_data_set_is_written_through(place, tmp_path):
+    """As somebody who may write to the share lays it."""
+    data, victim = tmp_path / "data", tmp_path / "home"
+    tracks = [labelled(tmp_path / "music", name, 3_000, seed) for seed, name in enumerate("ab")]
+    prepare(tracks[:1], data, SETTINGS)
+    victim.mkdir()
+    (victim / "thesis.txt").write_text("years of work")
+    target = victim if "." not in place else victim / "thesis.txt"
+    if (data / place).is_dir():
+        shutil.rmtree(data / place)
+    (data / place).unlink(missing_ok=True)
+    (data / place).symlink_to(target)
+    with contextlib.suppress(VrError, OSError):
+        prepare(tracks, data, SETTINGS)
+    with contextlib.suppress(VrError, OSError):
+        remove(data, ["a"])
+    assert {path.name: path.read_text() for path in victim.iterdir()} == {"thesis.txt": "years of work"}
+
+
+def test_no_link_is_truncated_in_the_place_of_a_shard_that_is_begun(tmp_path):
+    data, victim = tmp_path / "data", tmp_path / "thesis.txt"
+    victim.write_text("years of work")
+    tracks = [labelled(tmp_path / "music", "a", 3_000, 1)]
+    names = prepare(tracks, tmp_path / "other", SETTINGS).manifest.shards
+    prepare([labelled(tmp_path / "music", "b", 3_000, 2)], data, SETTINGS)
+    for name in names:
+        (data / f"{name}.partial").symlink_to(victim)
+    with contextlib.suppress(VrError, OSError):
+        prepare(tracks, data, SETTINGS)
+    assert victim.read_text() == "years of work"

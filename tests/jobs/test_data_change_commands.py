@@ -9,7 +9,10 @@ from typer.testing import CliRunner
 from dataprep.errors import DataError, ShardError
 from dataprep.shards.manifest import Preparation, read_manifest, write_manifest
 from jobs.cli import data as app
+from tests.command_line import vr
 from tests.jobs.music import RATE_HZ, noise, prepared, song, vr_data
+from vr_core.files import write_json
+from vr_core.small_files import read_json
 
 
 def test_staging_copies_once_and_says_what_does_not_fit(tmp_path):
@@ -148,3 +151,25 @@ def test_copies_across_splits_are_an_error_unless_allowed(tmp_path):
     assert "4 songs, 1 pairs of copies, 1 across splits" in shown.stdout
     vr_data("remove", tmp_path / "data", "song001-again")
     assert "3 songs, 0 pairs of copies, 0 across splits" in vr_data("dedupe", tmp_path / "data").stdout
+
+
+def test_a_file_that_was_not_given_is_not_read_into_a_data_set_unasked(tmp_path, monkeypatch):
+    """Whoever may write to the share names a private recording as a song's source, and damages its shard."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    music, data = tmp_path / "music", tmp_path / "data"
+    vr_data("synth", music, "--songs", "2", "--seconds", "2")
+    vr_data("prepare", music, "--out", data)
+    private = tmp_path / "private.wav"
+    private.write_bytes((music / "song002" / "vocals.wav").read_bytes())
+    manifest = read_json(data / "manifest.json")
+    manifest["songs"][0]["sources"]["vocals"][0]["path"] = str(private)
+    write_json(data / "manifest.json", manifest, seal=True)
+    write_json(data / "manifest.second.json", manifest, seal=True)
+    shard = data / manifest["songs"][0]["stems"]["vocals"]["shard"]
+    before = shard.read_bytes()[:-100]
+    shard.write_bytes(before)
+    refused = vr("data", "verify", data, "--repair", code=2)
+    assert "nothing was changed: no terminal to ask at; add --yes" in refused.stderr
+    assert shard.read_bytes() == before
+    assert read_json(data / "manifest.json") == manifest
+    assert "songs repaired" in vr("data", "verify", data, "--repair", "--yes").stdout

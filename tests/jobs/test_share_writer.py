@@ -11,12 +11,20 @@ import zipfile
 import pytest
 
 from cluster.node.head import state_folder
+from cluster.timings import DEFAULT_TIMINGS
 from jobs.errors import NothingKept
 from jobs.queue.kept import require_kept
-from jobs.queue.submit import submit_next
+from jobs.queue.submit import keep_source, submit_next
+from jobs.runs.liveness import write_driver
+from jobs.runs.metrics import MetricsLog
+from jobs.runs.starts import begin_start
+from jobs.runs.state_writer import Record
+from jobs.runs.summary import ProgressWriter
 from tests.command_line import vr
+from tests.jobs.checkpoints import write_example
 from tests.jobs.kept import QUICK, kept_with
 from vr_core.config import to_yaml
+from vr_core.errors import VrError
 from vr_core.small_files import read_json
 
 cluster, run, kept = kept_with(QUICK)
@@ -106,3 +114,94 @@ def test_a_line_of_the_keepers_log_is_one_line(kept):
     kept.keeper.complaints.add("line-1", OSError(ESCAPE))
     assert "\n" not in kept.complaints["line-1"]
     assert "\x1b" not in kept.complaints["line-1"]
+
+
+@pytest.fixture
+def victim(tmp_path):
+    """A folder of the user's, of which nothing may change."""
+    folder = tmp_path / "home"
+    for name in ("thesis.txt", "metrics/1.1.jsonl", "1/driver.json", "jobs/cli.py", "last"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("years of work\n")
+    return folder
+
+
+def unchanged(victim) -> bool:
+    files = [path for path in victim.rglob("*") if path.is_file()]
+    return len(files) == 5 and all(path.read_text() == "years of work\n" for path in files)
+
+
+def linked(place, to):
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.unlink(missing_ok=True)
+    place.symlink_to(to)
+
+
+def writes_all(run):
+    """What a driver and its rank 0 write of a run, one after the other; what is refused is counted."""
+    tried = [
+        lambda: Record(run, 1, lambda _: None, DEFAULT_TIMINGS).say("a line", "mended"),
+        lambda: run.write_state(state="running", steps=9, attempt=1),
+        lambda: run.give_notice("failed", "why"),
+        run.begin_attempt,
+        lambda: write_driver(run, 1),
+        lambda: keep_source(run, run.recipe()),
+        lambda: write_example(run, 4, 1.0, best=True),
+        lambda: log_of(run),
+        lambda: ProgressWriter(run, 9).tell(),
+    ]
+    refused = 0
+    for write in tried:
+        try:
+            write()
+        except (VrError, OSError):
+            refused += 1
+    return refused
+
+
+def log_of(run):
+    with MetricsLog(run, begin_start(run), 0, tensorboard=True) as log:
+        log.write("step", 1, loss=1.0)
+        log.flush()
+
+
+PLACES = {
+    "events.jsonl": "thesis.txt", "metrics.jsonl": "thesis.txt", "state.json": "thesis.txt", "metrics": "metrics",
+    "attempts": ".", "attempts/1": "1", "source": ".", "checkpoints": ".", "checkpoints/last": "last",
+    "tensorboard": ".", "checkpoints/.step-00000004.0.0": ".", "origin.json": "thesis.txt",
+    "summary.json": "thesis.txt",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_link_that_he_lays_is_written_through(run, victim, place):
+    (run.path / "attempts" / "1").mkdir(parents=True, exist_ok=True)
+    run.checkpoints.mkdir(exist_ok=True)
+    linked(run.path / place, victim / PLACES[place])
+    writes_all(run)
+    assert unchanged(victim)
+
+
+def test_a_run_folder_that_is_a_link_is_not_written_to(run, victim):
+    recipe = run.recipe()
+    away = run.path.rename(run.path.with_name("away"))
+    run.path.symlink_to(victim)
+    del recipe, away
+    writes_all(run)
+    assert unchanged(victim)
+
+
+def test_without_links_all_of_it_is_written(run):
+    """The list above tries what it says."""
+    assert writes_all(run) == 0
+    for name in (
+        "events.jsonl",
+        "metrics.jsonl",
+        "state.json",
+        "source",
+        "checkpoints/last",
+        "tensorboard",
+        "attempts/1",
+    ):
+        assert (run.path / name).exists(), name

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dataprep.roles import USUAL_SPLIT
+from jobs.commands.data.given import agree_to_read
 from jobs.commands.data.options import Cluster, Data, Layout, Sources, Split, Workers
 from jobs.commands.data.report import left_alone_shown, prepare_shown
 from jobs.commands.progress import audio_bar, byte_bar, in_bar
-from jobs.commands.terminal import Json
+from jobs.commands.terminal import Json, Yes
 
 if TYPE_CHECKING:
     from dataprep.preparing.change import DamagedShard
@@ -25,6 +26,7 @@ def verify(
         bool,
         typer.Option("--repair", help="Prepare damaged songs again from their files; without it they are named."),
     ] = False,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Compare every byte of a data set with its manifest.
@@ -80,8 +82,11 @@ def verify(
             typer.echo(f"  {line}", err=True)
     failed: tuple[tuple[str, str], ...] = ()
     if damaged and repair:
+        hurt = {song for shard in damaged for song in shard.songs}
+        songs = [song for song in manifest.songs if song.id in hurt]
+        agree_to_read(songs, yes)
         with audio_bar() as report:
-            done = repair_shards(data, damaged, in_bar(report), roots_here(data))
+            done = repair_shards(data, damaged, in_bar(report), roots_here(data), songs)
         failed = done.failed
         digest = done.manifest.digest()
         found |= {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from jobs.commands.data.given import remember
 from jobs.commands.progress import audio_bar, in_bar
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def prepare_shown(
     from jobs.training.storage import roots_here
 
     rule = parse_split(split)
+    remember(sources)
     found = find_tracks(sources, layout)
     if beside is not None:
         found = replace(found, tracks=ids_beside(found.tracks, beside))

@@ -1,0 +1,52 @@
+"""Music that the user has given to `vr data` on this PC: a data set's manifest may name other files.
+
+A manifest lies where others may write. Repairing a song reads the files that it names, and puts them into the data set:
+files outside of what was given are named, and read only if the user agrees.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.commands.terminal import agree
+
+if TYPE_CHECKING:
+    from dataprep.shards.manifest import SongRow
+
+_FILE = "music.json"
+
+
+def remember(sources: Iterable[Path]) -> None:
+    """Note that the user has given these files and folders."""
+    from cluster.node.head import state_folder
+    from vr_core.files import write_json
+
+    known = _given()
+    if more := {source.resolve() for source in sources} - known:
+        write_json(state_folder() / _FILE, {"given": sorted(map(str, known | more))})
+
+
+def agree_to_read(songs: "Iterable[SongRow]", yes: bool) -> None:
+    """Return when all files of the songs were given by the user, or when he agrees to read the others.
+
+    Raises:
+        NoConsent: there is no terminal to ask at.
+        typer.Abort: the answer is no.
+    """
+    known = _given()
+    files = {source.path for song in songs for sources in song.sources.values() for source in sources}
+    others = sorted(file for file in files if known.isdisjoint({file.resolve(), *file.resolve().parents}))
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        agree(f"The data set names files that were not given here, such as {others[0]}{more}. Read them?", yes)
+
+
+def _given() -> set[Path]:
+    from cluster.node.head import state_folder
+    from vr_core.small_files import DamagedFile, read_json
+
+    try:
+        given = read_json(state_folder() / _FILE).get("given")
+    except (OSError, DamagedFile):
+        return set()
+    return {Path(name) for name in given if isinstance(name, str)} if isinstance(given, list) else set()
