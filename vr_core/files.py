@@ -7,7 +7,7 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -114,6 +114,18 @@ def drafted(name: str) -> str | None:
     """Name of the file that a draft called `name` was to become (`whole_file`); None where it is no draft."""
     found = _DRAFT.fullmatch(name)
     return found[1] if found else None
+
+
+def clear_drafts(folder: Path, names: Collection[str] | None = None) -> None:
+    """Remove what killed processes have begun of files in `folder`, called `names` or in any way.
+
+    To be called where nobody else writes them: by whoever holds the folder's lock, or is their one writer.
+    """
+    with contextlib.suppress(OSError):  # it will be tried again
+        for path in list(folder.iterdir()):
+            name = drafted(path.name)
+            if name is not None and (names is None or name in names):
+                path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any, *, seal: bool = False, root: Path | None = None) -> None:

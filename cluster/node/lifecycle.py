@@ -34,6 +34,7 @@ from cluster.node.start import (
 )
 from cluster.timings import DEFAULT_TIMINGS, Timings
 from cluster.trust.token import create_token, read_token, token_sha256, write_private
+from vr_core.files import clear_drafts
 
 
 def running_head(node: NodeStart, timings: Timings | None = None) -> Head | None:
@@ -168,6 +169,7 @@ def _start_head_again(head: Head, companions: Sequence[Companion]) -> Head:
 
 
 def _start_head(node: NodeStart, ports: Ports | None, companions: Sequence[Companion], timings: Timings) -> Head:
+    clear_drafts(state_folder())
     token_file = state_folder() / "token"
     create_token(token_file)
     head = start_ray(node, ports or choose_ports(node), token_file, head_file(), Head, timings)

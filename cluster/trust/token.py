@@ -94,7 +94,7 @@ def replace_token(path: Path) -> None:
 
 def write_private(path: Path, text: str, *, replace: bool = True) -> None:
     """Write `text` to `path` with mode 600, whole or not at all; FileExistsError when it is there and may not go."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    draft = path.with_name(f".{secrets.token_hex(4)}.{path.name}")  # a name that `vr_core.files.clear_drafts` knows
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:

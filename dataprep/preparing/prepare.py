@@ -34,11 +34,20 @@ from dataprep.preparing.song import SongSettings, duration_s, stored_roles
 from dataprep.preparing.workers import RunGroups, run_groups
 from dataprep.roles import Split
 from dataprep.shards.columns import CHANNELS, COLUMNS
-from dataprep.shards.manifest import FILE, Manifest, SongRow, read_manifest, replace_manifest
+from dataprep.shards.manifest import (
+    FILE,
+    SECOND,
+    VERSIONS,
+    Manifest,
+    SongRow,
+    read_manifest,
+    replace_manifest,
+)
 from dataprep.shards.roots import Roots
 from dataprep.shards.splits import SplitByFraction, SplitByList, SplitRule, assign
 from dataprep.shards.writer import ShardRow
 from vr_core.config import digest, plain
+from vr_core.files import clear_drafts
 
 LOCK = ".lock"
 _ONE_WORKER_S = 600.0
@@ -144,6 +153,8 @@ def writing(out: Path) -> Iterator[None]:
     except OSError as error:
         raise PrepareError(f"{out}: cannot be written ({error.strerror}); choose another folder with --out") from None
     try:
+        clear_drafts(out, {FILE, SECOND})
+        clear_drafts(out / VERSIONS)
         yield
     finally:
         lock.release()

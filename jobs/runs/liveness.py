@@ -20,7 +20,7 @@ from jobs.runs.folder import RunFolder
 from jobs.runs.state import LIVE, RunState
 from vr_core.config import Spec, validate
 from vr_core.errors import ConfigError
-from vr_core.files import write_json
+from vr_core.files import clear_drafts, write_json
 from vr_core.small_files import read_json
 
 Liveness = Literal["alive", "dead", "unknown"]
@@ -28,6 +28,8 @@ Heartbeat = tuple[int, int, float]
 """The newest attempt, the attempt that wrote the state, and what it counts: any change is a sign of life."""
 
 POLL_S = 0.5
+DRIVERS_FILES = ("state.json", "summary.json", "metrics.jsonl", "origin.json")
+"""What a run's driver alone writes in its folder."""
 
 
 class Driver(Spec):
@@ -140,7 +142,8 @@ class Listener:
 
 
 def write_driver(run: RunFolder, attempt: int) -> None:
-    """Note that this process drives `attempt`."""
+    """Note that this process drives `attempt`; what a killed driver has begun to write is removed."""
+    clear_drafts(run.path, DRIVERS_FILES)
     write_json(
         run.attempt_folder(attempt) / "driver.json",
         {

@@ -12,9 +12,9 @@ import re
 from dataclasses import dataclass
 
 from jobs.errors import NewerStart
-from jobs.runs.folder import RunFolder
+from jobs.runs.folder import POINTERS, RunFolder
 from vr_core.errors import StorageError
-from vr_core.files import require_no_links
+from vr_core.files import clear_drafts, require_no_links
 
 _NAME = re.compile(r"(\d+)\.(\d+)")
 
@@ -63,6 +63,7 @@ def begin_start(run: RunFolder, start: Start | None = None) -> Start:
     """
     try:
         require_no_links(run.root, run.metrics)
+        clear_drafts(run.checkpoints, POINTERS)
         run.metrics.mkdir(exist_ok=True)
         begun = starts(run)
         if not begun and run.metrics_file.exists():  # of a run that began before starts had files of their own
