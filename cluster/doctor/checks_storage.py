@@ -27,10 +27,22 @@ def shared(examination: ClusterReport) -> Iterator[Finding]:
     for node in sharing:
         found = [*_share_problems(node, first or node)]
         yield from found
+        yield from _open_share(node)
         if not found:
             measured = f"{node.spec.shared}: same file, renames, locks"
             yield fine("shared folder", [node.name], measured, "one folder for all nodes")
     yield from _stale(examination)
+
+
+def _open_share(node: NodeReport) -> Iterator[Finding]:
+    """A folder that others may write: they get no code run and no token, and can stop or spoil what lies there."""
+    where = node.spec.shared
+    if node.share is not None and node.share.mode & 0o022 and node.share.error is None:
+        yield problem(
+            "shared folder", "warns", [node.name], f"{where}: mode {node.share.mode:04o}, others may write there",
+            "you alone, or people you trust: who writes there can stop or spoil runs and data sets",
+            f"there: chmod go-w {where}; on a NAS, a folder of your own account",
+        )  # fmt: skip
 
 
 def _share_problems(node: NodeReport, first: NodeReport) -> Iterator[Finding]:

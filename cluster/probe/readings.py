@@ -163,6 +163,8 @@ class Share:
     lock_seen: bool | None
     """The first node's lock keeps this node out; None: not tried."""
     error: str | None
+    mode: int = 0o700
+    """Of the folder that the inventory names: who may write there."""
 
 
 @dataclass(frozen=True)

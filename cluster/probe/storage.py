@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import random
 import time
 from pathlib import Path
@@ -33,7 +34,9 @@ def check_share(folder: Path, mark: str, node: str, held: bool) -> Share:
         held: The first node holds the lock while this is measured.
     """
     done = {"same_file": False, "renamed": False, "locked": False}
+    mode = 0o700
     try:
+        mode = stat.S_IMODE(folder.parent.stat().st_mode)
         done["same_file"] = (folder / MARK).read_bytes() == mark.encode()
         own = folder / f"own-{node}"
         for text in (b"one", b"two " + mark.encode()):
@@ -42,8 +45,8 @@ def check_share(folder: Path, mark: str, node: str, held: bool) -> Share:
         done["locked"] = _locks(folder / f"lock-{node}")
         lock_seen = _is_locked(folder / LOCK) if held else None
     except OSError as error:
-        return Share(str(folder), lock_seen=None, error=_reason(error), **done)
-    return Share(str(folder), lock_seen=lock_seen, error=None, **done)
+        return Share(str(folder), lock_seen=None, error=_reason(error), mode=mode, **done)
+    return Share(str(folder), lock_seen=lock_seen, error=None, mode=mode, **done)
 
 
 def hold_lock(path: Path) -> int:

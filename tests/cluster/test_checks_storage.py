@@ -43,6 +43,15 @@ def test_a_folder_that_is_not_one_for_all(changes, severity, measured):
     assert measured in finding.measured
 
 
+@pytest.mark.parametrize(("mode", "severity"), [(0o700, "ok"), (0o755, "ok"), (0o775, "warns"), (0o777, "warns")])
+def test_a_folder_that_others_may_write_is_named_with_what_that_means(mode, severity):
+    findings = [f for f in shared(examination(head(), study(share=share(mode=mode)))) if f.severity != "ok"]
+    assert [f.severity for f in findings] == [severity] * (severity != "ok")
+    for finding in findings:
+        assert f"mode {mode:04o}, others may write there" in finding.measured
+        assert finding.remedy.startswith("there: chmod go-w /mnt/nas")
+
+
 def test_a_folder_that_cannot_be_written_at_all():
     finding = only(shared, head(share=None, share_why="/mnt/nas: Read-only file system"))
     assert finding.severity == "blocks"
