@@ -24,6 +24,7 @@ from cluster.trust.token import write_private
 from cluster.versions import Versions, difference
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError
+from vr_core.files import clear_drafts
 from vr_core.small_files import read_json
 
 VALID_S = 30 * 60.0
@@ -145,6 +146,7 @@ def locked() -> Iterator[None]:
     """The endpoint and `vr cluster head` write one at a time."""
     try:
         with FileLock(state_folder() / "invitations.lock", timeout=10.0):
+            clear_drafts(state_folder(), {invitations_file().name})
             yield
     except Timeout:
         raise ClusterFailure("another command is writing join codes; try again when it has ended") from None

@@ -21,6 +21,7 @@ from cluster.node.processes import Now
 from cluster.trust.token import write_private
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError
+from vr_core.files import clear_drafts
 from vr_core.small_files import read_json
 
 _CLOCK = "%H:%M"
@@ -206,6 +207,7 @@ def drain_for(drained: Drained, seconds: float, at: Now) -> None:
     """Note `drained`, which comes back `seconds` after the moment `at`."""
     span = Span(name=drained.name, since_s=drained.since_s, boot_id=at.boot_id, over_s=at.since_boot_s + seconds)
     with FileLock(_spans_file().with_suffix(".lock"), timeout=30):
+        clear_drafts(state_folder(), {_spans_file().name})
         known = {node.name: node.since_s for node in read_drained().nodes}
         others = (s for s in read_spans() if known.get(s.name) == s.since_s and s.name != span.name)
         write_private(_spans_file(), json.dumps(plain(Spans(nodes=(*others, span))), indent=1) + "\n")
@@ -215,6 +217,7 @@ def drain_for(drained: Drained, seconds: float, at: Now) -> None:
 def change_drained(change: Callable[[Record], Record]) -> Record:
     """Replace the record by `change` of it, one change at a time; returns the new one."""
     with FileLock(drained_file().with_suffix(".lock"), timeout=30):
+        clear_drafts(state_folder(), {drained_file().name})
         before = read_drained()
         after = change(before)
         if after != before:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-import stat
 import random
+import stat
 import time
 from pathlib import Path
 

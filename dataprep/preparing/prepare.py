@@ -20,6 +20,7 @@ from dataprep.errors import AudioError, DataError, PrepareError
 from dataprep.fingerprints.store import kept_fingerprints
 from dataprep.preparing.duplicates import in_the_same_order, with_copies_in_one_split
 from dataprep.preparing.group import (
+    JOURNALS,
     GroupPlan,
     announce,
     journal_entries,
@@ -47,7 +48,7 @@ from dataprep.shards.roots import Roots
 from dataprep.shards.splits import SplitByFraction, SplitByList, SplitRule, assign
 from dataprep.shards.writer import ShardRow
 from vr_core.config import digest, plain
-from vr_core.files import clear_drafts
+from vr_core.files import clear_drafts, drafted
 
 LOCK = ".lock"
 _ONE_WORKER_S = 600.0
@@ -290,6 +291,9 @@ def _existing(out: Path, settings: PrepareSettings) -> Manifest:
     """
     if not (out / FILE).exists():
         there = {path.name for path in out.iterdir() if not path.name.startswith("._")}
+        begun = out / JOURNALS  # with nothing but drafts in it: a preparation was killed at its first entry
+        if begun.is_dir() and all(drafted(path.name) for path in begun.iterdir()):
+            there.discard(JOURNALS)
         strangers = sorted(there - JUNK)
         if strangers and not journal_entries(out):
             raise PrepareError(

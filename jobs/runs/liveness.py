@@ -28,8 +28,8 @@ Heartbeat = tuple[int, int, float]
 """The newest attempt, the attempt that wrote the state, and what it counts: any change is a sign of life."""
 
 POLL_S = 0.5
-DRIVERS_FILES = ("state.json", "summary.json", "metrics.jsonl", "origin.json")
-"""What a run's driver alone writes in its folder."""
+DRIVERS_FILES = ("state.json", "summary.json", "metrics.jsonl", "origin.json", "trials.json", "best.yaml")
+"""What the driver of a run, or of a search, alone writes in its folder."""
 
 
 class Driver(Spec):

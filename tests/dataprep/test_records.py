@@ -67,7 +67,7 @@ def test_a_data_set_that_nobody_touched_is_whole(data):
     assert {FILE, SECOND, "versions", "fingerprints"} <= names
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.long("dataprep"))])
 def test_no_changed_bit_is_unseen(data, count):
     unseen = [what for what in flips(data, count, seed=count) if not is_seen(data)]
     assert unseen == []
