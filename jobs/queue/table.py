@@ -210,6 +210,8 @@ class Ledger:
             # sqlite3's own block ends the transaction and leaves the connection open.
             with contextlib.closing(sqlite3.connect(self._path, timeout=30)) as connection, connection:
                 yield connection
+        except UnicodeDecodeError as error:  # of a text, or of what sqlite says of a damaged name
+            raise DamagedLedger(f"{self._path}: damaged ({error.reason}); run the command again") from None
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 raise DamagedLedger(f"{self._path}: damaged ({error}); run the command again") from None
