@@ -56,6 +56,10 @@ class ManifestError(DataError):
     """The manifest is missing, damaged or of another version, or the data set does not fit what is asked of it."""
 
 
+class DamagedManifest(ManifestError):
+    """A manifest that is not as it was written."""
+
+
 class ShardError(DataError):
     """A shard is missing, cut short, damaged, or of another kind than its manifest says."""
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,3 +47,11 @@ def small_disk(path: Path, kib: int) -> Iterator[SmallDisk]:
         yield SmallDisk(path)
     finally:
         subprocess.run(["umount", "-l", str(path)], check=True)  # what was read from it may still be mapped
+
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="a device is made by root alone")
+
+
+def full_device(path: Path) -> None:
+    """A file at `path` on which every write finds the disk full; no link, which would not be followed."""
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 7))

@@ -105,13 +105,17 @@ def _float_yaml12(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
 
 def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [loader.construct_object(key) for key, _ in node.value]
+    seen: set[str] = set()
     for i, key in enumerate(keys):
-        wrong = f"the key {key!r} stands twice" if key in keys[:i] else None
+        wrong = None
         if not isinstance(key, str):
             shown = f"the key {json.dumps(key, default=str)}" if not isinstance(key, list | dict) else _kind(key)
             wrong = f"{shown} is not text; put quotes around it"
+        elif key in seen:
+            wrong = f"the key {key!r} stands twice"
         if wrong:
             raise yaml.constructor.ConstructorError(None, None, wrong, node.value[i][0].start_mark)
+        seen.add(key)
     return {k: loader.construct_object(v, deep=True) for k, (_, v) in zip(keys, node.value, strict=True)}
 
 

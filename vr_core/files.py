@@ -29,11 +29,11 @@ def below(root: Path, path: Path) -> Iterator[Path]:
         OSError: one is not there.
     """
     parts = path.relative_to(root).parts[:-1]
-    handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    handle = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for depth, part in enumerate(parts):
             try:
-                inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=handle)
+                inner = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=handle)
             except OSError as error:
                 place = root.joinpath(*parts[: depth + 1])
                 if place.is_symlink():
@@ -108,6 +108,16 @@ def whole_file(path: Path, root: Path | None = None) -> Iterator[Path]:
             # A disk that went away cannot be tidied, and that must not hide why.
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
+
+
+def touch_below(root: Path, path: Path) -> None:
+    """Make the empty file `path` where it is not there; no link is followed.
+
+    Raises:
+        LinkRefused, OSError: as `open_below`.
+    """
+    with open_below(root, path, os.O_WRONLY | os.O_CREAT):
+        pass
 
 
 def drafted(name: str) -> str | None:

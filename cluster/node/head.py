@@ -1,5 +1,6 @@
 """The one way to find the running head, and the records of what was started on this machine."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -87,7 +88,13 @@ def state_folder() -> Path:
             "export XDG_STATE_HOME=FOLDER"
         )
     if found.st_mode & 0o077:
-        folder.chmod(0o700)
+        with contextlib.suppress(OSError):
+            folder.chmod(0o700)
+        if folder.stat().st_mode & 0o077:
+            raise ClusterError(
+                f"{folder}: is open to others (mode {found.st_mode & 0o777:o}) and cannot be closed there; give a "
+                "folder on a disk that knows owners: export XDG_STATE_HOME=FOLDER"
+            )
         print(f"{folder}: was open to others (mode {found.st_mode & 0o777:o}), is 700 now", file=sys.stderr, flush=True)
     return folder
 

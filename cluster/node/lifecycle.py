@@ -169,7 +169,7 @@ def _start_head_again(head: Head, companions: Sequence[Companion]) -> Head:
 
 
 def _start_head(node: NodeStart, ports: Ports | None, companions: Sequence[Companion], timings: Timings) -> Head:
-    clear_drafts(state_folder())
+    clear_drafts(state_folder(), {"token", "inventory.json", head_file().name})
     token_file = state_folder() / "token"
     create_token(token_file)
     head = start_ray(node, ports or choose_ports(node), token_file, head_file(), Head, timings)

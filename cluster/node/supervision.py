@@ -123,7 +123,7 @@ def decide(ended: Ended, asked: HeadAnswer | None, now_s: float, *, is_head: boo
     if now_s - ended.ended_s < max(delay_s(ended.failures, timings), timings.left_s if ended.left else 0.0):
         return Wait()
     if is_head:
-        return Start(fresh=ended.not_up >= FRESH_AFTER)
+        return Start(fresh=ended.not_up == FRESH_AFTER)
     if asked is None or asked.at_s < ended.ended_s:
         return QueryHead()
     if asked.may_start:

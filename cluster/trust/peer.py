@@ -13,6 +13,7 @@ import ipaddress
 import os
 import pwd
 import socket
+import time
 import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +22,8 @@ from typing import Any
 from cluster.errors import ForeignListener
 
 _TIMEOUT_S = 10.0
+"""For the other end to accept: until then the kernel may not say whose it is."""
+_POLL_S = 0.01
 _TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 
 Endpoint = tuple[str, int]
@@ -28,7 +31,10 @@ Endpoint = tuple[str, int]
 
 
 def owner_of(rows: Iterable[str], end: Endpoint, other: Endpoint) -> int | None:
-    """Account of the end of a connection that is at `end`, from the rows of the kernel's tables; None: in none of them.
+    """Account of the end of a connection that is at `end`, from the rows of the kernel's tables; None: not known yet.
+
+    A row without an inode is of a connection that nobody has accepted yet: of those, kernels before 6.17 say that they
+    are root's.
 
     Args:
         rows: lines of `/proc/net/tcp` and `/proc/net/tcp6`; headings do not matter.
@@ -37,8 +43,8 @@ def owner_of(rows: Iterable[str], end: Endpoint, other: Endpoint) -> int | None:
     """
     for row in rows:
         fields = row.split()
-        if len(fields) > 7 and ":" in fields[1] and (_endpoint(fields[1]), _endpoint(fields[2])) == (end, other):
-            return int(fields[7])
+        if len(fields) > 9 and ":" in fields[1] and (_endpoint(fields[1]), _endpoint(fields[2])) == (end, other):
+            return None if fields[9] == "0" else int(fields[7])
     return None
 
 
@@ -51,14 +57,19 @@ def require_own(connection: socket.socket) -> None:
     here, there = _of(connection.getsockname()), _of(connection.getpeername())
     if not ipaddress.ip_address(there[0]).is_loopback and there[0] != here[0]:
         return
-    rows = [line for table in _TABLES if table.exists() for line in table.read_text(encoding="ascii").splitlines()]
-    found = owner_of(rows, there, here)
+    until_s = time.monotonic() + _TIMEOUT_S
+    while (found := owner_of(_rows(), there, here)) is None and time.monotonic() < until_s:
+        time.sleep(_POLL_S)
     if found == os.getuid():
         return
     raise ForeignListener(
         f"port {there[1]} of this PC is held by {_account(found)}, not by the cluster; nothing secret was sent. "
         "See who listens there (ss -tlp), end it, and where the token may have been sent before: vr cluster rotate"
     )
+
+
+def _rows() -> list[str]:
+    return [line for table in _TABLES if table.exists() for line in table.read_text(encoding="ascii").splitlines()]
 
 
 def require_own_at(address: str) -> None:

@@ -50,7 +50,7 @@ def open_parent(path: Path) -> str | None:
     A folder with the sticky bit, such as /tmp, lets everybody replace his own files alone. A folder that the owner's
     private group may write is the owner's: many systems make home folders so.
     """
-    for folder in path.absolute().parents:
+    for folder in dict.fromkeys((*path.absolute().parents, *path.resolve().parents)):  # of a link also what it leads to
         found = folder.stat()
         if found.st_uid not in (0, os.getuid()):
             return f"{folder} belongs to uid {found.st_uid}; keep it in a folder of your own"

@@ -96,6 +96,8 @@ class PrepareReport:
     """Files in the folder that are called as a data set's own are, and that it did not write."""
     new_content: tuple[str, ...] = ()
     """Ids of songs prepared now that had other samples before: the manifest is a new version of the data set."""
+    not_moved: tuple[str, ...] = ()
+    """Ids of songs that fractions would have moved, and that keep the split they have in the data set."""
 
 
 def prepare(
@@ -234,7 +236,9 @@ def _prepare(
     refused = dict(failed)
     prepared = tuple(song for song in used if song in todo_s and song not in refused)
     new_content = tuple(id for id in used if id in before and _content(rows[id]) != _content(before[id]))
-    return PrepareReport(manifest, prepared, kept, tuple(failed), left_alone(out, named), new_content)
+    asked = assign(used, rule) if isinstance(rule, SplitByFraction) else {}
+    not_moved = tuple(id for id, split in asked.items() if id in before and split != before[id].split)
+    return PrepareReport(manifest, prepared, kept, tuple(failed), left_alone(out, named), new_content, not_moved)
 
 
 def _with_free_names(

@@ -11,6 +11,7 @@ one. A file's time is that of its last use. What is removed while somebody reads
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -96,10 +97,14 @@ class ShardCache:
             with no_space_as_error(folder):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                 found = folder.stat()
-                if found.st_uid != os.getuid():
-                    raise StorageError(f"{folder}: belongs to another account (uid {found.st_uid}); give your own")
-                if found.st_mode & 0o077:  # who could write here would choose what is trained on
-                    folder.chmod(0o700)
+                if found.st_mode & 0o022 or found.st_uid not in (0, os.getuid()):
+                    # It may be the user's for other things too, so it stays as it is.
+                    print(
+                        f"{folder}: others may write there, and so choose what is trained on; a folder of your own is "
+                        f"safe: chmod go-w {folder}",
+                        file=sys.stderr,
+                        flush=True,
+                    )
         except OSError as error:
             raise StorageError(
                 f"{folder}: cannot be made ({error.strerror}); give a folder on a disk of this PC"

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from dataprep.audio.decoders import AudioSource
 from dataprep.audio.files import MAX_AUDIO_S
 from dataprep.audio.tracks import Track
-from dataprep.errors import ManifestError
+from dataprep.errors import DamagedManifest, ManifestError
 from dataprep.roles import Role, Split
 from dataprep.shards.columns import COLUMNS
 from dataprep.shards.names import ShardName, SongId
@@ -168,7 +168,7 @@ def read_second(folder: Path) -> Manifest:
     """
     path = folder / SECOND
     if not path.is_file() or not is_sealed(read_bytes(path, MANIFEST_BYTES)):
-        raise ManifestError(f"{path}: no whole copy of the manifest; copy the data set again")
+        raise DamagedManifest(f"{path}: no whole copy of the manifest; copy the data set again")
     return _read(folder, path)
 
 
@@ -179,7 +179,7 @@ def require_same(folder: Path) -> None:
         ManifestError: it is damaged, or of another version.
     """
     if read_second(folder) != read_manifest(folder):
-        raise ManifestError(f"{folder / SECOND}: of another version than {FILE}; it is written anew")
+        raise DamagedManifest(f"{folder / SECOND}: of another version than {FILE}; it is written anew")
 
 
 def read_kept(folder: Path, path: Path) -> Manifest:
@@ -240,9 +240,9 @@ def _read(folder: Path, path: Path) -> Manifest:
             raise failed from None
         raise ManifestError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except DamagedFile as error:
-        raise ManifestError(f"{error}; {_remedy(path)}") from None
+        raise DamagedManifest(f"{error}; {_remedy(path)}") from None
     if "schema_version" not in raw:
-        raise ManifestError(f"{path}: damaged (no schema_version in it); {_remedy(path)}")
+        raise DamagedManifest(f"{path}: damaged (no schema_version in it); {_remedy(path)}")
     if raw["schema_version"] != SCHEMA_VERSION:
         raise ManifestError(
             f"{path}: has schema version {raw['schema_version']}, this version of vr reads {SCHEMA_VERSION}; "
@@ -253,7 +253,7 @@ def _read(folder: Path, path: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ManifestError(f"{path}: damaged ({where}: {first['msg']}); {_remedy(path)}") from None
+        raise DamagedManifest(f"{path}: damaged ({where}: {first['msg']}); {_remedy(path)}") from None
     _check_references(path, manifest)
     return manifest
 
@@ -295,7 +295,7 @@ def _check_references(path: Path, manifest: Manifest) -> None:
     seen: set[str] = set()
     for song in manifest.songs:
         if song.id in seen:
-            raise ManifestError(f"{path}: damaged (the song {song.id!r} stands twice); {_remedy(path)}")
+            raise DamagedManifest(f"{path}: damaged (the song {song.id!r} stands twice); {_remedy(path)}")
         seen.add(song.id)
         for role, stem in song.stems.items():
             shard = manifest.shards.get(stem.shard)
@@ -304,6 +304,8 @@ def _check_references(path: Path, manifest: Manifest) -> None:
                     f"{path}: damaged ({song.id} {role}: no such shard {stem.shard!r}); {_remedy(path)}"
                 )
             if len(stem.peaks) != -(-stem.frames // BATCH_FRAMES):
-                raise ManifestError(f"{path}: damaged ({song.id} {role}: {len(stem.peaks)} peaks); {_remedy(path)}")
+                raise DamagedManifest(f"{path}: damaged ({song.id} {role}: {len(stem.peaks)} peaks); {_remedy(path)}")
             if stem.crcs and len(stem.crcs) != len(stem.peaks):
-                raise ManifestError(f"{path}: damaged ({song.id} {role}: {len(stem.crcs)} checksums); {_remedy(path)}")
+                raise DamagedManifest(
+                    f"{path}: damaged ({song.id} {role}: {len(stem.crcs)} checksums); {_remedy(path)}"
+                )

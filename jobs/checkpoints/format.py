@@ -29,7 +29,7 @@ from jobs.runs.starts import BEFORE, Start, read_start, require_newest
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError, StorageError, UserError, VrError
 from vr_core.files import require_no_links, storage_failure, whole_file, write_json
-from vr_core.small_files import open_regular, read_json
+from vr_core.small_files import open_regular, read_json, read_text
 from vr_core.weights import WeightsMeta, load_weights, save_weights
 
 PARTS_S = 900.0
@@ -312,7 +312,10 @@ def _make(draft: Path, run: RunFolder) -> None:
 
 
 def _save(file: Path, value: dict[str, Any]) -> None:
-    with file.open("wb") as target:
+    # Made anew: somebody else may have laid a link in its place.
+    file.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(file, flags, 0o666), "wb") as target:
         torch.save(value, target)
         target.flush()
         os.fsync(target.fileno())
@@ -336,7 +339,7 @@ def _await_part(draft: Path, rank: int) -> str:
         if time.monotonic() > until_s:
             raise OSError(errno.ETIMEDOUT, f"the part of worker {rank} has not come")
         time.sleep(_POLL_S)
-    return hash_file.read_text(encoding="utf-8")
+    return read_text(hash_file)
 
 
 def _unreadable(folder: Path, error: Exception) -> VrError:

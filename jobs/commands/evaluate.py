@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.commands.terminal import Device, Json
+from jobs.commands.terminal import Device, Json, say
 
 
 def evaluate(
@@ -51,7 +51,7 @@ def evaluate(
         _print_table(result.plain())
         typer.echo(f"files and eval.json: {result.folder}")
     for song, why in result.problems:
-        typer.echo(f"not scored: {song}: {why}", err=True)
+        say(f"not scored: {song}: {why}", err=True)
     if result.problems:
         count = f"{len(result.problems)} of {len(result.problems) + len(result.songs)}"
         raise SongsFailed(f"{count} songs were not scored; see the lines above")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from jobs.commands.progress import song_progress
-from jobs.commands.terminal import Device, Json
+from jobs.commands.terminal import Device, Json, say
 
 if TYPE_CHECKING:
     from dataprep.audio.tracks import Track
@@ -88,7 +88,7 @@ def separate(
             if song["picture"]:
                 typer.echo(song["picture"])
     for problem in problems:
-        typer.echo(f"not separated: {problem['why']}", err=True)
+        say(f"not separated: {problem['why']}", err=True)
     if problems:
         raise SongsFailed(
             f"{len(problems)} of {len(problems) + len(done)} songs were not separated; see the lines above"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vr_core.errors import UserError
+from vr_core.small_files import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,6 +29,11 @@ def console() -> "Console":
     return Console(stderr=True)
 
 
+def say(line: str, *, err: bool = False) -> None:
+    """Print a line of which parts may have been written by somebody else: nothing in it is obeyed."""
+    typer.echo(printable(line), err=err)
+
+
 def agree(question: str, yes: bool) -> None:
     """Return when the user agrees.
 
@@ -39,4 +45,4 @@ def agree(question: str, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise NoConsent("nothing was changed: no terminal to ask at; add --yes to agree beforehand")
-    typer.confirm(question, abort=True, err=True)
+    typer.confirm(printable(question), abort=True, err=True)

@@ -39,7 +39,7 @@ from jobs.runs.starts import Start
 from jobs.runs.state import RunState
 from jobs.runs.state_writer import Record
 from jobs.runs.summary import ProgressWriter
-from vr_core.files import whole_file, write_json
+from vr_core.files import touch_below, whole_file, write_json
 from vr_core.small_files import DamagedFile
 
 POLL_S = 0.2
@@ -127,7 +127,7 @@ class Supervisor:
         """Ask the loop to stop at its next report; called from a signal handler as well."""
         self._stop.set()
         with contextlib.suppress(OSError):
-            self.run.stop_file.touch()
+            touch_below(self.run.root, self.run.stop_file)
 
     def _wait_for_machines(self) -> Placement | None:
         """Placement on the live nodes as soon as they can hold the run; None when stopped meanwhile."""
@@ -364,5 +364,5 @@ class Supervisor:
             return {}
         self._why = f"starts again: {why}"
         self._record.say(why, "leaving")
-        self.run.leave_file.touch()
+        touch_below(self.run.root, self.run.leave_file)
         return {"why": f"leaves: {why}"}

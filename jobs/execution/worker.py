@@ -50,10 +50,10 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     device = ray.train.torch.get_device() if spec.use_gpu else torch.device("cpu")
     # Ray gives a worker one thread unless told otherwise; the recipe says how many cores it has.
     torch.set_num_threads(spec.recipe.workers.cpus)
-    folder = run.attempt_folder(spec.attempt)
+    folder, root = run.attempt_folder(spec.attempt), run.root
     try:
         require_folders(folder, spec.recipe.data, platform.node() in spec.previous_hosts)
-        mine = _announce(folder / f"machines-{spec.fit}.json", rank, size, device)
+        mine = _announce(root, folder / f"machines-{spec.fit}.json", rank, size, device)
         world = World(rank, size, device, machine_name(mine))
         ended = _loop(spec.loop)(
             spec.recipe, run.path, world, _reporter(ray.train.report), start=Start(spec.attempt, spec.fit)
@@ -61,7 +61,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     except BaseException as error:
         # Without the folder, Ray alone carries the error (jobs.execution.supervisor).
         with contextlib.suppress(OSError):
-            write_json(folder / f"error-{spec.fit}-rank-{rank}.json", words(error, rank))
+            write_json(folder / f"error-{spec.fit}-rank-{rank}.json", words(error, rank), root=root)
         raise
     exclusion = {} if ended.exclusion is None else asdict(ended.exclusion)
     return {"ended": ended.how, **ended.figures, **exclusion}
@@ -103,7 +103,7 @@ def _reporter(ray_report: Callable[[dict[str, float]], None]) -> Callable[[dict[
     return report
 
 
-def _announce(file: Path, rank: int, world: int, device: "torch.device") -> dict[str, Any]:
+def _announce(root: Path, file: Path, rank: int, world: int, device: "torch.device") -> dict[str, Any]:
     """Rank 0 writes what every rank computes on; its appearance says that all workers are running.
 
     Returns:
@@ -128,5 +128,5 @@ def _announce(file: Path, rank: int, world: int, device: "torch.device") -> dict
         machines = [None] * world
         dist.all_gather_object(machines, mine)
     if rank == 0:
-        write_json(file, {"machines": machines})
+        write_json(file, {"machines": machines}, root=root)
     return mine

@@ -15,6 +15,7 @@ from jobs.recipe import Recipe
 from jobs.runs.folder import RunFolder
 from jobs.runs.liveness import Listener
 from jobs.runs.state import LIVE, RunState
+from vr_core.files import touch_below
 
 POLL_S = 0.5
 
@@ -74,7 +75,7 @@ def stop_run(run: RunFolder, head: Head | None, now_s: Callable[[], float] = tim
         return state
     # The row as the wish leaves it: no job is submitted after that, and one that was submitted before is in it.
     row = Ledger(state_folder()).want_stopped(run.id)
-    run.stop_file.touch()
+    touch_below(run.root, run.stop_file)
     job = row.submission if row is not None and row.attempt == run.newest_attempt() else None
     if head is not None and job is not None and job_states(head).get(job) in LIVE_JOB:
         stop_job(head, job)

@@ -35,10 +35,10 @@ from jobs.errors import ClaimLost, NothingKept
 from jobs.execution.placement import least_workers
 from jobs.queue import node_power as machines
 from jobs.queue.apart import Apart
-from jobs.queue.kept import forget_code, kept_recipe, require_kept
+from jobs.queue.kept import changing, forget_code, kept_recipe, require_kept
 from jobs.queue.policy import Action, Close, End, Seen, StopJob, Submit, Wait, decide
 from jobs.queue.submit import job_states, stop_job, submit_attempt
-from jobs.queue.table import Ledger, Row
+from jobs.queue.table import Claim, Ledger, Row
 from jobs.recipe import WorkersSpec
 from jobs.runs.folder import RunFolder
 from jobs.runs.liveness import Listener, Signs, look_for_driver, of_own_job
@@ -103,26 +103,33 @@ def act(action: Action, row: Row, head: Head, ledger: Ledger, fence: int) -> Non
         return
     match action:
         case Close():
-            ledger.close(claim)
-            forget_code(run)
+            _close(ledger, claim, run)
         case End(state, why):
             run.give_notice(state, why)
-            ledger.close(claim)
-            forget_code(run)
+            _close(ledger, claim, run)
             log.info("%s: %s: %s", row.run, state, why)
         case StopJob():
             stop_job(head, row.submission)
         case Submit(attempt, idle):
-            try:
-                require_kept(run)
-            except NothingKept as error:
-                run.give_notice("failed", str(error))
-                ledger.close(claim)
-                log.warning("%s: %s", row.run, error)
-                return
-            # Where somebody else has taken it, they carry the run.
-            if run.take_attempt(attempt):
-                log.info("%s: submitted again as %s", row.run, submit_attempt(head, run, attempt, claim, idle))
+            with changing(run):
+                try:
+                    require_kept(run)
+                except NothingKept as error:
+                    run.give_notice("failed", str(error))
+                    ledger.close(claim)
+                    log.warning("%s: %s", row.run, error)
+                    return
+                # Where somebody else has taken it, they carry the run.
+                if run.take_attempt(attempt):
+                    again = submit_attempt(head, run, attempt, claim, idle)
+                    log.info("%s: submitted again as %s", row.run, again)
+
+
+def _close(ledger: Ledger, claim: Claim, run: RunFolder) -> None:
+    """Close the row of a run that has ended; of one that the user is just taking up again, nothing."""
+    with changing(run):
+        if ledger.close(claim):
+            forget_code(run)
 
 
 @dataclass

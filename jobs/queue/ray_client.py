@@ -3,6 +3,7 @@
 Ray's own (2.60) waits for ever, follows redirects, and asks nobody who listens at the dashboard's port.
 """
 
+import asyncio
 import logging
 import os
 from typing import Any
@@ -76,7 +77,7 @@ def log_session(head: Head) -> Any:
             connection = await super().connect(*arguments, **more)
             transport: Any = connection.transport
             try:
-                require_own(transport.get_extra_info("socket"))
+                await asyncio.to_thread(require_own, transport.get_extra_info("socket"))
             except ForeignListener:
                 connection.close()
                 raise

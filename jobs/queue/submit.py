@@ -14,7 +14,7 @@ from cluster.node.head import Head, fetch, state_folder
 from cluster.timings import Timings
 from jobs.errors import ClaimLost, JobsFailure, JobUnknown
 from jobs.execution.ray_session import DRIVER_ENVIRONMENT
-from jobs.queue.kept import keep, require_kept
+from jobs.queue.kept import changing, keep, require_kept
 from jobs.queue.ray_client import client_of, log_session
 from jobs.queue.table import Claim, Ledger
 from jobs.recipe import Recipe
@@ -46,8 +46,9 @@ def start(head: Head, run: RunFolder, recipe: Recipe, within_s: float = ANSWER_W
     if row is not None and Path(row.folder).is_dir() and Path(row.folder).resolve() != run.path.resolve():
         raise UserError(f"{run.id}: {row.folder} was submitted under this name; submit the recipe anew with --again")
     require_resumable(run, head.timings.driver_silent_s)
-    keep_source(run, recipe)
-    return submit_next(head, run, within_s)
+    with changing(run):
+        keep_source(run, recipe)
+        return submit_next(head, run, within_s)
 
 
 def submit_next(head: Head, run: RunFolder, within_s: float = ANSWER_WITHIN_S) -> str:

@@ -90,13 +90,17 @@ class Ledger:
         self._path = folder / "runs.sqlite"
         with FileLock(folder / "runs.lock", timeout=30):
             try:
-                with self._open() as connection:
-                    [[found]] = connection.execute("pragma quick_check(1)").fetchall()
+                self._make()
             except DamagedLedger:
-                found = "damaged"
-            if found != "ok":
                 self._put_aside()
+                self._make()
+
+    def _make(self) -> None:
+        """The tables, where they are not there, and a look at what is."""
         with self._open() as connection:
+            [[found]] = connection.execute("pragma quick_check(1)").fetchall()
+            if found != "ok":
+                raise DamagedLedger(f"{self._path}: damaged ({found})")
             connection.execute("pragma journal_mode = wal")
             if _missing(connection):
                 connection.execute("begin immediate")
@@ -104,6 +108,8 @@ class Ledger:
                 connection.execute(_KEEPERS)
                 for column in _missing(connection):  # another process may have been here first
                     connection.execute(f"alter table runs add column {column}")
+            connection.execute(f"select {_COLUMNS} from runs limit 1")
+            connection.execute("select fence from keepers limit 1")
 
     def take_fence(self) -> int:
         """A new keeper's number: those before it change no row any more."""
@@ -213,7 +219,8 @@ class Ledger:
         except UnicodeDecodeError as error:  # of a text, or of what sqlite says of a damaged name
             raise DamagedLedger(f"{self._path}: damaged ({error.reason}); run the command again") from None
         except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # of a damaged schema it has none
+            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
                 raise DamagedLedger(f"{self._path}: damaged ({error}); run the command again") from None
             if isinstance(error, sqlite3.OperationalError):
                 raise StorageError(f"{self._path}: {error}; check that its folder can be written") from None

@@ -72,7 +72,9 @@ class Search:
 
     def trial(self, trial: str) -> RunFolder:
         """Run folder of a trial."""
-        return RunFolder(self.trials / trial)
+        run = RunFolder(self.trials / trial)
+        run.root = self.run.root
+        return run
 
     def rows(self) -> list[TrialRow]:
         """The table, brought up to date from the trials' folders.
@@ -93,7 +95,7 @@ class Search:
     def write_rows(self) -> list[TrialRow]:
         """Write the table up to date; returns it."""
         rows = self.rows()
-        write_json(self.trials_file, {"trials": [plain(row) for row in rows]}, seal=True)
+        write_json(self.trials_file, {"trials": [plain(row) for row in rows]}, seal=True, root=self.run.root)
         return rows
 
     def write_best(self) -> TrialRow | None:
@@ -101,7 +103,7 @@ class Search:
         row = best(self.rows())
         if row is not None:
             about = f"# Best of search {self.id}: trial {row.id}, validation loss {row.score:.6g} at step {row.step}\n"
-            with whole_file(self.best_file) as draft:
+            with whole_file(self.best_file, self.run.root) as draft:
                 draft.write_text(about + to_yaml(self.trial(row.id).recipe()), encoding="utf-8")
         return row
 

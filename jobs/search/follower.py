@@ -20,7 +20,7 @@ Watch = Callable[[list[TrialRow]], None]
 
 def trial_id(trial: Any) -> str:
     """Ours, of a trial of Tune's."""
-    return Path(trial.config["folder"]).name
+    return Path(trial.config["trial"]["folder"]).name
 
 
 class Follower:

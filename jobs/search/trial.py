@@ -38,7 +38,7 @@ _loop_ended = threading.Event()
 
 
 def train_trial(config: dict[str, Any]) -> None:
-    """Tune function: the training loop on the run folder `config["folder"]`, reporting at validations.
+    """Tune function: the training loop on the run folder `config["trial"]["folder"]`, reporting at validations.
 
     Raises:
         VrError: as `jobs.training.loop.train`; it is also written to the folder's `error.json`.
@@ -48,11 +48,12 @@ def train_trial(config: dict[str, Any]) -> None:
     from jobs.steps.world import World
     from jobs.training.loop import train
 
-    run = RunFolder(Path(config["folder"]))
+    folder = Path(config["trial"]["folder"])
+    run = Search(folder.parents[1]).trial(folder.name)
     error_file = run.path / "error.json"
     error_file.unlink(missing_ok=True)
     try:
-        recipe = validate(Recipe, parse_json(config["recipes"][run.id], run.id), f"trial {run.id}")
+        recipe = validate(Recipe, parse_json(config["trial"]["recipe"], run.id), f"trial {run.id}")
         torch.set_num_threads(recipe.workers.cpus)
         report = _reporter(run, ray.tune.report)
         begun = run.last_step()
@@ -67,7 +68,7 @@ def train_trial(config: dict[str, Any]) -> None:
             raise RunFailed(f"trial {run.id} was asked to stop by itself; stop the search instead")
     except Exception as error:
         message = str(error) if isinstance(error, VrError) else f"{type(error).__name__}: {error}"
-        write_json(error_file, {"message": message, "traceback": traceback.format_exc()})
+        write_json(error_file, {"message": message, "traceback": traceback.format_exc()}, root=run.root)
         raise
     finally:
         _loop_ended.set()
@@ -92,7 +93,7 @@ class Trial(wrap_function(train_trial)):  # type: ignore[misc]  # Tune's class a
 
     def setup(self, config: dict[str, Any]) -> None:
         """Note what the trial is and where it starts."""
-        folder = Path(config["folder"])
+        folder = Path(config["trial"]["folder"])
         row = Search(folder.parents[1]).row(folder.name)
         step = RunFolder(folder).last_step()
         score = "none yet" if row.score is None else f"{row.score:.4g}"

@@ -24,6 +24,7 @@ from jobs.search.follower import Follower, Watch, followed_by, trial_id
 from jobs.search.space import plan_trials
 from vr_core.config import plain
 from vr_core.errors import UserError
+from vr_core.files import require_no_links
 
 _TUNE_ENVIRONMENT = {
     # The folders of the trials hold the metrics already.
@@ -120,6 +121,7 @@ def _fit(search: Search, recipe: Recipe, follower: Follower) -> None:
     waiting = [row.id for row in rows if row.state not in ENDED]
     if not waiting:
         return
+    require_no_links(search.run.root, search.tune, search.trials)
     with followed_by(search, follower):
         tune.Tuner(
             Trial,
@@ -163,10 +165,12 @@ def _param_space(search: Search, recipe: Recipe, trials: Sequence[str]) -> dict[
     found = place(recipe.workers, live_nodes(ray.nodes()))  # type: ignore[no-untyped-call]
     if isinstance(found, Missing):
         raise Unplaceable(f"search {search.id}: {found.why}; change workers.cpus, workers.device or workers.labels")
+    recipes = {plan.id: plan.recipe for plan in plan_trials(recipe)}
     return {
-        "folder": tune.grid_search([str(search.trials / trial) for trial in trials]),
-        # What trials compute with: their folders lie on storage that others may write to.
-        "recipes": {plan.id: json.dumps(plain(plan.recipe)) for plan in plan_trials(recipe)},
+        # With what each computes: its folder lies on storage that others may write to.
+        "trial": tune.grid_search(
+            [{"folder": str(search.trials / trial), "recipe": json.dumps(plain(recipes[trial]))} for trial in trials]
+        ),
         "use_gpu": found.use_gpu,
         "resources": found.resources,
         "selector": found.selectors[0],

@@ -259,7 +259,9 @@ def test_splits_by_rule_and_duplicates_never_cross_them(tmp_path):
         prepare(tracks, tmp_path / "new", SETTINGS, split=SplitByList((("train", "[ac]"),), "list"))
     assert not (tmp_path / "new").exists()
     more = [*tracks, *(labelled(tmp_path / "music", name, 9000, ord(name)) for name in "defgh")]
-    shares = prepare(more, tmp_path / "data", SETTINGS, split=parse_fractions("valid=0.5")).manifest
+    report = prepare(more, tmp_path / "data", SETTINGS, split=parse_fractions("valid=0.5"))
+    shares = report.manifest
+    assert {"a", "c"} <= set(report.not_moved), "who asked for other fractions is told"
     assert {song.id: song.split for song in shares.songs if song.id in "abc"} == {
         "a": "test",
         "b": "valid",

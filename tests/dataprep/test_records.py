@@ -9,6 +9,7 @@ import pytest
 
 from dataprep.errors import ManifestError, ShardError
 from dataprep.preparing.change import examine, remove
+from dataprep.preparing.group import announce
 from dataprep.preparing.prepare import PrepareSettings, prepare
 from dataprep.preparing.records import examine_records, restore_manifest
 from dataprep.shards.manifest import FILE, SECOND, read_manifest
@@ -16,6 +17,8 @@ from dataprep.shards.writer import verify
 from tests.command_line import vr
 from tests.dataprep.data import SETTINGS, labelled
 from vr_core.errors import VrError
+from vr_core.files import write_json
+from vr_core.small_files import read_json
 
 A_GROUP_A_SONG = PrepareSettings(**{**SETTINGS.model_dump(), "shard_bytes": 1})
 
@@ -106,7 +109,7 @@ def test_nothing_is_restored_from_a_copy_that_is_damaged_or_says_nothing_of_itse
     for content in (b"{", json.dumps({k: v for k, v in second.items() if k != "seal"}).encode()):
         (data / SECOND).write_bytes(content)
         with pytest.raises(ManifestError, match="no whole copy of the manifest"):
-            restore_manifest(data)
+            restore_manifest(data, lambda second, is_older: None)
         assert (data / FILE).read_text() == "{"
 
 
@@ -178,3 +181,45 @@ def test_no_link_is_truncated_in_the_place_of_a_shard_that_is_begun(tmp_path):
     with contextlib.suppress(VrError, OSError):
         prepare(tracks, data, SETTINGS)
     assert victim.read_text() == "years of work"
+
+
+def test_an_earlier_version_takes_a_damaged_ones_place_only_where_the_user_agrees(data):
+    """As a kill between the writing of the two leaves them, and then a bad byte."""
+    (version,) = (data / "versions").iterdir()
+    (data / SECOND).write_bytes(version.read_bytes())
+    (data / FILE).write_bytes((data / FILE).read_bytes()[:-30])
+    said = vr("data", "verify", data, "--repair", code=2)
+    assert "of an earlier version" in said.stderr
+    assert "nothing was changed" in said.stderr
+    vr("data", "verify", data, "--repair", "--yes", code=None)
+    assert {song.id for song in read_manifest(data).songs} == {"a", "b"}
+
+
+def test_what_is_no_data_set_is_told_so_and_nothing_is_made_there(data, tmp_path):
+    (tmp_path / "typo").mkdir()
+    for words in (["verify", tmp_path / "typo"], ["verify", tmp_path / "typo", "--repair"]):
+        assert "is not a data set" in vr("data", *words, code=2).stderr
+    assert [*(tmp_path / "typo").iterdir()] == []
+    newer = {**read_json(data / FILE), "schema_version": 9}
+    write_json(data / FILE, newer, seal=True)
+    said = vr("data", "verify", data, "--repair", code=2)
+    assert "schema version 9, this version of vr reads 1" in said.stderr
+    assert read_json(data / FILE) == newer, "an older copy does not take its place"
+
+
+def test_a_data_set_of_before_gets_its_digest_and_second_copy_when_it_is_mended(data):
+    old = {key: value for key, value in read_json(data / FILE).items() if key != "seal"}
+    (data / FILE).write_text(json.dumps(old))
+    (data / SECOND).unlink()
+    vr("data", "verify", data, "--repair")
+    assert examine_records(data) == ([], [])
+
+
+def test_a_damaged_entry_of_the_journal_is_put_aside_and_a_file_of_others_stays(data):
+    announce(data, "0123456789ab", ["vocals-0123456789ab.arrow"])
+    (data / "journal" / "0123456789ab.shards.json").write_text("{")
+    (data / "journal" / "diary.json").write_text("{")
+    vr("data", "verify", data, code=2)
+    vr("data", "verify", data, "--repair")
+    vr("data", "verify", data)
+    assert (data / "journal" / "diary.json").read_text() == "{"

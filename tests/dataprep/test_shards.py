@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dataprep.errors import NoSpaceError, ShardError
 from dataprep.shards.reader import Shard, on_local_disk
 from dataprep.shards.writer import BATCH_FRAMES, ShardWriter, verify
+from tests.small_disk import full_device, needs_root
 from vr_core.errors import StorageError
 from vr_core.specs.stft import StftSpec
 
@@ -299,9 +300,9 @@ def test_an_error_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@needs_root
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
-    (tmp_path / "x.arrow.partial").symlink_to("/dev/full")
+    full_device(tmp_path / "x.arrow.partial")
     with (
         pytest.raises(NoSpaceError, match=r"x\.arrow: no space left"),
         ShardWriter(tmp_path / "x.arrow", "polar8", STFT) as writer,

@@ -10,7 +10,6 @@ import contextlib
 import http.server
 import json
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from cluster.node.processes import ProcessRef, boot_id, start_ticks_of
 from cluster.node.ray_start import NodeStart, Ports
 from cluster.timings import DEFAULT_TIMINGS, Timings
 from cluster.trust.token import write_private
+from jobs.queue.kept import keep_recipe
 from jobs.recipe import Recipe
 from jobs.runs.creation import create_run
 from jobs.runs.folder import RunFolder
@@ -266,10 +266,11 @@ def nearly_without_code(folder: Path) -> RunFolder:
 
 def keep_little(run: RunFolder) -> None:
     """What the head keeps of a submitted run, with next to no code."""
-    source = state_folder() / "runs" / run.id / "source"
-    source.mkdir(parents=True, exist_ok=True)
-    (source / "code.py").touch()
-    shutil.copy(run.recipe_file, source.parent)
+    keep_recipe(run, run.recipe())
+    [folder] = (state_folder() / "runs").glob(f"{run.id}-*")
+    (folder / "source-00000000").mkdir(exist_ok=True)
+    (folder / "source-00000000" / "code.py").touch()
+    (folder / "code").write_text("source-00000000\n")
 
 
 def cluster_with(timings: Timings = DEFAULT_TIMINGS) -> Any:

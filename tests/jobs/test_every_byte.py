@@ -153,7 +153,7 @@ def state_files(folder: Path) -> dict[str, tuple[Path, Read]]:
         "drained-for.json": (home / "drained-for.json", read_spans),
         "links.json": (home / "links.json", read_links),
         "invitations.json": (home / "invitations.json", read_invitations),
-        "kept recipe": (home / "runs" / "demo-1" / "recipe.yaml", lambda: kept_recipe(run)),
+        "kept recipe": (next((home / "runs").glob("*/recipe.yaml")), lambda: kept_recipe(run)),
         "runs.sqlite": (home / "runs.sqlite", lambda: Ledger(home).rows()),
     }
 

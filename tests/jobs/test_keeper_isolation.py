@@ -61,7 +61,7 @@ DAMAGES = {
     "a file": lambda run: (shutil.rmtree(run.path), run.path.touch()),
     "attempts": lambda run: (shutil.rmtree(run.attempts), run.attempts.touch()),
     "recipe": lambda run: (
-        (state_folder() / "runs" / run.id / "recipe.yaml").write_text("{"),
+        next((state_folder() / "runs").glob(f"{run.id}-*/recipe.yaml")).write_text("{"),
         run.write_state(state="pending", why="waits: no machine", waiting_for="machines"),
     ),
 }

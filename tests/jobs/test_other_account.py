@@ -22,6 +22,7 @@ from cluster.errors import ClusterError, ForeignListener, TokenError
 from cluster.node.gcs import publish
 from cluster.node.head import fetch, state_folder
 from cluster.node.ray_start import Ports
+from cluster.trust import peer
 from cluster.trust.peer import opener, owner_of, require_own, require_own_at
 from cluster.trust.token import create_token, read_token
 from jobs.queue.submit import follow_logs, job_logs, stop_job
@@ -89,7 +90,7 @@ def test_another_accounts_listener_is_known_by_its_uid(family):
 def test_an_own_listener_passes_and_so_does_silence():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port)) as connection:
+        with socket.create_connection(("127.0.0.1", port)) as connection, listener.accept()[0]:
             require_own(connection)
     require_own_at(f"127.0.0.1:{port}")
     require_own_at("")
@@ -148,6 +149,18 @@ def test_an_answer_that_points_elsewhere_is_not_followed():
         first.shutdown()
         second.shutdown()
     assert seen == [(first.server_port, "secret")]
+
+
+def test_who_does_not_accept_is_not_known_and_is_sent_nothing(monkeypatch):
+    """Before 6.17 the kernel says of a connection that nobody has accepted that it is root's."""
+    monkeypatch.setattr(peer, "_TIMEOUT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with (
+            socket.create_connection(("127.0.0.1", port)) as connection,
+            pytest.raises(ForeignListener, match="an account that the kernel does not name"),
+        ):
+            require_own(connection)
 
 
 ROW = "   3: 0100007F:{:04X} 0100007F:{:04X} 01 00000000:00000000 00:00000000 00000000 {:5d}        0 77 1 0 20 4"
@@ -251,5 +264,7 @@ def test_rows_are_found_by_both_ends(one, other, uid):
     if one != other:
         assert owner_of(rows, ("127.0.0.1", one), ("127.0.0.1", other)) == uid
         assert owner_of(rows[:2], ("127.0.0.1", one), ("127.0.0.1", other)) is None
-    mapped = "   0: {0}:{1:04X} {0}:{2:04X} 01 0:0 0:0 0 {3:d} 0 7".replace("{0}", "0000000000000000FFFF00000100007F")
+        waiting = [row.replace(" 77 1 0", " 0 1 0") for row in rows]
+        assert owner_of(waiting, ("127.0.0.1", one), ("127.0.0.1", other)) is None
+    mapped = "   0: {0}:{1:04X} {0}:{2:04X} 01 0:0 0:0 0 {3:d} 0 7 1".replace("{0}", "0000000000000000FFFF00000100007F")
     assert owner_of([mapped.format(None, one, other, uid)], ("127.0.0.1", one), ("127.0.0.1", other)) == uid

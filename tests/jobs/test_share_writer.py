@@ -12,9 +12,10 @@ import pytest
 
 from cluster.node.head import state_folder
 from cluster.timings import DEFAULT_TIMINGS
-from jobs.errors import NothingKept
-from jobs.queue.kept import require_kept
+from jobs.queue import kept as kept_module
+from jobs.queue.kept import keep, keep_recipe, kept_recipe, require_kept
 from jobs.queue.submit import keep_source, submit_next
+from jobs.runs.folder import RunFolder
 from jobs.runs.liveness import write_driver
 from jobs.runs.metrics import MetricsLog
 from jobs.runs.starts import begin_start
@@ -77,11 +78,36 @@ def test_a_run_that_this_pc_keeps_nothing_of_is_not_submitted_by_the_keeper(clus
     assert "jobs/execution/launch.py" in code_of(cluster, f"{kept.run.id}.a2"), "today's code"
 
 
-@pytest.mark.parametrize("name", ["..", ".hidden", "a b", "-x", "a\nb"])
-def test_a_folder_of_no_runs_name_is_nothing_that_can_be_kept(run, name):
+@pytest.mark.parametrize("name", ["..", ".hidden", "a b", "-x", "a\nb", "x" * 300, "my run (copy)"])
+def test_whatever_a_run_is_called_its_copies_lie_in_the_state_folder(run, name):
     run.id = name
-    with pytest.raises(NothingKept, match="no run's name"):
-        require_kept(run)
+    keep_recipe(run, run.recipe())
+    assert kept_recipe(run) == run.recipe()
+    kept_files = [path for path in state_folder().rglob("recipe.yaml")]
+    assert all(path.parents[1] == state_folder() / "runs" for path in kept_files)
+
+
+def test_of_two_runs_of_one_name_each_has_its_own_recipe(run, tmp_path):
+    other = RunFolder(tmp_path / "elsewhere" / run.id)
+    keep_recipe(run, run.recipe())
+    keep_recipe(other, run.recipe().model_copy(update={"steps": 7}))
+    assert (kept_recipe(run).steps, kept_recipe(other).steps) == (100, 7)
+
+
+def test_a_copy_of_code_that_was_cut_short_is_not_submitted(run, monkeypatch):
+    """A kill in the middle of the copy: the one of before is what is submitted."""
+    keep(run, run.recipe())
+    before = require_kept(run).source
+
+    def dies(target):
+        (target / "jobs").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kept_module, "copy_source", dies)
+    with pytest.raises(KeyboardInterrupt):
+        keep(run, run.recipe())
+    assert require_kept(run).source == before
+    assert (before / "jobs" / "cli.py").is_file()
 
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J[/nope]\n2026-11-29 keeper: all is well\u202e"
@@ -169,7 +195,9 @@ def log_of(run):
 PLACES = {
     "events.jsonl": "thesis.txt", "metrics.jsonl": "thesis.txt", "state.json": "thesis.txt", "metrics": "metrics",
     "attempts": ".", "attempts/1": "1", "source": ".", "checkpoints": ".", "checkpoints/last": "last",
-    "tensorboard": ".", "checkpoints/.step-00000004.0.0": ".", "origin.json": "thesis.txt",
+    "tensorboard": ".", "checkpoints/.step-00000004.0.0": ".",
+    "checkpoints/.step-00000004.0.0/training.pt": "thesis.txt",
+    "origin.json": "thesis.txt",
     "summary.json": "thesis.txt",
 }  # fmt: skip
 
@@ -177,6 +205,7 @@ PLACES = {
 @pytest.mark.parametrize("place", PLACES)
 def test_no_link_that_he_lays_is_written_through(run, victim, place):
     (run.path / "attempts" / "1").mkdir(parents=True, exist_ok=True)
+    (run.path / place).parent.mkdir(parents=True, exist_ok=True)
     run.checkpoints.mkdir(exist_ok=True)
     linked(run.path / place, victim / PLACES[place])
     writes_all(run)

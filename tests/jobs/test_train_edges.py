@@ -110,11 +110,14 @@ def test_how_ranks_become_one_is_chosen_for_the_last_phase(
 
 
 def test_a_trial_that_is_stopped_by_itself_has_failed_and_not_lost(tiny_data: Path, tmp_path: Path) -> None:
-    run = new_run(tmp_path / "run", recipe_of(tiny_data, **{"steps": 10**6, "validation.every_steps": 10**6}))
+    recipe = recipe_of(tiny_data, **{"steps": 10**6, "validation.every_steps": 10**6})
+    (tmp_path / "search" / "trials").mkdir(parents=True)
+    run = new_run(tmp_path / "search" / "trials" / "0000", recipe)
     run.state_file.write_text('{"state": "running", "steps": 1000000}')
     run.stop_file.touch()
+    trial = {"folder": str(run.path), "recipe": json.dumps(plain(run.recipe()))}
     with pytest.raises(RunFailed, match="was asked to stop by itself; stop the search instead"):
-        train_trial({"folder": str(run.path), "use_gpu": False, "recipes": {run.id: json.dumps(plain(run.recipe()))}})
+        train_trial({"trial": trial, "use_gpu": False})
     assert "asked to stop" in (run.path / "error.json").read_text()
 
 

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ from jobs.commands.data.given import agree_to_read
 from jobs.commands.data.options import Cluster, Data, Layout, Sources, Split, Workers
 from jobs.commands.data.report import left_alone_shown, prepare_shown
 from jobs.commands.progress import audio_bar, byte_bar, in_bar
-from jobs.commands.terminal import Json, Yes
+from jobs.commands.terminal import Json, Yes, agree, say
 
 if TYPE_CHECKING:
     from dataprep.preparing.change import DamagedShard
@@ -43,7 +44,7 @@ def verify(
 
     records, plain_files = examine_records(data)
     for record in records:
-        typer.echo(record.reason, err=True)
+        say(record.reason, err=True)
     if plain_files:
         names = ", ".join(sorted(str(path.relative_to(data)) for path in plain_files)[:3])
         typer.echo(
@@ -56,10 +57,10 @@ def verify(
         raise ShardError(
             f"{data}: its manifest is damaged; restore it: vr data verify {shlex.quote(str(data))} --repair"
         )
-    if repair and records:
+    if repair and (records or plain_files):
         if not manifest_whole:
-            restored = restore_manifest(data)
-            typer.echo(
+            restored = restore_manifest(data, partial(_accept_second, data, yes))
+            say(
                 f"{data / FILE}: restored from its second copy, of {len(restored.songs)} songs and version "
                 f"{restored.digest()}",
                 err=True,
@@ -77,9 +78,9 @@ def verify(
         ],
     }  # fmt: skip
     for shard in damaged:
-        typer.echo(f"{shard.reason} (songs: {', '.join(shard.songs) or 'none'})", err=True)
+        say(f"{shard.reason} (songs: {', '.join(shard.songs) or 'none'})", err=True)
         for line in _places(shard, manifest):
-            typer.echo(f"  {line}", err=True)
+            say(f"  {line}", err=True)
     failed: tuple[tuple[str, str], ...] = ()
     if damaged and repair:
         hurt = {song for shard in damaged for song in shard.songs}
@@ -94,7 +95,7 @@ def verify(
             "new_content": list(done.new_content), "digest": digest,
         }  # fmt: skip
         for song, why in failed:
-            typer.echo(f"not repaired: {song}: {why}", err=True)
+            say(f"not repaired: {song}: {why}", err=True)
         _show_new_version(done.new_content, manifest.digest(), digest)
     if as_json:
         typer.echo(json.dumps(found))
@@ -155,7 +156,7 @@ def remove(
     gone = remove_songs(data, songs)
     left = read_manifest(data)
     for split in sorted({song.split for song in before.songs} - {song.split for song in left.songs}):
-        typer.echo(f"no song is left for {split}; add some with `vr data add {data} SRC`", err=True)
+        say(f"no song is left for {split}; add some with `vr data add {data} SRC`", err=True)
     if as_json:
         typer.echo(json.dumps({"removed": list(gone), "songs": len(left.songs), "digest": left.digest()}))
     else:
@@ -182,10 +183,20 @@ def prune(data: Data, as_json: Json = False) -> None:
     left_alone_shown(data, done.left_alone)
 
 
+def _accept_second(data: Path, yes: bool, second: "Manifest", is_older: bool) -> None:
+    """Ask before an earlier version of a data set takes the place of the one that is damaged."""
+    if is_older:
+        say(
+            f"the second copy is of an earlier version, {second.digest()}: what was changed since would be lost",
+            err=True,
+        )
+        agree(f"Take {data} back to it, with {len(second.songs)} songs?", yes)
+
+
 def _show_new_version(songs: Sequence[str], before: str, now: str) -> None:
     """Say which songs are not what they were before they were damaged, and what that means for runs."""
     for song in songs:
-        typer.echo(f"repaired with other samples than before: {song}", err=True)
+        say(f"repaired with other samples than before: {song}", err=True)
     if songs:
         typer.echo(
             f"files, decoder or resampler changed, so the data set is a new version: {now}. Runs that began with "

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.commands.terminal import agree
+from jobs.commands.terminal import agree, say
 
 if TYPE_CHECKING:
     from dataprep.shards.manifest import SongRow
@@ -18,12 +18,19 @@ _FILE = "music.json"
 
 def remember(sources: Iterable[Path]) -> None:
     """Note that the user has given these files and folders."""
+    from filelock import FileLock
+
     from cluster.node.head import state_folder
     from vr_core.files import write_json
 
-    known = _given()
-    if more := {source.resolve() for source in sources} - known:
-        write_json(state_folder() / _FILE, {"given": sorted(map(str, known | more))})
+    file = state_folder() / _FILE
+    try:
+        with FileLock(file.with_suffix(".lock"), timeout=10):
+            known = _given()
+            if more := {source.resolve() for source in sources} - known:
+                write_json(file, {"given": sorted(map(str, known | more))})
+    except OSError as error:  # a repair asks then
+        say(f"{file}: not written ({error.strerror or error}); a repair will ask before it reads this music", err=True)
 
 
 def agree_to_read(songs: "Iterable[SongRow]", yes: bool) -> None:
@@ -37,8 +44,10 @@ def agree_to_read(songs: "Iterable[SongRow]", yes: bool) -> None:
     files = {source.path for song in songs for sources in song.sources.values() for source in sources}
     others = sorted(file for file in files if known.isdisjoint({file.resolve(), *file.resolve().parents}))
     if others:
-        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-        agree(f"The data set names files that were not given here, such as {others[0]}{more}. Read them?", yes)
+        say("the data set names files that were not given to vr data on this PC:", err=True)
+        for file in others:
+            say(f"  {file}", err=True)
+        agree(f"Read these {len(others)} files?", yes)
 
 
 def _given() -> set[Path]:

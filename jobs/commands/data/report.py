@@ -12,6 +12,7 @@ import typer
 
 from jobs.commands.data.given import remember
 from jobs.commands.progress import audio_bar, in_bar
+from jobs.commands.terminal import say
 
 if TYPE_CHECKING:
     from dataprep.audio.tracks import Tracks
@@ -55,7 +56,7 @@ def prepare_shown(
                 run=crew.run if crew else None,
             )  # fmt: skip
     except KeyboardInterrupt:
-        typer.echo("stopped; finished songs are kept: run the same command again to go on", err=True)
+        say("stopped; finished songs are kept: run the same command again to go on", err=True)
         raise
     refused = [*((str(path), why) for path, why in found.problems), *done.failed]
     if as_json:
@@ -63,8 +64,14 @@ def prepare_shown(
     else:
         _show(out, found, done)
     for name, why in refused:
-        typer.echo(f"not used: {name}: {why}", err=True)
+        say(f"not used: {name}: {why}", err=True)
     left_alone_shown(out, done.left_alone)
+    if done.not_moved:
+        say(
+            f"{len(done.not_moved)} songs keep the split that they have in {out}, such as {done.not_moved[0]}; a list "
+            "moves them: --split FILE",
+            err=True,
+        )
     return len(refused)
 
 
@@ -80,9 +87,9 @@ def _crew(out: Path, found: "Tracks", on_cluster: bool) -> "Iterator[Crew | None
     # Ray prints what happens to its nodes.
     with redirect_stdout(sys.stderr), crew_of(find_head(), out, found.tracks) as crew:
         names = ", ".join(f"{node.name} ({node.cpus:g} cores)" for node in crew.nodes)
-        typer.echo(f"prepared by {names}", err=True)
+        say(f"prepared by {names}", err=True)
         for name, why in crew.left_out:
-            typer.echo(f"left out: {name}: {why}", err=True)
+            say(f"left out: {name}: {why}", err=True)
         yield crew
 
 
@@ -110,7 +117,7 @@ def left_alone_shown(data: Path, names: Sequence[str]) -> None:
     """Say which files in a data set's folder are none of its own, where there are some."""
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        typer.echo(f"{data}: left alone, not written by this data set: {', '.join(names[:3])}{more}", err=True)
+        say(f"{data}: left alone, not written by this data set: {', '.join(names[:3])}{more}", err=True)
 
 
 def _show(out: Path, found: "Tracks", done: "PrepareReport") -> None:
@@ -121,7 +128,7 @@ def _show(out: Path, found: "Tracks", done: "PrepareReport") -> None:
     songs = song_summaries(done.manifest)
     for song in songs:
         for note in song.notes:
-            typer.echo(f"{song.id}: {note}")
+            say(f"{song.id}: {note}")
     for name, group in {**split_totals(songs), "all": total(songs)}.items():
         typer.echo(f"{name:>6}: {group_line(group)}")
     kept = f", {len(done.kept)} were there already" if done.kept else ""
