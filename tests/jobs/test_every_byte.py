@@ -210,7 +210,7 @@ def test_a_spread_of_bad_bytes_stops_nothing(kind, tmp_path):
     all_of(kind, tmp_path, most=60)
 
 
-@pytest.mark.long("jobs", "cluster", "dataprep", "vr_core")
+@pytest.mark.long("vr_core", "jobs/runs", "jobs/checkpoints", "jobs/queue", "cluster/node", "dataprep/shards")
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_bad_byte_stops_anything(kind, tmp_path):
     all_of(kind, tmp_path, most=None)

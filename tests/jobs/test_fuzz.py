@@ -97,7 +97,7 @@ def fuzzed(kinds, kind: str, count: int) -> list[str]:
 @pytest.mark.parametrize(
     ("kind", "count"),
     [(kind, 40) for kind in ("recipe", "inventory", "manifest", "split", "roots")]
-    + [pytest.param(kind, 200, marks=pytest.mark.long("jobs", "cluster", "dataprep", "vr_core"))
+    + [pytest.param(kind, 200, marks=pytest.mark.long("vr_core", "dataprep/shards"))
        for kind in ("recipe", "inventory", "manifest", "split", "roots")],
 )  # fmt: skip
 def test_nothing_that_is_written_is_a_traceback(kinds, kind, count):
