@@ -210,3 +210,11 @@ def test_a_pc_is_known_by_its_installation_and_its_cards(tmp_path):
     machine_id.cache_clear()
     assert machine_id(etc, cards) == "0123/aa:01/aa:02"
     machine_id.cache_clear()
+
+
+def test_a_driver_clears_what_a_killed_one_has_begun_and_nobody_elses(run):
+    names = [".0123abcd.state.json", ".0123abcd.metrics.jsonl", ".0123abcd.notice.json"]
+    for name in names:
+        (run.path / name).touch()
+    write_driver(run, run.begin_attempt())
+    assert [name for name in names if (run.path / name).exists()] == names[2:], "the keeper may be writing that"
