@@ -11,6 +11,7 @@
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from jobs.errors import DamagedRun, RunExists, UnknownRun
+from jobs.errors import RunExists, UnknownRun
 from jobs.recipe import Recipe
 from jobs.runs.creation import drafted_in, place, resolve_paths, writable
 from jobs.runs.folder import RunFolder
@@ -79,13 +80,18 @@ class Search:
     def rows(self) -> list[TrialRow]:
         """The table, brought up to date from the trials' folders.
 
+        A damaged one is made anew: what was drawn follows from the recipe, and how far it is from the folders.
+
         Raises:
-            DamagedRun: trials.json or a trial's state is unreadable.
+            DamagedRun: a trial's state is unreadable.
+            ConfigError: trials.json and the recipe are.
         """
         try:
             kept = [validate(TrialRow, row, str(self.trials_file)) for row in read_json(self.trials_file)["trials"]]
         except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
-            raise DamagedRun(f"search {self.id}: {self.trials_file} cannot be read ({error}); search anew") from None
+            print(f"search {self.id}: its table is made anew of its trials ({error})", file=sys.stderr, flush=True)
+            plans = (plan for plan in plan_trials(self.recipe()) if self.trial(plan.id).path.is_dir())
+            kept = [TrialRow(id=plan.id, values=plan.values, steps=plan.recipe.steps) for plan in plans]
         return [self._refreshed(row) for row in kept]
 
     def row(self, trial: str) -> TrialRow:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.errors import DamagedRun, RunExists, UnknownRun
+from jobs.errors import RunExists, UnknownRun
 from jobs.recipe import Recipe
 from jobs.runs.summary import ProgressWriter, read_summary
 from jobs.search.folder import Search, TrialRow, best, create_search, end_live_trials, resolve_search, shown_trial
@@ -18,7 +18,6 @@ from jobs.search.space import plan_trials, sample
 from tests.opened import opened_files
 from vr_core.config import load, override, plain, validate
 from vr_core.errors import ConfigError
-from vr_core.files import write_json
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -228,7 +227,13 @@ def test_the_row_that_got_furthest_wins_ties_by_its_number():
     assert best(rows).id == "0001"
 
 
-def test_a_damaged_table_is_named(search):
-    write_json(search.trials_file, {"rows": []})
-    with pytest.raises(DamagedRun, match=r"trials\.json cannot be read"):
-        search.rows()
+@pytest.mark.parametrize("content", ['{"rows": []}', "", "[" * 9999, '{"trials": [{"id": "../../x"}]}'])
+def test_a_damaged_table_is_made_anew_of_the_recipe_and_the_trials(search, content, capfd):
+    search.trial("0002").write_state(state="running", step=13)
+    before = search.rows()
+    search.trials_file.write_text(content)
+    assert search.rows() == before
+    assert "its table is made anew of its trials" in capfd.readouterr().err
+    search.write_rows()
+    assert search.rows() == before
+    assert capfd.readouterr().err.count("made anew") == 1, "by the writing; then it is whole"
