@@ -37,7 +37,9 @@ class Meter(threading.Thread):
 
     def run(self) -> None:
         while not self._ended.wait(EVERY_S):
-            self.read()
+            # A pytest within a pytest empties sys.modules for a moment, in which psutil looks for itself.
+            with contextlib.suppress(KeyError):
+                self.read()
 
     def end(self) -> None:
         self._ended.set()
