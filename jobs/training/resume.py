@@ -1,10 +1,12 @@
 """Where a run goes on from: weights of another run, or the newest good checkpoint, the same one on every rank."""
 
 import contextlib
+import pickle
 from pathlib import Path
 
 import torch
 
+from dataprep.shards.manifest import read_manifest
 from jobs.checkpoints.format import Checkpoint, mend_pointers, read_checkpoint, read_newest, step_folders
 from jobs.checkpoints.local_copies import KEPT, copies_of
 from jobs.errors import RunFailed
@@ -13,7 +15,8 @@ from jobs.runs.folder import RunFolder
 from jobs.runs.note import note
 from jobs.runs.starts import Start, begin_start
 from jobs.steps.world import World
-from vr_core.errors import StorageError, UserError
+from vr_core.errors import StorageError, UserError, VrError
+from vr_core.small_files import open_regular
 
 
 def begin(run: RunFolder, start: Start | None, world: World) -> Start:
@@ -64,6 +67,26 @@ def newest_checkpoint(run: RunFolder, recipe: Recipe, world: World) -> Checkpoin
         except UserError as error:  # rank 0 has found it whole: this is another view of the same folder
             raise StorageError(f"{folder} is not what rank 0 sees: {error}") from None
     return checkpoint
+
+
+def require_data_kept(run: RunFolder, recipe: Recipe) -> None:
+    """Check that the version of the data set with which the run began is still there, before anything is started.
+
+    Raises:
+        ManifestError: the data set was changed since, and that version is not kept.
+    """
+    try:
+        last = run.pointer("last")
+        if last is None:
+            return
+        open_regular(last / "training.pt").close()
+        # Mapped: of a file of gigabytes only the entry that is asked for is read.
+        saved = torch.load(last / "training.pt", weights_only=True, mmap=True)
+    except (OSError, VrError, RuntimeError, ValueError, pickle.UnpicklingError):
+        return  # the start takes the checkpoint before, or says what is wrong
+    version = saved.get("data") if isinstance(saved, dict) else None
+    if recipe.data is not None and isinstance(version, str):
+        read_manifest(recipe.data, version)
 
 
 def newest_of_all(copies: Path | None, shared_step: int, world: World) -> Checkpoint | None:

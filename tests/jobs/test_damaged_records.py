@@ -4,11 +4,18 @@ import json
 import shutil
 
 import pytest
+import torch
 
+from dataprep.preparing.change import prune, remove
+from dataprep.preparing.prepare import prepare
+from dataprep.shards.manifest import read_manifest
 from jobs.recipe import Recipe
 from jobs.reports.overview import overview
 from jobs.runs.creation import create_run
+from jobs.training.resume import require_data_kept
 from tests.command_line import vr
+from tests.dataprep.data import SETTINGS, labelled
+from tests.jobs.checkpoints import write_example
 
 
 @pytest.fixture
@@ -55,3 +62,21 @@ def test_one_damaged_run_hides_no_other(runs, name, kind):
     if runs[0].id in listed:
         assert listed[runs[0].id] in ("pending", "damaged")
     vr("jobs", "show", runs[0].path, code=None)
+
+
+def test_a_run_whose_version_of_the_data_is_gone_is_told_before_it_is_started(runs, tmp_path):
+    run, data = runs[0], tmp_path / "data"
+    shutil.rmtree(data)
+    prepare([labelled(tmp_path / "music", "a", 2_000, 1), labelled(tmp_path / "music", "b", 2_000, 2)], data, SETTINGS)
+    step = write_example(run, 4, 1.0)
+    began = read_manifest(data).digest()
+    torch.save({"data": began}, step / "training.pt")
+    require_data_kept(run, run.recipe())
+    remove(data, ["b"])
+    require_data_kept(run, run.recipe())
+    prune(data)
+    said = vr("jobs", "resume", run.path, code=2)
+    assert f"changed since (digest {began} then" in said.stderr
+    assert run.newest_attempt() == 0
+    (step / "training.pt").write_bytes(b"cut")
+    require_data_kept(run, run.recipe())

@@ -27,10 +27,12 @@ def resume(
     from jobs.queue.submit import keep_source, start
     from jobs.reports.overview import find_run
     from jobs.runs.liveness import require_resumable
+    from jobs.training.resume import require_data_kept
 
     run = find_run(name, out)
     run.mend_state()
     recipe = recipe_of(run, run.recipe, partial(print, file=sys.stderr))
+    require_data_kept(run, recipe)
     if here:
         require_resumable(run, timings_here().driver_silent_s)
         keep_source(run, recipe)  # the keeper may go on with it, and reads what this version writes
