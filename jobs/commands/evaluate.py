@@ -29,6 +29,9 @@ def evaluate(
         ),
     ] = None,
     device: Device = "auto",
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask before reading music that was never given to vr on this PC.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Score a checkpoint on songs with known stems.
@@ -36,15 +39,20 @@ def evaluate(
     It separates the songs into files and scores these against the original stems, over whole songs, in dB. SDR is
     global: both channels summed, no windows. "Do nothing" is the SDR of the mixture itself as instrumental.
 
+    A data set names the music that it was made from. Files that were never given to `vr data` on this PC are listed
+    first, and read only if you agree.
+
     Example: vr eval runs/songs-finetune-1a2b3c4d-1 DATA --split test
     """
     import json
+    from functools import partial
 
+    from jobs.commands.data.given import agree_to_read
     from jobs.commands.progress import song_progress
     from jobs.errors import SongsFailed
     from jobs.scoring.evaluate import evaluate as run
 
-    result = run(checkpoint, data, split, out, device, song_progress)
+    result = run(checkpoint, data, split, out, device, song_progress, partial(agree_to_read, yes=yes, given=[data]))
     if as_json:
         typer.echo(json.dumps(result.plain()))
     else:

@@ -55,6 +55,10 @@ def no_bar(seconds: dict[str, float]) -> AbstractContextManager[Callable[[str, f
     return nullcontext(lambda song, done_s: None)
 
 
+def no_question(files: Iterable[Path]) -> None:
+    """All files may be read: the caller knows them."""
+
+
 def evaluate(
     checkpoint: Path,
     data: Path,
@@ -62,6 +66,7 @@ def evaluate(
     out: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     bar: Bar = no_bar,
+    may_read: Callable[[Iterable[Path]], None] = no_question,
 ) -> Evaluation:
     """Separate the songs of `data` into files, score the files, and store `eval.json` beside them.
 
@@ -72,6 +77,7 @@ def evaluate(
         out: where the files go; by default `eval/step-N` in the run folder (beside a weights file on its own).
         device: where to compute.
         bar: shows how far it is.
+        may_read: is called with the songs' files before any is read; what it raises ends the evaluation.
 
     Raises:
         NotACheckpoint, WeightsError: the checkpoint cannot be used.
@@ -82,6 +88,7 @@ def evaluate(
     chosen = pick_device(device)
     model, meta = load_model(weights, chosen)
     songs = labelled_songs(data, split, meta.stft)
+    may_read(source.path for song in songs for heard in song.stems.values() for source in heard)
     folder = out or default_folder(weights, meta)
     if out is None:  # in the run's folder, where others may write
         require_no_links(folder.parents[2], folder)

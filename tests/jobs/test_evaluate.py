@@ -16,7 +16,9 @@ from dataprep.errors import ManifestError
 from dataprep.preparing.prepare import PrepareSettings, prepare
 from dataprep.shards.manifest import Manifest, SongRow, write_manifest
 from jobs.cli import data as data_app
+from jobs.commands.data.given import remember
 from jobs.commands.evaluate import evaluate as command
+from jobs.commands.terminal import NoConsent
 from jobs.errors import NoSongs, SongsFailed
 from jobs.scoring.evaluate import evaluate
 from vr_core.errors import WeightsError
@@ -216,3 +218,37 @@ def test_a_model_listens_for_stems_that_are_what_they_should_not_be(
     assert all(0 < share < 1 for share in shares)
     shown = CliRunner().invoke(data_app, ["check", str(tmp_path / "data"), "-m", str(run_folder)]).stdout
     assert f"4 stems, {sum(row['suspicious'] for row in stems)} suspicious" in shown
+
+
+@pytest.fixture
+def shared_data(music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data set of music that this account never gave to vr."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    write_data_set(tmp_path / "data", music, StftSpec(sample_rate_hz=RATE_HZ, n_fft=128, hop=64))
+    return tmp_path / "data"
+
+
+def test_music_that_was_never_given_is_named_and_not_read_unasked(run_folder: Path, shared_data: Path, music: Path):
+    """Whoever may write to the share names a private recording as a song's source, and finds it beside the run."""
+    error, stdout, stderr = run_command(str(run_folder), str(shared_data), "--device", "cpu")
+    assert isinstance(error, NoConsent)
+    assert stdout == ""
+    named = [line.strip() for line in stderr.splitlines() if line.startswith("  ")]
+    assert named == sorted(str(music / "two" / f"{stem}.wav") for stem in ("vocals", "drums", "bass"))
+    assert not (run_folder / "eval").exists()
+    error, _, _ = run_command(str(run_folder), str(shared_data), "--device", "cpu", "--yes")
+    assert error is None
+    assert list((run_folder / "eval").rglob("two.vocals.wav"))
+
+
+def test_music_that_was_given_is_read_and_what_a_link_in_it_leads_to_is_asked_about(
+    run_folder: Path, shared_data: Path, music: Path, tmp_path: Path
+):
+    remember([music])
+    error, _, stderr = run_command(str(run_folder), str(shared_data), "--device", "cpu")
+    assert (error, "not given" in stderr) == (None, False)
+    (music / "two" / "bass.wav").rename(tmp_path / "private.wav")
+    (music / "two" / "bass.wav").symlink_to(tmp_path / "private.wav")
+    error, _, stderr = run_command(str(run_folder), str(shared_data), "--device", "cpu")
+    assert isinstance(error, NoConsent)
+    assert [line.strip() for line in stderr.splitlines() if line.startswith("  ")] == [str(tmp_path / "private.wav")]

@@ -85,7 +85,7 @@ def verify(
     if damaged and repair:
         hurt = {song for shard in damaged for song in shard.songs}
         songs = [song for song in manifest.songs if song.id in hurt]
-        agree_to_read(songs, yes)
+        agree_to_read((source.path for song in songs for heard in song.sources.values() for source in heard), yes)
         with audio_bar() as report:
             done = repair_shards(data, damaged, in_bar(report), roots_here(data), songs)
         failed = done.failed

@@ -1,17 +1,14 @@
 """Music that the user has given to `vr data` on this PC: a data set's manifest may name other files.
 
-A manifest lies where others may write. Repairing a song reads the files that it names, and puts them into the data set:
-files outside of what was given are named, and read only if the user agrees.
+A manifest lies where others may write. Repairing a song reads the files that it names and puts them into the data set;
+scoring one puts what was heard in them beside the run. Files outside of what was given are named, and read only if the
+user agrees.
 """
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jobs.commands.terminal import agree, say
-
-if TYPE_CHECKING:
-    from dataprep.shards.manifest import SongRow
 
 _FILE = "music.json"
 
@@ -33,16 +30,16 @@ def remember(sources: Iterable[Path]) -> None:
         say(f"{file}: not written ({error.strerror or error}); a repair will ask before it reads this music", err=True)
 
 
-def agree_to_read(songs: "Iterable[SongRow]", yes: bool) -> None:
-    """Return when all files of the songs were given by the user, or when he agrees to read the others.
+def agree_to_read(files: Iterable[Path], yes: bool, given: Iterable[Path] = ()) -> None:
+    """Return when all files were given by the user, now (`given`) or before, or when he agrees to read the others.
 
     Raises:
         NoConsent: there is no terminal to ask at.
         typer.Abort: the answer is no.
     """
-    known = _given()
-    files = {source.path for song in songs for sources in song.sources.values() for source in sources}
-    others = sorted(file for file in files if known.isdisjoint({file.resolve(), *file.resolve().parents}))
+    known = _given().union(source.resolve() for source in given)
+    # A link is known by where it leads.
+    others = sorted(file for file in {file.resolve() for file in files} if known.isdisjoint({file, *file.parents}))
     if others:
         say("the data set names files that were not given to vr data on this PC:", err=True)
         for file in others:
