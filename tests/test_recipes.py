@@ -6,7 +6,8 @@ import cluster
 import jobs
 from cluster.inventory import Inventory
 from jobs.recipe import Recipe
-from vr_core.config import load, parse_yaml, plain, to_yaml, validate
+from vr_core.config import load, plain, to_yaml, validate
+from vr_core.yaml12 import parse_yaml
 
 RECIPES = sorted((Path(jobs.__path__[0]) / "recipes").glob("*.yaml"))
 INVENTORIES = sorted(Path(cluster.__path__[0]).glob("*.yaml"))

@@ -9,8 +9,9 @@ from ray._private.label_utils import parse_node_labels_string, validate_label_ke
 
 import cluster
 from cluster.inventory import GpuSpec, Inventory, NodeSpec, label_value, node_labels
-from vr_core.config import load, parse_yaml, to_yaml, validate
+from vr_core.config import load, to_yaml, validate
 from vr_core.errors import ConfigError
+from vr_core.yaml12 import parse_yaml
 
 FOLDER = Path(cluster.__path__[0])
 HEAD = {"name": "attic", "address": "192.168.1.10", "role": "head"}

@@ -8,8 +8,9 @@ import pytest
 from jobs.recipe import ADDED_KEYS, REMOVED_KEYS, Recipe, require_startable
 from jobs.recipes.shipped import read_recipe
 from jobs.runs.folder import RunFolder
-from vr_core.config import load, parse_overrides, parse_yaml, plain, to_yaml, validate
+from vr_core.config import load, parse_overrides, plain, to_yaml, validate
 from vr_core.errors import ConfigError
+from vr_core.yaml12 import parse_yaml
 
 
 def recipe(**changes: Any) -> Recipe:

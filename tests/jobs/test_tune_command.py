@@ -7,7 +7,8 @@ from jobs.recipes.shipped import recipe_file
 from jobs.search.folder import create_search
 from jobs.search.space import plan_trials
 from tests.command_line import vr
-from vr_core.config import load, parse_yaml
+from vr_core.config import load
+from vr_core.yaml12 import parse_yaml
 
 
 def recipe(*overrides):

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from vr_core import config
-from vr_core.config import Spec, load, override, parse_overrides, parse_yaml, to_yaml, validate
+from vr_core.config import Spec, load, override, parse_overrides, to_yaml, validate
 from vr_core.errors import ConfigError
 from vr_core.specs.objectives import MaskedFramesSpec
 from vr_core.specs.optim import OptimSpec
 from vr_core.specs.stft import StftSpec
+from vr_core.yaml12 import parse_yaml
 
 # YAML 1.2.2, section 10.3.2 (core schema): the tag resolution table, and what YAML 1.1 would read differently.
 SCALARS = [

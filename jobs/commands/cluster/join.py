@@ -99,7 +99,8 @@ def join(
 
 def _read_inventory(path: Path) -> "Inventory":
     from cluster.inventory import Inventory
-    from vr_core.config import load, parse_yaml, validate
+    from vr_core.config import load, validate
+    from vr_core.yaml12 import parse_yaml
 
     if str(path) == "-":
         return validate(Inventory, parse_yaml(sys.stdin.read(), "stdin"), "stdin")
