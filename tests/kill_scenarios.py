@@ -11,8 +11,9 @@ import torch
 from cluster.node.drain import Drained, change_drained, put
 from dataprep.audio.tracks import find_tracks
 from dataprep.preparing.change import examine, prune, remove, repair
+from dataprep.preparing.folder import writing
 from dataprep.preparing.leftovers import remove_leftovers
-from dataprep.preparing.prepare import PrepareSettings, prepare, writing
+from dataprep.preparing.prepare import PrepareSettings, prepare
 from dataprep.preparing.records import examine_records, mend_records
 from dataprep.shards.manifest import read_manifest
 from dataprep.shards.splits import SplitByList

@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from dataprep.audio.tracks import Track, files_of
 from dataprep.errors import DataError, ShardError
+from dataprep.preparing.folder import writing
 from dataprep.preparing.leftovers import finished_shards, left_alone, remove_leftovers, remove_versions
-from dataprep.preparing.prepare import PrepareProgress, PrepareReport, PrepareSettings, prepare, writing
+from dataprep.preparing.prepare import PrepareProgress, PrepareReport, PrepareSettings, prepare
 from dataprep.preparing.song import duration_s
 from dataprep.roles import Role
 from dataprep.shards.manifest import Manifest, Preparation, SongRow, StemRow, read_manifest, replace_manifest

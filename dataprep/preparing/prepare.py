@@ -5,25 +5,22 @@ its row in the manifest or in a journal is not prepared again, and a lock keeps 
 """
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from filelock import FileLock, Timeout
 from pydantic import Field
 
 from dataprep.audio.tracks import Track
 from dataprep.errors import AudioError, DataError, PrepareError
 from dataprep.fingerprints.store import kept_fingerprints
 from dataprep.preparing.duplicates import in_the_same_order, with_copies_in_one_split
+from dataprep.preparing.folder import existing_manifest, writing
 from dataprep.preparing.group import (
-    JOURNALS,
     GroupPlan,
     announce,
-    journal_entries,
     journals_of,
     plan_groups,
     read_journals,
@@ -36,21 +33,15 @@ from dataprep.preparing.workers import RunGroups, run_groups
 from dataprep.roles import Split
 from dataprep.shards.columns import CHANNELS, COLUMNS
 from dataprep.shards.manifest import (
-    FILE,
-    SECOND,
-    VERSIONS,
     Manifest,
     SongRow,
-    read_manifest,
     replace_manifest,
 )
 from dataprep.shards.roots import Roots
 from dataprep.shards.splits import SplitByFraction, SplitByList, SplitRule, assign
 from dataprep.shards.writer import ShardRow
 from vr_core.config import digest, plain
-from vr_core.files import clear_drafts, drafted
 
-LOCK = ".lock"
 _ONE_WORKER_S = 600.0
 """Up to this much audio, starting processes that import torch takes longer than the work."""
 
@@ -140,29 +131,6 @@ def prepare(
         return _prepare(tracks, out, settings, on_progress or (lambda _: None), rule, again, places, run)
 
 
-@contextmanager
-def writing(out: Path) -> Iterator[None]:
-    """Holds the data set `out`, new or existing, against others that would change it.
-
-    Raises:
-        PrepareError: somebody else does, or the folder cannot be written.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / LOCK, timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise PrepareError(f"{out}: another `vr data` command is writing into it; wait until it has ended") from None
-    except OSError as error:
-        raise PrepareError(f"{out}: cannot be written ({error.strerror}); choose another folder with --out") from None
-    try:
-        clear_drafts(out, {FILE, SECOND})
-        clear_drafts(out / VERSIONS)
-        yield
-    finally:
-        lock.release()
-
-
 def _prepare(
     tracks: Sequence[Track],
     out: Path,
@@ -173,7 +141,7 @@ def _prepare(
     roots: Roots,
     run: RunGroups | None,
 ) -> PrepareReport:
-    existing = _existing(out, settings)
+    existing = existing_manifest(out, settings)
     song_settings = settings.song_settings()
     journals = read_journals(out, song_settings)
     shards: dict[str, ShardRow] = dict(existing.shards)
@@ -279,39 +247,6 @@ def _splits(
 
 def _content(song: SongRow) -> dict[str, str]:
     return {role: stem.content_sha256 for role, stem in song.stems.items()}
-
-
-JUNK = frozenset(
-    {LOCK, ".DS_Store", ".directory", ".Spotlight-V100", "@eaDir", "Thumbs.db", "desktop.ini", "lost+found"}
-)
-"""What systems and file managers leave in any folder."""
-
-
-def _existing(out: Path, settings: PrepareSettings) -> Manifest:
-    """The manifest of the data set in `out`; an empty one for a new data set, in a folder that holds nothing else.
-
-    Raises:
-        PrepareError: other settings, or files that no preparation has written.
-    """
-    if not (out / FILE).exists():
-        there = {path.name for path in out.iterdir() if not path.name.startswith("._")}
-        begun = out / JOURNALS  # with nothing but drafts in it: a preparation was killed at its first entry
-        if begun.is_dir() and all(drafted(path.name) for path in begun.iterdir()):
-            there.discard(JOURNALS)
-        strangers = sorted(there - JUNK)
-        if strangers and not journal_entries(out):
-            raise PrepareError(
-                f"{out}: holds {strangers[0]}{f' and {len(strangers) - 1} more' if strangers[1:] else ''}, and no data "
-                "set; give a new folder with --out"
-            )
-        return Manifest(stft=settings.stft, codec=settings.codec, shards={}, songs=())
-    found = read_manifest(out)
-    mine, theirs = ({**plain(stft), "codec": codec} for stft, codec in
-                    ((settings.stft, settings.codec), (found.stft, found.codec)))  # fmt: skip
-    differ = [f"{key} is {theirs[key]} there and {mine[key]} here" for key in mine if mine[key] != theirs[key]]
-    if differ:
-        raise PrepareError(f"{out}: holds a data set with other settings ({'; '.join(differ)}); choose another --out")
-    return found
 
 
 def _survey(

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from dataprep.errors import DamagedManifest
 from dataprep.fingerprints.store import FOLDER as FINGERPRINTS
 from dataprep.fingerprints.store import is_whole
+from dataprep.preparing.folder import writing
 from dataprep.preparing.group import JOURNALS, journal_entries
-from dataprep.preparing.prepare import writing
 from dataprep.shards.manifest import (
     FILE,
     MANIFEST_BYTES,

@@ -14,7 +14,8 @@ from dataprep.audio.resample import resampled_length
 from dataprep.audio.tracks import Track
 from dataprep.errors import DataError, ManifestError, PrepareError
 from dataprep.preparing.change import DamagedFrames, examine, ids_beside, prune, remove, repair, settings_of
-from dataprep.preparing.prepare import prepare, writing
+from dataprep.preparing.folder import writing
+from dataprep.preparing.prepare import prepare
 from dataprep.roles import Role
 from dataprep.shards.dataset import Dataset
 from dataprep.shards.manifest import Manifest, SongRow, kept_versions, read_manifest, write_manifest

@@ -1,0 +1,70 @@
+"""The folder of a data set that is about to be written: held by one process, and of this data set alone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from dataprep.errors import PrepareError
+from dataprep.preparing.group import JOURNALS, journal_entries
+from dataprep.preparing.song import SongSettings
+from dataprep.shards.manifest import FILE, SECOND, VERSIONS, Manifest, read_manifest
+from vr_core.config import plain
+from vr_core.files import clear_drafts, drafted
+
+LOCK = ".lock"
+JUNK = frozenset(
+    {LOCK, ".DS_Store", ".directory", ".Spotlight-V100", "@eaDir", "Thumbs.db", "desktop.ini", "lost+found"}
+)
+"""What systems and file managers leave in any folder."""
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Holds the data set `out`, new or existing, against others that would change it.
+
+    Raises:
+        PrepareError: somebody else does, or the folder cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / LOCK, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise PrepareError(f"{out}: another `vr data` command is writing into it; wait until it has ended") from None
+    except OSError as error:
+        raise PrepareError(f"{out}: cannot be written ({error.strerror}); choose another folder with --out") from None
+    try:
+        clear_drafts(out, {FILE, SECOND})
+        clear_drafts(out / VERSIONS)
+        yield
+    finally:
+        lock.release()
+
+
+def existing_manifest(out: Path, settings: SongSettings) -> Manifest:
+    """The manifest of the data set in `out`; an empty one for a new data set, in a folder that holds nothing else.
+
+    Raises:
+        PrepareError: other settings, or files that no preparation has written.
+    """
+    if not (out / FILE).exists():
+        there = {path.name for path in out.iterdir() if not path.name.startswith("._")}
+        begun = out / JOURNALS  # with nothing but drafts in it: a preparation was killed at its first entry
+        if begun.is_dir() and all(drafted(path.name) for path in begun.iterdir()):
+            there.discard(JOURNALS)
+        strangers = sorted(there - JUNK)
+        if strangers and not journal_entries(out):
+            raise PrepareError(
+                f"{out}: holds {strangers[0]}{f' and {len(strangers) - 1} more' if strangers[1:] else ''}, and no data "
+                "set; give a new folder with --out"
+            )
+        return Manifest(stft=settings.stft, codec=settings.codec, shards={}, songs=())
+    found = read_manifest(out)
+    mine, theirs = ({**plain(stft), "codec": codec} for stft, codec in
+                    ((settings.stft, settings.codec), (found.stft, found.codec)))  # fmt: skip
+    differ = [f"{key} is {theirs[key]} there and {mine[key]} here" for key in mine if mine[key] != theirs[key]]
+    if differ:
+        raise PrepareError(f"{out}: holds a data set with other settings ({'; '.join(differ)}); choose another --out")
+    return found
