@@ -300,7 +300,7 @@ def _check_references(path: Path, manifest: Manifest) -> None:
         for role, stem in song.stems.items():
             shard = manifest.shards.get(stem.shard)
             if shard is None or shard.codec != manifest.codec_of(role):
-                raise ManifestError(
+                raise DamagedManifest(
                     f"{path}: damaged ({song.id} {role}: no such shard {stem.shard!r}); {_remedy(path)}"
                 )
             if len(stem.peaks) != -(-stem.frames // BATCH_FRAMES):

@@ -96,6 +96,16 @@ def test_a_damaged_manifest_is_restored_from_its_second_copy_and_that_is_said(da
     vr("data", "verify", data)
 
 
+def test_a_manifest_that_names_a_shard_it_does_not_list_is_restored_too(data):
+    """As an earlier version's, which carries no digest: what does not fit together in it is damage."""
+    whole = (data / FILE).read_bytes()
+    raw = read_json(data / FILE)
+    write_json(data / FILE, {**raw, "shards": dict(list(raw["shards"].items())[1:])})
+    assert "its manifest is damaged" in vr("data", "verify", data, code=2).stderr
+    assert "restored from its second copy" in vr("data", "verify", data, "--repair").stderr
+    assert (data / FILE).read_bytes() == whole
+
+
 def test_a_second_copy_of_another_version_is_never_taken_silently(data):
     (data / SECOND).write_bytes((next((data / "versions").iterdir())).read_bytes())
     assert [record.path.name for record in examine_records(data)[0]] == [SECOND]
