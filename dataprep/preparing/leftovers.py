@@ -14,7 +14,7 @@ from dataprep.errors import ManifestError
 from dataprep.fingerprints.store import FOLDER as FINGERPRINTS
 from dataprep.fingerprints.store import forget, groups_of
 from dataprep.preparing.group import JOURNALS, Announced, GroupJournal, group_of, journal_entries
-from dataprep.shards.manifest import FILE, kept_versions, read_manifest, version_files
+from dataprep.shards.manifest import kept_versions, read_manifest, version_files
 from dataprep.shards.writer import PARTIAL, SUFFIX
 from vr_core.files import drafted
 
@@ -36,9 +36,6 @@ def remove_leftovers(folder: Path, named: Collection[str]) -> int:
     entries = journal_entries(folder)
     ours = set[str]().union(*map(_shards_of, entries.values()))
     removed_bytes = _remove(folder, ours, set(named).union(*(version.shards for version in versions)))
-    for path in list(folder.glob(f".*.{FILE}")):
-        if drafted(path.name) == FILE:
-            path.unlink(missing_ok=True)
     _drop(folder, {path.name for path, entry in entries.items() if isinstance(entry, Announced)})
     return removed_bytes
 
