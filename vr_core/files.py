@@ -37,7 +37,7 @@ def below(root: Path, path: Path) -> Iterator[Path]:
             except OSError as error:
                 place = root.joinpath(*parts[: depth + 1])
                 if place.is_symlink():
-                    raise LinkRefused(f"{place}: is a link, and is not followed; move what it leads to there") from None
+                    raise _refused(place) from None
                 raise OSError(error.errno, os.strerror(error.errno or 0), str(place)) from None
             os.close(handle)
             handle = inner
@@ -57,7 +57,11 @@ def require_no_links(root: Path, *paths: Path) -> None:
             if place == root:
                 break
             if place.is_symlink():
-                raise LinkRefused(f"{place}: is a link, and is not followed; move what it leads to there")
+                raise _refused(place)
+
+
+def _refused(link: Path) -> LinkRefused:
+    return LinkRefused(f"{link}: is a link, and is not followed; move what it leads to there")
 
 
 @contextlib.contextmanager
@@ -72,9 +76,9 @@ def open_below(root: Path, path: Path, flags: int) -> Iterator[BinaryIO]:
             handle = os.open(place, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise LinkRefused(f"{path}: is a link, and is not followed; move what it leads to there") from None
+                raise _refused(path) from None
             raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from None
-        with open(handle, "r+b" if flags & os.O_RDWR else "wb", buffering=-1, closefd=True) as file:
+        with open(handle, "wb") as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise LinkRefused(f"{path}: is no regular file; move it away")
             yield file
