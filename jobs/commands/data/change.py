@@ -18,6 +18,7 @@ from jobs.commands.terminal import Json, Yes, agree, say
 
 if TYPE_CHECKING:
     from dataprep.preparing.change import DamagedShard
+    from dataprep.preparing.records import DamagedRecord
     from dataprep.shards.manifest import Manifest
 
 
@@ -38,34 +39,10 @@ def verify(
     """
     from dataprep.errors import ShardError
     from dataprep.preparing.change import repair as repair_shards
-    from dataprep.preparing.records import examine_records, mend_records, restore_manifest
-    from dataprep.shards.manifest import FILE, read_manifest
+    from dataprep.shards.manifest import read_manifest
     from jobs.training.storage import roots_here
 
-    records, plain_files = examine_records(data)
-    for record in records:
-        say(record.reason, err=True)
-    if plain_files:
-        names = ", ".join(sorted(str(path.relative_to(data)) for path in plain_files)[:3])
-        typer.echo(
-            f"{len(plain_files)} files carry no digest of themselves, such as {names}: an earlier version wrote them, "
-            "and a changed byte in them may be seen by nobody",
-            err=True,
-        )
-    manifest_whole = not any(record.path.name == FILE for record in records)
-    if not manifest_whole and not repair:
-        raise ShardError(
-            f"{data}: its manifest is damaged; restore it: vr data verify {shlex.quote(str(data))} --repair"
-        )
-    if repair and (records or plain_files):
-        if not manifest_whole:
-            restored = restore_manifest(data, partial(_accept_second, data, yes))
-            say(
-                f"{data / FILE}: restored from its second copy, of {len(restored.songs)} songs and version "
-                f"{restored.digest()}",
-                err=True,
-            )
-        records = mend_records(data, [record for record in records if record.path.name != FILE])
+    records, plain_files = _records(data, repair, yes)
     manifest = read_manifest(data)
     damaged = _examined(data, manifest)
     found: dict[str, Any] = {
@@ -181,6 +158,44 @@ def prune(data: Data, as_json: Json = False) -> None:
         if done.versions and not done.bytes:
             typer.echo("all shards are still needed: a removed song shares its shard with songs that stay")
     left_alone_shown(data, done.left_alone)
+
+
+def _records(data: Path, repair: bool, yes: bool) -> "tuple[list[DamagedRecord], list[Path]]":
+    """Look through the files besides the shards, and with `repair` mend them; what is left, and what has no digest.
+
+    Raises:
+        ShardError: the manifest is damaged, and it is not to be repaired.
+        ManifestError: it cannot be restored.
+    """
+    from dataprep.errors import ShardError
+    from dataprep.preparing.records import examine_records, mend_records, restore_manifest
+    from dataprep.shards.manifest import FILE
+
+    records, plain_files = examine_records(data)
+    for record in records:
+        say(record.reason, err=True)
+    if plain_files:
+        names = ", ".join(sorted(str(path.relative_to(data)) for path in plain_files)[:3])
+        say(
+            f"{len(plain_files)} files carry no digest of themselves, such as {names}: an earlier version wrote them, "
+            "and a changed byte in them may be seen by nobody",
+            err=True,
+        )
+    others = [record for record in records if record.path.name != FILE]
+    if len(others) < len(records):
+        if not repair:
+            raise ShardError(
+                f"{data}: its manifest is damaged; restore it: vr data verify {shlex.quote(str(data))} --repair"
+            )
+        restored = restore_manifest(data, partial(_accept_second, data, yes))
+        say(
+            f"{data / FILE}: restored from its second copy, of {len(restored.songs)} songs and version "
+            f"{restored.digest()}",
+            err=True,
+        )
+    if repair and (records or plain_files):
+        return mend_records(data, others), plain_files
+    return records, plain_files
 
 
 def _accept_second(data: Path, yes: bool, second: "Manifest", is_older: bool) -> None:

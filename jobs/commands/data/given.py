@@ -26,8 +26,9 @@ def remember(sources: Iterable[Path]) -> None:
             known = _given()
             if more := {source.resolve() for source in sources} - known:
                 write_json(file, {"given": sorted(map(str, known | more))})
-    except OSError as error:  # a repair asks then
-        say(f"{file}: not written ({error.strerror or error}); a repair will ask before it reads this music", err=True)
+    except OSError as error:  # who reads it later asks then
+        why = error.strerror or error
+        say(f"{file}: not written ({why}); a repair and vr eval will ask before they read this music", err=True)
 
 
 def agree_to_read(files: Iterable[Path], yes: bool, given: Iterable[Path] = ()) -> None:

@@ -34,6 +34,9 @@ def show(name: RunName, out: Out = RUNS, as_json: Json = False) -> None:
 
 def _shown(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """What is said of a run, in the order in which one asks, with its heading."""
+    from jobs.reports.overview import shown_moment
+    from jobs.reports.trace import shown_machine
+
     yield "run", found["run"]
     why = f" ({found['why']})" if found["why"] else ""
     yield "state", f"{found['state']}{why} at step {found['step']} of {found['steps']}, {found['updated']}"
@@ -48,9 +51,6 @@ def _shown(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "sync", _shown_choice(found["sync"])
     if "not_worth" in found:
         yield "advice", _shown_advice(found["not_worth"])
-    from jobs.reports.overview import shown_moment
-    from jobs.reports.trace import shown_machine
-
     for line in found["damage"]:
         yield "damage", f"{line}; the run goes on without it"
     origin = found["origin"]
