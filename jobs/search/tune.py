@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.node.head import find_head_or_none, timings_here
-from jobs.errors import RunExists, RunFailed, Unplaceable
+from jobs.errors import DamagedRun, RunExists, RunFailed, Unplaceable
 from jobs.execution.placement import Missing, live_nodes, place
 from jobs.execution.ray_session import ray_of
 from jobs.recipe import Recipe
@@ -158,6 +158,21 @@ def _remember(scheduler: Any, trial: str, reports: Sequence[tuple[int, float]]) 
         scheduler.on_trial_result(None, known, {STEP: step, SCORE: score})
 
 
+def configurations(search: Search, recipe: Recipe, trials: Sequence[str]) -> list[dict[str, str]]:
+    """Folder of each trial, and as JSON what it computes: the folder lies on storage that others may write to.
+
+    Raises:
+        DamagedRun: one of the trials is none of the recipe's.
+    """
+    recipes = {plan.id: plan.recipe for plan in plan_trials(recipe)}
+    if strangers := [trial for trial in trials if trial not in recipes]:
+        raise DamagedRun(
+            f"{search.trials_file}: damaged (trial {strangers[0]} is not in the search's recipe); delete it, and "
+            f"`vr tune --resume {search.path}` makes it anew of the trials"
+        )
+    return [{"folder": str(search.trials / trial), "recipe": json.dumps(plain(recipes[trial]))} for trial in trials]
+
+
 def _param_space(search: Search, recipe: Recipe, trials: Sequence[str]) -> dict[str, Any]:
     import ray
     from ray import tune
@@ -165,12 +180,8 @@ def _param_space(search: Search, recipe: Recipe, trials: Sequence[str]) -> dict[
     found = place(recipe.workers, live_nodes(ray.nodes()))  # type: ignore[no-untyped-call]
     if isinstance(found, Missing):
         raise Unplaceable(f"search {search.id}: {found.why}; change workers.cpus, workers.device or workers.labels")
-    recipes = {plan.id: plan.recipe for plan in plan_trials(recipe)}
     return {
-        # With what each computes: its folder lies on storage that others may write to.
-        "trial": tune.grid_search(
-            [{"folder": str(search.trials / trial), "recipe": json.dumps(plain(recipes[trial]))} for trial in trials]
-        ),
+        "trial": tune.grid_search(configurations(search, recipe, trials)),
         "use_gpu": found.use_gpu,
         "resources": found.resources,
         "selector": found.selectors[0],

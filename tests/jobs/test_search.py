@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.errors import RunExists, UnknownRun
+from jobs.errors import DamagedRun, RunExists, UnknownRun
 from jobs.recipe import Recipe
 from jobs.runs.summary import ProgressWriter, read_summary
 from jobs.search.folder import Search, TrialRow, best, create_search, end_live_trials, resolve_search, shown_trial
 from jobs.search.follower import Follower
 from jobs.search.space import plan_trials, sample
+from jobs.search.tune import configurations
 from tests.opened import opened_files
 from vr_core.config import load, override, plain, validate
 from vr_core.errors import ConfigError
@@ -237,3 +238,16 @@ def test_a_damaged_table_is_made_anew_of_the_recipe_and_the_trials(search, conte
     search.write_rows()
     assert search.rows() == before
     assert capfd.readouterr().err.count("made anew") == 1, "by the writing; then it is whole"
+
+
+def test_a_trial_computes_what_the_searchs_recipe_says_and_no_other_trial_is_begun(search):
+    whole = search.recipe()
+    planned = {plan.id: plan.recipe for plan in plan_trials(whole)}
+    for row in search.rows():  # what lies in its folder does not count
+        search.trial(row.id).recipe_file.write_text("name: his\n")
+    for found in configurations(search, whole, list(planned)):
+        trial = Path(found["folder"])
+        assert trial.parent == search.trials
+        assert validate(Recipe, json.loads(found["recipe"]), "trial") == planned[trial.name]
+    with pytest.raises(DamagedRun, match=r"trials.json: damaged \(trial 9999 is not in .*vr tune --resume"):
+        configurations(search, whole, [*planned, "9999"])
