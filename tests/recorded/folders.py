@@ -37,6 +37,8 @@ from vr_core.weights import load_model
 KEPT = Path(__file__).parent / "kept"
 PLACE = "/where/it/was/recorded"
 BOOT = "00000000-0000-0000-0000-000000000000"
+NO_PROCESS = 2**22
+"""Numbers of processes are less on any Linux (proc_sys_kernel(5): pid_max)."""
 
 
 def lay_out(into: Path) -> Path:
@@ -51,7 +53,10 @@ def lay_out(into: Path) -> Path:
             target = into / file.relative_to(KEPT)
             target.parent.mkdir(parents=True, exist_ok=True)
             content = file.read_bytes()
-            target.write_bytes(content.replace(PLACE.encode(), str(into).encode()).replace(BOOT.encode(), boot))
+            content = content.replace(PLACE.encode(), str(into).encode()).replace(BOOT.encode(), boot)
+            if file.name == "driver.json":  # its process has ended; here another one may have its number
+                content = json.dumps({**json.loads(content), "pid": NO_PROCESS}).encode()
+            target.write_bytes(content)
     shutil.copytree(BEFORE / "data", into / "data")
     return into / "runs"
 
