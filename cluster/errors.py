@@ -19,5 +19,9 @@ class ClusterFailure(Failure):
     """Ray, or a process beside it, did not start, answer or end."""
 
 
+class OtherAtWork(ClusterFailure):
+    """Another process starts or ends a head or node on this PC."""
+
+
 class ForeignListener(ClusterFailure):
     """Another account of this PC listens where a process of the cluster should."""

@@ -22,7 +22,8 @@ from cluster.joining.invitations import NEW_CODE, Refusal, decide, locked, read_
 from cluster.node.head import Head, read_head
 from cluster.node.processes import alive, now
 from cluster.node.ray_start import NodeStart
-from cluster.node.start import Companion, require_answer
+from cluster.node.start import require_answer
+from cluster.node.supervision import Companion
 from cluster.trust.token import read_token, token_sha256
 from cluster.versions import Versions
 from vr_core.config import Spec

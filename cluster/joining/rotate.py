@@ -7,7 +7,7 @@ from cluster.joining.admission import await_endpoint
 from cluster.joining.invitations import forget_all, invite
 from cluster.node.head import Head, state_folder
 from cluster.node.lifecycle import restart_head
-from cluster.node.start import Companion
+from cluster.node.supervision import Companion
 from cluster.trust.token import replace_token
 from cluster.versions import Versions
 

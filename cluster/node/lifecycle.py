@@ -4,9 +4,8 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from cluster.errors import ClusterError, ClusterFailure, NoHead, TokenError
+from cluster.errors import ClusterError, NoHead, TokenError
+from cluster.node.changing import unchanging
 from cluster.node.free_ports import choose_ports
 from cluster.node.head import (
     AnyMember,
@@ -24,14 +23,13 @@ from cluster.node.head import (
 from cluster.node.processes import alive, end, family
 from cluster.node.ray_start import NodeStart, Ports
 from cluster.node.start import (
-    START_TIMEOUT_S,
-    Companion,
     await_up,
     has_left,
     require_answer,
     start_companion,
     start_ray,
 )
+from cluster.node.supervision import Companion
 from cluster.timings import DEFAULT_TIMINGS, Timings
 from cluster.trust.token import create_token, read_token, token_sha256, write_private
 from vr_core.files import clear_drafts
@@ -172,7 +170,8 @@ def _start_head(node: NodeStart, ports: Ports | None, companions: Sequence[Compa
     clear_drafts(state_folder(), {"token", "inventory.json", head_file().name})
     token_file = state_folder() / "token"
     create_token(token_file)
-    head = start_ray(node, ports or choose_ports(node), token_file, head_file(), Head, timings)
+    ports = ports or choose_ports(node)
+    head = start_ray(node, ports, token_file, head_file(), Head, timings, companions=companions)
     with _undone_on_failure(head, head_file()):
         await_up(head)
         return _with_companions(head, companions)
@@ -270,17 +269,3 @@ def _undone_on_failure(member: Member, record: Path) -> Iterator[None]:
 def _read_again(record: Path) -> Member | None:
     """The record with companions that were added since."""
     return read_head() if record == head_file() else None
-
-
-@contextlib.contextmanager
-def unchanging() -> Iterator[None]:
-    """No other process of this account starts or ends a head or node here during the block; one that does is awaited.
-
-    Raises:
-        ClusterFailure: it takes too long.
-    """
-    try:
-        with FileLock(state_folder() / "lock", timeout=START_TIMEOUT_S):
-            yield
-    except Timeout:
-        raise ClusterFailure("another `vr cluster` command is at work; try again when it has ended") from None

@@ -14,7 +14,7 @@ from cluster.errors import ClusterError, ClusterFailure
 from cluster.node.head import Head, all_joined, read_head
 from cluster.node.lifecycle import pause, resume
 from cluster.node.processes import alive
-from cluster.node.start import Companion
+from cluster.node.supervision import Companion
 from vr_core.errors import VrError
 
 UNIT = "vr-cluster.service"

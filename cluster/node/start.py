@@ -8,32 +8,25 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 
-from cluster.errors import ClusterError, ClusterFailure, TokenError
+from cluster.errors import ClusterError, ClusterFailure, ForeignListener, TokenError
 from cluster.facts import link_mbit
+from cluster.node.changing import START_TIMEOUT_S
 from cluster.node.head import AnyMember, Head, Member, fetch, head_file, state_folder, write_member
 from cluster.node.processes import ProcessRef, alive, spawn
 from cluster.node.ray_start import NodeStart, Ports, node_environment, ray_argv, temp_dir
-from cluster.node.supervision import RayProcessSpec
+from cluster.node.supervision import Companion, RayProcessSpec
 from cluster.source_tree import commit_of, source_root
 from cluster.timings import Timings
 from cluster.versions import labels, own_versions
-from vr_core.config import Spec
 
-START_TIMEOUT_S = 180.0
 _POLL_S = 0.2
 STARTED_LINE = "Ray runtime started."
 """What `ray start` says, once for each start, when the node is up."""
-
-
-class Companion(Spec):
-    """A process that runs beside the head, as long as it runs."""
-
-    name: str
-    argv: tuple[str, ...]
 
 
 def start_ray(
@@ -45,6 +38,7 @@ def start_ray(
     timings: Timings,
     *,
     after_boot: bool = False,
+    companions: Sequence[Companion] = (),
 ) -> AnyMember:
     """Start the supervisor of `node`'s Ray, and record it; `await_up` waits until Ray is up.
 
@@ -56,6 +50,7 @@ def start_ray(
         kind: Of member.
         timings: What it is to wait for, and how long.
         after_boot: The head may not be there yet; the supervisor goes on trying.
+        companions: Of a head; the supervisor starts those again that have ended. Their first start is the caller's.
     """
     folder = temp_dir(Path(tempfile.gettempdir()), record)
     prepare_temp_dir(folder)
@@ -73,6 +68,8 @@ def start_ray(
         head=node.head,
         store=store,
         agent_port=ports.dashboard_agent_http if node.head is None else None,
+        dashboard_port=ports.dashboard if node.head is None else None,
+        companions=tuple(companions),
         after_boot=after_boot,
         timings=timings,
     )
@@ -133,6 +130,7 @@ def await_up(member: Member) -> None:
 
     Raises:
         TokenError: the head does not accept the node's token.
+        ForeignListener: another account has the dashboard's port.
         ClusterFailure: Ray has ended, or is not up in time.
     """
     deadline = time.monotonic() + START_TIMEOUT_S
@@ -153,6 +151,8 @@ def _answers(head: Head) -> bool:
         return False
     try:
         nodes = fetch(head, "/api/v0/nodes")["data"]["result"]["result"]
+    except ForeignListener:
+        raise  # the dashboard cannot come up
     except ClusterFailure:
         return False
     return any(node["is_head_node"] and node["state"] == "ALIVE" for node in nodes)

@@ -5,6 +5,7 @@ It is the member's process in the records: where it lives, Ray runs or is about 
 """
 
 import ctypes
+import enum
 import http.client
 import os
 import shutil
@@ -15,12 +16,14 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import psutil
 
 from cluster.errors import ForeignListener, TokenError
+from cluster.node.companions import CompanionWatch
 from cluster.node.drain import may_start
 from cluster.node.gcs import ask
 from cluster.node.processes import end_session, start_ticks_of
@@ -35,9 +38,9 @@ from cluster.node.supervision import (
     Start,
     decide,
     failures_after,
-    has_left,
+    is_gone,
 )
-from cluster.trust.peer import opener
+from cluster.trust.peer import account, listener_of, opener
 from cluster.trust.token import read_token
 from vr_core.errors import VrError
 
@@ -47,6 +50,14 @@ _GRACE_S = 15.0
 _PR_SET_PDEATHSIG = 1
 
 _libc = ctypes.CDLL(None)
+
+
+class Ends(enum.Enum):
+    """Why a Ray that was up runs no more; the value is said in the log."""
+
+    BY_ITSELF = "Ray has ended"
+    LEFT = "the node has left"
+    WITHOUT_DASHBOARD = "the dashboard has ended"
 
 
 class Supervisor:
@@ -63,6 +74,7 @@ class Supervisor:
         self.ever_up = process_spec.after_boot
         self.failures = 0
         self.not_up = 0
+        self.companions = CompanionWatch(process_spec.companions, process_spec.timings, _say)
 
     def run(self) -> int:
         """Keep Ray running until it is to end, or is given up; returns the exit status."""
@@ -128,27 +140,17 @@ class Supervisor:
     def _watch(self) -> Ended:
         """Return when Ray has ended, or is to; nothing of it is left then."""
         assert self.ray is not None
-        left = False
-        raylet: psutil.Process | None = None
-        raylet_seen_s = time.monotonic()
-        while self.ray.poll() is None and not left and not self.ending.is_set():
+        while self.ray.poll() is None and not self._says_it_is_up() and not self.ending.is_set():
             self.ending.wait(POLL_S)
-            if not self.came_up and self._says_it_is_up():
-                self.came_up = True
-                if self.ever_up and self.process_spec.agent_port is not None:
-                    threading.Thread(target=_wake_job_watch, args=(self.process_spec, self.ray), daemon=True).start()
-            if self.came_up and (raylet is None or not _lives(raylet)):
-                raylet = _raylet_of(self.ray.pid)
-            if not self.came_up or raylet is not None:
-                raylet_seen_s = time.monotonic()
-            left = has_left(raylet_seen_s, time.monotonic(), self.process_spec.timings)
-        left = left and self.ray.poll() is None
-        self.came_up = self.came_up or self._says_it_is_up()
+        self.came_up = self._says_it_is_up()
+        if self.came_up and self.ever_up and self.process_spec.agent_port is not None:
+            threading.Thread(target=_wake_job_watch, args=(self.process_spec, self.ray), daemon=True).start()
         self.ever_up = self.ever_up or self.came_up
+        end = self._watch_parts(self.ray) if self.came_up else Ends.BY_ITSELF
+        if self.ever_up and not self.ending.is_set():
+            _say(f"Ray has ended ({self.ray.poll()})" if end is Ends.BY_ITSELF else end.value)
         if self.ray.poll() is None:
             self.ray.terminate()
-        if self.ever_up and not self.ending.is_set():
-            _say("the node has left" if left else f"Ray has ended ({self.ray.poll()})")
         try:
             self.ray.wait(_GRACE_S)
         except subprocess.TimeoutExpired:
@@ -158,7 +160,30 @@ class Supervisor:
         ended_s = time.monotonic()
         self.failures = failures_after(self.failures, ended_s - self.started_s, self.process_spec.timings)
         self.not_up = 0 if self.came_up else self.not_up + 1
-        return Ended(ended_s, self.came_up, self.ever_up, self.failures, self.not_up, left)
+        return Ended(ended_s, self.came_up, self.ever_up, self.failures, self.not_up, left=end is Ends.LEFT)
+
+    def _watch_parts(self, ray: subprocess.Popen[bytes]) -> "Ends":
+        """Return when the Ray that is up has ended or is to end, and why."""
+        timings, port = self.process_spec.timings, self.process_spec.dashboard_port
+        raylet, dashboard = Part(ray.pid, _is_raylet), Part(ray.pid, _is_dashboard)
+        held_by: int | None = None
+        while not self.ending.wait(POLL_S) and ray.poll() is None:
+            if is_gone(raylet.seen_s(), time.monotonic(), timings):
+                return Ends.LEFT
+            if port is not None and is_gone(dashboard.seen_s(), time.monotonic(), timings):
+                before, held_by = held_by, listener_of(port)
+                if held_by is None:
+                    return Ends.WITHOUT_DASHBOARD
+                if held_by != before:
+                    _say(
+                        f"the dashboard does not run: {account(held_by)} holds port {port} of this PC. See who listens "
+                        "there (ss -tlp) and end it; Ray then starts again with its dashboard"
+                    )
+            try:
+                self.companions.look(time.monotonic())
+            except VrError as error:
+                _say(str(error))
+        return Ends.BY_ITSELF
 
     def _says_it_is_up(self) -> bool:
         with self.process_spec.log.open("rb") as log:
@@ -174,17 +199,43 @@ def _put_aside(store: Path) -> None:
         store.rename(old)
 
 
-def _raylet_of(pid: int) -> psutil.Process | None:
-    """The living raylet that `ray start` has; looking for it reads all processes of the PC."""
-    try:
-        children = psutil.Process(pid).children()
-        return next((child for child in children if child.name() == "raylet" and _lives(child)), None)
-    except psutil.NoSuchProcess:
-        return None  # something ended just now; whether it is Ray itself is seen next time
+class Part:
+    """A child of `ray start` without which the node is not whole."""
+
+    def __init__(self, ray_pid: int, is_it: Callable[[psutil.Process], bool]) -> None:
+        """Look for it among the children of `ray_pid`."""
+        self._ray_pid = ray_pid
+        self._is_it = is_it
+        self._process: psutil.Process | None = None
+        self._seen_s = time.monotonic()
+
+    def seen_s(self) -> float:
+        """When it was last seen to run: now, as a rule."""
+        if self._process is None or not self._lives(self._process):
+            self._process = self._found()
+        if self._process is not None:
+            self._seen_s = time.monotonic()
+        return self._seen_s
+
+    def _found(self) -> psutil.Process | None:
+        """Looking for it reads all processes of the PC."""
+        try:
+            children = psutil.Process(self._ray_pid).children()
+            return next((child for child in children if self._is_it(child) and self._lives(child)), None)
+        except psutil.NoSuchProcess:
+            return None  # something ended just now; whether it is Ray itself is seen next time
+
+    @staticmethod
+    def _lives(process: psutil.Process) -> bool:
+        return process.is_running() and start_ticks_of(process.pid) is not None
 
 
-def _lives(process: psutil.Process) -> bool:
-    return process.is_running() and start_ticks_of(process.pid) is not None
+def _is_raylet(process: psutil.Process) -> bool:
+    return process.name() == "raylet"
+
+
+def _is_dashboard(process: psutil.Process) -> bool:
+    return any(argument.endswith("/ray/dashboard/dashboard.py") for argument in process.cmdline())
 
 
 def _wake_job_watch(process_spec: RayProcessSpec, ray: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""When Ray is started again by itself: what a supervisor is told, what it sees, and what it decides. Pure."""
+"""When Ray and a head's companions are started again: what a supervisor is told, sees and decides. Pure."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,13 @@ FAILURES = 8
 
 FRESH_AFTER = 3
 """Starts of a head from its earlier state that did not come up, after which it is given up: one may fail under load."""
+
+
+class Companion(Spec):
+    """A process that runs beside the head, as long as it runs."""
+
+    name: str
+    argv: tuple[str, ...]
 
 
 class RayProcessSpec(Spec):
@@ -29,6 +36,10 @@ class RayProcessSpec(Spec):
     """Where a head's GCS keeps its state."""
     agent_port: int | None = None
     """Of the head's agent on this machine, which keeps watch over jobs."""
+    dashboard_port: int | None = None
+    """Of the head's dashboard."""
+    companions: tuple[Companion, ...] = ()
+    """What runs beside a head; `vr cluster head` starts them first."""
     after_boot: bool = False
     """It ran before the machine was started again: a first start that fails is tried again too."""
     timings: Timings = DEFAULT_TIMINGS
@@ -90,12 +101,13 @@ class GiveUp:
 Action = Wait | QueryHead | Start | GiveUp
 
 
-def has_left(raylet_seen_s: float, now_s: float, timings: Timings) -> bool:
-    """Whether a node that is up has left, whose raylet was last seen then.
+def is_gone(seen_s: float, now_s: float, timings: Timings) -> bool:
+    """Whether a part of a Ray that is up has ended, which was last seen at `seen_s`: the raylet, or a head's dashboard.
 
-    Of one that was killed Ray hears within a second, and ends; of one that left it makes nothing.
+    Of one that was killed Ray hears within a second, and ends. It makes nothing of a raylet that left, nor of a
+    dashboard that ended by itself or could not have its port.
     """
-    return now_s - raylet_seen_s > timings.raylet_gone_s
+    return now_s - seen_s > timings.raylet_gone_s
 
 
 def failures_after(before: int, ran_s: float, timings: Timings) -> int:
@@ -106,6 +118,26 @@ def failures_after(before: int, ran_s: float, timings: Timings) -> int:
 def delay_s(failures: int, timings: Timings) -> float:
     """Seconds to wait before the start after that many quick failures: by default none, 2, 4, 8 … 60."""
     return min(timings.ray_first_delay_s * 2.0 ** (failures - 1), timings.ray_longest_delay_s) if failures else 0.0
+
+
+@dataclass(frozen=True)
+class CompanionSeen:
+    """What is known of a companion while it does not run."""
+
+    started_s: float
+    """Its last start; minus infinity where somebody else made it."""
+    ended_s: float
+    """When it was first seen not to run."""
+    failures: int
+    """Quick failures in a row before this end."""
+
+    def failures_now(self, timings: Timings) -> int:
+        """Quick failures in a row, this end included."""
+        return failures_after(self.failures, self.ended_s - self.started_s, timings)
+
+    def is_due(self, now_s: float, timings: Timings) -> bool:
+        """Whether to start it again: as a Ray that failed, but never given up, since the head is nothing without it."""
+        return now_s - self.ended_s >= delay_s(self.failures_now(timings), timings)
 
 
 def decide(ended: Ended, asked: HeadAnswer | None, now_s: float, *, is_head: bool, timings: Timings) -> Action:

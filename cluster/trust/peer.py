@@ -26,6 +26,9 @@ _TIMEOUT_S = 10.0
 _POLL_S = 0.01
 _TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 
+_LISTENS = "0A"
+"""The state of a row that accepts connections (include/net/tcp_states.h of Linux)."""
+
 Endpoint = tuple[str, int]
 """IPv4 address and port."""
 
@@ -63,9 +66,24 @@ def require_own(connection: socket.socket) -> None:
     if found == os.getuid():
         return
     raise ForeignListener(
-        f"port {there[1]} of this PC is held by {_account(found)}, not by the cluster; nothing secret was sent. "
+        f"port {there[1]} of this PC is held by {account(found)}, not by the cluster; nothing secret was sent. "
         "See who listens there (ss -tlp), end it, and where the token may have been sent before: vr cluster rotate"
     )
+
+
+def listener_of(port: int, rows: Iterable[str] | None = None) -> int | None:
+    """Account that listens at `port` of this PC, on whichever of its addresses; None where nobody does.
+
+    Args:
+        port: of this PC.
+        rows: as of `owner_of`; None: what the kernel says now.
+    """
+    for row in _rows() if rows is None else rows:
+        fields = row.split()
+        found = _endpoint(fields[1]) if len(fields) > 7 and ":" in fields[1] else None
+        if found is not None and found[1] == port and fields[3] == _LISTENS:
+            return int(fields[7])
+    return None
 
 
 def _rows() -> list[str]:
@@ -118,7 +136,8 @@ def opener() -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(urllib.request.ProxyHandler({}), _Handler(), _NoRedirect())
 
 
-def _account(uid: int | None) -> str:
+def account(uid: int | None) -> str:
+    """Name and number of the account, for people."""
     if uid is None:
         return "an account that the kernel does not name"
     try:

@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 from cluster.node.drain import read_drained, read_spans, reckoned
 from cluster.node.head import Head, find_head, read_inventory, state_folder, timings_here
 from cluster.node.processes import now
-from cluster.node.start import Companion
+from cluster.node.supervision import Companion
 from cluster.timings import Timings
 from jobs.errors import ClaimLost, NothingKept
 from jobs.execution.placement import least_workers

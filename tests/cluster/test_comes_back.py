@@ -85,6 +85,18 @@ def test_a_head_whose_ray_was_killed_is_back_and_its_node_was_never_gone(loopbac
     assert "nothing was changed" in fresh_code(loopback.attic)
 
 
+def test_a_head_whose_dashboard_has_ended_starts_again_with_one(loopback):
+    """Ray makes nothing of a dashboard that ends by itself, and is of no use without it."""
+    head, token = loopback.head, loopback.attic.token
+    [dashboard] = [process for process in ray_of(head) if "dashboard.py" in " ".join(process.cmdline())]
+    before = node_ids(head, token)["attic"]
+    dashboard.terminate()
+    await_true(lambda: node_ids(head, token).get("attic", before) != before, "another attic")
+    await_true(lambda: len(node_ids(head, token)) == 2, "head and node")
+    assert "supervisor: the dashboard has ended" in head.ray.log.read_text()
+    assert loopback.head == head
+
+
 def test_a_node_whose_ray_was_killed_joins_again_by_itself(loopback, tmp_path):
     head, joined, token = loopback.head, loopback.node, loopback.attic.token
     before = node_ids(head, token)["cellar"]

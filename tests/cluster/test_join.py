@@ -1,12 +1,16 @@
 """A PC joins by a code and leaves again: the real command, on a third address."""
 
 import json
+import time
 
 import psutil
 import pytest
 
 from cluster.joining.invitations import Invitations
+from cluster.node.changing import unchanging
 from cluster.node.head import Joined
+from cluster.node.processes import alive
+from cluster.node.supervise import POLL_S
 from tests.cluster.pcs import Pc, code_in, fresh_code, members
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("head")]
@@ -86,15 +90,32 @@ def test_the_token_is_in_no_argument_and_no_log_of_any(loopback, study):
             assert token not in log.read_text(errors="replace"), log
 
 
-def test_the_companion_that_died_is_started_again_for_the_next_code(loopback, study):
+def test_companions_that_died_are_started_again_by_themselves(loopback, study):
     head = loopback.head
-    endpoint = psutil.Process(head.processes[2].pid)
-    endpoint.kill()
-    code = code_in(fresh_code(loopback.attic))
+    ray, *before = head.processes
+    assert {ref.name for ref in before} == {"keeper", "admission"}
+    for ref in before:
+        psutil.Process(ref.pid).kill()
+    deadline_s = time.monotonic() + 60
+    while set(before) & set(loopback.head.processes) or not all(alive(ref) for ref in loopback.head.processes):
+        assert time.monotonic() < deadline_s, loopback.head.processes
+        time.sleep(0.1)
     again = loopback.head
-    assert again.ray == head.ray
-    assert again.processes[2] != head.processes[2]
-    assert "is in the cluster" in study.typed("join", code, *OWN)
+    assert again.ray == ray
+    assert {ref.name for ref in again.processes[1:]} == {"keeper", "admission"}
+    said = ray.log.read_text()
+    assert all(f"supervisor: {ref.name} has ended; starting it again" in said for ref in before)
+    assert "is in the cluster" in study.typed("join", code_in(fresh_code(loopback.attic)), *OWN)
+
+
+def test_a_companion_that_died_while_a_command_is_at_work_is_left_to_it(loopback):
+    [endpoint] = [ref for ref in loopback.head.processes if ref.name == "admission"]
+    with unchanging():
+        psutil.Process(endpoint.pid).kill()
+        time.sleep(5 * POLL_S)  # nothing tells that the supervisor has looked
+        assert endpoint in loopback.head.processes
+    assert "join" in fresh_code(loopback.attic)
+    assert endpoint not in loopback.head.processes
 
 
 def test_a_node_leaves_and_the_rest_stays(loopback, study):

@@ -1,6 +1,7 @@
 import os
 import re
 import signal
+import socket
 import sys
 import time
 
@@ -12,6 +13,7 @@ from cluster.node.ray_start import MARKER
 from cluster.node.supervise import POLL_S, _put_aside
 from cluster.node.supervision import (
     FAILURES,
+    CompanionSeen,
     Ended,
     GiveUp,
     HeadAnswer,
@@ -150,6 +152,21 @@ def in_session(ref):
     return [process for process in found if process.pid != ref.pid]
 
 
+def named(ref, name):
+    found = []
+    for process in in_session(ref):
+        try:
+            if process.name() == name:
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue  # ended meanwhile
+    return found
+
+
+def said_by(ref):
+    return [line.partition("supervisor: ")[2] for line in ref.log.read_text().splitlines() if "supervisor: " in line]
+
+
 def test_a_first_start_that_fails_ends_the_supervisor_with_rays_last_line(supervised):
     ref = supervised("echo 'ConnectionError: no head'; exit 1")
     await_true(lambda: not alive(ref))
@@ -166,8 +183,7 @@ def test_what_was_up_is_started_again_and_nothing_of_the_first_is_left(supervise
     psutil.Process(int(pids.read_text())).send_signal(signal.SIGKILL)
     await_true(lambda: len(pids.read_text().split()) == 2)
     assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in first)
-    said = [line.partition("supervisor: ")[2] for line in ref.log.read_text().splitlines() if "supervisor: " in line]
-    assert said == ["Ray has ended (-9)", "starting Ray again"]
+    assert said_by(ref) == ["Ray has ended (-9)", "starting Ray again"]
     psutil.Process(ref.pid).terminate()
     await_true(lambda: not alive(ref))
     assert in_session(ref) == []
@@ -178,16 +194,68 @@ def test_ray_whose_raylet_has_ended_has_left_and_is_started_again(supervised, tm
     waits = Timings(raylet_gone_s=0.1, left_s=0.1, ray_first_delay_s=0.1)
     ref = supervised(f"{UP} echo $$ >> $HERE/pids; $HERE/raylet 600 & wait; sleep 600", timings=waits)
 
-    def raylets():
-        return [process for process in in_session(ref) if process.name() == "raylet"]
-
-    await_true(lambda: raylets() and "up" in ref.log.read_text())
-    [first] = raylets()
+    await_true(lambda: named(ref, "raylet") and "up" in ref.log.read_text())
+    [first] = named(ref, "raylet")
     time.sleep(3 * POLL_S)  # so that the supervisor has seen it, of which nothing tells
     first.kill()
-    await_true(lambda: raylets() and first not in raylets())
-    said = [line.partition("supervisor: ")[2] for line in ref.log.read_text().splitlines() if "supervisor: " in line]
-    assert said == ["the node has left", "starting Ray again"]
+    await_true(lambda: named(ref, "raylet") and first not in named(ref, "raylet"))
+    assert said_by(ref) == ["the node has left", "starting Ray again"]
+
+
+@pytest.fixture
+def with_dashboard(supervised, tmp_path):
+    """A supervisor of scripts in the place of raylet and dashboard, whose port is what is given."""
+    (tmp_path / "raylet").symlink_to("/usr/bin/sleep")
+    place = tmp_path / "ray" / "dashboard"
+    place.mkdir(parents=True)
+    (place / "dashboard.py").symlink_to("/usr/bin/sleep")
+    script = f"{UP} $HERE/raylet 600 & $HERE/ray/dashboard/dashboard.py 600 & wait; sleep 600"
+    waits = Timings(raylet_gone_s=0.1, ray_first_delay_s=0.1)
+
+    def start(port):
+        ref = supervised(script, dashboard_port=port, timings=waits)
+        await_true(lambda: named(ref, "dashboard.py") and "up" in ref.log.read_text())
+        return ref, named(ref, "dashboard.py")
+
+    return start
+
+
+def test_a_head_whose_dashboard_ended_is_started_again(with_dashboard):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        free = server.getsockname()[1]
+    ref, [first] = with_dashboard(free)
+    time.sleep(3 * POLL_S)
+    assert named(ref, "dashboard.py") == [first], "one that lives is left alone"
+    first.kill()
+    await_true(lambda: named(ref, "dashboard.py") and first not in named(ref, "dashboard.py"))
+    assert said_by(ref) == ["the dashboard has ended", "starting Ray again"]
+
+
+def test_a_head_whose_dashboard_cannot_have_its_port_says_who_has_it_and_waits(with_dashboard):
+    with socket.create_server(("127.0.0.1", 0)) as squatter:
+        port = squatter.getsockname()[1]
+        ref, [first] = with_dashboard(port)
+        first.kill()
+        await_true(lambda: said_by(ref))
+        time.sleep(3 * POLL_S)  # nothing tells that it has looked again
+        [line] = said_by(ref)
+        assert f"(uid {os.getuid()}) holds port {port} of this PC" in line
+        assert named(ref, "raylet")
+    await_true(lambda: named(ref, "dashboard.py"))
+    assert said_by(ref)[1:] == ["the dashboard has ended", "starting Ray again"]
+
+
+def test_a_companion_that_ends_at_once_is_started_after_ever_longer_waits():
+    started_s, waits = float("-inf"), []
+    seen = CompanionSeen(started_s, ended_s=50.0, failures=0)
+    for _ in range(10):
+        delay = next(d for d in range(1000) if seen.is_due(seen.ended_s + d, DEFAULT_TIMINGS))
+        waits.append(delay)
+        started_s = seen.ended_s + delay
+        seen = CompanionSeen(started_s, started_s + 1.0, seen.failures_now(DEFAULT_TIMINGS))
+    assert waits == [0, 2, 4, 8, 16, 32, 60, 60, 60, 60]
+    lived = CompanionSeen(seen.started_s, seen.started_s + DEFAULT_TIMINGS.ray_quick_s, seen.failures)
+    assert lived.is_due(lived.ended_s, DEFAULT_TIMINGS)
 
 
 def test_how_long_a_supervisor_waits_stands_in_its_charge(supervised):
@@ -199,7 +267,7 @@ def test_how_long_a_supervisor_waits_stands_in_its_charge(supervised):
 def test_ray_ends_with_a_supervisor_that_was_killed(supervised, tmp_path):
     (tmp_path / "raylet").symlink_to("/usr/bin/sleep")
     ref = supervised(f"{UP} exec $HERE/raylet 600")
-    await_true(lambda: any(process.name() == "raylet" for process in in_session(ref)))
+    await_true(lambda: named(ref, "raylet"))
     psutil.Process(ref.pid).kill()
     await_true(lambda: in_session(ref) == [])
 
@@ -221,7 +289,7 @@ def test_after_a_boot_a_node_looks_for_its_head_before_anything_else(supervised,
 def test_what_stops_the_supervisor_itself_is_one_line_and_ray_ends_with_it(supervised, tmp_path):
     (tmp_path / "raylet").symlink_to("/usr/bin/sleep")
     ref = supervised(f"{UP} exec $HERE/raylet 600")
-    await_true(lambda: any(process.name() == "raylet" for process in in_session(ref)))
+    await_true(lambda: named(ref, "raylet"))
     (tmp_path / "t" / "r").rmdir()
     (tmp_path / "t").rmdir()
     (tmp_path / "t").write_text("no folder")

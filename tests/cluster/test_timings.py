@@ -29,7 +29,7 @@ from cluster.node.supervision import (
     decide,
     delay_s,
     failures_after,
-    has_left,
+    is_gone,
 )
 from cluster.timings import DEFAULT_TIMINGS, Timings, changed
 from jobs import cli
@@ -238,8 +238,8 @@ def test_ray_starts_again_after_ray_first_delay_s_and_at_last_ray_longest_delay_
 
 @BOTH
 def test_a_node_has_left_when_its_raylet_is_gone_for_raylet_gone_s(timings):
-    assert not has_left(100.0, 100.0 + timings.raylet_gone_s, timings)
-    assert has_left(100.0, 100.01 + timings.raylet_gone_s, timings)
+    assert not is_gone(100.0, 100.0 + timings.raylet_gone_s, timings)
+    assert is_gone(100.0, 100.01 + timings.raylet_gone_s, timings)
 
 
 @BOTH

@@ -23,7 +23,7 @@ from cluster.node.gcs import publish
 from cluster.node.head import fetch, state_folder
 from cluster.node.ray_start import Ports
 from cluster.trust import peer
-from cluster.trust.peer import opener, owner_of, require_own, require_own_at
+from cluster.trust.peer import listener_of, opener, owner_of, require_own, require_own_at
 from cluster.trust.token import create_token, read_token
 from jobs.queue.submit import follow_logs, job_logs, stop_job
 from jobs.queue.table import Ledger
@@ -85,6 +85,20 @@ def test_another_accounts_listener_is_known_by_its_uid(family):
         with pytest.raises(ForeignListener):
             require_own_at(f"127.0.0.1:{port}")
         assert heard() == b""
+
+
+@needs_root
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_who_listens_at_a_port_is_known_without_a_connection(family):
+    with squatter(NOBODY, family=family) as (port, heard):
+        assert listener_of(port) == NOBODY
+        heard()
+        assert listener_of(port) is None
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        own = listener.getsockname()[1]
+        assert listener_of(own) == os.getuid()
+        with socket.create_connection(("127.0.0.1", own)) as connection:
+            assert listener_of(connection.getsockname()[1]) is None, "a connection listens to nobody"
 
 
 def test_an_own_listener_passes_and_so_does_silence():
