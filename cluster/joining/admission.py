@@ -6,12 +6,17 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
+import resource
 import signal
+import socket
+import ssl
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import psutil
 from pydantic import ValidationError
@@ -46,6 +51,10 @@ MAX_WRONG = 10
 """Unknown secrets from one address within `WRONG_S`; then that address waits."""
 WRONG_S = 600.0
 _MAX_ADDRESSES = 1024
+_PLACES, _OF_ONE_ADDRESS = 256, 16
+"""Connections at a time, of all and of one address."""
+_BACKLOG = 128
+"""Connections that the kernel keeps until they are accepted."""
 
 log = logging.getLogger("admission")
 
@@ -127,39 +136,104 @@ def answer(line: bytes, peer: str, head: Head, guesses: Guesses, now_s: float) -
     return Offer(head=head.gcs_address, token_sha256=token_sha256(token), token=token if request.take else None)
 
 
+Talk = TypeVar("Talk", bound=Hashable)
+
+
+class Crowd(Generic[Talk]):
+    """Who talks with the endpoint now. Whoever comes gets a place: the oldest gives up its own.
+
+    An honest exchange takes some 50 ms, so only he loses his place who keeps it.
+    """
+
+    def __init__(self, places: int, of_one_address: int) -> None:
+        """So many `places`, and so many of them for one address."""
+        self._places = places
+        self._of_one_address = of_one_address
+        self._address_of: dict[Talk, str] = {}
+
+    def __len__(self) -> int:
+        """How many have a place."""
+        return len(self._address_of)
+
+    def enter(self, talk: Talk, address: str) -> Talk | None:
+        """Give `talk` a place; returns who lost his for it."""
+        alike = [other for other, its in self._address_of.items() if its == address]
+        lost: Talk | None = None
+        if len(alike) >= self._of_one_address:
+            lost = alike[0]
+        elif len(self) >= self._places:
+            lost = next(iter(self._address_of))
+        if lost is not None:
+            self.leave(lost)
+        self._address_of[talk] = address
+        return lost
+
+    def leave(self, talk: Talk) -> None:
+        """Its place is free, if it still had one."""
+        self._address_of.pop(talk, None)
+
+
 async def serve(head: Head, certificate: Path, end: asyncio.Event) -> None:
     """Answer at the head's LAN address until `end` is set."""
-    guesses = Guesses()
+    guesses, tls = Guesses(), server_context(certificate)
+    # Half of what this process may open; the rest is for the files that an answer needs.
+    crowd: Crowd[asyncio.Task[None]] = Crowd(
+        min(_PLACES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2), _OF_ONE_ADDRESS
+    )
+    loop = asyncio.get_running_loop()
+    with socket.create_server((head.node.address, head.ports.admission), backlog=_BACKLOG) as listener:
+        listener.setblocking(False)
+        log.info("admitting at %s:%s", head.node.address, head.ports.admission)
 
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = str(writer.get_extra_info("peername")[0])
-        try:
+        async def accept() -> None:
+            while True:
+                connection, (peer, _) = await loop.sock_accept(listener)
+                talk = loop.create_task(_talk(connection, tls, functools.partial(said, peer), peer))
+                talk.add_done_callback(crowd.leave)
+                lost = crowd.enter(talk, peer)
+                if lost is not None:
+                    lost.cancel()
+
+        def said(peer: str, line: bytes) -> Offer | No:
+            return answer(line, peer, head, guesses, time.monotonic())
+
+        accepting, ended = loop.create_task(accept()), loop.create_task(end.wait())
+        await asyncio.wait((accepting, ended), return_when=asyncio.FIRST_COMPLETED)
+        if accepting.done():
+            accepting.result()  # what ends it ends this process, which is started again
+        accepting.cancel()
+
+
+async def _talk(connection: socket.socket, tls: ssl.SSLContext, said: Callable[[bytes], Offer | No], peer: str) -> None:
+    """One line and its answer."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=LINE_BYTES)
+    protocol = asyncio.StreamReaderProtocol(reader)
+    transport: asyncio.BaseTransport | None = None
+    try:
+        async with asyncio.timeout(2 * EXCHANGE_S):
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: protocol,
+                connection,
+                ssl=tls,
+                ssl_handshake_timeout=EXCHANGE_S,
+                ssl_shutdown_timeout=EXCHANGE_S,
+            )
+            writer = asyncio.StreamWriter(transport, protocol, reader, loop)
             async with asyncio.timeout(EXCHANGE_S):
                 line = await reader.readline()
-                said = answer(line, peer, head, guesses, time.monotonic())
-                writer.write(said.model_dump_json().encode() + b"\n")
+                writer.write(said(line).model_dump_json().encode() + b"\n")
                 await writer.drain()
-        except VrError as error:
-            log.warning("%s: %s", peer, error)
-        except (OSError, ValueError, TimeoutError):
-            pass  # cut off, too long a line, or silent
-        finally:
             writer.close()
-            with contextlib.suppress(OSError, TimeoutError):
-                await writer.wait_closed()
-
-    server = await asyncio.start_server(
-        talk,
-        head.node.address,
-        head.ports.admission,
-        ssl=server_context(certificate),
-        ssl_handshake_timeout=EXCHANGE_S,
-        ssl_shutdown_timeout=EXCHANGE_S,
-        limit=LINE_BYTES,
-    )
-    log.info("admitting at %s:%s", head.node.address, head.ports.admission)
-    async with server:
-        await end.wait()
+            await writer.wait_closed()
+    except VrError as error:
+        log.warning("%s: %s", peer, error)
+    except (OSError, ValueError, TimeoutError):
+        pass  # cut off, too long a line, or silent
+    finally:
+        if isinstance(transport, asyncio.Transport):
+            transport.abort()
+        connection.close()
 
 
 def await_endpoint(head: Head, timeout_s: float = 30.0) -> None:

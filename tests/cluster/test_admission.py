@@ -14,10 +14,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster.errors import ClusterError, ClusterFailure
 from cluster.facts import Facts
-from cluster.joining.admission import ADMISSION, MAX_WRONG, WRONG_S, Guesses, Offer, Request, await_endpoint
+from cluster.joining.admission import ADMISSION, MAX_WRONG, WRONG_S, Crowd, Guesses, Offer, Request, await_endpoint
 from cluster.joining.certificate import client_context, ensure_certificate, fingerprint, server_context
 from cluster.joining.invitations import forget_all, invite, locked, read_invitations
 from cluster.joining.join_code import JoinCode, parse_code
@@ -56,16 +58,18 @@ class Endpoint:
         self.token = read_token(self.head.token_file)
         self.start()
 
-    def start(self):
+    def start(self, files=1024):
+        """`files`: how many it may open."""
         write_member(head_file(), self.head)
-        ref = spawn(ADMISSION.name, ADMISSION.argv, self.environment, state_folder() / "admission.log", Path.cwd())
+        argv = ["prlimit", f"--nofile={files}", *ADMISSION.argv]
+        ref = spawn(ADMISSION.name, argv, self.environment, state_folder() / "admission.log", Path.cwd())
         self.head = self.head.model_copy(update={"processes": (self.ray, ref)})
         write_member(head_file(), self.head)
         await_endpoint(self.head)
 
-    def restart(self):
+    def restart(self, **limits):
         end(self.head.processes[1:], self.head.id)
-        self.start()
+        self.start(**limits)
 
     @property
     def log(self):
@@ -205,6 +209,39 @@ def test_silent_clients_keep_nobody_out(endpoint):
             plain = open_ones.enter_context(socket.create_connection(address, timeout=30))
             open_ones.enter_context(client_context().wrap_socket(plain))
         assert take(invite(endpoint.head, VERSIONS)).token == endpoint.token
+
+
+def test_a_stranger_with_more_connections_than_the_endpoint_has_files_keeps_nobody_out(endpoint):
+    """The defect: with its file table full it answered an honest PC after seconds, and once not at all."""
+    endpoint.restart(files=64)
+    address = (ADDRESS, endpoint.head.ports.admission)
+    with contextlib.ExitStack() as open_ones:
+        for i in range(120):
+            own = (f"127.0.{1 + i % 40}.9", 0)
+            plain = open_ones.enter_context(socket.create_connection(address, timeout=30, source_address=own))
+            if i % 2:
+                with contextlib.suppress(OSError):
+                    open_ones.enter_context(client_context().wrap_socket(plain))
+        [process] = [psutil.Process(ref.pid) for ref in endpoint.head.processes[1:]]
+        assert process.num_fds() < 64
+        for _ in range(3):
+            assert take(invite(endpoint.head, VERSIONS)).token == endpoint.token
+    assert "Too many open files" not in endpoint.log
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), max_size=60))
+def test_whoever_comes_gets_a_place_and_none_has_too_many(comings):
+    crowd, inside = Crowd(places=5, of_one_address=2), []
+    for talk, (address, leaves) in enumerate(comings):
+        lost = crowd.enter(talk, address)
+        alike = [entry for entry in inside if entry[1] == address]
+        expected = alike[0] if len(alike) == 2 else inside[0] if len(inside) == 5 else None
+        assert lost == (expected[0] if expected else None)
+        inside = [entry for entry in inside if entry != expected] + [(talk, address)]
+        if leaves:
+            crowd.leave(inside.pop(0)[0])
+        assert len(crowd) == len(inside) <= 5
+    crowd.leave(-1)
 
 
 def test_a_silent_client_is_cut_off(endpoint):
