@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-IGNORED = frozenset({".lock", "runs.lock"})
-"""Files of locks stay, empty."""
 _REMOVING = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "os.symlink")
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -94,9 +92,14 @@ def killed_at(point: int, folder: Path, notes: Path) -> None:
 
 def contents(folder: Path, shown: Callable[[str, bytes], Any]) -> dict[str, Any]:
     """Every file below, by name."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in IGNORED)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not _is_lock(path))
     found = {(name := str(path.relative_to(folder))): shown(name, path.read_bytes()) for path in files}
     return {name: content for name, content in found.items() if content is not None}
+
+
+def _is_lock(path: Path) -> bool:
+    """Files of locks stay, empty."""
+    return ".lock" in (path.name, path.suffix)
 
 
 def run(scenario: Scenario, place: Path, every: int = 1) -> dict[str, Any]:

@@ -15,8 +15,10 @@ from dataprep.preparing.folder import writing
 from dataprep.preparing.leftovers import remove_leftovers
 from dataprep.preparing.prepare import PrepareSettings, prepare
 from dataprep.preparing.records import examine_records, mend_records
+from dataprep.shards.cache import ShardCache, stage
 from dataprep.shards.manifest import read_manifest
 from dataprep.shards.splits import SplitByList
+from jobs.queue.kept import keep, require_kept
 from jobs.runs.folder import RunFolder
 from jobs.runs.liveness import DRIVERS_FILES
 from jobs.runs.starts import begin_start
@@ -112,6 +114,31 @@ def drained(folder: Path) -> None:
     change_drained(lambda record: put(record, Drained(name="study", by="user", since_s=1.0, leaves_s=2.0)))
 
 
+def staged(folder: Path) -> None:
+    manifest = read_manifest(folder / "data")
+    rows = {folder / "data" / name: row for name, row in manifest.shards.items()}
+    done = stage(rows, ShardCache(folder / "cache", 2**30), lambda n: None, lambda name: None)
+    assert not done.no_room
+
+
+def kept(folder: Path) -> None:
+    """What the head keeps of a run that is submitted again: one copy of the code, by a name of its own each time."""
+    os.environ["XDG_STATE_HOME"] = str(folder)
+    run = the_run(folder)
+    keep(run, run.recipe())
+    assert [require_kept(run).source] == [*(folder / "vr").glob("runs/*/source-*")]
+
+
+def without_code(name: str, content: bytes) -> Any:
+    return None if "/source-" in name or name.endswith("/code") else content
+
+
+def submitted(folder: Path) -> None:
+    a_run(folder)
+    state(folder)
+    kept(folder)
+
+
 def as_value(name: str, content: bytes) -> Any:
     """Of JSON what it says, and whether it says so of itself."""
     return (json.loads(content), is_sealed(content)) if name.endswith(".json") else content
@@ -142,4 +169,6 @@ SCENARIOS = {
     "checkpoint": Scenario(a_run, checkpoint, without_starts),
     "search table": Scenario(lambda folder: lay_out(folder) and None, table),
     "drain": Scenario(state, drained),
+    "stage": Scenario(prepared, staged),
+    "submit": Scenario(submitted, kept, without_code),
 }
