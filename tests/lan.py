@@ -225,16 +225,18 @@ class Host:
 class Lan:
     """The box: a context manager; hosts by name, booted in order, all gone at the end."""
 
-    def __init__(self, *names: str, shared: Literal["bind", "sshfs"] = "bind") -> None:
+    def __init__(self, *names: str, shared: Literal["bind", "sshfs"] = "bind", shared_bytes: int | None = None) -> None:
         """Nothing is made before the box is entered, from a thread that outlives it.
 
         Args:
             names: of the hosts; their addresses are 10.77.0.11 and so on.
             shared: how the hosts have `SHARED`: as one folder of this machine, or the first host's over sshfs.
+            shared_bytes: how much goes into it, in memory; None: what this machine's disk has.
         """
         self.names = names
         self.hosts: dict[str, Host] = {}
         self._shared_by = shared
+        self._shared_bytes = shared_bytes
         self._switch: subprocess.Popen[bytes] | None = None
 
     def __getitem__(self, name: str) -> Host:
@@ -250,6 +252,8 @@ class Lan:
             self._watcher = watch(self.folder, self.groups)
             stack.callback(self._close)
             self.shared.mkdir()
+            if self._shared_bytes is not None:
+                _run(["mount", "-t", "tmpfs", "-o", f"size={self._shared_bytes}", "tmpfs", str(self.shared)])
             waits = ["sh", "-c", "echo ready; exec sleep infinity"]
             self._switch = hold(["--net"], waits, self.groups.entrances("switch"), self.environment())
             self.switch("link", "add", "lan", "type", "bridge")

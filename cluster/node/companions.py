@@ -4,8 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from cluster.errors import ClusterFailure, OtherAtWork
-from cluster.node.changing import unchanging
-from cluster.node.head import Head, read_head
+from cluster.node.head import Head, read_head, unchanging
 from cluster.node.processes import ProcessRef, alive
 from cluster.node.ray_start import MARKER
 from cluster.node.start import start_companion

@@ -7,10 +7,13 @@ import os
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cluster.errors import ClusterError, ClusterFailure, NoHead, TokenError
+from filelock import FileLock, Timeout
+
+from cluster.errors import ClusterError, ClusterFailure, NoHead, OtherAtWork, TokenError
 from cluster.inventory import Inventory
 from cluster.node.processes import ProcessRef, alive
 from cluster.node.ray_start import LOOPBACK, MARKER, NodeStart, Ports, client_environment
@@ -97,6 +100,28 @@ def state_folder() -> Path:
             )
         print(f"{folder}: was open to others (mode {found.st_mode & 0o777:o}), is 700 now", file=sys.stderr, flush=True)
     return folder
+
+
+START_TIMEOUT_S = 180.0
+"""For Ray to come up, and so for a command that waits for another one."""
+
+
+@contextlib.contextmanager
+def unchanging(timeout_s: float = START_TIMEOUT_S) -> Iterator[None]:
+    """No other process of this account starts or ends a head or node here during the block; one that does is awaited.
+
+    Raises:
+        OtherAtWork: it takes longer than `timeout_s`.
+    """
+    lock = FileLock(state_folder() / "lock", timeout=timeout_s)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise OtherAtWork("another `vr cluster` command is at work; try again when it has ended") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def head_file() -> Path:

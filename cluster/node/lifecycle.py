@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from cluster.errors import ClusterError, NoHead, TokenError
-from cluster.node.changing import unchanging
 from cluster.node.free_ports import choose_ports
 from cluster.node.head import (
     AnyMember,
@@ -18,6 +17,7 @@ from cluster.node.head import (
     read_head,
     read_joined,
     state_folder,
+    unchanging,
     write_member,
 )
 from cluster.node.processes import alive, end, family

@@ -15,8 +15,7 @@ import psutil
 
 from cluster.errors import ClusterError, ClusterFailure, ForeignListener, TokenError
 from cluster.facts import link_mbit
-from cluster.node.changing import START_TIMEOUT_S
-from cluster.node.head import AnyMember, Head, Member, fetch, head_file, state_folder, write_member
+from cluster.node.head import START_TIMEOUT_S, AnyMember, Head, Member, fetch, head_file, state_folder, write_member
 from cluster.node.processes import ProcessRef, alive, spawn
 from cluster.node.ray_start import NodeStart, Ports, node_environment, ray_argv, temp_dir
 from cluster.node.supervision import Companion, RayProcessSpec

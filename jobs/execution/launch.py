@@ -16,6 +16,7 @@ from pathlib import Path
 from cluster.node.head import timings_here
 from cluster.timings import Timings
 from cluster.trust.peer import require_own_at
+from cluster.trust.ray_requests import guard
 from jobs.errors import RunFailed, Superseded
 from jobs.execution.reservations import release_abandoned
 from jobs.execution.supervisor import Supervisor
@@ -124,6 +125,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         recipe = load(Recipe, arguments.recipe)
+        guard()
         require_own_at(os.environ.get("RAY_ADDRESS", ""))
         ray.init()
         release_abandoned()

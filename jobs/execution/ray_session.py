@@ -13,6 +13,7 @@ from pathlib import Path
 from cluster.node.head import Head
 from cluster.node.ray_start import LOOPBACK, client_environment
 from cluster.trust.peer import require_own_at
+from cluster.trust.ray_requests import HOOK, guard
 from jobs.execution.reservations import release_abandoned
 from jobs.runs.provenance import copy_source
 
@@ -65,10 +66,11 @@ def head_ray(head: Head) -> Iterator[None]:
 
         with tempfile.TemporaryDirectory(prefix="vr-source-") as source:
             copy_source(Path(source))
+            guard()
             require_own_at(head.gcs_address)
             ray.init(
                 address=head.gcs_address,
-                runtime_env={"working_dir": source},
+                runtime_env={"working_dir": source, "worker_process_setup_hook": HOOK},
                 log_to_driver=False,
                 logging_level=logging.WARNING,
             )

@@ -12,9 +12,10 @@ from typing import Any
 
 from cluster.node.head import Head, fetch, state_folder
 from cluster.timings import Timings
+from cluster.trust.ray_requests import HOOK
 from jobs.errors import ClaimLost, JobsFailure, JobUnknown
 from jobs.execution.ray_session import DRIVER_ENVIRONMENT
-from jobs.queue.kept import changing, keep, require_kept
+from jobs.queue.kept import Kept, changing, keep, require_kept
 from jobs.queue.ray_client import client_of, log_session
 from jobs.queue.table import Claim, Ledger
 from jobs.recipe import Recipe
@@ -119,7 +120,7 @@ def _submit(head: Head, run: RunFolder, attempt: int, within_s: float) -> str:
         client.submit_job(
             entrypoint=shlex.join([sys.executable, *words]),
             submission_id=submission,
-            runtime_env={"working_dir": str(kept.source), "env_vars": job_environment(head.timings)},
+            runtime_env=_runtime_env(head, kept),
             metadata={"run": run.id, "recipe": kept.recipe.name, "attempt": str(attempt), _REQUEST: request},
         )
     except _failures() as error:
@@ -140,6 +141,14 @@ def _submit(head: Head, run: RunFolder, attempt: int, within_s: float) -> str:
                 f"run {run.id}: the head did not take the job ({error_summary(error)}); see `vr cluster status`"
             ) from None
     return submission
+
+
+def _runtime_env(head: Head, kept: Kept) -> dict[str, Any]:
+    made: dict[str, Any] = {"working_dir": str(kept.source), "env_vars": job_environment(head.timings)}
+    # The code of an earlier version has no such function.
+    if (kept.source / Path(*HOOK.split(".")[:-1]).with_suffix(".py")).is_file():
+        made["worker_process_setup_hook"] = HOOK
+    return made
 
 
 _REQUEST = "request"

@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator
 
 from cluster.errors import NoHead
 from cluster.facts import look
-from cluster.node.changing import unchanging
-from cluster.node.head import Head, all_joined, find_head, state_folder
+from cluster.node.head import Head, all_joined, find_head, state_folder, unchanging
 from cluster.node.lifecycle import start_head, stop
 from cluster.node.processes import alive
 from cluster.node.ray_start import node_start

@@ -160,17 +160,29 @@ def heads_ray_killed(scene: Scene) -> Figures:
 
 def storage_away(scene: Scene) -> Figures:
     """No PC sees the shared folder until a checkpoint fails for that, and then all do: nothing is lost."""
+
+    def away() -> None:
+        for host in scene.lan.on:
+            host.run(["mount", "-t", "tmpfs", "tmpfs", SHARED])
+
+    def back() -> None:
+        for host in scene.lan.on:
+            host.run(["umount", "--lazy", SHARED])
+
+    return share_gone(scene, away, back)
+
+
+def share_gone(scene: Scene, begin: Callable[[], None], end: Callable[[], None]) -> Figures:
+    """From `begin` to `end` nothing can be written to the shared folder; it ends when a checkpoint has failed."""
     before = scene.run.await_steps(1, time.time())[-1]
     away_s, said = time.time(), len(scene.log())
-    for host in scene.lan.on:
-        host.run(["mount", "-t", "tmpfs", "tmpfs", SHARED])
+    begin()
     try:
         await_true(
             lambda: "training goes on" in scene.log()[said:], "a checkpoint that cannot be written", PATIENCE_S, EVERY_S
         )
     finally:
-        for host in scene.lan.on:
-            host.run(["umount", "--lazy", SHARED])
+        end()
     back_s = time.time()
     first = scene.run.await_steps(1, back_s)[0]
     await_true(

@@ -84,6 +84,8 @@ def watch(folders: Sequence[Path], groups: Sequence[Path]) -> int:
         for group in groups:
             _empty(group)
         for folder in folders:
+            for mounted in filter(os.path.ismount, folder.glob("*")):
+                subprocess.run(["umount", "--lazy", mounted], check=False)
             shutil.rmtree(folder, ignore_errors=True)
         if not any(path.exists() for path in (*folders, *groups)):
             return 0

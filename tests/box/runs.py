@@ -14,6 +14,7 @@ from dataprep.synth.songs import write_songs
 from jobs.recipe import Recipe
 from jobs.runs.folder import RunFolder
 from jobs.runs.metrics import read_metrics
+from jobs.runs.state_writer import read_events
 from tests.lan import SHARED, Host, Lan, await_true
 from vr_core.config import to_yaml
 from vr_core.specs.stft import StftSpec
@@ -106,7 +107,7 @@ class Run:
 
     def events(self) -> list[dict[str, Any]]:
         """What happened to the run, oldest first."""
-        return _lines(self.folder / "events.jsonl")
+        return read_events(RunFolder(self.folder))
 
     def await_steps(self, count: int, since_s: float = 0.0, timeout_s: float = PATIENCE_S) -> list[dict[str, Any]]:
         """The steps that ended after `since_s`, once there are so many of them."""
@@ -161,14 +162,6 @@ def pace(lan: Lan, cores: dict[str, float], pids: dict[str, int]) -> None:
     for name, part in cores.items():
         if name in pids:
             lan[name].cpu(part, [pids[name]])
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    try:
-        text = file.read_text()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def items_per_s(steps: list[dict[str, Any]]) -> float:

@@ -22,6 +22,7 @@ from jobs.checkpoints.format import read_newest, step_folders
 from jobs.recipe import NodesSpec, Recipe
 from jobs.runs.folder import RunFolder
 from jobs.runs.metrics import read_metrics
+from tests.box.attacks import ATTACKS
 from tests.box.events import EVENTS, Scene, possible
 from tests.box.runs import EVERY_S, PATIENCE_S, Run, share_data, start_cluster, submit
 from tests.jobs.training import distance, here, last_weights, new_run, recipe_of
@@ -36,6 +37,8 @@ HUNG_AFTER_S = 45
 """Of which a first start, which measures the devices of three PCs on two cores, takes 20; steps take less than one."""
 WEIGHTS_WITHIN = 1e-8
 NEXT_STEP_WITHIN = {"float32": 1e-5, "float64": 1e-10}
+_SHARED_BYTES = 1 << 30
+"""Of a shared folder that can be full."""
 LAST_EVENT_BEFORE = 200
 """Steps before the end, in the long form."""
 
@@ -116,27 +119,30 @@ def one_step(folder: Path, recipe: Recipe, saved: Path) -> dict[str, float]:
     return line
 
 
-def soak(seed: int, steps: int, precision: str) -> bool:
-    """All of it; a line for each event on stderr. Whether all held."""
+def soak(seed: int, steps: int, precision: str, attacked: bool) -> bool:
+    """All of it, `attacked` or not; a line for each event on stderr. Whether all held."""
     rng = random.Random(seed)
-    with Lan(*NAMES) as lan, tempfile.TemporaryDirectory(prefix="vr-soak-") as scratch:
+    with (
+        Lan(*NAMES, shared_bytes=_SHARED_BYTES if attacked else None) as lan,
+        tempfile.TemporaryDirectory(prefix="vr-soak-") as scratch,
+    ):
         start_cluster(lan["attic"], *(lan[name] for name in NAMES[1:]))
         run = begin(lan, steps, precision)
         run.await_started("1.1")
         scene = Scene(lan, run, rng)
         happened: Counter[str] = Counter()
         while run.state["step"] < steps - LAST_EVENT_BEFORE:
-            name = rng.choice(possible(scene))
+            name = rng.choice([*possible(scene), *(ATTACKS if attacked else ())])
             pause = rng.randint(1, 60)
             until = min(run.state["step"] + pause, steps - LAST_EVENT_BEFORE)
             await_true(lambda until=until: run.state["step"] >= until, f"step {until}", 10 * PATIENCE_S)
-            figures = EVENTS[name](scene)
+            figures = (EVENTS | ATTACKS)[name](scene)
             happened[name] += 1
             print(json.dumps({"step": run.state["step"], "event": name, **figures}), file=sys.stderr, flush=True)
         finish(run)
         wrong, off = steps_wrongly_taken(run), next_steps_off(run, Path(scratch))
         found = {
-            "seed": seed, "steps": steps, "precision": precision, "events": dict(happened),
+            "seed": seed, "attacked": attacked, "steps": steps, "precision": precision, "events": dict(happened),
             "attempts": run.state["attempt"], "steps_not_taken_once": wrong,
             "checkpoints_looked_at": len(off), "next_step_off": max(off.values()),
         }  # fmt: skip
@@ -170,8 +176,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of what happens")
     parser.add_argument("--steps", type=int, default=20_000, help="of the run; with what happens, 40 to 100 a minute")
     parser.add_argument("--precision", choices=("float32", "float64"), default="float64")
+    parser.add_argument("--attacked", action="store_true", help="among the events are those of tests/box/attacks.py")
     asked = parser.parse_args(arguments)
-    return 0 if soak(asked.seed, asked.steps, asked.precision) else 1
+    return 0 if soak(asked.seed, asked.steps, asked.precision, asked.attacked) else 1
 
 
 if __name__ == "__main__":

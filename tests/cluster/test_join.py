@@ -7,8 +7,7 @@ import psutil
 import pytest
 
 from cluster.joining.invitations import Invitations
-from cluster.node.changing import unchanging
-from cluster.node.head import Joined
+from cluster.node.head import Joined, unchanging
 from cluster.node.processes import alive
 from cluster.node.supervise import POLL_S
 from tests.cluster.pcs import Pc, code_in, fresh_code, members

@@ -10,6 +10,8 @@ import http.server
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -121,6 +123,39 @@ def squatted(tmp_path):
 async def tail(head):
     async for _ in follow_logs(head, "run.a1"):
         pass
+
+
+ASK = """
+import sys
+import requests
+from cluster.trust.ray_requests import HOOK, guard
+assert HOOK == "cluster.trust.ray_requests.guard"
+guard()
+try:
+    url = f"http://127.0.0.1:{sys.argv[1]}/api/v0/actors"
+    requests.get(url, headers={"Authorization": "Bearer SECRET"}, timeout=20)
+except requests.exceptions.ConnectionError as error:
+    print(error)
+"""
+
+
+@needs_root
+def test_what_ray_asks_by_itself_is_sent_to_no_other_account():
+    """The defect: Ray Train's cleaner sent the token to whoever had the dashboard's port."""
+
+    def ask(port):
+        return subprocess.run([sys.executable, "-c", ASK, str(port)], capture_output=True, text=True, timeout=60)
+
+    with squatter(NOBODY) as (port, heard):
+        said = ask(port)
+        assert f"port {port} of this PC is held by" in said.stdout, said.stderr
+        assert heard() == b""
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as own:
+        threading.Thread(target=own.handle_request, daemon=True).start()
+        said = subprocess.run(
+            [sys.executable, "-c", ASK, str(own.server_port)], capture_output=True, text=True, timeout=60
+        )
+        assert (said.returncode, said.stdout) == (0, "")
 
 
 @needs_root

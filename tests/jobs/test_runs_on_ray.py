@@ -9,8 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cluster.node.changing import unchanging
-from cluster.node.head import Head, state_folder
+from cluster.node.head import Head, state_folder, unchanging
 from cluster.node.processes import alive
 from jobs.queue.client import stop_run
 from jobs.queue.submit import job_states
