@@ -6,6 +6,7 @@ DataError               the input is not as expected: change it, or the command
     ├── EmptyAudioError         no bytes or no samples
     ├── TruncatedAudioError     shorter than its header says, or damaged in the middle
     ├── NonFiniteAudioError     NaN or infinite samples
+    ├── FullScaleError          floats far beyond full scale: at the scale of integers
     └── AudioTooLongError       longer than the limit, or a header that says so
 DataError
 ├── ManifestError       the manifest is missing, damaged or of another version, or the data set does not fit the request
@@ -42,6 +43,10 @@ class TruncatedAudioError(AudioError):
 
 class NonFiniteAudioError(AudioError):
     """The file holds NaN or infinite samples."""
+
+
+class FullScaleError(AudioError):
+    """Float samples that are far beyond full scale: at the scale of integers, most likely."""
 
 
 class AudioTooLongError(AudioError):

@@ -16,6 +16,8 @@ import soundfile
 
 from dataprep.audio import decoders
 from dataprep.audio.decoders import AudioInfo, AudioSource, one_line
+from dataprep.audio.decoding.libsndfile import refuse_loud
+from dataprep.audio.reading_rules import note_on_handover, notes_on_reading
 from dataprep.audio.resample import resample
 from dataprep.errors import (
     AudioError,
@@ -54,7 +56,11 @@ def probe(source: AudioSource) -> AudioInfo:
 
 
 def open_audio(
-    source: AudioSource, sample_rate_hz: int, block_samples: int = BLOCK_SAMPLES, max_s: float = MAX_AUDIO_S
+    source: AudioSource,
+    sample_rate_hz: int,
+    block_samples: int = BLOCK_SAMPLES,
+    max_s: float = MAX_AUDIO_S,
+    notes: list[str] | None = None,
 ) -> Iterator[np.ndarray]:
     """Decoded audio of a source, resampled, block by block.
 
@@ -63,17 +69,21 @@ def open_audio(
         sample_rate_hz: rate of what is returned.
         block_samples: length of every block but the last, so that blocks of several sources line up.
         max_s: longest length accepted.
+        notes: gets what a person should know of how the file was read, a line each; complete when all is read.
 
     Yields:
         `[2, sample]` float32; round(samples × new rate / old rate) samples in all.
 
     Raises:
-        AudioError: as `probe`; also truncated or damaged in the middle, NaN or infinite samples, too long.
+        AudioError: as `probe`; also truncated or damaged in the middle, NaN or infinite samples, floats far beyond full
+            scale, too long.
     """
     info = probe(source)
     if info.samples is not None and info.samples > max_s * info.sample_rate_hz:
         raise _too_long(source, info.samples / info.sample_rate_hz, max_s)
-    blocks = _checked(source, info, max_s)
+    notes = [] if notes is None else notes
+    notes += notes_on_reading(source, info)
+    blocks = _checked(source, info, max_s, notes)
     stereo = (np.repeat(b, 2, axis=0) if info.channels == 1 else b
               for b in resample(blocks, info.channels, info.sample_rate_hz, sample_rate_hz))  # fmt: skip
     yield from regrouped(stereo, block_samples)
@@ -130,14 +140,19 @@ def _with_first(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.nd
     yield from rest
 
 
-def _checked(source: AudioSource, info: AudioInfo, max_s: float) -> Iterator[np.ndarray]:
+def _checked(source: AudioSource, info: AudioInfo, max_s: float, notes: list[str]) -> Iterator[np.ndarray]:
     """Blocks `[channel, sample]` at the file's own rate, refused as soon as something is wrong with them."""
     done = 0
-    with closing(decoders.decode(source, info)) as blocks:
+
+    def handed_over() -> None:
+        notes.append(note_on_handover(source))
+
+    with closing(decoders.decode(source, info, handed_over)) as blocks:
         for block in blocks:
             if not np.isfinite(block).all():
                 at_s = (done + int(np.flatnonzero(~np.isfinite(block).all(axis=0))[0])) / info.sample_rate_hz
                 raise NonFiniteAudioError(f"{source}: NaN or infinite samples at {at_s:.3f} s; export the file again")
+            refuse_loud(source, float(np.abs(block).max(initial=0.0)))
             done += block.shape[1]
             if done > max_s * info.sample_rate_hz:
                 raise _too_long(source, done / info.sample_rate_hz, max_s)
@@ -149,7 +164,7 @@ def _checked(source: AudioSource, info: AudioInfo, max_s: float) -> Iterator[np.
             "copy or export it again"
         )
     if done == 0:
-        raise EmptyAudioError(f"{source}: has no samples in it; remove it or export it again")
+        raise EmptyAudioError(f"{source}: has no samples in it; export it again")
 
 
 def regrouped(blocks: Iterable[np.ndarray], block_samples: int) -> Generator[np.ndarray]:

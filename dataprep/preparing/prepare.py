@@ -7,12 +7,14 @@ its row in the manifest or in a journal is not prepared again, and a lock keeps 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
+from dataprep.audio.decoders import AudioInfo, AudioSource
+from dataprep.audio.reading_rules import rules_of
 from dataprep.audio.tracks import Track
 from dataprep.errors import AudioError, DataError, PrepareError
 from dataprep.fingerprints.store import kept_fingerprints
@@ -28,7 +30,7 @@ from dataprep.preparing.group import (
     with_free_name,
 )
 from dataprep.preparing.leftovers import end_journal, left_alone, named_shards, own_shards, remove_leftovers
-from dataprep.preparing.song import SongSettings, duration_s, stored_roles
+from dataprep.preparing.song import SongSettings, duration_s, headers, stored_roles
 from dataprep.preparing.workers import RunGroups, run_groups
 from dataprep.roles import Split
 from dataprep.shards.columns import CHANNELS, COLUMNS
@@ -89,6 +91,9 @@ class PrepareReport:
     """Ids of songs prepared now that had other samples before: the manifest is a new version of the data set."""
     not_moved: tuple[str, ...] = ()
     """Ids of songs that fractions would have moved, and that keep the split they have in the data set."""
+    read_otherwise: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Songs prepared now although neither their files nor the settings have changed, but how the files are read: (id,
+    names of `reading_rules`)."""
 
 
 def prepare(
@@ -155,13 +160,15 @@ def _prepare(
     lost = {song.id for song in rows.values() if not {stem.shard for stem in song.stems.values()} <= whole}
     rows = {id: song for id, song in rows.items() if id not in lost}
 
-    stamps, seconds, failed = _survey(tracks, song_settings)
+    survey = _survey(tracks, song_settings)
+    stamps, seconds, failed = survey.stamps, survey.seconds, survey.failed
     wanted = {track.id: track for track in tracks}
     failed += [
         (id, "its shard is gone or cut short, and its files are not among the sources") for id in lost - set(wanted)
     ]
     kept = tuple(song for song in seconds if song in rows and rows[song].stamp == stamps[song] and song not in again)
     unchanged = set(kept)
+    outdated = {id for id, stamp in survey.stamps_once.items() if id in rows and rows[id].stamp == stamp} - unchanged
     todo_s = {song: length_s for song, length_s in seconds.items() if song not in unchanged}
     plans, workers = _plan(todo_s, stamps, settings)
     work = [(plan, [wanted[song] for song, _ in plan.songs]) for plan in plans]
@@ -206,7 +213,10 @@ def _prepare(
     new_content = tuple(id for id in used if id in before and _content(rows[id]) != _content(before[id]))
     asked = assign(used, rule) if isinstance(rule, SplitByFraction) else {}
     not_moved = tuple(id for id, split in asked.items() if id in before and split != before[id].split)
-    return PrepareReport(manifest, prepared, kept, tuple(failed), left_alone(out, named), new_content, not_moved)
+    read_otherwise = tuple((id, survey.rules[id]) for id in prepared if id in outdated)
+    return PrepareReport(
+        manifest, prepared, kept, tuple(failed), left_alone(out, named), new_content, not_moved, read_otherwise
+    )
 
 
 def _with_free_names(
@@ -249,50 +259,68 @@ def _content(song: SongRow) -> dict[str, str]:
     return {role: stem.content_sha256 for role, stem in song.stems.items()}
 
 
-def _survey(
-    tracks: Sequence[Track], settings: SongSettings
-) -> tuple[dict[str, str], dict[str, float], list[tuple[str, str]]]:
-    """Stamp and seconds of every track whose files can be opened, and (id, reason) of the others."""
-    stamps: dict[str, str] = {}
-    seconds: dict[str, float] = {}
-    failed: list[tuple[str, str]] = []
+@dataclass
+class _Survey:
+    """What is known of the tracks before they are decoded, by id."""
 
-    def look(track: Track) -> tuple[str, float] | DataError:
+    stamps: dict[str, str] = field(default_factory=dict)
+    stamps_once: dict[str, str] = field(default_factory=dict)
+    """What the stamp was before there were `rules`, where there are some."""
+    rules: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By which of `reading_rules` the files are read otherwise than once."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    """(id, reason) of those whose files cannot be opened."""
+
+
+def _survey(tracks: Sequence[Track], settings: SongSettings) -> _Survey:
+    found = _Survey()
+
+    def look(track: Track) -> DataError | None:
         try:
-            return _stamp(track, settings), duration_s(track)
+            infos = headers(track)
+            seconds, stamp, once = duration_s(infos), _stamp(track, settings, infos), _stamp(track, settings, {})
         except DataError as error:
             return error
         except OSError as error:
             return AudioError(f"{error.filename}: cannot be opened ({error.strerror}); check the path")
+        found.stamps[track.id], found.seconds[track.id] = stamp, seconds
+        if stamp != once:
+            found.stamps_once[track.id] = once
+            found.rules[track.id] = tuple(dict.fromkeys(rule for info in infos.values() for rule in rules_of(info)))
+        return None
 
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
-        for track, found in zip(tracks, pool.map(look, tracks), strict=True):
-            if isinstance(found, DataError):
-                failed.append((track.id, str(found)))
-            else:
-                stamps[track.id], seconds[track.id] = found
-    return stamps, seconds, failed
+        for track, error in zip(tracks, pool.map(look, tracks), strict=True):
+            if error is not None:
+                found.failed.append((track.id, str(error)))
+    found.seconds = {track.id: found.seconds[track.id] for track in tracks if track.id in found.seconds}
+    return found
 
 
 def _is_current(song: SongRow, settings: SongSettings) -> bool:
-    """Whether a song's files are those that it was prepared from."""
+    """Whether a song's files are those that it was prepared from, and are read as they were then."""
+    track = song.track()
     try:
-        return _stamp(song.track(), settings) == song.stamp
-    except OSError:
+        return _stamp(track, settings, headers(track)) == song.stamp
+    except (OSError, DataError):
         return False
 
 
-def _stamp(track: Track, settings: SongSettings) -> str:
+def _stamp(track: Track, settings: SongSettings, infos: Mapping[AudioSource, AudioInfo]) -> str:
     """Digest of everything that a song's rows are made from."""
     files = []
+    rules = []
     for role, sources in sorted(track.stems.items()):
         for source in sources:
             facts = source.path.stat()
             files.append([role, str(source.path.resolve()), source.stream, facts.st_size, facts.st_mtime_ns])
+            rules.append(list(rules_of(infos[source])) if source in infos else [])
     how = plain(settings)
     if not settings.align:  # what was prepared before there was such a setting stays what it is
         del how["align"]
-    return digest([files, how, stored_roles(track, settings)], 16)
+    # Nor does what is read as it always was change for those that are not.
+    return digest([files, how, stored_roles(track, settings), *([rules] if any(rules) else [])], 16)
 
 
 def _plan(

@@ -12,7 +12,7 @@ from typing import Literal, cast
 
 import numpy as np
 
-from dataprep.audio.decoders import AudioSource
+from dataprep.audio.decoders import AudioInfo, AudioSource
 from dataprep.audio.files import BLOCK_SAMPLES, MAX_AUDIO_S, open_audio, probe, regrouped
 from dataprep.audio.framing import SpectrogramStream
 from dataprep.audio.tracks import Track
@@ -56,17 +56,24 @@ def stored_roles(track: Track, settings: SongSettings) -> tuple[Role, ...]:
     return tuple(track.stems)
 
 
-def duration_s(track: Track) -> float:
-    """Length by the headers of the files; estimated from their sizes where a header does not say.
+def headers(track: Track) -> dict[AudioSource, AudioInfo]:
+    """What the headers of a track's files say.
 
     Raises:
         AudioError: a header cannot be read.
+    """
+    return {source: probe(source) for source in _sources(track)}
+
+
+def duration_s(infos: Mapping[AudioSource, AudioInfo]) -> float:
+    """Length of a track by its `headers`; estimated from the sizes of its files where a header does not say.
+
+    Raises:
         SongError: headers that count samples differ by more than the tolerance.
     """
     known: dict[AudioSource, tuple[float, float]] = {}
     longest = 0.0
-    for source in _sources(track):
-        info = probe(source)
+    for source, info in infos.items():
         if info.samples is None:
             longest = max(longest, source.path.stat().st_size / 16_000)  # 128 kbit/s
             continue
@@ -140,7 +147,8 @@ def encode_song(
     if settings.align and len(track.stems) > 1:  # what is moved must be known before
         with closing(_aligned(track, rate, settings.max_song_s, {}, {})) as begun:
             late = _offsets(next(begun, {}), rate)
-    for index, given in enumerate(_aligned(track, rate, settings.max_song_s, lengths, late)):
+    read: dict[AudioSource, list[str]] = {}
+    for index, given in enumerate(_aligned(track, rate, settings.max_song_s, lengths, late, read)):
         if index == 0 and not settings.align:
             late = _offsets(given, rate)
         blocks = _complete(given)
@@ -159,6 +167,7 @@ def encode_song(
     if len(silent) == len(rows):
         raise SongError(f"{track.id}: silent from beginning to end; remove it")
     notes = _notes_on_files(track, rate, lengths, late, moved=settings.align)
+    notes += [note for source in sorted(read, key=str) for note in read[source]]
     notes += [f"{role} silent" for role in silent] + checks.notes()
     for role, stem in stems.items():
         if stem.listener is not None:
@@ -265,12 +274,17 @@ def _complete(given: Mapping[Role, np.ndarray]) -> dict[Role, np.ndarray]:
 
 
 def _aligned(
-    track: Track, rate: int, max_s: float, lengths: dict[AudioSource, int], late: Mapping[Role, int]
+    track: Track,
+    rate: int,
+    max_s: float,
+    lengths: dict[AudioSource, int],
+    late: Mapping[Role, int],
+    notes: dict[AudioSource, list[str]] | None = None,
 ) -> Generator[dict[Role, np.ndarray]]:
     """Blocks `[2, sample]` of each role side by side, sources of a role summed, all as long as the longest.
 
     Roles that are `late` by some samples are moved forward, by a negative number back. Fills `lengths` with the samples
-    of each source, as long as it was before it was moved.
+    of each source, as long as it was before it was moved, and `notes` with what `open_audio` notes.
 
     Raises:
         AudioError: a source cannot be decoded.
@@ -278,7 +292,10 @@ def _aligned(
     """
     # What `open_audio` returns is a generator; closing it closes its file.
     shifts = {source: late.get(role, 0) for role, sources in track.stems.items() for source in sources}
-    streams = {s: _moved(cast(Generator[np.ndarray], open_audio(s, rate, max_s=max_s)), shifts[s]) for s in shifts}
+    notes = {} if notes is None else notes
+    notes.update({source: [] for source in shifts})
+    opened = {s: cast(Generator[np.ndarray], open_audio(s, rate, max_s=max_s, notes=notes[s])) for s in shifts}
+    streams = {source: _moved(blocks, shifts[source]) for source, blocks in opened.items()}
     lengths.update(shifts)
     try:
         while blocks := {s: block for s, stream in streams.items() if (block := next(stream, None)) is not None}:

@@ -137,7 +137,7 @@ def test_lengths_are_compared_as_the_files_have_them_and_not_as_they_are_moved(
     """0.05 s is within the tolerance of 0.1 s, also where a stem is moved by 0.08 s and another one the other way."""
     monkeypatch.setattr(song_module, "BLOCK_SAMPLES", block_samples)
     monkeypatch.setattr(
-        song_module, "open_audio", lambda source, rate, max_s: open_audio(source, rate, block_samples, max_s)
+        song_module, "open_audio", lambda source, rate, **how: open_audio(source, rate, block_samples, **how)
     )
     signals = {"vocals": moved(VOICE, late), "instrumental": moved(BAND, -late), "mixture": VOICE + BAND}
     signals["vocals"] = np.pad(signals["vocals"], ((0, 0), (0, 400)))[:, : 40_000 + longer]

@@ -36,6 +36,7 @@ def prepare_shown(
 
     `beside` is what a data set holds that more is added to.
     """
+    from dataprep.audio.reading_rules import RULES
     from dataprep.audio.tracks import find_tracks
     from dataprep.preparing.change import ids_beside
     from dataprep.preparing.prepare import prepare
@@ -65,6 +66,8 @@ def prepare_shown(
         _show(out, found, done)
     for name, why in refused:
         say(f"not used: {name}: {why}", err=True)
+    for name, rules in done.read_otherwise:
+        say(f"prepared again: {name}: {'; '.join(RULES[rule].says for rule in rules)}", err=True)
     left_alone_shown(out, done.left_alone)
     if done.not_moved:
         say(
@@ -107,6 +110,7 @@ def _as_json(out: Path, found: "Tracks", done: "PrepareReport") -> dict[str, Any
         "digest": done.manifest.digest(),
         "prepared": list(done.prepared),
         "kept": list(done.kept),
+        "read_otherwise": {song: list(rules) for song, rules in done.read_otherwise},
         "refused": [{"song": song, "why": why} for song, why in done.failed],
         "passed_over": [{"path": str(path), "why": why} for path, why in found.problems],
         "left_alone": list(done.left_alone),
