@@ -12,6 +12,7 @@ DataError
 ├── ManifestError       the manifest is missing, damaged or of another version, or the data set does not fit the request
 ├── ShardError          a shard is missing, cut short, damaged or of another kind than its manifest says
 ├── PrepareError        preparation cannot start, or could use nothing
+├── FormatLimitError    a kind of audio file cannot hold what would be written
 └── SongError           one song cannot be used; preparation goes on with the others
 AudioWriteError         an audio file could not be written (a Failure)
 WorkerError             a process of the preparation was killed (a Failure)
@@ -71,6 +72,10 @@ class ShardError(DataError):
 
 class PrepareError(DataError):
     """Preparation cannot start as asked, or nothing could be used."""
+
+
+class FormatLimitError(DataError):
+    """A kind of audio file cannot hold what would be written; known before it is tried."""
 
 
 class SongError(DataError):

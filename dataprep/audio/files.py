@@ -1,4 +1,4 @@
-"""Audio files in and out, in bounded memory whatever their length.
+"""Audio files in, in bounded memory whatever their length.
 
 Legend: `[channel, sample]` float32, always two channels, full scale ±1.
 
@@ -6,29 +6,24 @@ Mono is copied to both channels. More than two channels are refused: which chann
 file, and a wrong downmix (a centre channel is mostly the voice) would spoil training data without anyone noticing.
 """
 
-import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from dataprep.audio import decoders
-from dataprep.audio.decoders import AudioInfo, AudioSource, one_line
+from dataprep.audio.decoders import AudioInfo, AudioSource
 from dataprep.audio.decoding.libsndfile import refuse_loud
 from dataprep.audio.reading_rules import note_on_handover, notes_on_reading
 from dataprep.audio.resample import resample
 from dataprep.errors import (
     AudioError,
     AudioTooLongError,
-    AudioWriteError,
     EmptyAudioError,
     NonFiniteAudioError,
     TruncatedAudioError,
     UnreadableAudioError,
 )
-from vr_core.files import whole_file
 
 MAX_AUDIO_S = 24 * 3600.0
 BLOCK_SAMPLES = 2**20
@@ -92,52 +87,6 @@ def open_audio(
 def read_audio(source: AudioSource, sample_rate_hz: int, max_s: float = MAX_AUDIO_S) -> np.ndarray:
     """All of a source as `[2, sample]` float32 at `sample_rate_hz`; errors as `open_audio`."""
     return np.concatenate(list(open_audio(source, sample_rate_hz, max_s=max_s)), axis=1)
-
-
-def write_audio(path: Path, blocks: Iterable[np.ndarray], sample_rate_hz: int, subtype: str = "PCM_16") -> int:
-    """Write blocks `[channel, sample]` to `path`; the file appears whole or not at all.
-
-    Args:
-        path: the suffix gives the format: wav, flac or ogg.
-        blocks: `[channel, sample]`, full scale ±1; what is beyond is clipped in integer formats.
-        sample_rate_hz: rate of the blocks.
-        subtype: libsndfile's name of the sample format, for example PCM_16, PCM_24, FLOAT or VORBIS.
-
-    Returns:
-        Samples written, per channel.
-
-    Raises:
-        AudioWriteError: no space left, no permission, or no such format.
-        NonFiniteAudioError: NaN or infinite samples.
-    """
-    written = 0
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        blocks = iter(blocks)
-        first = next(blocks, np.zeros((2, 0), np.float32))
-        with whole_file(path) as partial:
-            with soundfile.SoundFile(partial, "w", sample_rate_hz, len(first), subtype) as file:
-                for block in _with_first(first, blocks):
-                    if not np.isfinite(block).all():
-                        raise NonFiniteAudioError(f"{path}: not written, the result holds NaN or infinite samples")
-                    file.write(np.ascontiguousarray(block.T))
-                    written += block.shape[1]
-            # libsndfile does not report a full disk for the last bytes of flac and ogg, so what is there is counted.
-            if soundfile.info(partial).frames != written:
-                raise soundfile.LibsndfileError(0, "the file is shorter than what was written: ")
-    except (soundfile.LibsndfileError, AssertionError, ValueError, OSError) as error:
-        disk = os.statvfs(next(folder for folder in path.absolute().parents if folder.exists()))
-        free = f"{disk.f_bavail * disk.f_frsize / 1e6:,.0f} MB"
-        raise AudioWriteError(
-            f"{path}: could not be written ({one_line(error)}); {free} are free there, and the format "
-            f"({path.suffix or 'no suffix'}, {subtype}) must be one that libsndfile writes"
-        ) from None
-    return written
-
-
-def _with_first(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    yield first
-    yield from rest
 
 
 def _checked(source: AudioSource, info: AudioInfo, max_s: float, notes: list[str]) -> Iterator[np.ndarray]:

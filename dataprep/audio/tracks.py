@@ -119,7 +119,7 @@ def _audio_files(source: Path) -> tuple[list[Path], list[Problem]]:
     Hidden ones are left out, and links in a circle are followed once.
     """
     if source.is_file():
-        return ([source] if source.suffix.casefold() in AUDIO_SUFFIXES else []), []
+        return [source], []
     if not source.is_dir():
         raise DataError(f"{source}: does not exist; give a folder of music or an audio file")
     found: list[Path] = []

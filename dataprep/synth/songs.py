@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataprep.audio.files import write_audio
+from dataprep.audio.writing import write_audio
 from dataprep.errors import DataError
 from dataprep.synth.voice import RATE_HZ, Score, sing
 from vr_core.small_files import read_text

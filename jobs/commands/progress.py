@@ -1,5 +1,6 @@
 """Progress bars of commands: on stderr, where that is a terminal."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,9 @@ LINE_EVERY_S = 15.0
 def _progress(console: "Console", *columns: "ProgressColumn") -> "Iterator[Progress]":
     from rich.progress import Progress
 
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    # What goes to a pipe or a file on stdout stays there, and is not drawn above the bar on stderr.
+    redirected = sys.stdout.isatty()
+    with Progress(*columns, console=console, disable=not console.is_terminal, redirect_stdout=redirected) as progress:
         yield progress
 
 
@@ -102,6 +105,7 @@ def song_progress(seconds: dict[str, float]) -> Iterator[Callable[[str, float], 
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
     stderr = console()
+    stderr.soft_wrap = True  # so that a path that is printed above the bar stays one line
     total_s = sum(seconds.values())
     finished_s: dict[str, float] = {}
     columns = (

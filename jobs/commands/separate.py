@@ -1,6 +1,9 @@
 """`vr separate`: songs into instrumental and vocals."""
 
-from collections.abc import Sequence
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,7 +14,13 @@ from jobs.commands.progress import song_progress
 from jobs.commands.terminal import Device, Json, say
 
 if TYPE_CHECKING:
-    from dataprep.audio.tracks import Track
+    import torch
+    from torch import nn
+
+    from jobs.scoring.results import Placed
+    from jobs.scoring.separate import OutputSettings, SeparatedSong
+    from jobs.scoring.songs import Song
+    from vr_core.weights import WeightsMeta
 
 
 def separate(
@@ -30,89 +39,209 @@ def separate(
             help="Sample format: FLOAT (wav only), PCM_24 or PCM_16.", show_default="FLOAT for wav, PCM_24 for flac"
         ),
     ] = None,
+    rate: Annotated[
+        Literal["song", "model"], typer.Option(help="Sample rate of the results: the song's own, or the model's.")
+    ] = "song",
+    normalise: Annotated[
+        bool,
+        typer.Option(
+            "--normalise", help="Lower both files by one gain where a sample format would clip them; never raise them."
+        ),
+    ] = False,
     picture: Annotated[bool, typer.Option(help="Also draw mixture, vocals and instrumental as spectrograms.")] = True,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Separate songs into instrumental and vocals.
 
-    The two files sum to the song. They are stereo, at the model's sample rate. Files that cannot be read are listed at
-    the end, and the others are done.
+    The two files sum to the song, PCM within half a step. PCM and flac clip what is beyond full scale. It
+    is counted and told, and --normalise avoids it. The files are stereo, also those of a mono song, at the song's own
+    sample rate.
+
+    A file that is named is separated whatever it is called. Of a folder, what an earlier separation wrote is passed
+    over. What could not be separated is listed at the end, and the others are done.
+
+    A song that is separated again into one folder replaces its results. Those of another song stay, and the new ones
+    are called NAME-2.
 
     Example: vr separate song.mp3 -m runs/songs-finetune-1a2b3c4d-1 -o separated
     """
-    import json
-
-    from dataprep.audio.files import open_audio, probe
-    from dataprep.errors import DataError
-    from jobs.errors import SongsFailed
+    from jobs.errors import NoSongs, SongsFailed
     from jobs.runs.lookup import resolve_weights
-    from jobs.scoring.separate import OutputSettings, pick_device, separate_song
+    from jobs.scoring.results import read_record, scratch
+    from jobs.scoring.separate import OutputSettings, pick_device
+    from jobs.scoring.songs import find_songs
+    from vr_core.small_files import DamagedFile
     from vr_core.weights import load_model
 
-    output = OutputSettings(out, file_format, _subtype(file_format, subtype), picture)
-    tracks, problems = _tracks(songs)
+    output = OutputSettings(out, file_format, _subtype(file_format, subtype), picture, normalise)
+    found = find_songs(songs)
+    if found.passed_over:
+        say(
+            f"passed over {len(found.passed_over)} files that an earlier separation wrote; name one to separate it",
+            err=True,
+        )
+    if not found.songs and not found.problems:
+        raise NoSongs(f"{songs[0]}: holds only what a separation wrote; name the songs themselves")
+    batch = _Batch(list(found.songs), [{"song": str(path), "why": why} for path, why in found.problems])
+    if not found.songs:
+        if len(batch.problems) == 1 and not as_json:
+            raise NoSongs(batch.problems[0]["why"])
+        batch.end(len(found.passed_over), as_json)
+        raise NoSongs("there is no song to separate; see the lines above")
     chosen = pick_device(device)
     model, meta = load_model(resolve_weights(checkpoint), chosen)
-    seconds = {}
-    for track in tracks:
+    with scratch(out):  # where nothing can be written, no work is begun
+        pass
+    try:
+        read_record(out)
+    except DamagedFile as error:
+        say(f"note: {error}; no result that is there is replaced", err=True)
+    try:
+        rate_hz = None if rate == "song" else meta.stft.sample_rate_hz
+        _separate_all(batch, rate_hz, partial(_separate_one, model, meta, output, chosen), file_format, as_json)
+    finally:
+        # Also after Ctrl-C: what was done is told, and what was not.
+        batch.end(len(found.passed_over), as_json)
+    if batch.problems:
+        count = f"{len(batch.problems)} of {len(batch.problems) + len(batch.done)} songs were not separated"
+        raise SongsFailed(f"{count}; see the lines above")
+
+
+@dataclass
+class _Batch:
+    """How far the songs of one command are."""
+
+    waiting: "list[Song]"
+    problems: list[dict[str, str]]
+    done: list[dict[str, Any]] = field(default_factory=list)
+
+    def fail(self, song: "Song", why: str) -> None:
+        self.waiting.remove(song)
+        self.problems.append({"song": str(song.path), "why": why})
+
+    def end(self, passed_over: int, as_json: bool) -> None:
+        """Tell what was not done, and to a program also what was."""
+        interrupted = bool(self.waiting)
+        for song in list(self.waiting):
+            self.fail(song, f"{song.path}: broken off before it was done")
+        if as_json:
+            typer.echo(json.dumps({
+                "songs": self.done, "problems": self.problems, "passed_over": passed_over, "interrupted": interrupted,
+            }))  # fmt: skip
+        for problem in self.problems:
+            say(f"not separated: {problem['why']}", err=True)
+
+
+def _separate_all(
+    batch: _Batch,
+    rate_hz: int | None,
+    separate_one: "Callable[[Song, int, Callable[[float], None]], tuple[SeparatedSong, Placed]]",
+    file_format: str,
+    as_json: bool,
+) -> None:
+    """The waiting songs one after the other; what fails is a problem of that song.
+
+    Args:
+        batch: the songs.
+        rate_hz: sample rate of the results; None: each song's own.
+        separate_one: from a song, the rate of its results and a function to report seconds done to its results.
+        file_format: checked before any song is begun.
+        as_json: print no lines on stdout.
+    """
+    from dataprep.audio.decoders import AudioSource
+    from dataprep.audio.files import probe
+    from dataprep.audio.writing import require_fits
+    from dataprep.errors import DataError
+    from vr_core.errors import VrError
+
+    labels: dict[str, tuple[Song, int]] = {}
+    lengths_s: dict[str, float] = {}
+    for song in list(batch.waiting):
         try:
-            info = probe(track.stems["mixture"][0])
-            seconds[track.id] = (info.samples or 0) / info.sample_rate_hz
+            info = probe(AudioSource(song.path))
+            require_fits(song.path, file_format, rate_hz or info.sample_rate_hz)
         except DataError as error:
-            problems.append({"song": str(track.stems["mixture"][0]), "why": str(error)})
-    done: list[dict[str, Any]] = []
-    with song_progress(seconds) as report:
-        for track in tracks:
-            if track.id not in seconds:
-                continue
+            batch.fail(song, str(error))
+            continue
+        label = song.name if song.name not in labels else f"{song.name} ({len(labels) + 1})"
+        labels[label] = song, rate_hz or info.sample_rate_hz
+        lengths_s[label] = (info.samples or 0) / info.sample_rate_hz
+    with song_progress(lengths_s) as report:
+        for label, (song, hz) in labels.items():
             try:
-                files = separate_song(
-                    partial(open_audio, track.stems["mixture"][0], meta.stft.sample_rate_hz), track.id, model, meta,
-                    output, chosen, progress=partial(report, track.id),
-                )  # fmt: skip
+                files, placed = separate_one(song, hz, partial(report, label))
             except DataError as error:
-                problems.append({"song": str(track.stems["mixture"][0]), "why": str(error)})
-                continue
-            done.append({
-                "song": str(track.stems["mixture"][0]), "instrumental": str(files.instrumental),
-                "vocals": str(files.vocals), "picture": str(files.picture) if files.picture else None,
-                "seconds": round(files.seconds, 3),
-            })  # fmt: skip
-    if as_json:
-        typer.echo(json.dumps({"songs": done, "problems": problems}))
-    else:
-        for song in done:
-            typer.echo(song["instrumental"])
-            typer.echo(song["vocals"])
-            if song["picture"]:
-                typer.echo(song["picture"])
-    for problem in problems:
-        say(f"not separated: {problem['why']}", err=True)
-    if problems:
-        raise SongsFailed(
-            f"{len(problems)} of {len(problems) + len(done)} songs were not separated; see the lines above"
-        )
+                batch.fail(song, str(error))
+            except VrError as error:
+                batch.fail(song, f"{song.path}: {error}")
+            except OSError as error:
+                place = f" ({error.filename})" if error.filename else ""
+                batch.fail(song, f"{song.path}: {error.strerror or error}{place}")
+            else:
+                batch.waiting.remove(song)
+                batch.done.append(_plain(song, files, placed))
+                if not as_json:
+                    for path in files.files().values():
+                        typer.echo(str(path), file=sys.stdout)  # above the bar, where that is on this terminal
+                for note in _notes(files, placed):
+                    say(f"note: {song.path}: {note}", err=True)
+
+
+def _separate_one(
+    model: "nn.Module",
+    meta: "WeightsMeta",
+    output: "OutputSettings",
+    device: "torch.device",
+    song: "Song",
+    rate_hz: int,
+    progress: "Callable[[float], None]",
+) -> "tuple[SeparatedSong, Placed]":
+    from dataprep.audio.decoders import AudioSource
+    from dataprep.audio.files import open_audio
+    from jobs.scoring.results import SongFile, place, scratch
+    from jobs.scoring.separate import make_files
+
+    with scratch(output.folder) as folder:
+        known = SongFile.of(song.path)
+        made = make_files(
+            partial(open_audio, AudioSource(song.path)), rate_hz, song.name, model, meta, output, folder, device,
+            progress,
+        )  # fmt: skip
+        placed = place(output.folder, known, song.name, made.files())
+    return made.at(placed.files), placed
+
+
+def _plain(song: "Song", files: "SeparatedSong", placed: "Placed") -> dict[str, Any]:
+    return {
+        "song": str(song.path), "name": placed.name, "name_wanted": song.name,
+        "instrumental": str(files.instrumental), "vocals": str(files.vocals),
+        "picture": str(files.picture) if files.picture else None, "seconds": round(files.seconds, 3),
+        "sample_rate_hz": files.sample_rate_hz, "gain_db": files.gain_db, "clipped_samples": files.clipped_samples,
+    }  # fmt: skip
+
+
+def _notes(files: "SeparatedSong", placed: "Placed") -> Iterator[str]:
+    """What a user would not expect of a song's results."""
+    if placed.shortened:
+        yield f"its results are called {placed.name}: the whole name is too long for a file"
+    if placed.kept:
+        whose = f"is of {placed.kept_song}" if placed.kept_song else "is of a song that is not known"
+        yield f"its results are called {placed.name}: {placed.kept} {whose}, and was kept"
+    if files.gain_db:
+        yield f"both results are {-files.gain_db:.2f} dB lower than the song, so that none is clipped"
+    clipped = {stem: count for stem, count in files.clipped_samples.items() if count}
+    if clipped:
+        where = " and ".join(f"{count:,} samples of the {stem}" for stem, count in clipped.items())
+        missed = "; the two do not sum to the song there" if "vocals" in clipped else ""
+        yield f"{where} clipped{missed}; use --normalise, or wav with --subtype FLOAT"
 
 
 def _subtype(file_format: Literal["wav", "flac"], subtype: str | None) -> str:
-    from jobs.scoring.separate import SUBTYPES
+    from dataprep.audio.writing import FORMATS
     from vr_core.errors import ConfigError
 
-    known = SUBTYPES[file_format]
+    known = FORMATS[file_format].subtypes
     if subtype is not None and subtype not in known:
         raise ConfigError(f"--subtype {subtype}: a {file_format} file takes {', '.join(known)}")
     return subtype or known[0]
-
-
-def _tracks(songs: Sequence[Path]) -> "tuple[list[Track], list[dict[str, str]]]":
-    """Every song to separate under its own name, without what an earlier separation wrote."""
-    from dataprep.audio.tracks import find_tracks
-    from jobs.errors import NoSongs
-
-    found = find_tracks(songs, layout="flat")
-    ours = (".instrumental", ".vocals")
-    tracks = [track for track in found.tracks if not track.stems["mixture"][0].path.stem.endswith(ours)]
-    if not tracks:
-        raise NoSongs(f"{songs[0]}: holds only what a separation wrote; name the songs themselves")
-    return tracks, [{"song": str(path), "why": f"{path}: {why}"} for path, why in found.problems]

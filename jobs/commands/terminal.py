@@ -31,7 +31,8 @@ def console() -> "Console":
 
 def say(line: str, *, err: bool = False) -> None:
     """Print a line of which parts may have been written by somebody else: nothing in it is obeyed."""
-    typer.echo(printable(line), err=err)
+    # The streams by name: while a progress bar is drawn, they lead above it.
+    typer.echo(printable(line), file=sys.stderr if err else sys.stdout)
 
 
 def agree(question: str, yes: bool) -> None:

@@ -190,7 +190,8 @@ _RECIPES = {"pretraining": "quickstart-pretrain", "fine-tuning": "quickstart-fin
 def _separate(folder: Path, run: RunFolder, bar: "Bar") -> dict[str, Any]:
     """Scores over the test split, and one song of it as files: fields of the result."""
     from dataprep.audio.decoders import AudioSource
-    from dataprep.audio.files import open_audio, write_audio
+    from dataprep.audio.files import open_audio
+    from dataprep.audio.writing import write_audio
     from jobs.scoring.evaluate import evaluate, labelled_songs, open_mixture
     from jobs.scoring.separate import OutputSettings, pick_device, separate_song
     from vr_core.weights import load_model

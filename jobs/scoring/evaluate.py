@@ -23,7 +23,7 @@ from jobs.errors import NoSongs
 from jobs.runs.lookup import resolve_weights
 from jobs.scoring.separate import OutputSettings, SeparatedSong, pick_device, separate_song
 from vr_core.audio.metrics import Score, mean_db
-from vr_core.errors import StorageError
+from vr_core.errors import StorageError, VrError
 from vr_core.files import require_no_links, write_json
 from vr_core.specs.stft import StftSpec
 from vr_core.weights import WeightsMeta, load_model
@@ -107,7 +107,7 @@ def evaluate(
                     partial(report, song.id),
                 )  # fmt: skip
                 scored.append(score_song(song, files, meta.stft.sample_rate_hz))
-            except DataError as error:
+            except (VrError, OSError) as error:
                 problems.append((song.id, str(error)))
     result = Evaluation(scored, problems, folder)
     write_json(folder / "eval.json", {

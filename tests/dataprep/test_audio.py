@@ -10,7 +10,8 @@ import pytest
 import soundfile
 
 from dataprep.audio.decoders import decode
-from dataprep.audio.files import AudioSource, open_audio, probe, read_audio, write_audio
+from dataprep.audio.files import AudioSource, open_audio, probe, read_audio
+from dataprep.audio.writing import write_audio
 from dataprep.errors import (
     AudioError,
     AudioTooLongError,
@@ -273,7 +274,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 FILL_DISK = """
 import pathlib, resource, signal, sys
 import numpy as np
-from dataprep.audio.files import write_audio
+from dataprep.audio.writing import write_audio
 from dataprep.errors import AudioWriteError
 
 noise = np.random.default_rng(0).uniform(-1, 1, (2, 60_000)).astype(np.float32)

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -143,6 +144,27 @@ def test_a_song_whose_audio_is_damaged_is_named_and_the_other_is_scored(run_fold
     assert set(scores) == {"songs", "mean"}
     assert [song["id"] for song in scores["songs"]] == ["two"]
     assert not list((run_folder / "eval").rglob("one.*"))
+
+
+def test_a_song_whose_files_cannot_be_written_is_named_and_the_other_is_scored(
+    run_folder: Path, music: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "one.vocals.wav" / "in the way").mkdir(parents=True)
+    error, stdout, stderr = run_command(str(run_folder), str(music), "--device", "cpu", "-o", str(tmp_path / "out"))
+    assert isinstance(error, SongsFailed)
+    assert "not scored: one:" in stderr
+    assert "two" in stdout
+
+
+def test_a_title_of_too_many_bytes_is_scored(run_folder: Path, music: Path) -> None:
+    """Hundred signs of three bytes, as an id may have: two that begin alike."""
+    ids = ["歌" * 84 + end for end in "一二"]
+    for name in ids:
+        shutil.copytree(music / "two", music / name)
+    error, stdout, _ = run_command(str(run_folder), str(music), "--device", "cpu", "--json")
+    assert error is None
+    assert [song["id"] for song in json.loads(stdout)["songs"]][-2:] == ids
+    assert len(list((run_folder / "eval").rglob("歌*.vocals.wav"))) == 2
 
 
 def test_the_table_has_every_song_and_the_mean(run_folder: Path, music: Path) -> None:

@@ -1,3 +1,5 @@
+"""`vr separate`: what it writes and says of a song, and what it replaces."""
+
 import json
 from functools import partial
 from pathlib import Path
@@ -5,52 +7,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
-import typer
-from typer.testing import CliRunner
 
 from dataprep.audio.decoders import AudioSource
 from dataprep.audio.files import open_audio
-from jobs.commands.separate import separate as command
 from jobs.errors import NoSongs, SongsFailed
 from jobs.scoring.separate import OutputSettings, separate_song
+from tests.jobs.separations import (
+    META,
+    RATE_HZ,
+    Gain,
+    run_command,
+    tiny_weights,
+    visible,
+    write_song,
+)
 from vr_core.errors import ConfigError
-from vr_core.models.registry import build
-from vr_core.specs.models import PlainStackSpec
-from vr_core.specs.stft import StftSpec
-from vr_core.weights import WeightsMeta, save_weights
-
-RATE_HZ = 8000
-META = WeightsMeta(
-    model=PlainStackSpec(width=4, blocks=1), stft=StftSpec(sample_rate_hz=RATE_HZ, n_fft=128, hop=64),
-    crop_frames=32, step=7, run="tiny-1",
-)  # fmt: skip
 
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    save_weights(tmp_path / "weights.safetensors", build(META.model, META.stft.bins).state_dict(), META)
-    return tmp_path / "weights.safetensors"
-
-
-def write_song(path: Path, rate_hz: int = RATE_HZ, channels: int = 2, seconds: float = 1.5) -> np.ndarray:
-    signal = 0.2 * np.random.default_rng(0).standard_normal((int(rate_hz * seconds), channels))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, signal, rate_hz, "PCM_16")
-    return soundfile.read(path, always_2d=True)[0]
-
-
-def run_command(*arguments: object) -> tuple[BaseException | None, str, str]:
-    app = typer.Typer()
-    app.command()(command)
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    return result.exception, result.stdout, result.stderr
+    return tiny_weights(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("file_format", "subtype", "tolerance"),
-    [("wav", "FLOAT", 1e-6), ("wav", "PCM_16", 2**-15), ("flac", "PCM_24", 2**-22)],
+    [("wav", "FLOAT", 2**-23), ("wav", "PCM_16", 0), ("flac", "PCM_24", 0), ("flac", "PCM_16", 0)],
 )
 def test_the_files_sum_to_the_song(
     weights: Path, tmp_path: Path, file_format: str, subtype: str, tolerance: float
@@ -68,34 +49,38 @@ def test_the_files_sum_to_the_song(
     np.testing.assert_allclose(parts[0] + parts[1], song, atol=tolerance)
     assert np.abs(parts[1]).max() > 0.01
     assert Path(files["picture"]).read_bytes().startswith(b"\x89PNG")
-    assert sorted(file.name for file in out.iterdir()) == sorted(
-        ["song.png", f"song.instrumental.{file_format}", f"song.vocals.{file_format}"]
-    )
+    assert visible(out) == sorted(["song.png", f"song.instrumental.{file_format}", f"song.vocals.{file_format}"])
+    assert files["clipped_samples"] == {"instrumental": 0, "vocals": 0}
+    assert files["gain_db"] == 0
 
 
 def test_what_an_integer_format_clips_from_the_instrumental_is_kept_in_the_vocals(tmp_path: Path) -> None:
-    class Louder(torch.nn.Module):
-        def forward(self, magnitude: torch.Tensor, draws: None = None) -> torch.Tensor:
-            return torch.full_like(magnitude, 1.5)
-
     wave = 0.9 * np.sin(np.arange(RATE_HZ) / 5)
     soundfile.write(tmp_path / "song.wav", np.stack([wave, wave], 1), RATE_HZ, "FLOAT")
     output = OutputSettings(tmp_path, subtype="PCM_16", picture=False)
     song = partial(open_audio, AudioSource(tmp_path / "song.wav"), RATE_HZ)
-    files = separate_song(song, "song", Louder(), META, output)
+    files = separate_song(song, "song", Gain(1.5), META, output)
     parts = [soundfile.read(path)[0][:, 0] for path in (files.instrumental, files.vocals)]
     assert np.abs(parts[0]).max() > 0.999
-    np.testing.assert_allclose(parts[0] + parts[1], wave, atol=2**-14)
+    np.testing.assert_allclose(parts[0] + parts[1], wave, atol=2**-16)
+    assert files.clipped_samples == {"instrumental": np.count_nonzero(np.abs(parts[0]) > 0.9999) * 2, "vocals": 0}
 
 
-def test_another_rate_and_mono_come_out_stereo_at_the_models_rate(weights: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("options", "rate_hz"), [((), 11_025), (("--rate", "model"), RATE_HZ)])
+def test_mono_comes_out_stereo_and_at_the_songs_rate_or_the_models(
+    weights: Path, tmp_path: Path, options: tuple[str, ...], rate_hz: int
+) -> None:
     write_song(tmp_path / "song.wav", rate_hz=11_025, channels=1, seconds=2)
-    error, stdout, _ = run_command(tmp_path / "song.wav", "-m", weights, "-o", tmp_path, "--no-picture", "--json")
+    error, stdout, _ = run_command(
+        tmp_path / "song.wav", "-m", weights, "-o", tmp_path / "out", "--no-picture", "--json", *options
+    )
     assert error is None
     files = json.loads(stdout)["songs"][0]
     assert files["picture"] is None
-    info = soundfile.info(files["vocals"])
-    assert (info.samplerate, info.channels, info.frames) == (RATE_HZ, 2, 2 * RATE_HZ)
+    assert files["sample_rate_hz"] == rate_hz
+    for stem in ("instrumental", "vocals"):
+        info = soundfile.info(files[stem])
+        assert (info.samplerate, info.channels, info.frames) == (rate_hz, 2, 2 * rate_hz)
 
 
 def test_a_folder_with_a_bad_file_does_the_rest_and_names_it(weights: Path, tmp_path: Path) -> None:
@@ -110,17 +95,20 @@ def test_a_folder_with_a_bad_file_does_the_rest_and_names_it(weights: Path, tmp_
     assert "bad.mp3" in stderr
     assert "empty.wav" in stderr
     assert len(stdout.split()) == 4
-    assert len(list(out.iterdir())) == 4
+    assert len(visible(out)) == 4
 
 
 def test_what_an_earlier_separation_wrote_is_no_song(weights: Path, tmp_path: Path) -> None:
     write_song(tmp_path / "album" / "a.wav")
     for _ in range(2):
-        error, stdout, _ = run_command(
+        error, stdout, stderr = run_command(
             tmp_path / "album", "-m", weights, "-o", tmp_path / "album", "--no-picture", "--json"
         )
         assert error is None
         assert len(json.loads(stdout)["songs"]) == 1
+        assert visible(tmp_path / "album") == ["a.instrumental.wav", "a.vocals.wav", "a.wav"]
+    assert "passed over 2 files that an earlier separation wrote" in stderr
+    assert json.loads(stdout)["passed_over"] == 2
     (tmp_path / "album" / "a.wav").unlink()
     error, _, _ = run_command(tmp_path / "album", "-m", weights, "-o", tmp_path / "out")
     assert isinstance(error, NoSongs)
@@ -134,3 +122,96 @@ def test_a_sample_format_that_does_not_fit_is_refused_before_anything_is_done(we
     assert isinstance(error, ConfigError)
     assert "PCM_24, PCM_16" in str(error)
     assert not (tmp_path / "out").exists()
+
+
+def write_loud(path: Path, level: float) -> np.ndarray:
+    wave = level * np.sin(np.arange(RATE_HZ) / 5)
+    soundfile.write(path, np.stack([wave, -wave], 1), RATE_HZ, "FLOAT")
+    return soundfile.read(path, dtype="float32")[0].T
+
+
+@pytest.mark.parametrize(("file_format", "subtype"), [("wav", "PCM_16"), ("flac", "PCM_24"), ("wav", "FLOAT")])
+@pytest.mark.parametrize("mask", [0.0, 1.0, 1.5])
+def test_one_gain_keeps_both_within_full_scale_and_the_sum(
+    tmp_path: Path, file_format: str, subtype: str, mask: float
+) -> None:
+    """Whether the vocals (mask 0) or the instrumental are the louder."""
+    song = write_loud(tmp_path / "song.wav", 1.7)
+    output = OutputSettings(tmp_path / "out", file_format, subtype, picture=False, normalise=True)
+    files = separate_song(
+        partial(open_audio, AudioSource(tmp_path / "song.wav"), RATE_HZ), "song", Gain(mask), META, output
+    )
+    gain = 10 ** (files.gain_db / 20)
+    assert gain == pytest.approx(1 / (1.7 * max(mask, 1)), rel=0.05)  # the windows' ends are a little louder
+    parts = [soundfile.read(path)[0].T for path in (files.instrumental, files.vocals)]
+    assert 0.999 < max(np.abs(part).max() for part in parts) <= 1
+    assert files.clipped_samples == {"instrumental": 0, "vocals": 0}
+    np.testing.assert_allclose(parts[0] + parts[1], gain * song, atol=2e-4)
+    assert visible(tmp_path / "out") == [f"song.instrumental.{file_format}", f"song.vocals.{file_format}"]
+
+
+def test_a_song_that_fits_is_not_made_louder(weights: Path, tmp_path: Path) -> None:
+    song = write_song(tmp_path / "song.wav")
+    arguments = (tmp_path / "song.wav", "-m", weights, "--no-picture", "--subtype", "PCM_16", "--json")
+    _, plain, _ = run_command(*arguments, "-o", tmp_path / "plain")
+    _, normalised, stderr = run_command(*arguments, "-o", tmp_path / "normalised", "--normalise")
+    assert json.loads(normalised)["songs"][0]["gain_db"] == 0
+    assert "note: " not in stderr
+    for stem in ("instrumental", "vocals"):
+        heard = [soundfile.read(json.loads(said)["songs"][0][stem])[0] for said in (plain, normalised)]
+        assert np.array_equal(*heard)
+    assert song.any()
+
+
+def test_what_clips_is_counted_and_said(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    song = write_loud(tmp_path / "song.wav", 1.5)
+    monkeypatch.setattr("vr_core.weights.load_model", lambda *_: (Gain(0.0), META))
+    arguments = (tmp_path / "song.wav", "-m", weights, "-o", tmp_path / "out", "--no-picture")
+    error, stdout, stderr = run_command(*arguments, "--format", "flac", "--json")
+    assert error is None
+    files = json.loads(stdout)["songs"][0]
+    beyond = np.count_nonzero(np.abs(song) > 1)
+    assert files["clipped_samples"]["vocals"] == pytest.approx(beyond, rel=0.01)
+    assert f"{files['clipped_samples']['vocals']:,} samples of the vocals clipped" in stderr
+    assert "do not sum to the song" in stderr
+    assert "--normalise" in stderr
+    _, stdout, stderr = run_command(*arguments, "--format", "flac", "--normalise", "--json")
+    assert json.loads(stdout)["songs"][0]["gain_db"] == pytest.approx(-3.52, abs=0.05)
+    assert "dB lower than the song" in stderr
+    error, _, stderr = run_command(*arguments)
+    assert (error, stderr) == (None, "separating song (1 of 1)\n")
+
+
+def test_two_songs_of_one_name_keep_their_results_and_it_is_said(weights: Path, tmp_path: Path) -> None:
+    heard = {}
+    for seed, album in enumerate(("a", "b")):
+        write_song(tmp_path / album / "intro.wav", seed=seed)
+    for album in ("a", "b", "a", "b"):
+        error, stdout, stderr = run_command(
+            tmp_path / album / "intro.wav", "-m", weights, "-o", tmp_path / "out", "--json", "--no-picture"
+        )
+        assert error is None
+        [song] = json.loads(stdout)["songs"]
+        assert (song["name"], song["name_wanted"]) == ("intro" if album == "a" else "intro-2", "intro")
+        assert ("-2" in stderr and str(tmp_path / "a" / "intro.wav") in stderr) == (album == "b")
+        heard.setdefault(album, []).append(soundfile.read(song["vocals"])[0])
+    assert all(np.array_equal(*twice) for twice in heard.values())
+    assert not np.array_equal(heard["a"][0], heard["b"][0])
+    assert len(visible(tmp_path / "out")) == 4
+    # Both in one call, the other first: each finds its own again.
+    songs = [tmp_path / album / "intro.wav" for album in ("b", "a")]
+    _, stdout, _ = run_command(*songs, "-m", weights, "-o", tmp_path / "out", "--json", "--no-picture")
+    assert [song["name"] for song in json.loads(stdout)["songs"]] == ["intro-2", "intro"]
+
+
+def test_results_that_nobody_knows_are_kept(weights: Path, tmp_path: Path) -> None:
+    write_song(tmp_path / "song.wav")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "song.vocals.wav").write_bytes(b"somebody's")
+    (tmp_path / "out" / ".vr-separated.json").write_bytes(b"{")
+    error, stdout, stderr = run_command(tmp_path / "song.wav", "-m", weights, "-o", tmp_path / "out", "--no-picture")
+    assert error is None
+    assert "song-2.vocals.wav" in stdout
+    assert "song.vocals.wav is of a song that is not known" in stderr
+    assert ".vr-separated.json: damaged" in stderr
+    assert (tmp_path / "out" / "song.vocals.wav").read_bytes() == b"somebody's"

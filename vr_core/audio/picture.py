@@ -157,7 +157,9 @@ def _png(panels: Mapping[str, MelPicture], title: str) -> bytes:
     figure.colorbar(drawn, ax=list(axes), label="dB", pad=0.01, aspect=40)
     if title:
         figure.suptitle(title, fontsize=12)
-    canvas.draw()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a title in a script that no font here has is drawn as boxes
+        canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
     greys = np.linspace(0, 1, _GREYS)[:, None].repeat(3, axis=1)
     table = np.concatenate([colours(np.arange(_COLOURS))[:, :3], greys])

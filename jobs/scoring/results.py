@@ -1,0 +1,235 @@
+"""The folder of separated songs: results get their names when they are whole, and replace only those of the same song.
+
+`.vr-separated.json` in the folder says which song each result is of. A file that it does not know, or that was changed
+since, is never replaced: the new result takes the name with `-2`, `-3` … behind it.
+
+```
+song.instrumental.wav, song.vocals.wav, song.png     results
+.vr-separated.json                                   the record, sealed
+.vr-separating-…/                                    a song at work; gone afterwards
+```
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Literal
+
+from vr_core.config import Spec, validate
+from vr_core.errors import ConfigError, StorageError
+from vr_core.files import sync_folder, write_json
+from vr_core.small_files import DamagedFile, open_regular, read_json
+
+FILE = ".vr-separated.json"
+SCRATCH = ".vr-separating-"
+_COUNT_BYTES = 6
+"""Room that every name leaves for `-2` to `-99999` behind it."""
+
+
+class Result(Spec):
+    """What is known of a result."""
+
+    song: str
+    """Real path of the song that it was made of."""
+    song_sha256: str
+    sha256: str
+    """Of the result itself."""
+
+
+class Record(Spec):
+    """Content of the record."""
+
+    version: Literal[1] = 1
+    files: dict[str, Result] = {}
+    """Name of a result → what is known of it."""
+
+
+@dataclass(frozen=True)
+class SongFile:
+    """A song as what its results are known by."""
+
+    path: str
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> "SongFile":
+        """The song in the file `path`; errors as `open_regular`."""
+        return cls(os.path.realpath(path), _sha256(path))
+
+    def made(self, result: Result) -> bool:
+        """Whether a result is of this song: of the same file, or of another one of the same content."""
+        return self.path == result.song or self.sha256 == result.song_sha256
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where the results of a song went."""
+
+    name: str
+    """What their file names begin with."""
+    files: dict[str, Path]
+    """Ending of a file name → the file."""
+    shortened: bool
+    """Whether the name wanted was too long for the file system."""
+    kept: Path | None = None
+    """The file of another song, or of nobody known, for whose sake it is not the name wanted."""
+    kept_song: str | None = None
+    """The song that `kept` was made of, where that is known."""
+
+
+def read_record(folder: Path) -> Record:
+    """The record of a folder; an empty one where there is none.
+
+    Raises:
+        DamagedFile: it cannot be read, or is not as it was written.
+    """
+    path = folder / FILE
+    try:
+        return validate(Record, read_json(path), str(path))
+    except FileNotFoundError:
+        return Record()
+    except OSError as error:
+        raise DamagedFile(f"{path}: cannot be read ({error.strerror})") from None
+    except ConfigError as error:
+        raise DamagedFile(str(error)) from None
+
+
+def fitting(name: str, most_bytes: int) -> str:
+    """`name`, cut so that it takes no more than `most_bytes` as UTF-8: between letters, with their marks."""
+    encoded = name.encode()
+    if len(encoded) <= most_bytes:
+        return name
+    cut = encoded[:most_bytes].decode(errors="ignore")
+    if unicodedata.category(name[len(cut)]).startswith("M"):
+        while cut and unicodedata.category(cut[-1]).startswith("M"):
+            cut = cut[:-1]
+        cut = cut[:-1]
+    return cut.rstrip("._- ") or "song"
+
+
+def fitting_with_digest(folder: Path, name: str, endings: Iterable[str]) -> str:
+    """`name`; cut, with a digest that tells it from others, where an ending makes it too long for `folder`."""
+    room = _room_bytes(folder, endings)
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return name if len(name.encode()) <= room else f"{fitting(name, room - 9)}-{digest}"
+
+
+def choose_name(name: str, is_free: Callable[[str], bool]) -> str:
+    """`name`, or the first of `name-2`, `name-3` … that is free."""
+    return next(tried for n in count(1) if is_free(tried := name if n == 1 else f"{name}-{n}"))
+
+
+@contextlib.contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A new folder inside `folder`, which is made, for the block; those that killed processes left are removed.
+
+    Raises:
+        StorageError: no permission, no space.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(folder):
+                for left in folder.glob(f"{SCRATCH}*"):
+                    with contextlib.suppress(OSError), _locked(left, wait=False):
+                        shutil.rmtree(left)
+                made = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=folder))
+                held.callback(shutil.rmtree, made, ignore_errors=True)
+                held.enter_context(_locked(made))
+        except OSError as error:
+            raise StorageError(f"{folder}: cannot be written to ({error.strerror}); choose another --out") from None
+        yield made
+
+
+def place(folder: Path, song: SongFile, name: str, made: Mapping[str, Path]) -> Placed:
+    """Give the files of a song their names in `folder`, under a lock.
+
+    Args:
+        folder: where they go.
+        song: what they were made of.
+        name: what their names should begin with.
+        made: ending of a file name (`.vocals.wav`) → the file, on the same file system.
+
+    Raises:
+        OSError: no space, no permission; what was there is untouched.
+    """
+    wanted = fitting(name, _room_bytes(folder, made) - _COUNT_BYTES)
+    with _locked(folder):
+        try:
+            known = read_record(folder).files
+        except DamagedFile:  # then nobody knows what is there, and nothing of it is replaced
+            known = {}
+
+        def blocking(tried: str) -> Iterator[Path]:
+            for ending in made:
+                path = folder / f"{tried}{ending}"
+                if os.path.lexists(path) and not _replaceable(path, song, known.get(path.name)):
+                    yield path
+
+        chosen = choose_name(wanted, lambda tried: next(blocking(tried), None) is None)
+        kept = next(blocking(wanted), None)
+        files = {ending: folder / f"{chosen}{ending}" for ending in made}
+        new = {
+            files[ending].name: Result(song=song.path, song_sha256=song.sha256, sha256=_sha256(path))
+            for ending, path in made.items()
+        }
+        still = {file: result for file, result in known.items() if os.path.lexists(folder / file)}
+        # First the record: a result that is not in it would never be replaced again.
+        write_json(folder / FILE, Record(files={**still, **new}).model_dump(), seal=True)
+        for ending, path in made.items():
+            os.replace(path, files[ending])
+        sync_folder(folder)
+    of = known.get(kept.name) if kept else None
+    return Placed(chosen, files, wanted != name, kept, of.song if of else None)
+
+
+def _replaceable(path: Path, song: SongFile, result: Result | None) -> bool:
+    if result is None or not song.made(result) or path.is_symlink():
+        return False
+    try:
+        return _sha256(path) == result.sha256
+    except (OSError, DamagedFile):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _room_bytes(folder: Path, endings: Iterable[str]) -> int:
+    """The longest beginning of a file name in `folder` before each of the endings."""
+    try:
+        most_bytes = os.pathconf(folder, "PC_NAME_MAX")
+    except OSError:
+        most_bytes = 255
+    return most_bytes - max(len(ending.encode()) for ending in endings)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """The folder, locked against other processes of ours; not where its file system has no locks.
+
+    Raises:
+        BlockingIOError: another process has it, and `wait` is not asked for.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError:
+            if not wait:
+                raise
+        yield
+    finally:
+        os.close(handle)
