@@ -187,7 +187,9 @@ def repair(
     splits = SplitByList(tuple((song.split, song.id) for song in rows), str(folder))
     tracks = [song.track() for song in rows]
     roots = roots or Roots.of(folder)
-    report = prepare(tracks, folder, settings_of(manifest), on_progress, split=splits, again=hurt, roots=roots)
+    # What was taken once is repaired, whatever is thought of it now.
+    settings = settings_of(manifest).model_copy(update={"keep_suspicious": True})
+    report = prepare(tracks, folder, settings, on_progress, split=splits, again=hurt, roots=roots)
     with writing(folder):
         _accept(folder, damaged, {song for song, _ in report.failed}, roots)
     return report
@@ -255,6 +257,26 @@ def ids_beside(tracks: Sequence[Track], manifest: Manifest) -> tuple[Track, ...]
         if name is None:
             name, other = track.id, songs.get(track.id.casefold())
             if other is not None and not _has_moved(other, track, manifest.stft.sample_rate_hz):
+                name = next(n for n in (f"{name}-{k}" for k in itertools.count(2)) if n.casefold() not in given)
+                given.add(name.casefold())
+        found.append(replace(track, id=name))
+    return tuple(found)
+
+
+def ids_kept(tracks: Sequence[Track], manifest: Manifest) -> tuple[Track, ...]:
+    """`tracks`, of which those that are made of the very files of a song keep its id, however ids are made today.
+
+    The others keep their own, or get -2, -3 and so on where such a song has it.
+    """
+    own = {files_of(song.sources): song.id for song in manifest.songs}
+    kept = [own.get(files_of(track.stems)) for track in tracks]
+    taken = {name.casefold() for name in kept if name is not None}
+    given = taken | {track.id.casefold() for track in tracks}
+    found = []
+    for track, name in zip(tracks, kept, strict=True):
+        if name is None:
+            name = track.id
+            if name.casefold() in taken:
                 name = next(n for n in (f"{name}-{k}" for k in itertools.count(2)) if n.casefold() not in given)
                 given.add(name.casefold())
         found.append(replace(track, id=name))

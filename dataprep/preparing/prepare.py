@@ -32,7 +32,6 @@ from dataprep.preparing.group import (
 from dataprep.preparing.leftovers import end_journal, left_alone, named_shards, own_shards, remove_leftovers
 from dataprep.preparing.song import SongSettings, duration_s, headers, stored_roles
 from dataprep.preparing.workers import RunGroups, run_groups
-from dataprep.roles import Split
 from dataprep.shards.columns import CHANNELS, COLUMNS
 from dataprep.shards.manifest import (
     Manifest,
@@ -40,7 +39,7 @@ from dataprep.shards.manifest import (
     replace_manifest,
 )
 from dataprep.shards.roots import Roots
-from dataprep.shards.splits import SplitByFraction, SplitByList, SplitRule, assign
+from dataprep.shards.splits import SplitByFraction, SplitRule, assign, beside
 from dataprep.shards.writer import ShardRow
 from vr_core.config import digest, plain
 
@@ -192,7 +191,8 @@ def _prepare(
         remove_leftovers(out, set(shards))
         first = f"; {failed[0][1]}" if failed else ""
         raise PrepareError(f"{out}: none of the {len(tracks)} songs could be used{first}")
-    splits = _splits(used, rule, before, rows)
+    kept_splits = {id: song.split for id, song in before.items() if id in rows}
+    splits = beside(used, rule, kept_splits, sorted(rows.keys() - set(used) - kept_splits.keys()))
     for id in rows.keys() - splits.keys():
         failed.append((id, "a preparation that was stopped has left it, and no line of --split names it"))
     songs = [rows[id].model_copy(update={"split": splits[id]}) for id in sorted(splits)]
@@ -237,22 +237,6 @@ def _with_free_names(
             "there; move it away (or delete it, if an earlier version of vr was stopped while it prepared this folder)"
         )
     return work
-
-
-def _splits(
-    given: Sequence[str], rule: SplitRule, before: Mapping[str, SongRow], rows: Mapping[str, SongRow]
-) -> dict[str, Split]:
-    """Split of each song: a list moves the songs that are given, and else a song stays where the manifest has it.
-
-    `rows` may hold songs that a stopped preparation has left and that are not given: those that a list does not name
-    have no split.
-    """
-    kept = {id: song.split for id, song in before.items() if id in rows}
-    left = sorted(rows.keys() - set(given) - kept.keys())
-    if isinstance(rule, SplitByList):
-        named = {id: split for id in left for split in [rule.of(id)] if split is not None}
-        return named | kept | assign(given, rule)
-    return assign([*given, *left], rule) | kept
 
 
 def _content(song: SongRow) -> dict[str, str]:
@@ -319,6 +303,7 @@ def _stamp(track: Track, settings: SongSettings, infos: Mapping[AudioSource, Aud
     how = plain(settings)
     if not settings.align:  # what was prepared before there was such a setting stays what it is
         del how["align"]
+    del how["keep_suspicious"]  # decides which songs are taken, and not what is stored of one
     # Nor does what is read as it always was change for those that are not.
     return digest([files, how, stored_roles(track, settings), *([rules] if any(rules) else [])], 16)
 

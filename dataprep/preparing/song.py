@@ -26,7 +26,10 @@ from dataprep.shards.manifest import MIXTURE_CODEC, Preparation, SongRow, StemRo
 from dataprep.shards.writer import BATCH_FRAMES, ShardWriter, checksum
 from vr_core.specs.stft import StftSpec
 
-TOLERANCE_S = 0.1
+TOLERANCE_S = 1.0
+"""Stems that begin together may end so far apart: many programs cut the silence behind the last sound."""
+ALIGN_S = 0.1
+"""So far a stem is looked for before and after its mixture."""
 SILENT_DB = -90.0
 
 
@@ -36,6 +39,8 @@ class SongSettings(Preparation):
     stft: StftSpec = StftSpec()
     codec: Literal["polar8", "complex16"] = "polar8"
     """Of vocals and instrumentals."""
+    keep_suspicious: bool = False
+    """Take songs whose mixture and stem are of two songs by their sound. It is not kept in the manifest."""
 
     def preparation(self) -> Preparation:
         """What of it the manifest does not store elsewhere."""
@@ -108,7 +113,7 @@ def _offsets(beginning: Mapping[Role, np.ndarray], rate: int) -> dict[Role, int]
     if "mixture" not in beginning:
         return {}
     stems = {role: block for role, block in beginning.items() if role != "mixture"}
-    found = {role: find_offset(beginning["mixture"], block, int(TOLERANCE_S * rate)) for role, block in stems.items()}
+    found = {role: find_offset(beginning["mixture"], block, int(ALIGN_S * rate)) for role, block in stems.items()}
     return {role: offset for role, offset in found.items() if offset}
 
 
@@ -166,7 +171,9 @@ def encode_song(
     silent = [role for role, row in rows.items() if row.loudness_db < SILENT_DB]
     if len(silent) == len(rows):
         raise SongError(f"{track.id}: silent from beginning to end; remove it")
-    notes = _notes_on_files(track, rate, lengths, late, moved=settings.align)
+    if not settings.keep_suspicious and (why := checks.contradiction(late)):
+        raise SongError(f"{track.id}: {why}; left out, --keep-suspicious takes it all the same")
+    notes = [*track.notes, *_notes_on_files(track, rate, lengths, late, moved=settings.align)]
     notes += [note for source in sorted(read, key=str) for note in read[source]]
     notes += [f"{role} silent" for role in silent] + checks.notes()
     for role, stem in stems.items():

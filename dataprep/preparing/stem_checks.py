@@ -1,7 +1,7 @@
 """What is suspicious about a song's stems, found while they go by: one in the other, files of two songs, clipping."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,8 @@ LEAK = 0.2
 """Vocals and instrumental of one song that were recorded apart correlate by less than about 0.1."""
 _PAIRED = 0.1
 """A mixture correlates with what is in it by the ratio of their levels: a stem 20 dB below it gives this."""
+_LOUD = 0.2
+"""A stem of this share of its mixture's level (-14 dB) and more correlates with it by twice as much as `_PAIRED`."""
 _QUIET = 0.03
 """A stem this much softer than its mixture (-30 dB) cannot be told from one of another song."""
 _CLEAR = 1.5
@@ -53,8 +55,8 @@ class StemChecks:
 
     leak: Correlation = field(default_factory=Correlation)
     """Vocals and instrumental, whether given or made as a difference."""
-    pairing: Correlation = field(default_factory=Correlation)
-    """The mixture that was given, and the stem that was given beside it."""
+    pairing: dict[Role, Correlation] = field(default_factory=dict)
+    """The mixture that was given, and each stem that was given beside it."""
     residual_energy: float = 0.0
     """Of mixture - vocals - instrumental, where all three were given."""
     mixture_energy: float = 0.0
@@ -69,12 +71,30 @@ class StemChecks:
             self.clipped[role] = self.clipped.get(role, 0) + clipped_samples(block)
         if "vocals" in complete and "instrumental" in complete:
             self.leak.add(complete["vocals"], complete["instrumental"])
-        if "mixture" in given and len(given) == 2:
-            (beside,) = set(given) - {"mixture"}
-            self.pairing.add(given["mixture"], given[beside])
+        if "mixture" in given:
+            for role in given.keys() - {"mixture"}:
+                self.pairing.setdefault(role, Correlation()).add(given["mixture"], given[role])
         if len(given) == 3:
             self.residual_energy += energy(given["mixture"] - given["vocals"] - given["instrumental"])
             self.mixture_energy += energy(given["mixture"])
+
+    def contradiction(self, late: Collection[Role]) -> str | None:
+        """What says that a stem is of another song; None where nothing surely does.
+
+        Args:
+            late: stems that were found in the mixture at another place: they are of its song.
+        """
+        sure = {role: why for role, why in self._foreign(_LOUD).items() if role not in late}
+        # Where neither of two stems is in the mixture, that is of another song, and it is not stored.
+        return None if len(sure) == 2 else next(iter(sure.values()), None)
+
+    def _foreign(self, quiet: float) -> dict[Role, str]:
+        """Stems that have nothing in common with the mixture, if not softer than this share of its level."""
+        return {
+            role: f"mixture and {role} correlate by {pair.value:.2f} only: files of two songs, or far out of step"
+            for role, pair in sorted(self.pairing.items())
+            if pair.one > 0 and pair.other > quiet**2 * pair.one and abs(pair.value) < _PAIRED
+        }
 
     def notes(self) -> list[str]:
         """One line for each suspicion."""
@@ -83,15 +103,8 @@ class StemChecks:
             ratio = self.residual_energy / self.mixture_energy if self.mixture_energy else math.inf
             level_db = 10 * math.log10(ratio)
             found.append(f"mixture differs from vocals + instrumental by {level_db:.1f} dB; their sum is used")
-        foreign = (
-            self.pairing.one > 0
-            and self.pairing.other > _QUIET**2 * self.pairing.one
-            and abs(self.pairing.value) < _PAIRED
-        )
-        if foreign:
-            found.append(
-                f"mixture and stem correlate by {self.pairing.value:.2f} only: files of two songs, or far out of step"
-            )
+        if foreign := self._foreign(_QUIET):
+            found += foreign.values()
         elif abs(self.leak.value) > LEAK:
             found.append(f"vocals and instrumental correlate by {self.leak.value:.2f}: one holds some of the other")
         for role, count in self.clipped.items():

@@ -7,8 +7,8 @@ the first that matches decides, or a data set whose songs keep their splits.
 import fnmatch
 import glob
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dataprep.errors import DataError
@@ -25,6 +25,10 @@ class SplitByFraction:
     valid: float = 0.0
     test: float = 0.0
     seed: int = 0
+    published: Mapping[str, Split] = field(default_factory=dict)
+    """Splits that songs have in a published data set: they stay, and those of its `train` give a split it has not."""
+    kin: Mapping[str, str] = field(default_factory=dict)
+    """Songs of equal kin come into one split."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,26 @@ def assign(ids: Sequence[str], rule: SplitRule) -> dict[str, Split]:
     return _by_list(ids, rule) if isinstance(rule, SplitByList) else _by_fraction(ids, rule)
 
 
+def beside(
+    given: Sequence[str], rule: SplitRule, before: Mapping[str, Split], left: Sequence[str] = ()
+) -> dict[str, Split]:
+    """Splits in a data set that exists: a list moves the songs that are given, and else a song stays where it is.
+
+    Args:
+        given: ids of the songs that are given.
+        rule: how they are split.
+        before: splits of the songs of the data set.
+        left: songs that a stopped preparation has left and that are not given: those that a list does not name have
+            no split.
+    """
+    if isinstance(rule, SplitByList):
+        named = {id: split for id in left for split in [rule.of(id)] if split is not None}
+        return named | dict(before) | assign(given, rule)
+    kin = {rule.kin[id]: before[id] for id in given if id in before and id in rule.kin}
+    follows = {id: kin[rule.kin[id]] for id in given if rule.kin.get(id) in kin}
+    return assign([*given, *left], rule) | follows | dict(before)
+
+
 def _by_list(ids: Sequence[str], rule: SplitByList) -> dict[str, Split]:
     result: dict[str, Split] = {}
     for song in ids:
@@ -146,11 +170,26 @@ def _by_list(ids: Sequence[str], rule: SplitByList) -> dict[str, Split]:
 
 
 def _by_fraction(ids: Sequence[str], rule: SplitByFraction) -> dict[str, Split]:
-    """Test songs come from the front of a hashed order and validation songs from its back.
+    """Songs that are drawn, and those whose split is published.
+
+    Of a published data set that has, say, `train` and `test` alone, validation songs are drawn from `train`.
+    """
+    published = {song: rule.published[song] for song in ids if song in rule.published}
+    taken = set(published.values())
+    drawn = _drawn([song for song in ids if song not in published], rule)
+    rest = replace(rule, valid=0 if "valid" in taken else rule.valid, test=0 if "test" in taken else rule.test)
+    own = _drawn([song for song, split in published.items() if split == "train"], rest)
+    return {song: drawn.get(song) or own.get(song) or published[song] for song in ids}
+
+
+def _drawn(ids: Sequence[str], rule: SplitByFraction) -> dict[str, Split]:
+    """Test songs come from the front of a hashed order and validation songs from its back; kin go as one.
 
     A song added somewhere in the order moves each border by one song at most, and the two do not push each other.
     """
-    order = sorted(ids, key=lambda song: (hashlib.sha256(f"{rule.seed}:{song}".encode()).digest(), song))
+    first: dict[str, str] = {}
+    lead = {song: first.setdefault(rule.kin.get(song) or f"/{song}", song) for song in sorted(ids)}
+    order = sorted(first.values(), key=lambda song: (hashlib.sha256(f"{rule.seed}:{song}".encode()).digest(), song))
     # From three songs on, what was asked for is there.
     least = 1 if len(order) >= 3 else 0
     test = max(least if rule.test else 0, round(rule.test * len(order)))
@@ -160,4 +199,4 @@ def _by_fraction(ids: Sequence[str], rule: SplitByFraction) -> dict[str, Split]:
     chosen: dict[str, Split] = dict.fromkeys(order, "train")
     chosen.update(dict.fromkeys(order[:test], "test"))
     chosen.update(dict.fromkeys(order[len(order) - valid :], "valid"))
-    return {song: chosen[song] for song in ids}
+    return {song: chosen[lead[song]] for song in ids}

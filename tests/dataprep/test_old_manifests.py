@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataprep.audio.decoders import AudioSource
-from dataprep.audio.tracks import AUDIO_SUFFIXES, Track
+from dataprep.audio.tracks import Track
+from dataprep.audio.walk import AUDIO_SUFFIXES
 from dataprep.errors import PrepareError
 from dataprep.preparing.change import examine, repair, settings_of
 from dataprep.preparing.prepare import prepare

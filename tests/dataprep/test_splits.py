@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from dataprep.errors import DataError
 from dataprep.preparing.prepare import prepare
 from dataprep.shards.manifest import read_manifest
-from dataprep.shards.splits import SplitByFraction, assign, parse_fractions, parse_list, parse_split
+from dataprep.shards.splits import SplitByFraction, assign, beside, parse_fractions, parse_list, parse_split
 from tests.dataprep.data import SETTINGS, labelled
 
 SONGS = [f"song{k:03d}" for k in range(1, 37)]
@@ -98,3 +98,40 @@ def test_a_data_set_can_be_split_as_another(tmp_path):
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         parse_split(str(tmp_path / "gone.split"))
+
+
+@given(st.integers(0, 50), st.lists(st.integers(0, 12), min_size=3, max_size=40))
+def test_kin_come_into_one_split(seed, groups):
+    ids = [f"song{k}" for k in range(len(groups))]
+    rule = SplitByFraction(0.2, 0.2, seed, kin={id: f"kin{group}" for id, group in zip(ids, groups, strict=True)})
+    splits = assign(ids, rule)
+    assert set(splits) == set(ids)
+    for group in set(groups):
+        assert len({splits[id] for id, own in zip(ids, groups, strict=True) if own == group}) == 1
+    if len(set(groups)) >= 3:
+        assert set(splits.values()) == {"train", "valid", "test"}
+
+
+def test_kin_of_a_song_that_is_there_follow_it():
+    rule = SplitByFraction(0.3, 0.3, kin={"a": "one", "b": "one"})
+    for split in ("train", "valid", "test"):
+        assert beside(["a", "b", "c", "d"], rule, {"a": split})["b"] == split
+
+
+def test_a_published_split_is_kept_and_gives_what_it_has_not():
+    ids = [f"song{k:02d}" for k in range(40)]
+    published = {id: "test" if k < 10 else "train" for k, id in enumerate(ids[:30])}
+    splits = assign(ids, SplitByFraction(0.1, 0.1, 3, published=published))
+    assert [id for id in ids[:30] if splits[id] == "test"] == ids[:10]
+    assert sum(splits[id] == "valid" for id in ids[:30]) == 2, "a tenth of the 20 songs for training"
+    assert sum(splits[id] == "test" for id in ids[30:]) == 1, "songs of no published split are drawn as ever"
+    whole = {**published, ids[29]: "valid"}
+    assert {
+        id: split for id, split in assign(ids, SplitByFraction(0.1, 0.1, published=whole)).items() if id in whole
+    } == whole
+
+
+def test_fractions_are_drawn_as_they_always_were():
+    splits = assign(SONGS, SplitByFraction(0.1, 0.1, kin={id: id for id in SONGS}))
+    drawn = [song.removeprefix("song0") for song, split in splits.items() if split != "train"]
+    assert drawn == ["09", "11", "12", "22", "24", "28", "30", "35"]

@@ -8,19 +8,22 @@ from hypothesis import strategies as st
 
 from dataprep.audio.files import BLOCK_SAMPLES, open_audio
 from dataprep.audio.tracks import Track
-from dataprep.errors import SongError
+from dataprep.errors import PrepareError, SongError
 from dataprep.preparing import song as song_module
-from dataprep.preparing.change import settings_of
-from dataprep.preparing.prepare import prepare
+from dataprep.preparing.change import examine, repair, settings_of
+from dataprep.preparing.prepare import PrepareSettings, prepare
 from dataprep.preparing.song import open_stems
 from dataprep.preparing.stem_checks import Correlation, clipped_samples, find_offset
 from dataprep.shards.dataset import Dataset
+from dataprep.shards.manifest import read_manifest
 from tests.dataprep.data import SETTINGS, small_data_set, sound, whole_stem, write
 
+KEEPS = SETTINGS.model_copy(update={"keep_suspicious": True})
 
-def notes_of(tmp_path: Path, **stems: np.ndarray) -> tuple[str, ...]:
+
+def notes_of(tmp_path: Path, settings: PrepareSettings = SETTINGS, **stems: np.ndarray) -> tuple[str, ...]:
     track = Track("s", {role: (write(tmp_path / f"{role}.wav", signal),) for role, signal in stems.items()})
-    (song,) = prepare([track], tmp_path / "data", SETTINGS).manifest.songs
+    (song,) = prepare([track], tmp_path / "data", settings).manifest.songs
     return song.notes
 
 
@@ -40,10 +43,25 @@ def test_vocals_in_the_instrumental_are_told(tmp_path, gain):
     assert note.endswith("one holds some of the other")
 
 
-def test_files_of_two_songs_are_told(tmp_path):
-    notes = notes_of(tmp_path, mixture=VOICE + BAND, instrumental=OTHER)
+def test_files_of_two_songs_are_left_out_unless_they_are_asked_for(tmp_path):
+    with pytest.raises(PrepareError, match=r"files of two songs, .*; left out, --keep-suspicious takes it"):
+        notes_of(tmp_path, mixture=VOICE + BAND, instrumental=OTHER)
+    notes = notes_of(tmp_path, settings=KEEPS, mixture=VOICE + BAND, instrumental=OTHER)
     assert any("files of two songs" in note for note in notes), notes
     assert not any("one holds some" in note for note in notes)
+
+
+@pytest.mark.parametrize("foreign", ["vocals", "instrumental"])
+def test_a_stem_of_another_song_beside_its_mixture_is_told_which_one(tmp_path, foreign):
+    given_ = {"mixture": VOICE + BAND, "vocals": VOICE, "instrumental": BAND, foreign: OTHER}
+    with pytest.raises(PrepareError, match=f"mixture and {foreign} correlate by .* files of two songs"):
+        notes_of(tmp_path, **given_)
+
+
+def test_a_soft_stem_is_noted_and_not_left_out(tmp_path):
+    """20 dB below its mixture it hardly correlates, of whatever song it is."""
+    notes = notes_of(tmp_path, mixture=VOICE + BAND, vocals=0.1 * OTHER)
+    assert any("files of two songs" in note for note in notes)
 
 
 @pytest.mark.parametrize("stem", ["vocals", "instrumental"])
@@ -134,7 +152,7 @@ def test_a_stem_that_lies_beside_its_mixture_is_told_or_moved(tmp_path, late, st
 def test_lengths_are_compared_as_the_files_have_them_and_not_as_they_are_moved(
     tmp_path, monkeypatch, late, longer, block_samples
 ):
-    """0.05 s is within the tolerance of 0.1 s, also where a stem is moved by 0.08 s and another one the other way."""
+    """0.05 s is within the tolerance, also where a stem is moved by 0.08 s and another one the other way."""
     monkeypatch.setattr(song_module, "BLOCK_SAMPLES", block_samples)
     monkeypatch.setattr(
         song_module, "open_audio", lambda source, rate, **how: open_audio(source, rate, block_samples, **how)
@@ -152,10 +170,37 @@ def test_lengths_are_compared_as_the_files_have_them_and_not_as_they_are_moved(
     assert prepare([Track("s", sources)], tmp_path / "data", SETTINGS.model_copy(update={"align": True})).kept == ("s",)
 
 
-@pytest.mark.parametrize("samples", [4_000, 80_000])
+@pytest.mark.parametrize("samples", [9_000, 80_000])
 @pytest.mark.parametrize("short", ["vocals", "instrumental"])
-def test_a_file_that_ends_too_early_is_refused_while_it_is_decoded(tmp_path, samples, short):
-    lengths = {"vocals": samples, "instrumental": samples} | {short: samples - 801}
-    sources = {role: (write(tmp_path / f"{role}.wav", sound(n, 1)),) for role, n in lengths.items()}
+def test_stems_may_end_up_to_a_second_apart(tmp_path, samples, short):
+    def track(shorter: int) -> Track:
+        lengths = {"vocals": samples, "instrumental": samples} | {short: samples - shorter}
+        return Track("s", {role: (write(tmp_path / f"{role}.wav", sound(n, 1)),) for role, n in lengths.items()})
+
+    assert sum(blocks["mixture"].shape[1] for blocks in open_stems(track(8_000), 8000)) == samples
+    (song,) = prepare([track(8_000)], tmp_path / "data", SETTINGS).manifest.songs
+    assert "files differ by 8000 samples (1.000 s); padded to the longest" in song.notes
     with pytest.raises(SongError, match=rf"{short}\.wav ends at"):
-        list(open_stems(Track("s", sources), 8000))
+        list(open_stems(track(8_001), 8000))
+
+
+def test_taking_what_is_suspicious_prepares_nothing_again(tmp_path):
+    track = Track(
+        "s", {"mixture": (write(tmp_path / "m.wav", VOICE + BAND),), "vocals": (write(tmp_path / "v.wav", VOICE),)}
+    )
+    prepare([track], tmp_path / "data", SETTINGS)
+    assert prepare([track], tmp_path / "data", KEEPS).kept == ("s",)
+
+
+def test_a_song_that_was_taken_all_the_same_is_repaired(tmp_path):
+    sources = {
+        "mixture": (write(tmp_path / "m.wav", VOICE + BAND),),
+        "instrumental": (write(tmp_path / "i.wav", OTHER),),
+    }
+    manifest = prepare([Track("s", sources)], tmp_path / "data", KEEPS).manifest
+    (tmp_path / "data" / min(manifest.shards)).unlink()
+    damaged = examine(tmp_path / "data", manifest)
+    assert repair(tmp_path / "data", damaged).failed == ()
+    repaired = read_manifest(tmp_path / "data")
+    assert examine(tmp_path / "data", repaired) == []
+    assert not settings_of(repaired).keep_suspicious

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dataprep.audio.tracks import Track, find_tracks, natural_key, safe_id
+from dataprep.audio.names import natural_key, safe_id
+from dataprep.audio.tracks import Track, find_tracks
 from dataprep.errors import DataError
 
 
@@ -56,7 +57,7 @@ def test_song_folders_that_cannot_be_understood_are_problems(tmp_path):
     assert {path.name: reason for path, reason in found.problems} == {
         "album": "no file in it is named after a stem (vocals, instrumental, mixture, drums, …)",
         "twice": "two files for the stem vocals; keep one",
-        "synonyms": "two files for the stem mixture; keep one",
+        "synonyms": "two files for the stem mixture (mix.wav, mixture.wav); keep one",
     }
 
 
@@ -80,9 +81,37 @@ def test_pairs_are_made_in_natural_order(tmp_path):
     }
 
 
-def test_pairs_that_do_not_match_are_named(tmp_path):
-    touch(tmp_path, "mixtures/a.wav", "mixtures/b.wav", "mixtures/c.wav", "instrumentals/a.wav", "instrumentals/c.wav")
-    with pytest.raises(DataError, match=r"3 mixtures and 2 instrumentals cannot be paired.*namesake: mixtures/b\.wav"):
+def test_pairs_are_made_by_name_and_what_has_no_namesake_is_named(tmp_path):
+    touch(tmp_path, *(f"mixtures/{name}.wav" for name in "abc"), *(f"instruments/{name}.flac" for name in "bcd"))
+    found = find_tracks([tmp_path])
+    assert {track.id: stems_of(track, tmp_path) for track in found.tracks} == {
+        name: {"mixture": [f"mixtures/{name}.wav:0"], "instrumental": [f"instruments/{name}.flac:0"]} for name in "bc"
+    }
+    assert [(path.name, why) for path, why in found.problems] == [
+        ("a.wav", "no file of its name in instruments/; left out"),
+        ("d.flac", "no file of its name in mixtures/; left out"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mixtures", "instrumentals"),
+    [(["one mix", "two mix"], ["two (Instrumental)", "one (Instrumental)"]), (["A", "b"], ["B", "a"])],
+)
+def test_pairs_are_made_by_title(tmp_path, mixtures, instrumentals):
+    touch(tmp_path, *(f"mixtures/{n}.wav" for n in mixtures), *(f"instruments/{n}.wav" for n in instrumentals))
+    for track in find_tracks([tmp_path]).tracks:
+        first = {path.stem[0].casefold() for sources in track.stems.values() for path in [sources[0].path]}
+        assert len(first) == 1, track
+        assert track.notes == ()
+
+
+def test_pairs_without_any_namesake_are_made_in_order_and_that_is_said(tmp_path):
+    touch(tmp_path, "mixtures/a.wav", "mixtures/b.wav", "instruments/x.wav", "instruments/y.wav")
+    tracks = find_tracks([tmp_path]).tracks
+    assert [(t.id, t.stems["instrumental"][0].path.name) for t in tracks] == [("a", "x.wav"), ("b", "y.wav")]
+    assert tracks[0].notes == ("paired in order of the names with x.wav: no name has a namesake",)
+    touch(tmp_path, "mixtures/c.wav")
+    with pytest.raises(DataError, match=r"3 mixtures and 2 instrumentals cannot be paired.*namesake: mixtures/a\.wav"):
         find_tracks([tmp_path])
 
 

@@ -59,7 +59,7 @@ def test_bad_songs_are_listed_and_the_others_are_done(tmp_path):
     songs = tmp_path / "songs"
     song(songs / "good")
     song(songs / "nan", vocals=np.full((RATE_HZ, 2), np.nan))
-    song(songs / "short", vocals=noise(0.5, 8))
+    song(songs / "short", vocals=noise(0.5, 8), instrumental=noise(2.0, 9))
     song(songs / "silent", vocals=np.zeros((RATE_HZ, 2)), instrumental=np.zeros((RATE_HZ, 2)))
     song(songs / "empty", vocals=np.zeros((0, 2)))
     cut = song(songs / "cut") / "vocals.wav"

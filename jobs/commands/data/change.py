@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dataprep.roles import USUAL_SPLIT
 from jobs.commands.data.given import agree_to_read
-from jobs.commands.data.options import Cluster, Data, Layout, Sources, Split, Workers
+from jobs.commands.data.options import Cluster, Data, KeepSuspicious, Layout, Sources, Split, Workers
 from jobs.commands.data.report import left_alone_shown, prepare_shown
 from jobs.commands.progress import audio_bar, byte_bar, in_bar
 from jobs.commands.terminal import Json, Yes, agree, say
@@ -95,7 +94,8 @@ def add(
     data: Data,
     sources: Sources,
     layout: Layout = "auto",
-    split: Split = USUAL_SPLIT,
+    split: Split = None,
+    keep_suspicious: KeepSuspicious = False,
     workers: Workers = 0,
     cluster: Cluster = False,
     as_json: Json = False,
@@ -111,7 +111,8 @@ def add(
     from dataprep.shards.manifest import read_manifest
 
     manifest = read_manifest(data)
-    settings = settings_of(manifest).model_copy(update={"workers": workers})
+    update = {"workers": workers, "keep_suspicious": keep_suspicious}
+    settings = settings_of(manifest).model_copy(update=update)
     prepare_shown(sources, layout, split, data, settings, as_json, cluster, manifest)
 
 

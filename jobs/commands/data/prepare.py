@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from dataprep.roles import USUAL_SPLIT
-from jobs.commands.data.options import Cluster, Layout, Sources, Split, Workers
-from jobs.commands.data.report import prepare_shown
+from jobs.commands.data.options import Cluster, KeepSuspicious, Layout, Sources, Split, Workers
+from jobs.commands.data.report import dry_run_shown, prepare_shown
 from jobs.commands.terminal import Json
 
 
@@ -15,7 +14,7 @@ def prepare(
     sources: Sources,
     out: Annotated[Path, typer.Option(help="Folder of the data set; running again goes on where it stopped.")],
     layout: Layout = "auto",
-    split: Split = USUAL_SPLIT,
+    split: Split = None,
     codec: Annotated[str, typer.Option(help="polar8 (compact) or complex16 (twice the size).")] = "polar8",
     n_fft: Annotated[int, typer.Option(help="Length of a spectrum in samples.")] = 2048,
     hop: Annotated[int, typer.Option(help="Distance between spectra in samples.")] = 1024,
@@ -28,18 +27,22 @@ def prepare(
             "--align", help="Move stems that lie up to 0.1 s before or after their mixture; without it they are noted."
         ),
     ] = False,
+    keep_suspicious: KeepSuspicious = False,
     strict: Annotated[
         bool,
         typer.Option("--strict", help="Exit with an error if a song cannot be used; without it they are listed."),
     ] = False,
     workers: Workers = 0,
     cluster: Cluster = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say which file becomes which stem of which song, and do nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Turn music into a data set that training reads.
 
     It holds spectrograms. Songs that cannot be used are listed at the end, and the others are done. Ctrl-C loses no
-    finished song.
+    finished song. What it would do is told by --dry-run.
 
     Example: vr data prepare ~/music/stems --out data --split valid=0.1,seed=7
     """
@@ -48,10 +51,13 @@ def prepare(
 
     wanted = {
         "stft": {"n_fft": n_fft, "hop": hop}, "codec": codec, "mixture": mixture, "workers": workers,
-        "align": align,
+        "align": align, "keep_suspicious": keep_suspicious,
     }  # fmt: skip
     settings = validate(PrepareSettings, wanted, "command line")
-    refused = prepare_shown(sources, layout, split, out, settings, as_json, cluster)
+    if dry_run:
+        refused = dry_run_shown(sources, layout, split, out, settings, as_json)
+    else:
+        refused = prepare_shown(sources, layout, split, out, settings, as_json, cluster)
     if strict and refused:
         from jobs.errors import SongsFailed
 

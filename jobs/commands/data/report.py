@@ -4,13 +4,13 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from jobs.commands.data.given import remember
+from jobs.commands.data.planned import MOST_SONGS, Planned, planned
 from jobs.commands.progress import audio_bar, in_bar
 from jobs.commands.terminal import say
 
@@ -25,35 +25,37 @@ if TYPE_CHECKING:
 def prepare_shown(
     sources: list[Path],
     layout: str,
-    split: str,
+    split: str | None,
     out: Path,
     settings: "PrepareSettings",
     as_json: bool,
     on_cluster: bool = False,
     beside: "Manifest | None" = None,
 ) -> int:
-    """Prepare with a bar, and print what was done; returns how many songs or files were not used.
+    """Say what is about to be done, prepare with a bar, and print what was done; arguments as of `planned`.
 
-    `beside` is what a data set holds that more is added to.
+    Returns:
+        How many songs or files were not used.
+
+    Raises:
+        SongsFailed: what was named itself was not used.
     """
     from dataprep.audio.reading_rules import RULES
-    from dataprep.audio.tracks import find_tracks
-    from dataprep.preparing.change import ids_beside
     from dataprep.preparing.prepare import prepare
-    from dataprep.shards.splits import parse_split
     from jobs.training.storage import roots_here
 
-    rule = parse_split(split)
+    before = planned(sources, layout, split, out, settings, beside, read_headers=False)
+    found = before.found
     remember(sources)
-    found = find_tracks(sources, layout)
-    if beside is not None:
-        found = replace(found, tracks=ids_beside(found.tracks, beside))
+    if not as_json:
+        for line in before.lines(MOST_SONGS):
+            say(line, err=True)
     try:
         with _crew(out, found, on_cluster) as crew, audio_bar() as report:
             if crew is not None:
                 settings = settings.model_copy(update={"workers": settings.workers or crew.workers})
             done = prepare(
-                found.tracks, out, settings, in_bar(report), split=rule, roots=roots_here(out),
+                found.tracks, out, settings, in_bar(report), split=before.rule, roots=roots_here(out),
                 run=crew.run if crew else None,
             )  # fmt: skip
     except KeyboardInterrupt:
@@ -64,8 +66,7 @@ def prepare_shown(
         typer.echo(json.dumps(_as_json(out, found, done)))
     else:
         _show(out, found, done)
-    for name, why in refused:
-        say(f"not used: {name}: {why}", err=True)
+    _not_used(before, refused)
     for name, rules in done.read_otherwise:
         say(f"prepared again: {name}: {'; '.join(RULES[rule].says for rule in rules)}", err=True)
     left_alone_shown(out, done.left_alone)
@@ -75,7 +76,52 @@ def prepare_shown(
             "moves them: --split FILE",
             err=True,
         )
+    _require_named(before, [song for song, _ in done.failed])
     return len(refused)
+
+
+def dry_run_shown(
+    sources: list[Path],
+    layout: str,
+    split: str | None,
+    out: Path,
+    settings: "PrepareSettings",
+    as_json: bool,
+) -> int:
+    """Print what a preparation would do, and do nothing; as `prepare_shown`."""
+    would = planned(sources, layout, split, out, settings, None, read_headers=True)
+    refused = [*((str(path), why) for path, why in would.found.problems), *would.refused()]
+    if as_json:
+        value = {
+            "data": str(out), "dry_run": True, "songs": would.as_json(),
+            "refused": [{"song": song, "why": why} for song, why in would.refused()],
+            "about_splits": would.about_splits, **_found_as_json(would.found),
+        }  # fmt: skip
+        typer.echo(json.dumps(value))
+    else:
+        for source, name in would.found.layouts:
+            say(f"{source}: layout {name}")
+        for line in would.lines():
+            say(line)
+        say(f"{len(would.songs) - len(would.refused())} songs would be in {out}; nothing was written")
+    _not_used(would, refused)
+    _require_named(would, [song for song, _ in would.refused()])
+    return len(refused)
+
+
+def _not_used(before: Planned, refused: Sequence[tuple[str, str]]) -> None:
+    for name, why in refused:
+        say(f"not used: {name}: {why}", err=True)
+    if passed_over := before.passed_over():
+        say(f"passed over, no audio: {passed_over}", err=True)
+
+
+def _require_named(before: Planned, songs: Sequence[str]) -> None:
+    """Refuse what was named itself and was not used: in a folder some may be bad, a file is meant."""
+    from jobs.errors import SongsFailed
+
+    if names := before.named_and_refused(songs):
+        raise SongsFailed(f"not used, and named on the command line: {', '.join(names)}; see the lines above")
 
 
 @contextmanager
@@ -105,15 +151,22 @@ def group_line(group: "Total") -> str:
 def _as_json(out: Path, found: "Tracks", done: "PrepareReport") -> dict[str, Any]:
     return {
         "data": str(out),
-        "layouts": {str(source): layout for source, layout in found.layouts},
         "songs": len(done.manifest.songs),
         "digest": done.manifest.digest(),
         "prepared": list(done.prepared),
         "kept": list(done.kept),
         "read_otherwise": {song: list(rules) for song, rules in done.read_otherwise},
         "refused": [{"song": song, "why": why} for song, why in done.failed],
-        "passed_over": [{"path": str(path), "why": why} for path, why in found.problems],
         "left_alone": list(done.left_alone),
+        **_found_as_json(found),
+    }
+
+
+def _found_as_json(found: "Tracks") -> dict[str, Any]:
+    return {
+        "layouts": {str(source): layout for source, layout in found.layouts},
+        "passed_over": [{"path": str(path), "why": why} for path, why in found.problems],
+        "no_audio": dict(found.passed_over),
     }
 
 

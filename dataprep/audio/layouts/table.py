@@ -1,0 +1,95 @@
+"""The layouts, and which one a source has: one line of a table each."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+from dataprep.audio.layouts import side_folders
+from dataprep.audio.layouts.flat import find_flat
+from dataprep.audio.layouts.found import Found
+from dataprep.audio.layouts.musdb import find_musdb, is_musdb
+from dataprep.audio.layouts.song_folders import find_song_folders, has_song_folders, labelled_by_name, stem_named
+from dataprep.audio.layouts.stem_folders import find_stem_folders, has_stem_folders, stem_folders
+from dataprep.audio.layouts.words import words
+from dataprep.errors import DataError
+
+Layout = Literal["stems", "musdb", "pairs", "unpaired", "folders", "flat"]
+LAYOUTS: tuple[str, ...] = get_args(Layout)
+Test = Callable[[Path, Sequence[Path]], bool]
+Finder = Callable[[Path, Sequence[Path]], Found]
+
+
+class Recognised(NamedTuple):
+    """A layout: whether a source has it, and what is found in one that has."""
+
+    name: Layout
+    has: Test
+    find: Finder
+
+
+def _has_pairs(source: Path, files: Sequence[Path]) -> bool:
+    folders = side_folders.top_folders(source, files)
+    return bool(folders & side_folders.MIXTURE_FOLDERS and folders & side_folders.INSTRUMENTAL_FOLDERS)
+
+
+def _has_unpaired(source: Path, files: Sequence[Path]) -> bool:
+    """Both folders and no third that makes songs with them."""
+    folders = side_folders.top_folders(source, files)
+    both = bool(folders & side_folders.VOCAL_FOLDERS and folders & side_folders.INSTRUMENTAL_FOLDERS)
+    return both and (len(folders) == 2 or not has_stem_folders(source, files))
+
+
+TABLE = (
+    Recognised("musdb", lambda source, files: any(map(is_musdb, files)), find_musdb),
+    Recognised("pairs", _has_pairs, side_folders.find_pairs),
+    Recognised("unpaired", _has_unpaired, side_folders.find_unpaired),
+    Recognised("folders", has_stem_folders, find_stem_folders),
+    Recognised("stems", has_song_folders, find_song_folders),
+    Recognised("flat", lambda source, files: True, find_flat),
+)
+"""In the order in which they are tried."""
+
+
+def recognise(source: Path, files: Sequence[Path]) -> Recognised:
+    """The layout of a source.
+
+    Raises:
+        DataError: names hold words for stems, and yet every file would be a song of its own.
+    """
+    if source.is_dir():
+        chosen = next(layout for layout in TABLE if layout.has(source, files))
+        if chosen.name == "flat":
+            _refuse_stems(source, files)
+        return chosen
+    return layout_of("musdb" if is_musdb(source) else "flat")
+
+
+def layout_of(name: str) -> Recognised:
+    """The layout of this name.
+
+    Raises:
+        DataError: there is none.
+    """
+    for layout in TABLE:
+        if layout.name == name:
+            return layout
+    raise DataError(f"--layout {name}: unknown, expected auto or one of {', '.join(LAYOUTS)}")
+
+
+_OF_STEMS = (("stems",), ("multitrack",), ("multitracks",))
+
+
+def _refuse_stems(source: Path, files: Sequence[Path]) -> None:
+    beside = [path for here in stem_folders(source, files).values() if here.has_vocals for path in here.below]
+    beside += [path for path in files if path.parent != source and words(path.parent.name)[-1:] in _OF_STEMS]
+    named = stem_named(files)
+    if 2 * len(named) < len(files):  # an album may have a song called "Voices"
+        named = []
+    found = beside or labelled_by_name(files) or named
+    if found:
+        shown = ", ".join(str(path.relative_to(source)) for path in found[:3]) + (", …" if found[3:] else "")
+        raise DataError(
+            f"{source}: {len(found)} of {len(files)} files are stems by their names ({shown}), and "
+            "which belong together is not clear; give each song a folder, or name files SONG.vocals, "
+            "SONG.instrumental, or take each file as a song with --layout flat"
+        )
