@@ -29,7 +29,12 @@ def id_parts(source: Path, path: Path) -> tuple[str, ...]:
 
 
 def safe_id(parts: Sequence[str]) -> str:
-    """Path parts as one name without separators, spaces or shell wildcards.
+    """`safe_name`, at most a hundred characters and 200 bytes of it."""
+    return _cut(safe_name(parts)) or "song"
+
+
+def safe_name(parts: Sequence[str]) -> str:
+    """Path parts as one name without separators, spaces or shell wildcards, of any length.
 
     Letters of any script stay, with their marks: the vowels of Hindi, Tamil, Thai and Bengali are marks.
     """
@@ -40,7 +45,7 @@ def safe_id(parts: Sequence[str]) -> str:
             text += char
         elif not text.endswith(_SIGN):
             text += _SIGN
-    return _cut(text.replace(_SIGN, "_").strip("._-")) or "song"
+    return text.replace(_SIGN, "_").strip("._-") or "song"
 
 
 _SIGN = "\0"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataprep.audio.names import id_parts, safe_name
 from dataprep.audio.tracks import find_tracks
 from dataprep.errors import DataError
 from jobs.scoring.results import read_record
@@ -62,7 +63,7 @@ def find_songs(sources: Sequence[Path]) -> Found:
             if real not in named and is_result(path, results):
                 passed_over[real] = path
             else:
-                songs.setdefault(real, Song(path, track.id))
+                songs.setdefault(real, Song(path, safe_name(id_parts(source, path))))
         # Of two links to one file, one is a song.
         problems += [
             (path, f"{path}: {why}")

@@ -19,17 +19,17 @@ def coded(kind: str) -> bytes:
     return buffer.getvalue()
 
 
-SOUNDS = [*map(coded, ("WAV", "RF64", "AIFF", "FLAC", "OGG", "MP3", "CAF", "AU", "W64"))]
-OTHER_HEADS = [
-    b"\0\0\0\x18ftypM4A \0\0",
-    b"\x1aE\xdf\xa3\x01\0\0\0", b"0&\xb2u\x8ef\xcf\x11\xa6\xd9", b"wvpk\0\0"
-]  # fmt: skip
+SOUNDS = ("WAV", "RF64", "AIFF", "FLAC", "OGG", "MP3", "CAF", "AU", "W64")
+OTHER_HEADS = {
+    "M4A": b"\0\0\0\x18ftypM4A \0\0", "Matroska": b"\x1aE\xdf\xa3\x01\0\0\0",
+    "ASF": b"0&\xb2u\x8ef\xcf\x11\xa6\xd9", "WavPack": b"wvpk\0\0",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("head", SOUNDS + OTHER_HEADS)
+@pytest.mark.parametrize("kind", [*SOUNDS, *OTHER_HEADS])
 @pytest.mark.parametrize("name", ["a song", "a song.part1", "a song.bin"])
-def test_audio_is_found_by_its_first_bytes_where_the_suffix_says_nothing(tmp_path, head, name):
-    (tmp_path / name).write_bytes(head)
+def test_audio_is_found_by_its_first_bytes_where_the_suffix_says_nothing(tmp_path, kind, name):
+    (tmp_path / name).write_bytes(OTHER_HEADS.get(kind) or coded(kind))
     assert walk(tmp_path).files == [tmp_path / name]
 
 

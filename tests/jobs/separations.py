@@ -54,7 +54,7 @@ CODED = {
     "a.wma": ("asf", "wmav2"), "a.ts": ("mpegts", "aac"), "a.w64": ("w64", "pcm_f32le"), "a.m4a": ("ipod", "aac"),
     "a.mp4": ("mp4", "alac"), "a.mp3": ("mp3", "libmp3lame"), "a.opus": ("ogg", "libopus"),
     "a.aiff": ("aiff", "pcm_s16be"), "a.au": ("au", "pcm_s16be"), "a.wv": ("wv", "wavpack"),
-    "a.tta": ("tta", "tta"), "a.mov": ("mov", "pcm_s24le"),
+    "a.tta": ("tta", "tta"), "a.mov": ("mov", "pcm_s24le"), "a.oga": ("ogg", "flac"),
 }  # fmt: skip
 """Name of a file → FFmpeg's container and codec."""
 

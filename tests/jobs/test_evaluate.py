@@ -157,10 +157,10 @@ def test_a_song_whose_files_cannot_be_written_is_named_and_the_other_is_scored(
 
 
 def test_a_title_of_too_many_bytes_is_scored(run_folder: Path, music: Path) -> None:
-    """Hundred signs of three bytes, as an id may have: two that begin alike."""
-    ids = ["歌" * 84 + end for end in "一二"]
-    for name in ids:
-        shutil.copytree(music / "two", music / name)
+    """As many bytes as the name of a folder may have: two that begin alike."""
+    for end in "一二":
+        shutil.copytree(music / "two", music / ("歌" * 84 + end))
+    ids = ["歌" * 66, "歌" * 66 + "-2"]
     error, stdout, _ = run_command(str(run_folder), str(music), "--device", "cpu", "--json")
     assert error is None
     assert [song["id"] for song in json.loads(stdout)["songs"]][-2:] == ids
