@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from cluster.installation import restart_through_link
 from jobs.commands.cluster.doctor import doctor
 from jobs.commands.cluster.down import down
 from jobs.commands.cluster.drain import drain, undrain
@@ -117,6 +118,8 @@ _group(
 
 def main(arguments: Sequence[str] | None = None, command: typer.Typer = app) -> None:
     """Run `vr`, or another `command`, with `arguments`, by default those of this process, and exit as `run` says."""
+    if arguments is None:  # a process of ours, not a call in somebody else's
+        restart_through_link()
     # We are started by `uv run`: without this Ray would start every worker through uv again.
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     sys.exit(run(lambda: command(arguments, prog_name="vr")))

@@ -57,14 +57,24 @@ def override(raw: Mapping[str, Any], dotted: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
-def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
-    """`["optim.lr=1e-3", "data=songs"]` as `{"optim.lr": 0.001, "data": "songs"}`; values are YAML 1.2."""
+def parse_overrides(arguments: Iterable[str], spec: type[Spec] | None = None) -> dict[str, Any]:
+    """`["optim.lr=1e-3", "data=songs"]` as `{"optim.lr": 0.001, "data": "songs"}`.
+
+    Values are YAML 1.2, but for keys that are a text or a path in `spec`: those are taken as they stand, since a folder
+    may be called `Runs #2`, `2024` or `null`. Nothing behind the `=` is no value, where the key can do without.
+    """
     result: dict[str, Any] = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals or not key or not all(key.split(".")):
             raise ConfigError(f"{argument!r}: expected key=value, for example optim.lr=1e-3")
-        result[key] = parse_yaml(value, f"command line: {key}")
+        kinds = _kinds(spec, key)
+        if kinds and all(kind in _AS_IT_STANDS for kind in kinds):
+            if not value and types.NoneType not in kinds:
+                raise ConfigError(f"{argument!r}: expected something behind the =")
+            result[key] = value or None
+        else:
+            result[key] = parse_yaml(value, f"command line: {key}")
     return result
 
 
@@ -93,7 +103,7 @@ def load(spec: type[AnySpec], path: Path, overrides: Iterable[str] = ()) -> AnyS
     Raises:
         ConfigError: as `read_yaml`, `parse_overrides` and `validate`.
     """
-    return validate(spec, override(read_yaml(path), parse_overrides(overrides)), str(path))
+    return validate(spec, override(read_yaml(path), parse_overrides(overrides, spec)), str(path))
 
 
 def to_yaml(spec: Spec) -> str:
@@ -206,6 +216,17 @@ def _field_types(owner: Any, part: int | str) -> list[Any]:
         return _leaves(field.annotation) if field else []
     arguments = [a for a in typing.get_args(owner) if a is not Ellipsis]  # of tuple[X, ...]
     return _leaves(arguments[-1]) if typing.get_origin(owner) in (dict, list, tuple) and arguments else []
+
+
+_AS_IT_STANDS = (str, Path, types.NoneType)
+
+
+def _kinds(spec: type[Spec] | None, key: str) -> list[Any]:
+    """The schema types that the value of a dotted key of `spec` may have."""
+    owners: list[Any] = [spec]
+    for part in key.split("."):
+        owners = [kind for owner in owners for kind in _field_types(owner, part)]
+    return owners
 
 
 def _leaves(annotation: Any) -> list[Any]:

@@ -14,6 +14,17 @@ the command line is a bug and shows its traceback.
 """
 
 import errno
+import shlex
+
+
+def command(name: str, *words: object) -> str:
+    """A command of ours as a message shows it, such that it can be pasted into a shell.
+
+    Args:
+        name: of the command, such as `data verify`.
+        words: options, ids and paths, as the command is to get them.
+    """
+    return f"vr {name} {shlex.join(map(str, words))}".rstrip()
 
 
 class VrError(Exception):

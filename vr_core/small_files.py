@@ -4,6 +4,7 @@ Whatever lies at a path is opened without waiting and looked at before it is rea
 file would keep a reader for ever. A byte order mark, as editors on Windows write it, is passed over.
 """
 
+import codecs
 import hashlib
 import json
 import os
@@ -82,17 +83,25 @@ def read_bytes(path: Path, most_bytes: int = SMALL_BYTES) -> bytes:
 
 
 def read_text(path: Path, most_bytes: int = SMALL_BYTES, *, lenient: bool = False) -> str:
-    """The UTF-8 text in `path`; with `lenient`, as for logs, other bytes are replaced by a mark.
+    """The text in `path`: UTF-8, or what a byte order mark says, as editors on Windows write it.
+
+    With `lenient`, as for logs, other bytes are replaced by a mark.
 
     Raises:
-        OSError, DamagedFile: as `read_bytes`; also where it is not UTF-8.
+        OSError, DamagedFile: as `read_bytes`; also where it is not such text.
     """
     return _text(read_bytes(path, most_bytes), path, lenient=lenient)
 
 
+_MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
+          (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
+"""The longer ones first: one begins as another does."""
+
+
 def _text(content: bytes, path: Path, *, lenient: bool = False) -> str:
+    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8-sig")
     try:
-        return content.decode("utf-8-sig", errors="replace" if lenient else "strict")
+        return content.decode(encoding, errors="replace" if lenient else "strict")
     except UnicodeDecodeError as error:
         raise DamagedFile(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 

@@ -4,11 +4,12 @@ The header's one metadata key `vr` holds the JSON of `WeightsMeta` and a SHA-256
 safetensors writes several in random order, and equal weights must give equal files. Nothing here unpickles.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import safetensors
 import safetensors.torch
@@ -17,16 +18,33 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vr_core.config import Spec, plain, validate
-from vr_core.errors import ConfigError, StorageError, WeightsError
+from vr_core.errors import ConfigError, StorageError, WeightsError, command
 from vr_core.files import storage_failure, whole_file
 from vr_core.models.registry import build
 from vr_core.small_files import DamagedFile, open_regular, parse_json
 from vr_core.specs.bounds import Count
 from vr_core.specs.models import ModelSpec
+from vr_core.specs.objectives import Purpose
 from vr_core.specs.stft import StftSpec
 
 FORMAT: Literal[1] = 1
 _KEY = "vr"
+
+
+DIGEST_DIGITS = 16
+"""Of the SHA-256 of a stem's samples: so many hex digits tell all stems apart, and a file stays small."""
+StemDigest = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{DIGEST_DIGITS}}}$")]
+
+
+class Parent(Spec):
+    """Weights that a run began with."""
+
+    run: str
+    step: Annotated[int, Field(ge=0)]
+    purpose: Purpose | None = None
+    """None: the file did not say."""
+    data: str | None = None
+    """Digest of the data set that they were trained on."""
 
 
 class WeightsMeta(Spec):
@@ -41,6 +59,14 @@ class WeightsMeta(Spec):
     step: Annotated[int, Field(ge=0)]
     run: str
     """Id of the run that made them."""
+    purpose: Purpose | None = None
+    """What they are good for; None in files of earlier versions."""
+    data: str | None = None
+    """Digest of the data set that they were trained on."""
+    parents: tuple[Parent, ...] = ()
+    """What the run began with, and what that began with; the nearest first."""
+    trained_on: tuple[StemDigest, ...] = ()
+    """Of the stems that the run and its parents were trained on, as far as these say it; sorted. No titles."""
 
 
 class _Header(WeightsMeta):
@@ -78,20 +104,60 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], WeightsMeta]:
         WeightsError: missing, not ours, damaged, or of another format version.
         StorageError: its storage failed.
     """
+    with _opened(path) as file:
+        header = _header((file.metadata() or {}).get(_KEY), path)
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    if _sha256(state) != header.sha256:
+        raise WeightsError(f"{path}: damaged (its tensors differ from its checksum); take another or copy it again")
+    return state, _meta(header)
+
+
+def read_meta(path: Path) -> WeightsMeta:
+    """Description in the weights file `path`; its tensors are not read.
+
+    Raises:
+        WeightsError, StorageError: as `load_weights`, but for damaged tensors.
+    """
+    with _opened(path) as file:
+        return _meta(_header((file.metadata() or {}).get(_KEY), path))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     _require_safetensors(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            header = _header(metadata.get(_KEY), path)
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            yield file
     except (safetensors.SafetensorError, OSError) as error:
         if isinstance(error, OSError) and (failed := storage_failure(path, error)):
             raise failed from None
         reason = " ".join(str(error).split())
         raise WeightsError(f"{path}: damaged or cut short ({reason}); take another or copy it again") from None
-    if _sha256(state) != header.sha256:
-        raise WeightsError(f"{path}: damaged (its tensors differ from its checksum); take another or copy it again")
-    return state, WeightsMeta.model_validate(header.model_dump(exclude={"sha256"}))
+
+
+def _meta(header: "_Header") -> WeightsMeta:
+    return WeightsMeta.model_validate(header.model_dump(exclude={"sha256"}))
+
+
+def require_separation(meta: WeightsMeta, origin: str) -> str | None:
+    """Check that weights were trained to separate; a note where they do not say what for.
+
+    Args:
+        meta: as they say of themselves.
+        origin: what the message calls them.
+
+    Raises:
+        WeightsError: they are only where another training begins.
+    """
+    if meta.purpose is None:
+        return f"{origin}: does not say what it was trained for (earlier versions did not write that); it is used"
+    if meta.purpose != "separation":
+        train = command("submit", "songs-finetune", "data=DATA", f"init={origin}")
+        raise WeightsError(
+            f"{origin}: is of the {meta.purpose} run {meta.run}, which separates nothing by itself; train it further "
+            f"(`{train}`), and give that run"
+        )
+    return None
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, WeightsMeta]:

@@ -1,5 +1,6 @@
 """The PC around the cards: reachable, the right one, on time, with enough of everything. Pure."""
 
+import shlex
 from collections.abc import Iterator
 
 from cluster.doctor.finding import Finding, Trouble, fine, problem, size
@@ -197,10 +198,11 @@ def secrets(examination: ClusterReport) -> Iterator[Finding]:
         bad = [file for file in probe.secrets if file.mode & 0o077 or not file.mine]
         for file in bad:
             measured = f"{file.path}: mode {file.mode:04o}" + ("" if file.mine else ", another user's")
-            own = "" if file.mine else f"sudo chown {probe.system.user} {file.path} && "
+            path = shlex.quote(file.path)
+            own = "" if file.mine else f"sudo chown {probe.system.user} {path} && "
             # Ray's own file, which a local ray.init() leaves open to all, is not the cluster's secret.
             ours = "/.ray/" not in file.path
-            remedy = f"there: {own}chmod 600 {file.path}"
+            remedy = f"there: {own}chmod 600 {path}"
             yield problem("token", "blocks" if ours else "warns", [node.name], measured, "mode 600, your own", remedy)
         if not bad:
             measured = ", ".join(file.path for file in probe.secrets) or "none yet: vr cluster head and join bring it"
@@ -221,7 +223,9 @@ def _disk_problems(node: NodeReport, what: str, disk: Disk) -> Iterator[Finding]
     name = [node.name]
     if disk.error is not None:
         remedy = (
-            f"there: mkdir -p {disk.path}" if what == "cache" else f"there: mount {disk.path}; or correct the inventory"
+            f"there: mkdir -p {shlex.quote(disk.path)}"
+            if what == "cache"
+            else f"there: mount {disk.path}; or correct the inventory"
         )
         measured = f"{what} folder {disk.path}: {disk.error}"
         yield problem("disk", "blocks", name, measured, "a folder that can be used", remedy)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 from collections.abc import Iterator
 
 from cluster.doctor.finding import Finding, fine, problem, size
@@ -41,7 +42,7 @@ def _open_share(node: NodeReport) -> Iterator[Finding]:
         yield problem(
             "shared folder", "warns", [node.name], f"{where}: mode {node.share.mode:04o}, others may write there",
             "you alone, or people you trust: who writes there can stop or spoil runs and data sets",
-            f"there: chmod go-w {where}; on a NAS, a folder of your own account",
+            f"there: chmod go-w {shlex.quote(str(where))}; on a NAS, a folder of your own account",
         )  # fmt: skip
 
 
@@ -123,7 +124,10 @@ def _cache_rates(node: NodeReport) -> Iterator[Finding]:
     if rate is None:
         return
     if rate.error is not None or rate.read is None or rate.crops is None or rate.write is None:
-        needed, remedy = "a folder on a disk of this PC", f"there: mkdir -p {rate.path}; or correct the inventory"
+        needed, remedy = (
+            "a folder on a disk of this PC",
+            f"there: mkdir -p {shlex.quote(str(rate.path))}; or correct the inventory",
+        )
         if os.strerror(errno.ENOSPC) in (rate.error or ""):
             needed = "room on the disk"
             remedy = f"there: make room; du -xh -d1 {rate.path} | sort -h shows where it went"

@@ -20,7 +20,7 @@ from cluster.node.head import state_folder
 from cluster.node.processes import Now
 from cluster.trust.token import write_private
 from vr_core.config import Spec, plain, validate
-from vr_core.errors import ConfigError
+from vr_core.errors import ConfigError, command
 from vr_core.files import clear_drafts
 from vr_core.small_files import read_json
 
@@ -53,7 +53,7 @@ class Drained(Spec):
             return f"{self.name} is drained until {shown_time(self.until_s, self.since_s)}"
         if self.by == "hours":
             return f"{self.name} is drained until its owner hours begin"
-        return f"{self.name} is drained until `vr cluster undrain {self.name}`"
+        return f"{self.name} is drained until `{command('cluster undrain', self.name)}`"
 
 
 class Record(Spec):

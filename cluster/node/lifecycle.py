@@ -1,6 +1,7 @@
 """The acts: start a head, join one, stop what was started. What to start is decided in `cluster.node.ray_start`."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from cluster.node.head import (
 from cluster.node.processes import alive, end, family
 from cluster.node.ray_start import NodeStart, Ports
 from cluster.node.start import (
+    await_settled,
     await_up,
     has_left,
     require_answer,
@@ -174,7 +176,10 @@ def _start_head(node: NodeStart, ports: Ports | None, companions: Sequence[Compa
     head = start_ray(node, ports, token_file, head_file(), Head, timings, companions=companions)
     with _undone_on_failure(head, head_file()):
         await_up(head)
-        return _with_companions(head, companions)
+        up_s = time.monotonic()
+        head = _with_companions(head, companions)
+        await_settled(head, up_s)
+        return head
 
 
 def _with_companions(head: Head, companions: Sequence[Companion]) -> Head:
@@ -217,6 +222,7 @@ def join(node: NodeStart, token: str, timings: Timings | None = None) -> tuple[J
         joined = start_ray(node, choose_ports(node), own_token_file, record, Joined, timings)
         with _undone_on_failure(joined, record):
             await_up(joined)
+            await_settled(joined, time.monotonic())
         return joined, True
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import psutil
 
-from cluster.errors import ClusterError, ClusterFailure, ForeignListener, TokenError
+from cluster.errors import ClusterFailure, ForeignListener, TokenError
 from cluster.facts import link_mbit
+from cluster.installation import make_closed, require_plain_installation
 from cluster.node.head import START_TIMEOUT_S, AnyMember, Head, Member, fetch, head_file, state_folder, write_member
 from cluster.node.processes import ProcessRef, alive, spawn
 from cluster.node.ray_start import NodeStart, Ports, node_environment, ray_argv, temp_dir
@@ -22,10 +23,13 @@ from cluster.node.supervision import Companion, RayProcessSpec
 from cluster.source_tree import commit_of, source_root
 from cluster.timings import Timings
 from cluster.versions import labels, own_versions
+from vr_core.errors import command
 
 _POLL_S = 0.2
 STARTED_LINE = "Ray runtime started."
 """What `ray start` says, once for each start, when the node is up."""
+SETTLED_AFTER_S = 2.5
+"""`ray start` looks once a second whether a part of it has ended, and then ends all."""
 
 
 def start_ray(
@@ -50,7 +54,11 @@ def start_ray(
         timings: What it is to wait for, and how long.
         after_boot: The head may not be there yet; the supervisor goes on trying.
         companions: Of a head; the supervisor starts those again that have ended. Their first start is the caller's.
+
+    Raises:
+        ClusterError: Ray cannot start from where Python is installed, or with this temporary folder.
     """
+    require_plain_installation()
     folder = temp_dir(Path(tempfile.gettempdir()), record)
     prepare_temp_dir(folder)
     member_id = secrets.token_hex(8)
@@ -111,11 +119,7 @@ def start_companion(head: Head, companion: Companion) -> Head:
 
 def prepare_temp_dir(folder: Path) -> None:
     """Make Ray's folder in one of ours; of earlier sessions only the newest stays, since Ray never removes any."""
-    closed = folder.parent
-    closed.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if closed.lstat().st_uid != os.getuid():  # the temporary folder is everyone's
-        raise ClusterError(f"{closed}: belongs to another user; set TMPDIR to a folder of your own")
-    closed.chmod(0o700)
+    make_closed(folder.parent)  # the temporary folder is everyone's
     folder.mkdir(exist_ok=True)
     # With it, a head that starts again takes a node of its own on the same machine for another head.
     (folder / "ray_current_cluster").unlink(missing_ok=True)
@@ -141,6 +145,22 @@ def await_up(member: Member) -> None:
             raise ClusterFailure(f"{where}: Ray ended at start: {_last_line(member.ray.log)} (log: {member.ray.log})")
         if time.monotonic() > deadline:
             raise ClusterFailure(f"{where}: Ray not up after {START_TIMEOUT_S:.0f} s; see {member.ray.log}")
+        time.sleep(_POLL_S)
+
+
+def await_settled(member: Member, up_s: float) -> None:
+    """Wait until a Ray that came up at `up_s` (monotonic) has stayed up for `SETTLED_AFTER_S`.
+
+    Raises:
+        ClusterFailure: it has ended meanwhile.
+    """
+    while time.monotonic() < up_s + SETTLED_AFTER_S:
+        if has_left(member) or not alive(member.ray):
+            where = member.node.head or member.node.address
+            raise ClusterFailure(
+                f"{where}: Ray came up and ended at once: {_last_line(member.ray.log)} "
+                f"(logs: {member.ray.log}, {member.temp_dir}/session_latest/logs)"
+            )
         time.sleep(_POLL_S)
 
 
@@ -189,5 +209,5 @@ def require_answer(address: str, timeout_s: float = 5.0) -> None:
     except OSError as error:
         raise ClusterFailure(
             f"{address}: no Ray head answers there ({error.strerror or 'timed out'}); is it started with "
-            f"`vr cluster head --address {host}`, and does its firewall let port {port} in?"
+            f"`{command('cluster head', '--address', host)}`, and does its firewall let port {port} in?"
         ) from None

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 import cluster.probe
+from cluster.installation import installed_executable
 from cluster.inventory import NodeSpec
 from cluster.remote import shell
 from cluster.remote.shell import Unreached, UnreachedKind
@@ -70,10 +71,13 @@ def run_by_ssh(node: NodeSpec, argv: Sequence[str], stdin: str, timeout_s: float
     return Ran(code, stdout, stderr)
 
 
-def python_there(node: NodeSpec, ours: str = sys.executable) -> list[str]:
-    """The Python that `vr cluster up` starts Ray with; else one at the place of `ours`; else the system's."""
+def python_there(node: NodeSpec, ours: str | None = None) -> list[str]:
+    """The Python that `vr cluster up` starts Ray with; else one at the place of `ours`; else the system's.
+
+    A link that this PC has made to its own is on no other.
+    """
     found = 'p=$0; q=$1; shift; [ -x "$p" ] || p=$q; [ -x "$p" ] || p=python3; exec "$p" "$@"'
-    return ["sh", "-c", found, python_of(node), ours]
+    return ["sh", "-c", found, python_of(node), ours or installed_executable()]
 
 
 def ask(

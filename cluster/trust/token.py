@@ -7,6 +7,7 @@ import os
 import pwd
 import re
 import secrets
+import shlex
 import stat
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def read_token(path: Path) -> str:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(handle, "rb") as file:
             found = os.fstat(handle)
-            text = file.read(8192).decode("ascii", errors="replace").strip() if stat.S_ISREG(found.st_mode) else ""
+            text = file.read(8192).decode("utf-8-sig", errors="replace").strip() if stat.S_ISREG(found.st_mode) else ""
     except OSError as error:
         reason = "it is a link" if error.errno == errno.ELOOP else error.strerror
         raise TokenError(
@@ -36,7 +37,8 @@ def read_token(path: Path) -> str:
         raise TokenError(f"{path}: token file of another account (uid {found.st_uid}); make a copy of your own")
     mode = stat.S_IMODE(found.st_mode)
     if mode & 0o077:
-        raise TokenError(f"{path}: token file is open to others (mode {mode:04o}); type: chmod 600 {path}")
+        close = f"chmod 600 {shlex.quote(str(path))}"
+        raise TokenError(f"{path}: token file is open to others (mode {mode:04o}); type: {close}")
     if open_to := open_parent(path):
         raise TokenError(f"{path}: another account could put its own file there, since {open_to}")
     if not _TOKEN.fullmatch(text):
@@ -56,7 +58,8 @@ def open_parent(path: Path) -> str | None:
             return f"{folder} belongs to uid {found.st_uid}; keep it in a folder of your own"
         shared = found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not _is_private(found))
         if shared and not found.st_mode & stat.S_ISVTX:
-            return f"{folder} can be written by others (mode {stat.S_IMODE(found.st_mode):04o}); chmod go-w {folder}"
+            close = f"chmod go-w {shlex.quote(str(folder))}"
+            return f"{folder} can be written by others (mode {stat.S_IMODE(found.st_mode):04o}); {close}"
     return None
 
 

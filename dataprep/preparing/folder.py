@@ -34,7 +34,10 @@ def writing(out: Path) -> Iterator[None]:
     except Timeout:
         raise PrepareError(f"{out}: another `vr data` command is writing into it; wait until it has ended") from None
     except OSError as error:
-        raise PrepareError(f"{out}: cannot be written ({error.strerror}); choose another folder with --out") from None
+        remedy = "choose another folder with --out"
+        if (out / FILE).exists():  # what changes a data set has no other folder to choose
+            remedy = "nothing was changed; change the data set where its folder can be written"
+        raise PrepareError(f"{out}: cannot be written ({error.strerror}); {remedy}") from None
     try:
         clear_drafts(out, {FILE, SECOND})
         clear_drafts(out / VERSIONS)

@@ -1,7 +1,6 @@
 """The files of a data set besides its shards: whether they are as they were written, and what mends them."""
 
 import re
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from dataprep.shards.manifest import (
     version_files,
     write_manifest,
 )
+from vr_core.errors import command
 from vr_core.small_files import DamagedFile, is_sealed, read_bytes
 
 OWN_ENTRY = re.compile(r"([0-9a-f]{12}(-[0-9a-f]{6})?(\.shards)?|replaced\.shards)\.json")
@@ -62,7 +62,7 @@ def examine_records(folder: Path) -> tuple[list[DamagedRecord], list[Path]]:
         look(folder / SECOND, True, lambda path: read_second(folder) if damaged else require_same(folder))
     elif not damaged and not plain_files:
         damaged.append(DamagedRecord(folder / SECOND, f"{folder / SECOND}: missing", True))
-    prune = f"; only runs that began with it need it, and vr data prune {shlex.quote(str(folder))} drops it"
+    prune = f"; only runs that began with it need it, and {command('data prune', folder)} drops it"
     for path in version_files(folder):
         look(path, False, lambda path: read_kept(folder, path), prune)
     entries = journal_entries(folder)

@@ -22,6 +22,7 @@ from dataprep.shards.old_manifests import as_today
 from dataprep.shards.writer import BATCH_FRAMES, SCHEMA_VERSION, ShardRow, no_space_as_error
 from vr_core import files
 from vr_core.config import Line, Spec, digest, plain
+from vr_core.errors import command
 from vr_core.small_files import DamagedFile, is_sealed, read_bytes, read_json
 from vr_core.specs.stft import StftSpec
 
@@ -233,7 +234,8 @@ def _read(folder: Path, path: Path) -> Manifest:
         raw = read_json(path, MANIFEST_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise ManifestError(
-            f"{folder}: is not a data set (no {FILE} in it); make one with `vr data prepare SRC --out {folder}`"
+            f"{folder}: is not a data set (no {FILE} in it); make one with "
+            f"`{command('data prepare', 'SRC', '--out', folder)}`"
         ) from None
     except OSError as error:
         if failed := files.storage_failure(path, error):
@@ -285,7 +287,7 @@ def _remedy(path: Path) -> str:
     if path.name != FILE:
         return "copy the data set again"
     folder = shlex.quote(str(path.parent))
-    return f"restore it from its second copy, vr data verify {folder} --repair, or copy the data set again"
+    return f"restore it from its second copy, {command('data verify', folder, '--repair')}, or copy the data set again"
 
 
 def _check_references(path: Path, manifest: Manifest) -> None:

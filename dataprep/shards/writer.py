@@ -22,7 +22,7 @@ import pyarrow as pa
 from dataprep.errors import NoSpaceError, ShardError
 from dataprep.shards.columns import CHANNELS, COLUMNS
 from vr_core.config import Spec, plain
-from vr_core.errors import VrError
+from vr_core.errors import VrError, command
 from vr_core.files import storage_failure, sync_folder
 from vr_core.small_files import DamagedFile, open_regular
 from vr_core.specs.stft import StftSpec
@@ -246,7 +246,7 @@ def check_schema(path: Path, found: pa.Schema, wanted: pa.Schema) -> None:
 def unreadable(path: Path, error: Exception) -> VrError:
     """What to raise where opening or reading a shard ended in `error`."""
     if isinstance(error, FileNotFoundError):
-        return ShardError(f"{path}: missing; put it back, or: vr data verify {path.parent} --repair")
+        return ShardError(f"{path}: missing; put it back, or: {command('data verify', path.parent, '--repair')}")
     failed = storage_failure(path, error) if isinstance(error, OSError) else None
     return failed or damaged(path, " ".join(str(error).split()))
 
@@ -254,5 +254,6 @@ def unreadable(path: Path, error: Exception) -> VrError:
 def damaged(path: Path, reason: str) -> ShardError:
     """What to raise where a shard is not what it should be."""
     return ShardError(
-        f"{path}: damaged ({reason}); prepare the songs that are hit again: vr data verify {path.parent} --repair"
+        f"{path}: damaged ({reason}); prepare the songs that are hit again: "
+        f"{command('data verify', path.parent, '--repair')}"
     )

@@ -27,7 +27,7 @@ from jobs.errors import NotACheckpoint
 from jobs.runs.folder import PointerName, RunFolder
 from jobs.runs.starts import BEFORE, Start, read_start, require_newest
 from vr_core.config import Spec, plain, validate
-from vr_core.errors import ConfigError, StorageError, UserError, VrError
+from vr_core.errors import ConfigError, StorageError, UserError, VrError, command
 from vr_core.files import require_no_links, storage_failure, whole_file, write_json
 from vr_core.small_files import open_regular, read_json, read_text
 from vr_core.weights import WeightsMeta, load_weights, save_weights
@@ -130,7 +130,8 @@ def write_checkpoint(
         cause = error.__cause__ if isinstance(error, StorageError) else error
         reason = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
         raise StorageError(
-            f"checkpoint {folder}: cannot be written ({reason}); free some space, then `vr jobs resume {run.id}`"
+            f"checkpoint {folder}: cannot be written ({reason}); free some space, then "
+            f"`{command('jobs resume', run.typed)}`"
         ) from error
     named = _named(run, "best")
     if (run.checkpoints / "best").exists() and (named is None or not (run.checkpoints / named).is_dir()):
@@ -157,7 +158,7 @@ def write_part(run: RunFolder, step: int, start: Start, rank: int, own: dict[str
     except (OSError, RuntimeError) as error:
         raise StorageError(
             f"checkpoint of step {step}: a worker's part cannot be written ({error}); free some space, "
-            f"then `vr jobs resume {run.id}`"
+            f"then `{command('jobs resume', run.typed)}`"
         ) from error
 
 

@@ -65,10 +65,10 @@ def _refused(error: OSError) -> str:
 
 
 def _open_streams() -> None:
-    """Give the process standard streams that take any text.
+    r"""Give the process standard streams that take any text.
 
     One that was closed goes nowhere: else the next file that is opened would take its number and what is printed. What
-    the terminal's encoding has no letter for is printed as `?`.
+    the stream's encoding has no letter for is written out, as in `\u97f3`: two songs stay two.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
@@ -78,7 +78,7 @@ def _open_streams() -> None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - stays open
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _flushed(code: int) -> int:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.commands.terminal import Device, Json, say
+from jobs.commands.terminal import Device, Json, say, show_table
 
 
 def evaluate(
@@ -53,6 +53,10 @@ def evaluate(
     from jobs.scoring.evaluate import evaluate as run
 
     result = run(checkpoint, data, split, out, device, song_progress, partial(agree_to_read, yes=yes, given=[data]))
+    if result.note:
+        say(result.note, err=True)
+    if result.trained_on:
+        say(f"trained on, so that their scores say nothing of new songs: {', '.join(result.trained_on)}", err=True)
     if as_json:
         typer.echo(json.dumps(result.plain()))
     else:
@@ -66,7 +70,6 @@ def evaluate(
 
 
 def _print_table(scores: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from jobs.scoring.evaluate import SCORES
@@ -74,4 +77,4 @@ def _print_table(scores: dict[str, Any]) -> None:
     table = Table("song", *(name.removesuffix("_db").replace("_", " ") + " (dB)" for name in SCORES))
     for row in [*scores["songs"], {"id": "mean", **scores["mean"]}]:
         table.add_row(row["id"], *("–" if row[name] is None else f"{row[name]:.2f}" for name in SCORES))
-    Console(markup=False).print(table)
+    show_table(table)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.commands.jobs.options import Overrides, RecipeName
-from jobs.commands.terminal import Json
+from jobs.commands.terminal import Json, results, show_table
+from vr_core.errors import command
 
 if TYPE_CHECKING:
     from jobs.planning.forecast import Forecast
@@ -78,12 +79,11 @@ def plan(
 
 def _show(about: dict[str, Any], found: "Forecast", inventory: Path) -> None:
     """Two tables, and what is to be said of them in lines that are not broken."""
-    from rich.console import Console
     from rich.table import Table
 
     from jobs.planning.forecast import OF_THE_LINE
 
-    console, now = Console(markup=False), found.now
+    console, now = results(), found.now
 
     def say(line: str) -> None:
         console.print(line, soft_wrap=True, markup=False)
@@ -97,7 +97,7 @@ def _show(about: dict[str, Any], found: "Forecast", inventory: Path) -> None:
     for machine in found.machines:
         share = str(shares.get(machine.name, "left out"))
         table.add_row(machine.name, machine.device, f"{1 / machine.speed.item_s:.1f}", share, machine.basis)
-    console.print(table)
+    show_table(table)
     for line in about["unknown"]:
         say(f"not counted: {line}")
     links = Table("link", "sync", "machines", "s a step", "steps/s", "hours", "MB a step", "kWh", box=None)
@@ -107,7 +107,7 @@ def _show(about: dict[str, Any], found: "Forecast", inventory: Path) -> None:
             f"{one.step_s:.3f}", f"{1 / one.step_s:.2f}", f"{one.hours:.1f}", f"{one.sent_bytes / 1e6:.0f}",
             "" if one.kwh is None else f"{one.kwh:.1f}",
         )  # fmt: skip
-    console.print(links)
+    show_table(links)
     if len(about["phases"]) > 1:
         phases = Table("from step", "steps", "crop frames", "M trained", "s a step", "hours", box=None)
         for row in about["phases"]:
@@ -115,7 +115,7 @@ def _show(about: dict[str, Any], found: "Forecast", inventory: Path) -> None:
                 str(row["first_step"]), str(row["steps"]), str(row["crop_frames"]), f"{row['parameters'] / 1e6:.1f}",
                 f"{row['step_s']:.3f}", f"{row['hours']:.2f}",
             )  # fmt: skip
-        console.print(phases)
+        show_table(phases)
         hours = sum(row["hours"] for row in about["phases"])
         say(f"in all phases {hours:.2f} hours; the tables above are of the last one, as if it were the whole run")
     for ways_s, allowed in ((now.ways_s, "allows"), (found.other_ways_s, "does not list (sync={auto: [...]})")):
@@ -134,7 +134,10 @@ def _show(about: dict[str, Any], found: "Forecast", inventory: Path) -> None:
         for m in found.machines
     ]
     known = all(machine.link_known for machine in found.machines)
-    say(f"what links carry: {', '.join(carried)}" + ("" if known else f"; vr cluster doctor {inventory} measures them"))
+    say(
+        f"what links carry: {', '.join(carried)}"
+        + ("" if known else f"; {command('cluster doctor', inventory)} measures them")
+    )
     say(
         f"reading: {about['items'] * about['item_bytes'] / now.step_s / 1e6:.1f} MB/s of data over all machines. "
         "Assumed: an exchange in a ring, hidden behind the last backward pass (diloco: behind the next steps)"

@@ -47,9 +47,11 @@ def _show(result: "QuickstartResult") -> None:
     from rich.console import Console
     from rich.rule import Rule
 
+    from vr_core.errors import command
+
     runs = result.folder / "runs"
     # `uv run` says so in this variable; without it, `vr` is what was typed.
-    vr = "uv run vr" if "UV" in os.environ else "vr"
+    before = "uv run " if "UV" in os.environ else ""
     better_db = result.after_db - result.before_db
     stages = " · ".join(f"{name} {seconds:.0f}" for name, seconds in result.seconds.items())
     if result.dashboard:
@@ -67,11 +69,11 @@ def _show(result: "QuickstartResult") -> None:
         "seconds": stages,
     }
     following = [
-        f"{vr} separate SONG.mp3 -m {runs / result.finetuning} -o {result.folder / 'separated'}",
-        f"{vr} jobs list --out {runs}",
-        f"{vr} data prepare MUSIC --out DATA",
-        f"{vr} cluster down" if result.dashboard else f"{vr} cluster head",
-        f"{vr} submit songs-pretrain data=DATA",
+        command("separate", "SONG.mp3", "-m", runs / result.finetuning, "-o", result.folder / "separated"),
+        command("jobs list", "--out", runs),
+        command("data prepare", "MUSIC", "--out", "DATA"),
+        command("cluster down" if result.dashboard else "cluster head"),
+        command("submit", "songs-pretrain", "data=DATA"),
     ]
     console = Console()
     console.print(Rule(f"{result.song}, which no training has seen, separated"))
@@ -80,4 +82,4 @@ def _show(result: "QuickstartResult") -> None:
         console.print(str(fact), highlight=False, markup=False, soft_wrap=True)
     console.print(Rule("next"))
     for line in following:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(before + line, highlight=False, markup=False, soft_wrap=True)

@@ -67,12 +67,11 @@ def separate(
     Example: vr separate song.mp3 -m runs/songs-finetune-1a2b3c4d-1 -o separated
     """
     from jobs.errors import NoSongs, SongsFailed
-    from jobs.runs.lookup import resolve_weights
     from jobs.scoring.results import read_record, scratch
     from jobs.scoring.separate import OutputSettings, pick_device
+    from jobs.scoring.separator import load_separator
     from jobs.scoring.songs import find_songs
     from vr_core.small_files import DamagedFile
-    from vr_core.weights import load_model
 
     output = OutputSettings(out, file_format, _subtype(file_format, subtype), picture, normalise)
     found = find_songs(songs)
@@ -90,7 +89,7 @@ def separate(
         batch.end(len(found.passed_over), as_json)
         raise NoSongs("there is no song to separate; see the lines above")
     chosen = pick_device(device)
-    model, meta = load_model(resolve_weights(checkpoint), chosen)
+    model, meta = load_separator(checkpoint, chosen, partial(say, err=True))
     with scratch(out):  # where nothing can be written, no work is begun
         pass
     try:

@@ -10,6 +10,7 @@ from vr_core.small_files import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout, in place of text.")]
 Device = Annotated[
@@ -26,7 +27,26 @@ def console() -> "Console":
     """Stderr: stdout is for what another program may read."""
     from rich.console import Console
 
-    return Console(stderr=True)
+    return Console(stderr=True, width=None if sys.stderr.isatty() else _UNBROKEN)
+
+
+def results(*, markup: bool = False) -> "Console":
+    """Stdout, for tables and lines: where no terminal shows them, nothing is cut and no line is broken."""
+    from rich.console import Console
+
+    return Console(markup=markup, width=None if sys.stdout.isatty() else _UNBROKEN)
+
+
+def show_table(table: "Table", *, markup: bool = False) -> None:
+    """Print a table on stdout, where a program may read it: then nothing is cut, nor wrapped within its cell."""
+    if not sys.stdout.isatty():
+        for column in table.columns:
+            column.max_width, column.no_wrap = None, True
+    results(markup=markup).print(table)
+
+
+_UNBROKEN = 1_000_000
+"""Columns of what is no terminal."""
 
 
 def say(line: str, *, err: bool = False) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from jobs.commands.jobs.options import RUNS, Out
-from jobs.commands.terminal import Json
+from jobs.commands.terminal import Json, results, show_table
 
 
 def trace(
@@ -39,10 +39,9 @@ def trace(
     if as_json:
         print(json.dumps({"timelines": [line.plain() for line in lines]}))
         return
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(markup=False)
+    console = results()
     for line in lines:
         table = Table("machine", "items", "computes (s)", "waits (s)", box=None, title_justify="left")
         for bar in line.bars:
@@ -54,6 +53,6 @@ def trace(
             " compute",
             soft_wrap=True,
         )
-        console.print(table)
+        show_table(table)
     if picture is not None:
         print(f"picture: {picture}", file=sys.stderr)

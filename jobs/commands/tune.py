@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.commands.jobs.options import RUNS, Out, Overrides
-from jobs.commands.terminal import Json, console
+from jobs.commands.terminal import Json, console, show_table
+from vr_core.errors import command
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -57,10 +58,10 @@ def tune(
 
     Example: vr tune tune-smoke data=DATA --trials 6
     """
-    from jobs.queue.kept import keep_recipe, recipe_of
+    from jobs.queue.kept import recipe_of
     from jobs.recipes.shipped import read_recipe
-    from jobs.runs.creation import resolve_paths
-    from jobs.search.folder import create_search, resolve_search
+    from jobs.runs.creation import require_data_set, require_writable, resolve_paths
+    from jobs.search.folder import create_search, refuse_search, resolve_search
     from jobs.search.space import plan_trials
     from vr_core.errors import ConfigError
 
@@ -72,17 +73,18 @@ def tune(
                 f"--resume goes on with {search.id} as it was; leave other values, --trials, --again away"
             )
         spec = recipe_of(search.run, search.recipe, partial(print, file=sys.stderr))
-    elif recipe is None:
+        return _carry(lambda: search, spec, as_json)
+    if recipe is None:
         raise ConfigError("expected a recipe, or --resume SEARCH; for example: vr tune tune-smoke data=DATA")
-    else:
-        spec = read_recipe(recipe, arguments)
-        if dry_run:
-            return _print_plan(spec, as_json)
-        print(f"{len(plan_trials(spec))} trials of {spec.name}", file=sys.stderr)
-        spec = resolve_paths(spec)
-        search = create_search(spec, again)
-    keep_recipe(search.run, spec)
-    return _carry(search, spec, as_json)
+    spec = read_recipe(recipe, arguments)
+    if dry_run:
+        return _print_plan(spec, as_json)
+    print(f"{len(plan_trials(spec))} trials of {spec.name}", file=sys.stderr)
+    spec = resolve_paths(spec)
+    refuse_search(spec, again)
+    require_data_set(spec)
+    require_writable(spec.out)
+    return _carry(lambda: create_search(spec, again), spec, as_json)
 
 
 def trials(
@@ -106,10 +108,9 @@ def trials(
         _watch(search)
     if as_json:
         return print(json.dumps(_plain(search)))
-    from rich.console import Console
 
     if not watch:
-        Console(markup=False, width=None if sys.stdout.isatty() else 200).print(_table(search, search.rows()))
+        show_table(_table(search, search.rows()))
     _print_end(search)
     return None
 
@@ -128,16 +129,21 @@ def _print_plan(recipe: "Recipe", as_json: bool) -> None:
     return None
 
 
-def _carry(search: "Search", recipe: "Recipe", as_json: bool) -> None:
+def _carry(search_of: "Callable[[], Search]", recipe: "Recipe", as_json: bool) -> None:
+    from jobs.execution.ray_session import connected
+    from jobs.queue.kept import keep_recipe
     from jobs.search.tune import run_search
 
-    print(f"search {search.id}: {search.path}", file=sys.stderr)
-    try:
-        with _shown(search) as show:
-            run_search(search, recipe, show)
-    except KeyboardInterrupt:
-        print(f"go on with: vr tune --resume {search.path}", file=sys.stderr)
-        raise
+    with connected() as head:
+        search = search_of()  # not before: where Ray does not start, none is left behind
+        keep_recipe(search.run, recipe)
+        print(f"search {search.id}: {search.path}", file=sys.stderr)
+        try:
+            with _shown(search) as show:
+                run_search(search, recipe, head, show)
+        except KeyboardInterrupt:
+            print(f"go on with: {command('tune', '--resume', search.path)}", file=sys.stderr)
+            raise
     if as_json:
         return print(json.dumps(_plain(search)))
     return _print_end(search)
@@ -167,9 +173,9 @@ def _print_end(search: "Search") -> None:
     row = best(search.rows())
     if state.state == "finished" and row is not None:
         print(f"best: trial {row.id}, {shown_values(row.values)}, score {row.score:.6g}", file=sys.stderr)
-        print(f"next: vr submit {search.best_file}", file=sys.stderr)
+        print(f"next: {command('submit', search.best_file)}", file=sys.stderr)
     elif look_for_driver(search.run, state).known == "dead":
-        print(f"{search.id} is not finished; go on with: vr tune --resume {search.path}", file=sys.stderr)
+        print(f"{search.id} is not finished; go on with: {command('tune', '--resume', search.path)}", file=sys.stderr)
 
 
 def _plain(search: "Search") -> dict[str, object]:

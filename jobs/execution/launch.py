@@ -13,11 +13,13 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from cluster.errors import ClusterFailure
 from cluster.node.head import timings_here
 from cluster.timings import Timings
 from cluster.trust.peer import require_own_at
 from cluster.trust.ray_requests import guard
 from jobs.errors import RunFailed, Superseded
+from jobs.execution.ray_session import connect
 from jobs.execution.reservations import release_abandoned
 from jobs.execution.supervisor import Supervisor
 from jobs.recipe import Recipe
@@ -127,7 +129,11 @@ def main(argv: list[str] | None = None) -> int:
         recipe = load(Recipe, arguments.recipe)
         guard()
         require_own_at(os.environ.get("RAY_ADDRESS", ""))
-        ray.init()
+        try:
+            connect()
+        except ClusterFailure as error:  # no failure of the run: the keeper submits it again
+            print(error, file=sys.stderr)
+            return error.exit_code
         release_abandoned()
         state = launch(recipe, run, arguments.attempt, is_job=True, timings=timings_here())
         raise_for(run, state)

@@ -8,8 +8,12 @@ from dataclasses import dataclass, replace
 from cluster.errors import ClusterError
 from cluster.node.drain import Drained, read_drained
 from cluster.timings import Timings
+from jobs.errors import Unplaceable
 from jobs.execution.placement import Missing, Node, Placement, avoiding, live_nodes, place_run
 from jobs.recipe import Recipe
+
+ROOM_REMEDY = "change workers.count, workers.cpus or workers.labels, or start a cluster with `vr cluster head`"
+"""What helps where a run does not fit on the one machine that is there."""
 
 
 def ray_nodes() -> list[Node]:
@@ -37,6 +41,17 @@ class ClusterView:
     """Id of the driver's node."""
     now_s: Callable[[], float] = time.monotonic
     """The clock by which it waits for machines and workers."""
+
+
+def require_room(recipe: Recipe) -> None:
+    """Check that the machines of the Ray that this process is connected to can hold a run of `recipe`.
+
+    Raises:
+        Unplaceable: they cannot.
+    """
+    found = place_run(recipe, ray_nodes())
+    if isinstance(found, Missing):
+        raise Unplaceable(f"recipe {recipe.name}: {found.why}; {ROOM_REMEDY}")
 
 
 class Membership:

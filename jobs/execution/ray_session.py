@@ -6,11 +6,15 @@ import logging
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from cluster.node.head import Head
+from cluster.errors import ClusterFailure
+from cluster.installation import require_plain_installation
+from cluster.node.head import Head, find_head_or_none
 from cluster.node.ray_start import LOOPBACK, client_environment
 from cluster.trust.peer import require_own_at
 from cluster.trust.ray_requests import HOOK, guard
@@ -28,11 +32,19 @@ DRIVER_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """What a driver of ours sets beside `cluster.node.ray_start.client_environment`."""
+STARTS = 3
+"""Tries to start Ray here, or to connect to a head's."""
 
 
 @contextlib.contextmanager
 def private_ray() -> Iterator[None]:
-    """A Ray on loopback, seen by nobody else, with this process's cores; it ends with the block."""
+    """A Ray on loopback, seen by nobody else, with this process's cores; it ends with the block.
+
+    Raises:
+        ClusterError: Ray cannot start from where Python is installed.
+        ClusterFailure: it does not start.
+    """
+    require_plain_installation()
     folder = Path(tempfile.mkdtemp(prefix="vr-ray-"))
     token = folder / "token"
     token.touch(mode=0o600)
@@ -42,7 +54,7 @@ def private_ray() -> Iterator[None]:
         import ray
 
         try:
-            ray.init(
+            connect(
                 address="local",
                 num_cpus=len(os.sched_getaffinity(0)),
                 include_dashboard=False,
@@ -58,9 +70,37 @@ def private_ray() -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def connect(**arguments: Any) -> None:
+    """`ray.init`, tried again where Ray did not come up or did not answer in its own time, as on a slow PC.
+
+    Raises:
+        ClusterFailure: it did not, however often it was tried.
+    """
+    import ray
+
+    where = arguments.get("address") or os.environ.get("RAY_ADDRESS")
+    what = "Ray did not start" if where == "local" else f"no connection to Ray at {where}"
+    for number in range(1, STARTS + 1):
+        try:
+            ray.init(**arguments)
+            return
+        except Exception as error:  # Ray raises that itself, and many kinds of it
+            ray.shutdown()
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            if number == STARTS:
+                raise ClusterFailure(
+                    f"{what} in {STARTS} tries ({reason}); try again when this PC has less to do"
+                ) from None
+            print(f"{what} ({reason}); trying again", file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def head_ray(head: Head) -> Iterator[None]:
-    """The running head's Ray, with the code of this process on every worker."""
+    """The running head's Ray, with the code of this process on every worker.
+
+    Raises:
+        ClusterFailure: it does not let this process in.
+    """
     with _environment(head.environment() | DRIVER_ENVIRONMENT, removed=("RAY_AUTH_TOKEN",)):
         import ray
 
@@ -68,7 +108,7 @@ def head_ray(head: Head) -> Iterator[None]:
             copy_source(Path(source))
             guard()
             require_own_at(head.gcs_address)
-            ray.init(
+            connect(
                 address=head.gcs_address,
                 runtime_env={"working_dir": source, "worker_process_setup_hook": HOOK},
                 log_to_driver=False,
@@ -81,9 +121,18 @@ def head_ray(head: Head) -> Iterator[None]:
             ray.shutdown()
 
 
-def ray_of(head: Head | None) -> contextlib.AbstractContextManager[None]:
-    """The Ray of `head`; where none runs, a private one."""
-    return private_ray() if head is None else head_ray(head)
+@contextlib.contextmanager
+def connected() -> Iterator[Head | None]:
+    """The Ray of the running head, which is given; where none runs, a private one.
+
+    A run or a search is made in the block: where Ray does not start, none is left behind.
+
+    Raises:
+        ClusterError, ClusterFailure: as `private_ray` and `head_ray`.
+    """
+    head = find_head_or_none()
+    with private_ray() if head is None else head_ray(head):
+        yield head
 
 
 @functools.cache

@@ -26,7 +26,7 @@ from jobs.execution.decisions import (
     interruption,
 )
 from jobs.execution.heartbeat import Heartbeat, answers
-from jobs.execution.membership import ClusterView, Membership
+from jobs.execution.membership import ROOM_REMEDY, ClusterView, Membership
 from jobs.execution.messages import carried, first_cause, read_words
 from jobs.execution.placement import Missing, Node, Placement, machine_name
 from jobs.execution.ray_train import Fits
@@ -137,10 +137,7 @@ class Supervisor:
             if isinstance(found, Placement):
                 return found
             if not self.can_wait:
-                raise Unplaceable(
-                    f"run {self.run.id}: {found.why}; change workers.count, workers.cpus or "
-                    "workers.labels, or start a cluster with `vr cluster head`"
-                )
+                raise Unplaceable(f"run {self.run.id}: {found.why}; {ROOM_REMEDY}")
             if isinstance(found, Missing) and found.why != said:
                 said = found.why
                 self._record.write(state="pending", why=f"waits: {said}", waiting_for="machines")

@@ -4,24 +4,30 @@ import time
 from collections.abc import Callable
 
 from cluster.errors import NoHead
-from cluster.node.head import Head, find_head, find_head_or_none, state_folder, timings_here
+from cluster.node.head import Head, find_head, state_folder, timings_here
 from cluster.timings import DEFAULT_TIMINGS
 from jobs.errors import RunFailed
 from jobs.execution.launch import launch
-from jobs.execution.ray_session import ray_of
 from jobs.queue.submit import ENDED_JOB, LIVE_JOB, job_states, stop_job
 from jobs.queue.table import Ledger
 from jobs.recipe import Recipe
 from jobs.runs.folder import RunFolder
 from jobs.runs.liveness import Listener
 from jobs.runs.state import LIVE, RunState
+from vr_core.errors import command
 from vr_core.files import touch_below
 
 POLL_S = 0.5
 
 
-def train_here(run: RunFolder, recipe: Recipe, watch: Callable[[RunState], None]) -> RunState:
-    """Carry the next attempt of `run` by `recipe` in this process: on the running head's cluster, or on a private Ray.
+def train_here(run: RunFolder, recipe: Recipe, head: Head | None, watch: Callable[[RunState], None]) -> RunState:
+    """Carry the next attempt of `run` by `recipe` in this process, within `jobs.execution.ray_session.connected`.
+
+    Args:
+        run: Its folder.
+        recipe: The run's resolved recipe.
+        head: Whose Ray this process is connected to; None: a private one.
+        watch: Called with every written state.
 
     Returns:
         The final state: finished, stopped or failed.
@@ -29,12 +35,10 @@ def train_here(run: RunFolder, recipe: Recipe, watch: Callable[[RunState], None]
     Raises:
         Unplaceable: the workers do not fit on this machine and there is no cluster.
     """
-    head = find_head_or_none()
     attempt = run.begin_attempt()
     try:
-        with ray_of(head):
-            timings = head.timings if head is not None else DEFAULT_TIMINGS
-            return launch(recipe, run, attempt, can_wait=head is not None, watch=watch, timings=timings)
+        timings = head.timings if head is not None else DEFAULT_TIMINGS
+        return launch(recipe, run, attempt, can_wait=head is not None, watch=watch, timings=timings)
     except BaseException as error:
         if run.newest_attempt() == attempt and run.state().state in LIVE:
             stopped = isinstance(error, KeyboardInterrupt)
@@ -58,7 +62,7 @@ def follow(run: RunFolder, watch: Callable[[RunState], None]) -> RunState:
         if driver.look(run, state, silent_s) == "dead" and not _is_kept(run):
             raise RunFailed(
                 f"run {run.id} is {state.state} at step {state.step} but nothing carries it any more; "
-                f"go on with `vr jobs resume {run.id}`"
+                f"go on with `{command('jobs resume', run.typed)}`"
             )
         time.sleep(POLL_S)
 

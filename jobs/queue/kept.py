@@ -26,7 +26,7 @@ from jobs.recipe import Recipe
 from jobs.runs.folder import RunFolder
 from jobs.runs.provenance import copy_source
 from vr_core.config import digest, load, to_yaml
-from vr_core.errors import ConfigError
+from vr_core.errors import ConfigError, command
 from vr_core.files import whole_file
 from vr_core.small_files import DamagedFile, read_text
 
@@ -100,7 +100,7 @@ def require_kept(run: RunFolder) -> Kept:
     if recipe is None or not source.is_dir() or source == folder:
         raise NothingKept(
             f"run {run.id}: this PC keeps no code of it, and code from the run's folder is not executed, since others "
-            f"may write there; go on with: vr jobs resume {run.id}"
+            f"may write there; go on with: {command('jobs resume', run.id)}"
         )
     return Kept(source, folder / "recipe.yaml", recipe)
 

@@ -10,6 +10,7 @@ from jobs.queue.submit import LIVE_JOB
 from jobs.queue.table import Row
 from jobs.runs.liveness import Liveness
 from jobs.runs.state import LIVE, RunState, State
+from vr_core.errors import command
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ def decide(row: Row, seen: Seen, now: Now, timings: Timings) -> Action:
         return Wait() if since_s < timings.submitting_s else Submit(seen.attempt + 1, row.idle)
     idle = 0 if seen.step > row.step else row.idle + 1
     if idle >= ATTEMPTS_WITHOUT_PROGRESS:
-        return End("failed", f"{idle} jobs in a row ended without a new checkpoint; see `vr jobs logs {row.run}`")
+        return End(
+            "failed", f"{idle} jobs in a row ended without a new checkpoint; see `{command('jobs logs', row.run)}`"
+        )
     return Wait() if since_s < delay_s(idle, timings) else Submit(seen.attempt + 1, idle)
 
 

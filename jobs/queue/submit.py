@@ -22,7 +22,7 @@ from jobs.recipe import Recipe
 from jobs.runs.folder import RunFolder
 from jobs.runs.liveness import require_resumable
 from jobs.runs.provenance import copy_source, read_origin
-from vr_core.errors import UserError, VrError
+from vr_core.errors import UserError, VrError, command
 from vr_core.files import require_no_links, write_json
 from vr_core.small_files import read_json
 
@@ -102,7 +102,9 @@ def _record(run: RunFolder, attempt: int, claim: Claim, idle: int) -> Claim:
     recorded = ledger.submitted(claim, attempt, submission_id(run, attempt), run.last_step(), idle)
     if recorded is None:
         run.give_back(attempt)
-        raise ClaimLost(f"run {run.id}: somebody else has stopped or submitted it; see `vr jobs show {run.id}`")
+        raise ClaimLost(
+            f"run {run.id}: somebody else has stopped or submitted it; see `{command('jobs show', run.id)}`"
+        )
     return recorded
 
 
@@ -134,7 +136,7 @@ def _submit(head: Head, run: RunFolder, attempt: int, within_s: float) -> str:
             # One that was not answered in time may still be carried out.
             raise JobUnknown(
                 f"run {run.id}: the head did not say whether it took the job ({error_summary(error)}); "
-                f"the keeper finds out and goes on with the run; see `vr jobs show {run.id}`"
+                f"the keeper finds out and goes on with the run; see `{command('jobs show', run.id)}`"
             ) from None
         if not taken:
             raise JobsFailure(

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cluster.installation import require_plain_installation
 from dataprep.roles import USUAL_SPLIT
 from jobs.errors import RunExists, RunFailed, SongsFailed
 from jobs.execution.launch import raise_for
@@ -93,6 +94,7 @@ def quickstart(folder: Path, spec: QuickstartSpec, keep: bool, console: "Console
         ClusterError, ClusterFailure: no head can be started here.
         RunFailed, UserError: a run failed.
     """
+    require_plain_installation()
     folder = expanded(folder).absolute()
     take(folder, spec)
     stages = Stages(console)

@@ -15,7 +15,7 @@ from jobs.runs.lookup import list_runs, resolve_run, resolve_weights
 from jobs.runs.provenance import read_origin
 from jobs.runs.state import LIVE, RunState
 from vr_core.config import plain, to_yaml, validate
-from vr_core.errors import ConfigError, StorageError
+from vr_core.errors import ConfigError, StorageError, command
 from vr_core.files import write_json
 from vr_core.small_files import expanded
 
@@ -39,6 +39,20 @@ def resolve_paths(recipe: Recipe) -> Recipe:
     return validate(Recipe, changes, f"recipe {recipe.name}")
 
 
+def require_data_set(recipe: Recipe) -> None:
+    """Check that `data` of the resolved `recipe` is a data set with songs to train on, before anything is made for it.
+
+    Raises:
+        ManifestError: it is none, or damaged.
+        ConfigError: none of its songs is of the split train.
+    """
+    from dataprep.shards.manifest import read_manifest  # numpy with it: who only asks for states does without
+
+    folder = Path(str(recipe.data))
+    if not any(song.split == "train" for song in read_manifest(folder).songs):
+        raise ConfigError(f"data: {folder} has no song in its split train; add some with `vr data add`")
+
+
 def repeats(recipe: Recipe) -> list[RunFolder]:
     """Earlier runs of the same recipe over the same data from the same start, oldest first."""
     stem = f"{recipe.name}-{recipe.digest()}-"
@@ -52,19 +66,19 @@ def repeats(recipe: Recipe) -> list[RunFolder]:
 
 
 def refusal(earlier: Iterable[tuple[str, RunState]], again: bool) -> str | None:
-    """Why a run may not start beside `earlier` runs (id, state) of the same recipe; None when it may."""
+    """Why a run may not start beside `earlier` runs (name or folder, state) of the same recipe; None when it may."""
     for run, state in reversed(list(earlier)):
         at = f"step {state.step} of {state.steps}"
         if state.state in LIVE:
             return (
-                f"{run} is {state.state} with the same recipe ({at}); watch it with `vr jobs watch {run}`, "
-                f"stop it with `vr jobs stop {run}`, or, if its machine died, `vr jobs resume {run}`"
+                f"{run} is {state.state} with the same recipe ({at}); watch it with `{command('jobs watch', run)}`, "
+                f"stop it with `{command('jobs stop', run)}`, or, if its machine died, `{command('jobs resume', run)}`"
             )
         if not again and state.state == "finished":
             return f"{run} finished the same recipe over the same data; add --again to repeat it"
         if not again:
             return (
-                f"{run} has the same recipe and is {state.state} at {at}; go on with `vr jobs resume {run}`, "
+                f"{run} has the same recipe and is {state.state} at {at}; go on with `{command('jobs resume', run)}`, "
                 "or add --again to start from nothing"
             )
     return None
@@ -90,7 +104,7 @@ def create_run(
         StorageError: `out` cannot be written.
     """
     recipe = resolve_paths(recipe)
-    _refuse_repeat(recipe, again)
+    refuse_repeat(recipe, again)
     if confirm is not None:
         confirm(recipe)
     with writable(recipe.out):
@@ -113,13 +127,23 @@ def writable(out: Path) -> Iterator[None]:
         ) from None
 
 
+def require_writable(out: Path) -> None:
+    """Check, by making and removing a folder, that runs can be made in `out`.
+
+    Raises:
+        StorageError: they cannot.
+    """
+    with writable(out), drafted_in(out):
+        pass
+
+
 def _create_run(recipe: Recipe, again: bool, reserved: Collection[str]) -> RunFolder:
     with drafted_in(recipe.out) as draft:
         (draft / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
         write_json(draft / "origin.json", {**read_origin(), "born": uuid.uuid4().hex[:12]})
         state = RunState(state="pending", steps=recipe.steps, updated_s=time.time())
         write_json(draft / "state.json", plain(state))
-        return RunFolder(place(draft, recipe, reserved, lambda: _refuse_repeat(recipe, again)))
+        return RunFolder(place(draft, recipe, reserved, lambda: refuse_repeat(recipe, again)))
 
 
 @contextlib.contextmanager
@@ -160,7 +184,12 @@ def place(
             return path
 
 
-def _refuse_repeat(recipe: Recipe, again: bool) -> None:
-    reason = refusal([(run.id, run.state()) for run in repeats(recipe)], again)
+def refuse_repeat(recipe: Recipe, again: bool) -> None:
+    """Check that nothing stands against a run of the resolved `recipe`.
+
+    Raises:
+        RunExists: an earlier run does.
+    """
+    reason = refusal([(run.typed, run.state()) for run in repeats(recipe)], again)
     if reason is not None:
         raise RunExists(reason)

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jobs.errors import DamagedRun, NotACheckpoint
-from jobs.recipe import Recipe
+from jobs.recipe import RUNS, Recipe
 from jobs.runs.state import Notice, RunState, State, settled, standing, stored, with_wait
 from vr_core.config import load, plain, validate
-from vr_core.errors import ConfigError
+from vr_core.errors import ConfigError, command
 from vr_core.files import require_no_links, storage_failure, write_json
 from vr_core.small_files import DamagedFile, read_json, read_text
 
@@ -60,6 +60,11 @@ class RunFolder:
         self.events_file = self.path / "events.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
+
+    @property
+    def typed(self) -> str:
+        """As a command that is typed here finds it: the name in the usual folder of runs, else the whole path."""
+        return self.id if self.path.parent == RUNS.absolute() else str(self.path)
 
     def recipe(self) -> Recipe:
         """The resolved recipe.
@@ -131,7 +136,7 @@ class RunFolder:
             ) from None
         except (ValueError, ConfigError) as error:
             raise DamagedRun(
-                f"run {self.id}: {self.state_file} is damaged ({error}); `vr jobs resume {self.path}` mends it"
+                f"run {self.id}: {self.state_file} is damaged ({error}); `{command('jobs resume', self.path)}` mends it"
             ) from None
 
     def newest_attempt(self) -> int:

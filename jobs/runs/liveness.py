@@ -19,7 +19,7 @@ from jobs.errors import DamagedRun, RunExists
 from jobs.runs.folder import RunFolder
 from jobs.runs.state import LIVE, RunState
 from vr_core.config import Spec, validate
-from vr_core.errors import ConfigError
+from vr_core.errors import ConfigError, command
 from vr_core.files import clear_drafts, write_json
 from vr_core.small_files import read_json
 
@@ -213,4 +213,4 @@ def require_resumable(run: RunFolder, silent_s: float, watch: Listener | None = 
     if watch.look(run, state, silent_s) == "unknown":
         print(f"{run.id}: its driver is on another PC; listening for it, {silent_s:g} s at most", file=sys.stderr)
     if watch.until_known(run, silent_s) == "alive":
-        raise RunExists(f"{run.id} is {state.state} already; watch it with `vr jobs watch {run.id}`")
+        raise RunExists(f"{run.id} is {state.state} already; watch it with `{command('jobs watch', run.typed)}`")

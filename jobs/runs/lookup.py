@@ -7,6 +7,7 @@ from pathlib import Path
 from jobs.errors import NotACheckpoint, UnknownRun
 from jobs.recipe import RUNS
 from jobs.runs.folder import STEP_FOLDER, RunFolder
+from vr_core.errors import command
 from vr_core.small_files import expanded
 
 
@@ -57,7 +58,7 @@ def resolve_weights(path: Path, out: Path = RUNS) -> Path:
         run = RunFolder(path)
         step = run.pointer("best") or run.pointer("last")
         if step is None:
-            raise NotACheckpoint(f"{path}: this run has no checkpoint yet; see `vr jobs show {run.id}`")
+            raise NotACheckpoint(f"{path}: this run has no checkpoint yet; see `{command('jobs show', run.typed)}`")
         return _weights_of_step(step)
     if STEP_FOLDER.fullmatch(path.name):
         return _weights_of_step(path)

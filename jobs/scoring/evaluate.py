@@ -1,5 +1,6 @@
 """Scores of a checkpoint on songs with known stems, from the files that separation writes."""
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +17,7 @@ from dataprep.audio.files import open_audio, probe
 from dataprep.audio.tracks import Track, find_tracks
 from dataprep.errors import DataError
 from dataprep.preparing.song import SILENT_DB, open_stems
-from dataprep.roles import SPLITS
+from dataprep.roles import ROLES, SPLITS
 from dataprep.shards.dataset import Dataset
 from dataprep.shards.manifest import FILE as MANIFEST
 from jobs.errors import NoSongs
@@ -26,7 +27,7 @@ from vr_core.audio.metrics import Score, mean_db
 from vr_core.errors import StorageError, VrError
 from vr_core.files import require_no_links, write_json
 from vr_core.specs.stft import StftSpec
-from vr_core.weights import WeightsMeta, load_model
+from vr_core.weights import DIGEST_DIGITS, WeightsMeta, load_model, require_separation
 
 SCORES = ("sdr_db", "si_sdr_db", "do_nothing_db", "improvement_db", "vocals_sdr_db")
 
@@ -44,10 +45,15 @@ class Evaluation:
     """Songs without a score, and why."""
     folder: Path
     """Holds the separated files and `eval.json`."""
+    trained_on: list[str]
+    """Songs that the weights were trained on, as far as they say it: scores of these say nothing of new songs."""
+    note: str | None = None
+    """What is to be said of the weights."""
 
     def plain(self) -> dict[str, Any]:
-        """`{"songs": [...], "mean": {...}}`; the mean of each score is over the songs that have it."""
-        return {"songs": self.songs, "mean": {name: mean_db(song[name] for song in self.songs) for name in SCORES}}
+        """`{"songs": [...], "mean": {...}, "trained_on": [...]}`; a mean is over the songs that have the score."""
+        mean = {name: mean_db(song[name] for song in self.songs) for name in SCORES}
+        return {"songs": self.songs, "mean": mean, "trained_on": self.trained_on}
 
 
 def no_bar(seconds: dict[str, float]) -> AbstractContextManager[Callable[[str, float], None]]:
@@ -80,14 +86,16 @@ def evaluate(
         may_read: is called with the songs' files before any is read; what it raises ends the evaluation.
 
     Raises:
-        NotACheckpoint, WeightsError: the checkpoint cannot be used.
+        NotACheckpoint, WeightsError: the checkpoint cannot be used, or is of a pretraining run.
         NoSongs: nothing in `data` has stems.
         DataError: `data` is missing, or its STFT settings are not the model's.
     """
     weights = resolve_weights(checkpoint)
     chosen = pick_device(device)
     model, meta = load_model(weights, chosen)
+    note = require_separation(meta, str(checkpoint))
     songs = labelled_songs(data, split, meta.stft)
+    known = stem_digests(data)
     may_read(source.path for song in songs for heard in song.stems.values() for source in heard)
     folder = out or default_folder(weights, meta)
     if out is None:  # in the run's folder, where others may write
@@ -99,6 +107,7 @@ def evaluate(
     output = OutputSettings(folder, picture=False)
     scored: list[dict[str, Any]] = []
     problems: list[tuple[str, str]] = []
+    trained_on: list[str] = []
     with bar({song.id: _seconds(song) for song in songs}) as report:
         for song in songs:
             try:
@@ -106,10 +115,13 @@ def evaluate(
                     partial(open_mixture, song, meta.stft.sample_rate_hz), song.id, model, meta, output, chosen,
                     partial(report, song.id),
                 )  # fmt: skip
-                scored.append(score_song(song, files, meta.stft.sample_rate_hz))
+                row, digests = score_song(song, files, meta.stft.sample_rate_hz)
+                scored.append(row)
+                if not (digests | known.get(song.id, set())).isdisjoint(meta.trained_on):
+                    trained_on.append(song.id)
             except (VrError, OSError) as error:
                 problems.append((song.id, str(error)))
-    result = Evaluation(scored, problems, folder)
+    result = Evaluation(scored, problems, folder, trained_on, note)
     write_json(folder / "eval.json", {
         **result.plain(), "problems": [{"id": name, "why": why} for name, why in problems],
         "weights": str(weights), "run": meta.run, "step": meta.step, "data": str(data.absolute()), "split": split,
@@ -118,8 +130,18 @@ def evaluate(
     return result
 
 
-def score_song(song: Track, files: SeparatedSong, sample_rate_hz: int) -> dict[str, Any]:
-    """Scores of a song's files against its original stems, over the whole song.
+def stem_digests(data: Path) -> dict[str, set[str]]:
+    """Digest of each stem of each song of a data set, as weights name what they were trained on; none of a folder."""
+    if not (data / MANIFEST).is_file():
+        return {}
+    return {
+        song.id: {stem.content_sha256[:DIGEST_DIGITS] for stem in song.stems.values()}
+        for song in Dataset.open(data).manifest.songs
+    }
+
+
+def score_song(song: Track, files: SeparatedSong, sample_rate_hz: int) -> tuple[dict[str, Any], set[str]]:
+    """Scores of a song's files against its original stems, over the whole song, and the digests of these stems.
 
     A song whose vocals are silent has nothing to remove: the mixture is the instrumental, and only the instrumental's
     own scores mean something.
@@ -130,13 +152,16 @@ def score_song(song: Track, files: SeparatedSong, sample_rate_hz: int) -> dict[s
         open_audio(AudioSource(files.instrumental), sample_rate_hz),
         open_audio(AudioSource(files.vocals), sample_rate_hz),
     )
+    hashes = {role: hashlib.sha256() for role in ROLES}
     for true, instrumental_estimate, vocals_estimate in zip(*streams, strict=True):
+        for role, block in true.items():
+            hashes[role].update(np.ascontiguousarray(block.T).data)  # as preparation has it (`content_sha256`)
         instrumental.update(true["instrumental"], instrumental_estimate)
         vocals.update(true["vocals"], vocals_estimate)
         nothing.update(true["instrumental"], true["mixture"])
     sung = vocals.reference_db() >= SILENT_DB
     sdr, do_nothing = instrumental.sdr_db(), nothing.sdr_db() if sung else None
-    return {
+    scores = {
         "id": song.id,
         "sdr_db": sdr,
         "si_sdr_db": instrumental.si_sdr_db(),
@@ -144,6 +169,7 @@ def score_song(song: Track, files: SeparatedSong, sample_rate_hz: int) -> dict[s
         "improvement_db": None if sdr is None or do_nothing is None else sdr - do_nothing,
         "vocals_sdr_db": vocals.sdr_db() if sung else None,
     }
+    return scores, {taken.hexdigest()[:DIGEST_DIGITS] for taken in hashes.values()}
 
 
 def open_mixture(song: Track, sample_rate_hz: int) -> Iterator[NDArray[np.float32]]:

@@ -30,7 +30,7 @@ from jobs.runs.state import LIVE, RunState, State
 from jobs.runs.summary import ProgressWriter, read_summary
 from jobs.search.space import TrialPlan, Value, plan_trials, shown_values
 from vr_core.config import Line, Spec, load, plain, to_yaml, validate
-from vr_core.errors import ConfigError
+from vr_core.errors import ConfigError, command
 from vr_core.files import whole_file, write_json
 from vr_core.small_files import expanded, read_json
 
@@ -159,8 +159,7 @@ def create_search(recipe: Recipe, again: bool = False) -> Search:
     """
     recipe = resolve_paths(recipe)
     plans = plan_trials(recipe)
-    if not again:
-        _refuse_repeat(recipe)
+    refuse_search(recipe, again)
     with writable(recipe.out):
         return _create_search(recipe, plans)
 
@@ -186,14 +185,25 @@ def _write_draft(draft: Search, recipe: Recipe, plans: Sequence[TrialPlan]) -> N
         write_json(run.state_file, plain(RunState(state="pending", steps=plan.recipe.steps, updated_s=now_s)))
 
 
-def _refuse_repeat(recipe: Recipe) -> None:
+def refuse_search(recipe: Recipe, again: bool) -> None:
+    """Check that no earlier search stands against one of the resolved `recipe`.
+
+    Raises:
+        RunExists: one does.
+    """
+    if again:
+        return
     for search in list_searches(recipe.out):
         if not search.id.startswith(f"{recipe.name}-{recipe.digest()}-"):
             continue
         earlier = search.recipe()
         if (earlier.data, earlier.init) == (recipe.data, recipe.init):
             finished = search.run.state().state == "finished"
-            hint = f"see `vr trials {search.path}`" if finished else f"go on with `vr tune --resume {search.path}`"
+            hint = (
+                f"see `{command('trials', search.path)}`"
+                if finished
+                else f"go on with `{command('tune', '--resume', search.path)}`"
+            )
             raise RunExists(f"{search.id} is the same search; {hint}, or add --again to start from nothing")
 
 

@@ -13,17 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.node.head import find_head_or_none, timings_here
+from cluster.node.head import Head, timings_here
 from jobs.errors import DamagedRun, RunExists, RunFailed, Unplaceable
 from jobs.execution.placement import Missing, live_nodes, place
-from jobs.execution.ray_session import ray_of
 from jobs.recipe import Recipe
 from jobs.runs.liveness import Listener, beating, write_driver
 from jobs.search.folder import ENDED, Search, TrialRow, counts, end_live_trials, validations
 from jobs.search.follower import Follower, Watch, followed_by, trial_id
 from jobs.search.space import plan_trials
 from vr_core.config import plain
-from vr_core.errors import UserError
+from vr_core.errors import UserError, command
 from vr_core.files import require_no_links
 
 _TUNE_ENVIRONMENT = {
@@ -34,8 +33,10 @@ _TUNE_ENVIRONMENT = {
 }
 
 
-def run_search(search: Search, recipe: Recipe, watch: Watch = lambda rows: None) -> list[TrialRow]:
-    """Carry the search of `recipe` to its end in this process: on the running head's cluster, else on a private Ray.
+def run_search(search: Search, recipe: Recipe, head: Head | None, watch: Watch = lambda rows: None) -> list[TrialRow]:
+    """Carry the search of `recipe` to its end in this process, within `jobs.execution.ray_session.connected`.
+
+    `head`: whose Ray this process is connected to; None: a private one.
 
     An unfinished search goes on: ended trials stay, the others continue from their last checkpoints. Tune's own state
     is not read: it is pickled, and whoever may write to the share could put code there. What ASHA knew is in the
@@ -51,17 +52,13 @@ def run_search(search: Search, recipe: Recipe, watch: Watch = lambda rows: None)
         KeyboardInterrupt: Ctrl-C; the search can be resumed.
     """
     _begin(search)
-    head = find_head_or_none()
     os.environ.update(_TUNE_ENVIRONMENT)
     # They warn that Tune's own metrics files, which are off, are missing, and tell how to resume in Python.
     for name in ("ray.tune.analysis.experiment_analysis", "ray.tune.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
     follower = Follower(search, watch, with_cards=head is not None)
     try:
-        with (
-            beating(search.run, timings_here().beat_s),
-            ray_of(head),
-        ):
+        with beating(search.run, timings_here().beat_s):
             _fit(search, recipe, follower)
             follower.close()
     except BaseException as error:
@@ -77,9 +74,11 @@ def run_search(search: Search, recipe: Recipe, watch: Watch = lambda rows: None)
 def _begin(search: Search) -> None:
     state = search.run.state()
     if state.state == "finished":
-        raise RunExists(f"{search.id} is finished; see `vr trials {search.path}`, or search again with --again")
+        raise RunExists(
+            f"{search.id} is finished; see `{command('trials', search.path)}`, or search again with --again"
+        )
     if Listener().until_known(search.run, timings_here().driver_silent_s) == "alive":
-        raise RunExists(f"{search.id} is going on; watch it with `vr trials {search.path} --watch`")
+        raise RunExists(f"{search.id} is going on; watch it with `{command('trials', search.path, '--watch')}`")
     attempt = search.run.begin_attempt()
     write_driver(search.run, attempt)
     search.run.write_state(state="running", why="", attempt=attempt)
@@ -168,7 +167,7 @@ def configurations(search: Search, recipe: Recipe, trials: Sequence[str]) -> lis
     if strangers := [trial for trial in trials if trial not in recipes]:
         raise DamagedRun(
             f"{search.trials_file}: damaged (trial {strangers[0]} is not in the search's recipe); delete it, and "
-            f"`vr tune --resume {search.path}` makes it anew of the trials"
+            f"`{command('tune', '--resume', search.path)}` makes it anew of the trials"
         )
     return [{"folder": str(search.trials / trial), "recipe": json.dumps(plain(recipes[trial]))} for trial in trials]
 

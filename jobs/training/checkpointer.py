@@ -18,6 +18,7 @@ from jobs.steps.decision import Destination, Ending
 from jobs.steps.state import TrainState
 from jobs.steps.world import World
 from jobs.sync.sync import Sync
+from jobs.training.lineage import describe
 from vr_core.weights import WeightsMeta
 
 
@@ -59,6 +60,9 @@ class Checkpointer:
         if world.rank == 0:
             with contextlib.suppress(OSError):  # the first checkpoint will say so
                 run.checkpoints.mkdir(exist_ok=True)
+        # Of this rank's own: others may see nothing of `init`.
+        writes = world.rank == 0 or self._disk is not None
+        self._meta: WeightsMeta | None = describe(run, recipe, data.manifest, note) if writes else None
         self._saved_s = self._copied_s = time.monotonic()
 
     def wishes(self) -> dict[str, bool]:
@@ -95,12 +99,9 @@ class Checkpointer:
             writer = self._share if self._world.rank == 0 else None
         if writer is None:
             return
-        recipe, manifest = self._recipe, self._data.manifest
-        meta = WeightsMeta(
-            model=recipe.model, stft=manifest.stft, crop_frames=recipe.batch.crop_frames, step=state.step,
-            run=self._run.id,
-        )  # fmt: skip
-        saved = state.saved(manifest.digest(), self._kept, self._world.size, self._sync.common())
+        assert self._meta is not None, "a rank that writes has described what"
+        meta = self._meta.model_copy(update={"step": state.step})
+        saved = state.saved(self._data.manifest.digest(), self._kept, self._world.size, self._sync.common())
         writer.save(
             state.weights(self._sync.agreed), saved.to_dict(), meta, saved.position, validation_loss, best,
             self._world.size - 1 if own else 0,

@@ -85,7 +85,7 @@ def test_scores_are_those_of_the_files_against_the_original_audio(run_folder: Pa
     plain = result.plain()
     assert plain["mean"]["sdr_db"] == pytest.approx(sum(song["sdr_db"] for song in result.songs) / 2)
     stored = json.loads((result.folder / "eval.json").read_text())
-    assert {key: stored[key] for key in ("songs", "mean")} == plain
+    assert {key: stored[key] for key in ("songs", "mean", "trained_on")} == plain
     assert stored["step"] == 7
 
 
@@ -141,7 +141,7 @@ def test_a_song_whose_audio_is_damaged_is_named_and_the_other_is_scored(run_fold
     assert "not scored: one:" in stderr
     assert "drums.wav" in stderr
     scores = json.loads(stdout)
-    assert set(scores) == {"songs", "mean"}
+    assert set(scores) == {"songs", "mean", "trained_on"}
     assert [song["id"] for song in scores["songs"]] == ["two"]
     assert not list((run_folder / "eval").rglob("one.*"))
 

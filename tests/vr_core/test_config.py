@@ -327,3 +327,44 @@ def test_only_finite_numbers_are_finite_numbers(value):
     assert not config.is_finite_number(value)
     assert config.is_finite_number(3)
     assert config.is_finite_number(-2.5)
+
+
+AS_THEY_STAND = [
+    "Runs #2", "2024", "~", "null", "true", "1e-4", "a: b", "[x]", "{x}", "'quoted'", '"quoted"', "- x", "&x", "*x",
+    "!x", "%x", "@x", "`x`", "| x", "> x", "# x", " x ", "x\ty", "größe", "音楽", "-", "?", "a=b", "\\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", AS_THEY_STAND)
+def test_a_path_or_text_on_the_command_line_is_taken_as_it_stands(text, tmp_path):
+    file = tmp_path / "drawing.yaml"
+    file.write_text("title: x\n")
+    drawn = load(Drawing, file, [f"title={text}", f"folder={text}", f"labels.rack={text}"])
+    assert (drawn.title, drawn.folder, drawn.labels) == (text, Path(text), {"rack": text})
+    # In a file the rules of YAML stay: quotes are what keeps it as it is there.
+    file.write_text(to_yaml(drawn), encoding="utf-8")
+    assert load(Drawing, file) == drawn
+
+
+@given(text=st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12))
+def test_no_text_on_the_command_line_is_taken_for_something_else(text):
+    assert parse_overrides([f"folder={text}", f"title={text}"], Drawing) == {"folder": text, "title": text}
+
+
+def test_values_of_other_keys_are_yaml_as_before():
+    given = [
+        "figure.radius=1e-1",
+        "rates=[1, 2]",
+        "figure={shape: square}",
+        "deep.hop=0x10 # as C has it",
+        "labels={a: b}",
+    ]
+    assert parse_overrides(given, Drawing) == {
+        "figure.radius": 0.1, "rates": [1, 2], "figure": {"shape": "square"}, "deep.hop": 16, "labels": {"a": "b"},
+    }  # fmt: skip
+
+
+def test_nothing_behind_the_equals_sign_unsets_only_what_may_be_unset():
+    assert parse_overrides(["folder="], Drawing) == {"folder": None}
+    with pytest.raises(ConfigError, match="'title=': expected something behind the ="):
+        parse_overrides(["title="], Drawing)

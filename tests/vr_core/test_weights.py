@@ -13,7 +13,7 @@ from vr_core.errors import StorageError, WeightsError
 from vr_core.models.registry import build
 from vr_core.specs.models import PlainStackSpec
 from vr_core.specs.stft import StftSpec
-from vr_core.weights import WeightsMeta, load_model, load_state, load_weights, save_weights
+from vr_core.weights import WeightsMeta, load_model, load_state, load_weights, read_meta, save_weights
 
 META = WeightsMeta(model=PlainStackSpec(width=4, blocks=1), stft=StftSpec(n_fft=128, hop=64), step=7, run="tiny-1")
 
@@ -177,3 +177,22 @@ def test_a_pipe_in_the_place_of_weights_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "weights.safetensors")
     with pytest.raises(WeightsError, match="is a pipe or a device"):
         load_weights(tmp_path / "weights.safetensors")
+
+
+def test_a_file_of_an_earlier_version_which_says_less_is_read(tmp_path):
+    save_weights(tmp_path / "w", example_state(), META)
+    content = (tmp_path / "w").read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    said = json.loads(header["__metadata__"]["vr"])
+    for key in ("purpose", "data", "parents", "trained_on"):
+        del said[key]
+    header["__metadata__"]["vr"] = json.dumps(said)
+    old = json.dumps(header).encode()
+    (tmp_path / "old").write_bytes(len(old).to_bytes(8, "little") + old + content[8 + size :])
+    state, meta = load_weights(tmp_path / "old")
+    assert meta == META == read_meta(tmp_path / "old")
+    assert (meta.purpose, meta.trained_on) == (None, ())
+    assert {name: tensor.tolist() for name, tensor in state.items()} == {
+        name: tensor.tolist() for name, tensor in example_state().items()
+    }

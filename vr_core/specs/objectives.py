@@ -3,17 +3,21 @@
 Reading, checking and submitting a recipe imports none.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from vr_core.config import Spec
 from vr_core.specs.bounds import Count, Fraction
 
+Purpose = Literal["separation", "pretraining"]
+"""What a model is good for that was trained with an objective: pretrained ones are where another training begins."""
+
 
 class MaskedFramesSpec(Spec):
     """Pretraining: hide runs of frames of a mixture and predict their magnitudes."""
 
+    purpose: ClassVar[Purpose] = "pretraining"
     name: Literal["masked_frames"] = "masked_frames"
     rate: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of tokens chosen; at least one an item."""
@@ -34,6 +38,7 @@ class MaskedFramesSpec(Spec):
 class SeparateSpec(Spec):
     """Fine-tuning: the instrumental's magnitude out of the mixture's, L1."""
 
+    purpose: ClassVar[Purpose] = "separation"
     name: Literal["separate"] = "separate"
     remix: Fraction = 0.8
     """Share of items whose vocals come from another song or place; the rest keep the song's own."""

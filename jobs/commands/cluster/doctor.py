@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.commands.progress import step_bar
-from jobs.commands.terminal import Json
+from jobs.commands.terminal import Json, results, show_table
 
 if TYPE_CHECKING:
     from cluster.doctor.finding import Finding
@@ -32,8 +32,6 @@ def doctor(
 
     Example: vr cluster doctor home.yaml
     """
-    from rich.console import Console
-
     from cluster.doctor.diagnosis import blocks, findings, head_finding, summary, table
     from cluster.doctor.links import keep_links
     from cluster.inventory import Inventory
@@ -48,8 +46,8 @@ def doctor(
     if as_json:
         typer.echo(json.dumps(_plain(found, measured)))
     else:
-        Console().print(table(found))
-        Console().print(summary(found), highlight=False)
+        show_table(table(found), markup=True)
+        results(markup=True).print(summary(found), highlight=False)
     if blocks(found):
         raise typer.Exit(1)
 

@@ -8,6 +8,7 @@ import typer
 
 from cluster.errors import ClusterError, ClusterFailure
 from jobs.commands.terminal import Yes, agree, console
+from vr_core.errors import command
 
 if TYPE_CHECKING:
     from cluster.node.head import Head
@@ -62,7 +63,7 @@ def drain(
     if seen is None and not _is_described(node):
         raise ClusterError(f"{node}: not a node of this cluster; `vr cluster status` shows them")
     is_head = seen is not None and seen.is_head
-    ends = shown_time(until_s, now.timestamp()) if until_s is not None else f"with: vr cluster undrain {node}"
+    ends = shown_time(until_s, now.timestamp()) if until_s is not None else f"with: {command('cluster undrain', node)}"
     what = "its workers leave, Ray stays (it is the head)" if is_head else "it leaves the cluster"
     console().print(f"drains  {node}: {what}; what runs on it writes a checkpoint and goes on elsewhere, or waits")
     within_s = head.timings.leave_within_s

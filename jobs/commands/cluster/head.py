@@ -7,6 +7,7 @@ import typer
 
 from jobs.commands.cluster.starting import Name, NumCpus, PortBase, TimingsFile, put_up_head, show_plan, software
 from jobs.commands.terminal import Yes, agree, console
+from vr_core.errors import command
 
 if TYPE_CHECKING:
     from cluster.node.head import Head
@@ -69,7 +70,7 @@ def _show_head(head: "Head", code: str | None) -> None:
         lines += [
             f"from a PC  ssh -L {dashboard}:127.0.0.1:{dashboard} {head.node.address}   then the same address there",
             "to join, on one other PC within 30 minutes (for the next PC, `vr cluster head` prints another code):",
-            f"  vr cluster join {code}",
+            f"  {command('cluster join', code)}",
         ]
     for line in [*lines, "next       vr cluster status · vr submit RECIPE · vr cluster down"]:
         console().print(line, highlight=False, markup=False, soft_wrap=True)

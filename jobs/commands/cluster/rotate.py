@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.commands.terminal import Yes, agree, console
+from vr_core.errors import command
 
 if TYPE_CHECKING:
     from cluster.inventory import Inventory
@@ -67,7 +68,7 @@ def rotate(
         outcomes = carry_out(plans, rotated.head, described, None, head.node.port_base)
         tell_missing(outcomes, inventory)
     for pc, code in rotated.codes.items():
-        say(f"on {pc}, within 30 minutes:\n  vr cluster join {code}")
+        say(f"on {pc}, within 30 minutes:\n  {command('cluster join', code)}")
     if not rotated.head.node.loopback_only:
         say("for any other PC: `vr cluster head` prints a code")
     require_all(outcomes)

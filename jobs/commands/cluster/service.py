@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import threading
 from typing import Annotated
 
@@ -49,9 +48,12 @@ def service(
 
 def install() -> str:
     """Install the unit for this PC; returns what is left for the user to do, in words, or nothing."""
+    from cluster.installation import installed_executable
     from cluster.node import service as unit
 
-    left = unit.install(unit.unit_text([sys.executable, "-m", "jobs.cli", "cluster", "service", "--run"], os.environ))
+    left = unit.install(
+        unit.unit_text([installed_executable(), "-m", "jobs.cli", "cluster", "service", "--run"], os.environ)
+    )
     return f"comes back when you log in, and after each boot if you type there: {left}" if left else ""
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cluster.errors import ClusterError
-from jobs.commands.terminal import Json
+from jobs.commands.terminal import Json, results, show_table
 
 _WATCH_S = 2.0
 
@@ -33,7 +33,7 @@ def status(
 
     Example: vr cluster status --json
     """
-    from rich.console import Console, Group
+    from rich.console import Group
     from rich.live import Live
 
     from cluster.inventory import Inventory
@@ -55,12 +55,15 @@ def status(
         typer.echo(json.dumps({"head": {**own, "ray": ray}, "nodes": nodes}))
         return
 
+    where = f"head {found.gcs_address}   dashboard {found.dashboard_url}   token file {found.token_file}"
+    below = f"{where}   Ray {ray} on every node"
+
     def view() -> Group:
-        where = f"head {found.gcs_address}   dashboard {found.dashboard_url}   token file {found.token_file}"
-        return Group(table(read_nodes(found, expected), time.time()), f"{where}   Ray {ray} on every node")
+        return Group(table(read_nodes(found, expected), time.time()), below)
 
     if not watch:
-        Console().print(view())
+        show_table(table(read_nodes(found, expected), time.time()), markup=True)
+        results().print(below, highlight=False)
         return
     try:
         with Live(view(), auto_refresh=False) as live:

@@ -11,7 +11,7 @@ import typer
 
 from jobs.commands.cluster.starting import InventoryFile, PortBase
 from jobs.commands.terminal import Json, Yes, agree, console
-from vr_core.errors import VrError
+from vr_core.errors import VrError, command
 
 if TYPE_CHECKING:
     from cluster.inventory import Inventory
@@ -76,7 +76,7 @@ def up(
     else:
         said = "The head runs." if changed else "The head runs already."
         console().print(
-            f"{said} Next: vr cluster status · vr submit RECIPE · vr cluster down {inventory}", highlight=False
+            f"{said} Next: vr cluster status · vr submit RECIPE · {command('cluster down', inventory)}", highlight=False
         )
     require_all(outcomes)
 
@@ -161,7 +161,7 @@ def tell_missing(outcomes: Sequence["Outcome"], inventory: Path) -> None:
     tell_failures(outcomes)
     for outcome in outcomes:
         if outcome.state == "off":
-            line = f"{outcome.name}: off ({outcome.why}); join later with: vr cluster up {inventory}"
+            line = f"{outcome.name}: off ({outcome.why}); join later with: {command('cluster up', inventory)}"
             console().print(line, highlight=False, markup=False, soft_wrap=True)
         elif outcome.why and outcome.state in ("joined", "updated"):
             console().print(f"{outcome.name}: {outcome.why}", highlight=False, markup=False, soft_wrap=True)

@@ -1,7 +1,6 @@
 """`vr data verify`, `add`, `remove` and `prune`: a data set that exists, looked through or changed."""
 
 import json
-import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from jobs.commands.data.options import Cluster, Data, KeepSuspicious, Layout, So
 from jobs.commands.data.report import left_alone_shown, prepare_shown
 from jobs.commands.progress import audio_bar, byte_bar, in_bar
 from jobs.commands.terminal import Json, Yes, agree, say
+from vr_core.errors import command
 
 if TYPE_CHECKING:
     from dataprep.preparing.change import DamagedShard
@@ -77,13 +77,13 @@ def verify(
         typer.echo(json.dumps(found))
     if (damaged or records) and not repair:
         what = f"{len(damaged)} of {len(manifest.shards)} shards" if damaged else f"{len(records)} records"
-        raise ShardError(f"{data}: {what} are damaged; mend: vr data verify {shlex.quote(str(data))} --repair")
+        raise ShardError(f"{data}: {what} are damaged; mend: {command('data verify', data, '--repair')}")
     if records:
         raise ShardError(f"{data}: {len(records)} records cannot be mended; copy them again, see the lines above")
     if failed:
         raise ShardError(
             f"{data}: {len(failed)} songs could not be repaired; put their files back and run this again, or "
-            f"`vr data add {data} SRC` where nothing of a song is left"
+            f"`{command('data add', data, 'SRC')}` where nothing of a song is left"
         )
     if not as_json:
         whole = f"{len(manifest.shards)} shards are as they were written"
@@ -134,12 +134,12 @@ def remove(
     gone = remove_songs(data, songs)
     left = read_manifest(data)
     for split in sorted({song.split for song in before.songs} - {song.split for song in left.songs}):
-        say(f"no song is left for {split}; add some with `vr data add {data} SRC`", err=True)
+        say(f"no song is left for {split}; add some with `{command('data add', data, 'SRC')}`", err=True)
     if as_json:
         typer.echo(json.dumps({"removed": list(gone), "songs": len(left.songs), "digest": left.digest()}))
     else:
         typer.echo(f"{data}: {', '.join(gone)} removed, {len(left.songs)} songs left")
-        typer.echo(f"`vr data prune {data}` gives the room back once no run needs them")
+        typer.echo(f"`{command('data prune', data)}` gives the room back once no run needs them")
 
 
 def prune(data: Data, as_json: Json = False) -> None:
@@ -185,9 +185,7 @@ def _records(data: Path, repair: bool, yes: bool) -> "tuple[list[DamagedRecord],
     others = [record for record in records if record.path.name != FILE]
     if len(others) < len(records):
         if not repair:
-            raise ShardError(
-                f"{data}: its manifest is damaged; restore it: vr data verify {shlex.quote(str(data))} --repair"
-            )
+            raise ShardError(f"{data}: its manifest is damaged; restore it: {command('data verify', data, '--repair')}")
         restored = restore_manifest(data, partial(_accept_second, data, yes))
         say(
             f"{data / FILE}: restored from its second copy, of {len(restored.songs)} songs and version "

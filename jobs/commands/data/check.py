@@ -1,6 +1,7 @@
 """`vr data check`: what a trained model hears in stems that are said to hold one kind alone."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +9,7 @@ import typer
 
 from jobs.commands.data.options import Data
 from jobs.commands.progress import step_bar
-from jobs.commands.terminal import Device, Json
+from jobs.commands.terminal import Device, Json, say, show_table
 
 
 def check(
@@ -24,17 +25,15 @@ def check(
 
     Example: vr data check data -m runs/songs-finetune-1a2b3c4d-1
     """
-    from rich.console import Console
     from rich.table import Table
 
     from dataprep.inspecting.model_checks import SUSPICIOUS, listen
-    from jobs.runs.lookup import resolve_weights
     from jobs.scoring.separate import pick_device
+    from jobs.scoring.separator import load_separator
     from jobs.training.storage import open_data
-    from vr_core.weights import load_model
 
     chosen = pick_device(device)
-    separator, meta = load_model(resolve_weights(model), chosen)
+    separator, meta = load_separator(model, chosen, partial(say, err=True))
     opened = open_data(data)
     opened.check(meta.stft)
     with step_bar("listening", len(opened.manifest.songs)) as listened:
@@ -49,5 +48,5 @@ def check(
         table = Table("song", "stem", "taken for the other", box=None)
         for score in suspicious:
             table.add_row(score.song, score.role, f"{100 * score.foreign:.0f} %")
-        Console(markup=False).print(table)
+        show_table(table)
     typer.echo(f"{data}: {len(scores)} stems, {len(suspicious)} suspicious")

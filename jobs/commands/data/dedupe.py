@@ -7,7 +7,8 @@ import typer
 
 from jobs.commands.data.options import Data
 from jobs.commands.progress import step_bar
-from jobs.commands.terminal import Json
+from jobs.commands.terminal import Json, results, show_table
+from vr_core.errors import command
 
 if TYPE_CHECKING:
     from dataprep.fingerprints.fingerprint import Pair
@@ -48,15 +49,14 @@ def dedupe(
         pair = across[0]
         raise DataError(
             f"{data}: {len(across)} copies cross splits, such as {pair.song} and {pair.other}; "
-            f"`vr data remove {data} {pair.other}`, or list both in one split (--split FILE)"
+            f"`{command('data remove', data, pair.other)}`, or list both in one split (--split FILE)"
         )
 
 
 def _show(found: "list[Pair]", across: "list[Pair]", manifest: "Manifest") -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(markup=False)
+    console = results()
     if found:
         splits = {song.id: song.split for song in manifest.songs}
         table = Table("song", "split", "is also", "split", "stems", "shifted", "in common", "bits equal", box=None)
@@ -66,5 +66,5 @@ def _show(found: "list[Pair]", across: "list[Pair]", manifest: "Manifest") -> No
                 pair.song, splits[pair.song], pair.other, splits[pair.other], stems, f"{pair.offset_s:+.2f} s",
                 f"{pair.overlap_s:.0f} s", f"{100 * (1 - pair.wrong_bits):.0f} %",
             )  # fmt: skip
-        console.print(table)
+        show_table(table)
     console.print(f"{len(manifest.songs)} songs, {len(found)} pairs of copies, {len(across)} across splits")

@@ -8,7 +8,7 @@ import typer
 
 from jobs.commands.data.options import Data
 from jobs.commands.data.report import group_line
-from jobs.commands.terminal import Json
+from jobs.commands.terminal import Json, results, show_table
 
 if TYPE_CHECKING:
     from dataprep.shards.manifest import Manifest
@@ -61,20 +61,19 @@ def inspect(
 
 
 def _show(data: Path, manifest: "Manifest") -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from dataprep.inspecting.inspect import song_summaries, split_totals, total
 
     songs = song_summaries(manifest)
-    console = Console(markup=False)
+    console = results()
     table = Table("song", "split", "length", *(f"{role} (dB)" for role in total(songs).roles), "MB", "notes", box=None)
     for song in songs:
         levels = [f"{song.loudness_db[r]:.1f}" if r in song.loudness_db else "–" for r in total(songs).roles]
         table.add_row(
             song.id, song.split, _duration(song.seconds), *levels, f"{song.bytes / 1e6:.1f}", "; ".join(song.notes)
         )
-    console.print(table)
+    show_table(table)
     for name, group in {**split_totals(songs), "all": total(songs)}.items():
         console.print(f"{name:>6}: {group_line(group)}", highlight=False)
     stft = manifest.stft

@@ -8,6 +8,7 @@ import typer
 
 from jobs.commands.progress import audio_bar
 from jobs.commands.terminal import Json
+from vr_core.errors import command
 
 
 def synth(
@@ -33,4 +34,4 @@ def synth(
     if as_json:
         typer.echo(json.dumps({"folder": str(folder), "songs": written}))
     else:
-        typer.echo(f"{len(written)} songs in {folder}; next: vr data prepare {folder} --out data")
+        typer.echo(f"{len(written)} songs in {folder}; next: {command('data prepare', folder, '--out', 'data')}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cluster.node.head import Head
     from jobs.recipe import Recipe
     from jobs.runs.folder import RunFolder
@@ -26,19 +28,31 @@ def head_or_note() -> "tuple[Head | None, str]":
         return None, f"({error}; states are those of the run folders)"
 
 
-def train_run(run: "RunFolder", recipe: "Recipe", as_json: bool) -> None:
-    """Carry the next attempt of `run` by `recipe` in this process, to the end.
+def train_run(run_of: "Callable[[], RunFolder]", recipe: "Recipe", as_json: bool) -> None:
+    """Carry the next attempt of a run by `recipe` in this process, to the end.
+
+    Args:
+        run_of: Makes the run, or names it; called when Ray is up and has room for its workers.
+        recipe: The run's resolved recipe.
+        as_json: Print the final state as JSON.
 
     Raises:
+        ClusterError, ClusterFailure, Unplaceable: the run cannot begin, and `run_of` was not called.
         UserError, RunFailed: it failed.
         typer.Exit: it was stopped; the exit code is that of Ctrl-C.
     """
     from jobs.execution.launch import raise_for
+    from jobs.execution.membership import require_room
+    from jobs.execution.ray_session import connected
     from jobs.queue.client import train_here
     from jobs.reports.display import display
 
-    with display(run) as shown:
-        state = train_here(run, recipe, shown.show)
+    with connected() as head:
+        if head is None:  # no machine will join
+            require_room(recipe)
+        run = run_of()
+        with display(run) as shown:
+            state = train_here(run, recipe, head, shown.show)
     raise_for(run, state)
     if as_json:
         from vr_core.config import plain

@@ -8,7 +8,7 @@ import typer
 
 from jobs.commands.jobs.carried import head_or_note
 from jobs.commands.jobs.options import RUNS, Out
-from jobs.commands.terminal import Json
+from jobs.commands.terminal import Json, show_table
 
 
 def list_(
@@ -32,7 +32,6 @@ def list_(
         print(f"(the newest {len(rows)}; --all lists every run)", file=sys.stderr)
     if as_json:
         return print(json.dumps([row.plain() for row in rows]))
-    from rich.console import Console
     from rich.table import Table
 
     if note:
@@ -42,5 +41,5 @@ def list_(
     table = Table("run", "state", "step", "loss", "attempt", "why", box=None)
     for row in rows:
         table.add_row(row.run, row.shown_state, f"{row.step}/{row.steps}", row.shown_loss, str(row.attempt), row.why)
-    Console(markup=False, width=None if sys.stdout.isatty() else 200).print(table)
+    show_table(table)
     return None

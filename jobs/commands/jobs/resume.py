@@ -36,7 +36,7 @@ def resume(
     if here:
         require_resumable(run, timings_here().driver_silent_s)
         keep_source(run, recipe)  # the keeper may go on with it, and reads what this version writes
-        return train_run(run, recipe, as_json=False)
+        return train_run(lambda: run, recipe, as_json=False)
     submission = start(find_head(), run, recipe)
     print(f"{run.id} goes on from step {run.last_step()} as {submission}", file=sys.stderr)
     if watch:

@@ -9,6 +9,7 @@ import typer
 from jobs.commands.jobs.carried import train_run, watch_run
 from jobs.commands.jobs.options import Again, DryRun, Overrides, RecipeName
 from jobs.commands.terminal import Json, Yes
+from vr_core.errors import command
 
 if TYPE_CHECKING:
     from jobs.recipe import Recipe
@@ -32,19 +33,20 @@ def submit(
     from cluster.node.head import find_head
     from jobs.queue.submit import start, submitted_runs
     from jobs.recipes.shipped import read_recipe
-    from jobs.runs.creation import create_run, resolve_paths
+    from jobs.runs.creation import create_run, require_data_set, resolve_paths
 
     spec = read_recipe(recipe, overrides or [])
     if dry_run:
         return _print_recipe(spec)
     head = find_head()
     resolved = resolve_paths(spec)
+    require_data_set(resolved)
     run = create_run(resolved, again, confirm=None if yes else _confirm, reserved=submitted_runs())
     submission = start(head, run, resolved)
     if as_json:
         print(json.dumps({"run": run.id, "folder": str(run.path), "submission": submission}))
     else:
-        print(f"{run.id} submitted as {submission}; watch it with: vr jobs watch {run.path}", file=sys.stderr)
+        print(f"{run.id} submitted as {submission}; watch it with: {command('jobs watch', run.path)}", file=sys.stderr)
     if watch:
         watch_run(run)
     return None
@@ -66,13 +68,16 @@ def train(
     """
     from jobs.queue.submit import submitted_runs
     from jobs.recipes.shipped import read_recipe
-    from jobs.runs.creation import create_run, resolve_paths
+    from jobs.runs.creation import create_run, refuse_repeat, require_data_set, require_writable, resolve_paths
 
     spec = read_recipe(recipe, overrides or [])
     if dry_run:
         return _print_recipe(spec)
     resolved = resolve_paths(spec)
-    return train_run(create_run(resolved, again, reserved=submitted_runs()), resolved, as_json)
+    refuse_repeat(resolved, again)
+    require_data_set(resolved)
+    require_writable(resolved.out)
+    return train_run(lambda: create_run(resolved, again, reserved=submitted_runs()), resolved, as_json)
 
 
 def _print_recipe(recipe: "Recipe") -> None:
