@@ -55,7 +55,7 @@ class CompanionWatch:
                 start_companion(head, companion)
         except OtherAtWork:
             return False
-        except ClusterFailure as error:
+        except (ClusterFailure, OSError) as error:  # a full disk, no process left: the next look tries again
             self._say(str(error))
         return True
 

@@ -108,7 +108,12 @@ def start_companion(head: Head, companion: Companion) -> Head:
     ref = spawn(companion.name, companion.argv, base | head.environment(), log, state_folder())
     others = tuple(old for old in head.processes if old.name != companion.name)
     head = head.model_copy(update={"processes": (*others, ref)})
-    write_member(head_file(), head)
+    try:
+        write_member(head_file(), head)
+    except OSError:  # nobody would find it again
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(ref.pid).kill()
+        raise
     # One that cannot start (an import error, a bad argument) ends within the second.
     with contextlib.suppress(psutil.TimeoutExpired, psutil.NoSuchProcess):
         psutil.Process(ref.pid).wait(timeout=1.0)

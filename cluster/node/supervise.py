@@ -30,6 +30,7 @@ from cluster.node.processes import end_session, start_ticks_of
 from cluster.node.ray_start import LOOPBACK
 from cluster.node.start import STARTED_LINE, prepare_temp_dir
 from cluster.node.supervision import (
+    FAILURES,
     Ended,
     GiveUp,
     HeadAnswer,
@@ -159,6 +160,8 @@ class Supervisor:
         end_session()
         ended_s = time.monotonic()
         self.failures = failures_after(self.failures, ended_s - self.started_s, self.process_spec.timings)
+        if end is Ends.WITHOUT_DASHBOARD:  # Ray itself ran: it is started ever later, and not given up
+            self.failures = min(self.failures, FAILURES - 1)
         self.not_up = 0 if self.came_up else self.not_up + 1
         return Ended(ended_s, self.came_up, self.ever_up, self.failures, self.not_up, left=end is Ends.LEFT)
 

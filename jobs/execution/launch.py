@@ -16,7 +16,6 @@ from pathlib import Path
 from cluster.errors import ClusterFailure
 from cluster.node.head import timings_here
 from cluster.timings import Timings
-from cluster.trust.peer import require_own_at
 from cluster.trust.ray_requests import guard
 from jobs.errors import RunFailed, Superseded
 from jobs.execution.ray_session import connect
@@ -128,7 +127,6 @@ def main(argv: list[str] | None = None) -> int:
     try:
         recipe = load(Recipe, arguments.recipe)
         guard()
-        require_own_at(os.environ.get("RAY_ADDRESS", ""))
         try:
             connect()
         except ClusterFailure as error:  # no failure of the run: the keeper submits it again

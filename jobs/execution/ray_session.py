@@ -17,7 +17,7 @@ from cluster.installation import require_plain_installation
 from cluster.node.head import Head, find_head_or_none
 from cluster.node.ray_start import LOOPBACK, client_environment
 from cluster.trust.peer import require_own_at
-from cluster.trust.ray_requests import HOOK, guard
+from cluster.trust.ray_requests import guard, guarded
 from jobs.execution.reservations import release_abandoned
 from jobs.runs.provenance import copy_source
 
@@ -74,6 +74,7 @@ def connect(**arguments: Any) -> None:
     """`ray.init`, tried again where Ray did not come up or did not answer in its own time, as on a slow PC.
 
     Raises:
+        ForeignListener: another account of this PC answers in the head's place; it was sent nothing.
         ClusterFailure: it did not, however often it was tried.
     """
     import ray
@@ -81,6 +82,8 @@ def connect(**arguments: Any) -> None:
     where = arguments.get("address") or os.environ.get("RAY_ADDRESS")
     what = "Ray did not start" if where == "local" else f"no connection to Ray at {where}"
     for number in range(1, STARTS + 1):
+        if where != "local":  # before each try: the head may have ended since
+            require_own_at(where or "")
         try:
             ray.init(**arguments)
             return
@@ -107,10 +110,9 @@ def head_ray(head: Head) -> Iterator[None]:
         with tempfile.TemporaryDirectory(prefix="vr-source-") as source:
             copy_source(Path(source))
             guard()
-            require_own_at(head.gcs_address)
             connect(
                 address=head.gcs_address,
-                runtime_env={"working_dir": source, "worker_process_setup_hook": HOOK},
+                runtime_env={"working_dir": source, **guarded(head.ports.dashboard)},
                 log_to_driver=False,
                 logging_level=logging.WARNING,
             )

@@ -12,7 +12,7 @@ from typing import Any
 
 from cluster.node.head import Head, fetch, state_folder
 from cluster.timings import Timings
-from cluster.trust.ray_requests import HOOK
+from cluster.trust.ray_requests import HOOK, guarded
 from jobs.errors import ClaimLost, JobsFailure, JobUnknown
 from jobs.execution.ray_session import DRIVER_ENVIRONMENT
 from jobs.queue.kept import Kept, changing, keep, require_kept
@@ -146,11 +146,9 @@ def _submit(head: Head, run: RunFolder, attempt: int, within_s: float) -> str:
 
 
 def _runtime_env(head: Head, kept: Kept) -> dict[str, Any]:
-    made: dict[str, Any] = {"working_dir": str(kept.source), "env_vars": job_environment(head.timings)}
     # The code of an earlier version has no such function.
-    if (kept.source / Path(*HOOK.split(".")[:-1]).with_suffix(".py")).is_file():
-        made["worker_process_setup_hook"] = HOOK
-    return made
+    has_guard = (kept.source / Path(*HOOK.split(".")[:-1]).with_suffix(".py")).is_file()
+    return {"working_dir": str(kept.source)} | guarded(head.ports.dashboard, job_environment(head.timings), has_guard)
 
 
 _REQUEST = "request"

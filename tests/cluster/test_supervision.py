@@ -1,18 +1,23 @@
+import contextlib
 import os
 import re
 import signal
 import socket
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from cluster.node.processes import alive, end, spawn
+from cluster.node import companions
+from cluster.node.processes import ProcessRef, alive, end, spawn
 from cluster.node.ray_start import MARKER
 from cluster.node.supervise import POLL_S, _put_aside
 from cluster.node.supervision import (
     FAILURES,
+    Companion,
     CompanionSeen,
     Ended,
     GiveUp,
@@ -212,8 +217,8 @@ def with_dashboard(supervised, tmp_path):
     script = f"{UP} $HERE/raylet 600 & $HERE/ray/dashboard/dashboard.py 600 & wait; sleep 600"
     waits = Timings(raylet_gone_s=0.1, ray_first_delay_s=0.1)
 
-    def start(port):
-        ref = supervised(script, dashboard_port=port, timings=waits)
+    def start(port, **more):
+        ref = supervised(script, dashboard_port=port, timings=waits.model_copy(update=more))
         await_true(lambda: named(ref, "dashboard.py") and "up" in ref.log.read_text())
         return ref, named(ref, "dashboard.py")
 
@@ -243,6 +248,38 @@ def test_a_head_whose_dashboard_cannot_have_its_port_says_who_has_it_and_waits(w
         assert named(ref, "raylet")
     await_true(lambda: named(ref, "dashboard.py"))
     assert said_by(ref)[1:] == ["the dashboard has ended", "starting Ray again"]
+
+
+def test_a_head_whose_dashboard_ends_again_and_again_is_never_given_up(with_dashboard):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        free = server.getsockname()[1]
+    ref, _ = with_dashboard(free, ray_longest_delay_s=0.1)
+    for count in range(1, FAILURES + 2):
+        await_true(lambda: named(ref, "dashboard.py"))
+        for process in named(ref, "dashboard.py"):
+            process.kill()
+        await_true(lambda count=count: said_by(ref).count("starting Ray again") == count)
+    assert alive(ref)
+
+
+def test_a_companion_that_cannot_be_started_for_a_full_disk_is_tried_again_later(monkeypatch):
+    """The defect: the error ended the supervisor, and Ray with it."""
+    said, starts = [], []
+
+    def start(head, companion):
+        starts.append(companion)
+        raise OSError(28, "No space left on device")
+
+    ended = ProcessRef(name="keeper", pid=2**22, start_ticks=1, boot_id="b", log=Path("/dev/null"))
+    monkeypatch.setenv(MARKER, "mine")
+    monkeypatch.setattr(companions, "read_head", lambda: SimpleNamespace(id="mine", processes=(ended,)))
+    monkeypatch.setattr(companions, "unchanging", lambda timeout_s: contextlib.nullcontext())
+    monkeypatch.setattr(companions, "start_companion", start)
+    watch = companions.CompanionWatch([Companion(name="keeper", argv=("true",))], DEFAULT_TIMINGS, said.append)
+    for turn in range(100):
+        watch.look(turn * DEFAULT_TIMINGS.keeper_turn_s)
+    assert 4 <= len(starts) <= 12, "after ever longer waits"
+    assert any("No space left" in line for line in said)
 
 
 def test_a_companion_that_ends_at_once_is_started_after_ever_longer_waits():

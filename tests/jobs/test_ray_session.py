@@ -4,7 +4,7 @@ import pytest
 import ray
 
 from cluster.errors import ClusterFailure
-from jobs.execution import launch
+from jobs.execution import launch, ray_session
 from jobs.execution.ray_session import STARTS, connect
 from jobs.runs.creation import create_run
 from jobs.runs.lookup import list_runs
@@ -53,7 +53,7 @@ def test_a_job_that_finds_no_ray_leaves_its_run_to_the_keeper(slow, recipe, tmp_
     (tmp_path / "data").mkdir()
     run = create_run(recipe_of(tmp_path / "data", out=str(tmp_path / "runs")))
     before = run.begin_attempt()
-    monkeypatch.setattr(launch, "require_own_at", lambda address: None)
+    monkeypatch.setattr(ray_session, "require_own_at", lambda address: None)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     tries = slow(99)
     assert launch.main([str(run.path), str(before), "--recipe", str(run.recipe_file)]) == 1

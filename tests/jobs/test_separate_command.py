@@ -165,7 +165,7 @@ def test_a_song_that_fits_is_not_made_louder(weights: Path, tmp_path: Path) -> N
 
 def test_what_clips_is_counted_and_said(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     song = write_loud(tmp_path / "song.wav", 1.5)
-    monkeypatch.setattr("vr_core.weights.load_model", lambda *_: (Gain(0.0), META))
+    monkeypatch.setattr("jobs.scoring.separator.load_separator", lambda *_: (Gain(0.0), META))
     arguments = (tmp_path / "song.wav", "-m", weights, "-o", tmp_path / "out", "--no-picture")
     error, stdout, stderr = run_command(*arguments, "--format", "flac", "--json")
     assert error is None

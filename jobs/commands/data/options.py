@@ -19,8 +19,8 @@ Split = Annotated[
     str | None,
     typer.Option(
         help="Fractions with a seed, a file of lines `train|valid|test SONG_OR_PATTERN`, or a data set to take it "
-        f"from; without it {USUAL_SPLIT}, or the train/ and test/ folders of the sources.",
-        show_default=False,
+        "from.",
+        show_default=f"{USUAL_SPLIT}, or the train/ and test/ folders of the sources",
     ),
 ]
 KeepSuspicious = Annotated[
