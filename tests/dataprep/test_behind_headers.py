@@ -1,5 +1,6 @@
 """Files that go on behind what their headers state, and what only looks like it."""
 
+import io
 import struct
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 import soundfile
 
 from dataprep.audio.decoders import AudioSource
+from dataprep.audio.decoding import iff
 from dataprep.audio.files import open_audio, probe, read_audio
+from dataprep.audio.reading_rules import rules_of
 from dataprep.errors import AudioError, EmptyAudioError, TruncatedAudioError
 from tests.dataprep.sounds import RATE_HZ, make, music, write_as, write_coded
 
@@ -60,7 +63,7 @@ def stating_samples(data: bytes, samples: int) -> bytes:
     return data[:22] + struct.pack(">I", samples) + data[26:]
 
 
-@pytest.mark.parametrize("behind", [b"", LIST, ID3V1], ids=["nothing", "chunks", "tag"])
+@pytest.mark.parametrize("behind", [b"", LIST, LIST[:-1], ID3V1], ids=["nothing", "chunks", "a cut chunk", "tag"])
 @pytest.mark.parametrize("stated", [0, STATED])
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "FLOAT"])
 def test_a_wav_is_read_to_its_end_whatever_length_it_states(tmp_path, subtype, stated, behind):
@@ -83,6 +86,55 @@ def test_what_follows_the_samples_of_a_wav_is_no_sound(tmp_path, behind):
     found, notes = read(written(tmp_path / "a.wav", wav(tmp_path) + behind))
     assert np.array_equal(found, read_audio(AudioSource(tmp_path / "whole.wav"), RATE_HZ))
     assert notes == []
+
+
+INFO = chunk(b"LIST", b"INFOISFT" + struct.pack("<I", 114) + b"m" * 114)
+ANNO = chunk(b"ANNO", b"made here, with care", ">")
+
+
+@pytest.mark.parametrize(
+    "behind", [INFO[:-1], INFO[:-60], INFO + b"\1", chunk(b"bext", bytes(range(256)) * 3)[:-1],
+               chunk(b"_PMX", bytes(9_000))[:-1], b"<html>No such file: \xc3\xbc</html>\r\n" * 9, b"log\t1.\n" * 5_000,
+               b"exported by a program" + bytes(4_000)],
+    ids=["a byte too few", "sixty too few", "one too many", "bext", "xmp", "a page", "a log", "padded text"],
+)  # fmt: skip
+def test_a_chunk_that_is_cut_and_text_are_no_sound(tmp_path, behind):
+    found, notes = read(written(tmp_path / "a.wav", wav(tmp_path) + behind))
+    assert np.array_equal(found, read_audio(AudioSource(tmp_path / "whole.wav"), RATE_HZ))
+    assert notes == []
+    assert rules_of(probe(AudioSource(tmp_path / "a.wav"))) == ()  # read as ever, so that its stamp stays
+
+
+def test_the_cut_chunk_of_an_aiff_is_no_sound(tmp_path):
+    whole = make(tmp_path, "aiff", SIGNAL).read_bytes()
+    found, notes = read(written(tmp_path / "a.aiff", whole + ANNO[:-1]))
+    assert np.array_equal(found, read_audio(AudioSource(tmp_path / "song.aiff"), RATE_HZ))
+    assert notes == []
+
+
+class CountedPath(type(Path())):
+    """A path whose file counts how often it is read, and how much."""
+
+    reads = bytes_read = 0
+
+    def open(self, *arguments, **options):
+        file = io.open(self, *arguments, **options)  # noqa: SIM115, UP020 (`open` is this method)
+        read = file.read
+
+        def counted(count: int = -1) -> bytes:
+            data = read(count)
+            self.reads, self.bytes_read = self.reads + 1, self.bytes_read + len(data)
+            return data
+
+        file.read = counted
+        return file
+
+
+@pytest.mark.parametrize("zeros", [100, 2**20])
+def test_zeros_in_the_place_of_chunks_are_not_walked_through(tmp_path, zeros):
+    path = CountedPath(written(tmp_path / "a.wav", wav(tmp_path)[:36] + bytes(zeros)))
+    assert iff.parts(path) == ()
+    assert path.reads < 20
 
 
 def test_an_odd_number_of_bytes_is_followed_by_one_more_or_not(tmp_path):

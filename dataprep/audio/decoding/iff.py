@@ -4,6 +4,7 @@ Wav and aiff are rows of chunks, a name and a length each. A chunk of samples th
 long as it says. One that is followed by something else goes on: its writer was stopped before it filled in the length.
 """
 
+import codecs
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,10 @@ _LEFT_OVER = 16
 """So few bytes behind the samples are no sound."""
 _PADDING = 8192
 """So many zeros fill up a block of a disk."""
-_CLOSING = re.compile(rb"LIST|id3 |ID3 |bext|iXML|cue |smpl|inst|acid|_PMX|JUNK|PAD |NAME|AUTH|ANNO|COMT|APPL")
+_CLOSING = re.compile(
+    rb"LIST|id3 |ID3 |bext|iXML|axml|chna|cart|cue |plst|smpl|inst|acid|strc|fact|PEAK|levl|DISP|umid|MD5 |_PMX|JUNK"
+    rb"|junk|FLLR|PAD |NAME|AUTH|ANNO|COMT|APPL|MARK|INST|MIDI|AESD|CHAN|basc|trns"
+)
 """Chunks that stand behind samples."""
 _CLOSING_BYTES = 2**18
 
@@ -85,6 +89,8 @@ def _find_samples(file: BinaryIO, base: int, size: int) -> _Samples | None:
     while at + 8 <= size:
         file.seek(at)
         name, length = file.read(4), int.from_bytes(file.read(4), order)
+        if not _CHUNK_NAME.fullmatch(name):  # no more chunks; a walk through zeros would take steps of 8 bytes
+            return None
         if name == b"ds64":  # of a file of more than 4 GiB
             file.seek(at + 16)
             long = at + 16, int.from_bytes(file.read(8), order)
@@ -104,16 +110,27 @@ def _behind(file: BinaryIO, at: int, size: int) -> Literal["nothing", "file", "p
     """What follows a chunk that ends at `at`."""
     file.seek(at)
     rest = file.read(_PADDING + 1)
-    if len(rest) < _LEFT_OVER or (len(rest) <= _PADDING and not any(rest)):
+    if len(rest) < _LEFT_OVER or (len(rest) <= _PADDING and not any(rest)) or _is_text(rest):
         return "nothing"
     for pad in (at % 2, 0):  # chunks start at even offsets, which some writers forget
         if _FILE.match(rest[pad:]):
             return "padded file" if pad else "file"
+        if _CLOSING.match(rest, pad):  # whatever its length is: some writers miscount it, and a copy may lack an end
+            return "nothing"
         name, length = rest[pad : pad + 4], rest[pad + 4 : pad + 8]
         least = min(int.from_bytes(length, "little"), int.from_bytes(length, "big"))
         if rest[pad:].startswith(_TAGS) or (_CHUNK_NAME.fullmatch(name) and at + pad + 8 + least <= size):
             return "nothing"
     return "samples"
+
+
+def _is_text(rest: bytes) -> bool:
+    """Whether bytes can be printed, as no sound can; the last letter may be cut, and zeros may follow."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(rest.rstrip(b"\0"))
+    except UnicodeDecodeError:
+        return False
+    return bool(text) and "".join(text.split()).isprintable()
 
 
 def _end_of_samples(file: BinaryIO, start: int, size: int) -> int:
@@ -131,9 +148,10 @@ def _end_of_samples(file: BinaryIO, start: int, size: int) -> int:
 
 
 def _reaches(tail: bytes, at: int, end: int, order: Literal["little", "big"]) -> bool:
+    """Whether the chunks from `at` on end at `end`, but for a byte that the last one lacks."""
     while at + 8 <= end and _CHUNK_NAME.fullmatch(tail[at : at + 4]):
         length = int.from_bytes(tail[at + 4 : at + 8], order)
-        if at + 8 + length == end:
+        if at + 8 + length in (end, end + 1):
             return True
         at += 8 + length + length % 2
     return at == end
