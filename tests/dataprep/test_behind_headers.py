@@ -10,18 +10,11 @@ import soundfile
 
 from dataprep.audio.decoders import AudioSource
 from dataprep.audio.decoding import iff
-from dataprep.audio.files import open_audio, probe, read_audio
+from dataprep.audio.files import probe, read_audio
 from dataprep.audio.reading_rules import rules_of
 from dataprep.errors import AudioError, EmptyAudioError, TruncatedAudioError
-from tests.dataprep.sounds import RATE_HZ, make, music, write_as, write_coded
-
-SIGNAL = music(60_000)
-OTHER = music(40_000, seed=1)
-BOTH = np.concatenate([SIGNAL, OTHER], axis=1)
-STATED = 20_000
-ID3V1 = b"TAG" + bytes(125)
-ID3V2 = b"ID3\4\0\0\0\0\0\x20" + bytes(32)
-APE = b"x" * 20 + b"APETAGEX" + struct.pack("<IIII", 2000, 52, 1, 0) + bytes(8)
+from tests.dataprep.joined import APE, BOTH, ID3V1, ID3V2, OTHER, SIGNAL, STATED, read, written
+from tests.dataprep.sounds import RATE_HZ, make, music, write_as
 
 
 def chunk(name: bytes, data: bytes, order: str = "<") -> bytes:
@@ -29,17 +22,6 @@ def chunk(name: bytes, data: bytes, order: str = "<") -> bytes:
 
 
 LIST = chunk(b"LIST", b"INFOISFT" + bytes(12)) + chunk(b"id3 ", b"ID3" + bytes(17))
-
-
-def read(path: Path) -> tuple[np.ndarray, list[str]]:
-    notes: list[str] = []
-    blocks = list(open_audio(AudioSource(path), probe(AudioSource(path)).sample_rate_hz, notes=notes))
-    return np.concatenate(blocks, axis=1), notes
-
-
-def written(path: Path, data: bytes) -> Path:
-    path.write_bytes(data)
-    return path
 
 
 def wav(folder: Path, signal: np.ndarray = SIGNAL, subtype: str = "PCM_16") -> bytes:
@@ -232,69 +214,6 @@ def test_a_flac_that_is_cut_stays_refused(tmp_path, cut):
     for name, data in (("a.flac", whole), ("b.flac", whole + flac(tmp_path, OTHER))):
         with pytest.raises(TruncatedAudioError):
             read(written(tmp_path / name, data[: int(cut * len(data))]))
-
-
-def mp3(folder: Path, signal: np.ndarray, **options: str) -> bytes:
-    return write_coded(folder / "x.mp3", [signal], "libmp3lame", "mp3", **options).read_bytes()
-
-
-def test_joined_mp3s_are_read_one_after_the_other_each_as_it_is_alone(tmp_path):
-    first, second = mp3(tmp_path, SIGNAL), mp3(tmp_path, OTHER)
-    bare = second[second.index(b"\xff\xfb") :]
-    alone = [read_audio(AudioSource(written(tmp_path / "x.mp3", data)), RATE_HZ) for data in (first, second)]
-    assert [signal.shape[1] for signal in alone] == [60_000, 40_000]
-    for k, between in enumerate([b"", ID3V1, APE[20:], ID3V1 + ID3V2, bytes(500)]):
-        for data in (first + between + second, first + between + bare):
-            found, notes = read(written(tmp_path / f"{k}.mp3", data))
-            assert np.array_equal(found, np.concatenate(alone, axis=1)), between
-            assert notes == [f"{k}.mp3 goes on behind the 1.36 s that its header states; all is read"]
-    found, _ = read(written(tmp_path / "three.mp3", first + second + first))
-    assert np.array_equal(found, np.concatenate([*alone, alone[0]], axis=1))
-
-
-def test_joined_mp3s_without_xing_headers_are_read_whole(tmp_path):
-    plain, stated = mp3(tmp_path, SIGNAL, write_xing="0"), mp3(tmp_path, OTHER)
-    bare = plain[plain.index(b"\xff\xfb") :]
-    least = {"a": 120_000, "b": 120_000, "c": 100_000, "d": 100_000}
-    for name, data in {"a": plain + plain, "b": bare + bare, "c": plain + stated, "d": stated + plain}.items():
-        found, _ = read(written(tmp_path / f"{name}.mp3", data))
-        assert least[name] <= found.shape[1] < least[name] + 2 * 4 * 1152
-
-
-def test_an_mp3_with_more_frames_than_its_xing_header_states_is_read_whole(tmp_path):
-    data = bytearray(mp3(tmp_path, SIGNAL))
-    expected, notes = read(written(tmp_path / "whole.mp3", data))
-    assert notes == []
-    at = data.index(b"Info") + 8
-    data[at : at + 8] = struct.pack(">II", 20, 0)
-    found, notes = read(written(tmp_path / "a.mp3", data))
-    assert np.array_equal(found, expected)
-    assert notes == ["a.mp3 goes on behind the 0.52 s that its header states; all is read"]
-
-
-@pytest.mark.parametrize("behind", [ID3V1, APE[20:], APE[20:] + ID3V1], ids=["id3v1", "ape", "both"])
-def test_tags_behind_an_mp3_change_nothing(tmp_path, behind):
-    data = mp3(tmp_path, SIGNAL)
-    expected, _ = read(written(tmp_path / "a.mp3", data))
-    found, notes = read(written(tmp_path / "b.mp3", data + behind))
-    assert np.array_equal(found, expected)
-    assert notes == []
-    assert probe(AudioSource(tmp_path / "b.mp3")).parts == ()
-
-
-def test_a_few_bytes_of_junk_behind_an_mp3_are_no_damage(tmp_path):
-    data = mp3(tmp_path, SIGNAL)
-    expected, _ = read(written(tmp_path / "a.mp3", data))
-    found, notes = read(written(tmp_path / "b.mp3", data + b"\r\nhello\r\n"))
-    assert np.array_equal(found, expected)
-    assert notes == []
-
-
-@pytest.mark.parametrize("share", [0.4, 0.9])
-def test_joined_mp3s_that_are_cut_stay_refused(tmp_path, share):
-    data = mp3(tmp_path, SIGNAL) + mp3(tmp_path, OTHER)
-    with pytest.raises(TruncatedAudioError):
-        read(written(tmp_path / "a.mp3", data[: int(share * len(data))]))
 
 
 OTHERS = {

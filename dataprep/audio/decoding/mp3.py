@@ -21,7 +21,11 @@ _RATES_HZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_02
 _SLACK_FRAMES = 4
 """Xing headers count themselves or not, and the encoder's padding or not."""
 _MOST_JUNK = 2048
-"""Bytes behind the last stream that are no frame: too few to be sound."""
+"""Bytes behind the last stream that are no frame: too few to be sound.
+
+More are none either where the stream has all the frames that its header states, and they hold no two frames."""
+_BLOCK_BYTES = 2**20
+_TWO_FRAMES_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class _Stream:
     """Behind its last frame."""
     exceeded_samples: int | None = None
     """What its header states, where there are more."""
+    whole: bool = False
+    """Whether it has all the frames that its header states."""
     patches: tuple[tuple[int, bytes], ...] = ()
     """What its header should state, for a decoder that leaves out what is behind: offset in the file, bytes."""
 
@@ -67,6 +73,7 @@ def facts(path: Path) -> Mp3Facts:
     size = path.stat().st_size
     parts: list[Part] = []
     stated: int | None = None
+    whole = False
     with path.open("rb") as file:
         at = behind = 0
         while (stream := _stream(file, at, size)) is not None:
@@ -74,7 +81,9 @@ def facts(path: Path) -> Mp3Facts:
             parts.append(Part(at, stream.end, patches))
             stated = stream.exceeded_samples if len(parts) == 1 else stated
             at = behind = behind_tags(file, stream.end, size)
-    junk = bool(parts) and 0 < size - behind <= _MOST_JUNK
+            whole = stream.whole
+        few = size - behind <= _MOST_JUNK
+        junk = bool(parts) and behind < size and (few or (whole and not _holds_frames(file, behind)))
     if len(parts) < 2 and not junk and stated is None:
         return Mp3Facts()
     if not junk:  # what follows the last stream are tags, or sound that is damaged
@@ -113,11 +122,25 @@ def _stream(file: BinaryIO, start: int, size: int) -> _Stream | None:
             break
         at, frames = at + found.bytes, frames + 1
     end = min(at, size)
-    if xing is None or xing.frames is None or frames - 1 <= xing.frames + _SLACK_FRAMES:
+    if xing is None or xing.frames is None:
         return _Stream(end)
+    if frames - 1 <= xing.frames + _SLACK_FRAMES:
+        return _Stream(end, whole=frames - 1 >= xing.frames - _SLACK_FRAMES)
     numbers = ((xing.frames_at, frames - 1), (xing.bytes_at, end - first))
     patches = tuple((first + at, number.to_bytes(4, "big")) for at, number in numbers if at is not None)
-    return _Stream(end, xing.frames * frame.samples, patches)
+    return _Stream(end, xing.frames * frame.samples, True, patches)
+
+
+def _holds_frames(file: BinaryIO, start: int) -> bool:
+    """Whether two frames follow each other anywhere behind `start`: then it is damaged sound, and no junk."""
+    at = start
+    while block := read_at(file, at, _BLOCK_BYTES + _TWO_FRAMES_BYTES):
+        if any(
+            begins(block[k.start() : k.start() + _TWO_FRAMES_BYTES]) for k in re.finditer(rb"\xff[\xe2-\xff]", block)
+        ):
+            return True
+        at += _BLOCK_BYTES
+    return False
 
 
 def _begins(file: BinaryIO, at: int, size: int) -> bool:
@@ -157,7 +180,7 @@ def _xing(frame: bytes) -> _Xing | None:
         return _Xing(50, int.from_bytes(frame[50:54], "big"), 46, int.from_bytes(frame[46:50], "big"))
     mono = frame[3] >> 6 == 3
     at = 4 + ((17 if mono else 32) if frame[1] & 8 else (9 if mono else 17))
-    if frame[at : at + 4] not in (b"Xing", b"Info"):
+    if frame[at : at + 4] not in (b"Xing", b"Info") or len(frame) < at + 8:  # a file may end in the middle of it
         return None
     frames_at = at + 8 if frame[at + 7] & 1 else None
     bytes_at = (at + 8 if frames_at is None else at + 12) if frame[at + 7] & 2 else None
