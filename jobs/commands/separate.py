@@ -61,8 +61,8 @@ def separate(
     A file that is named is separated whatever it is called. Of a folder, what an earlier separation wrote is passed
     over. What could not be separated is listed at the end, and the others are done.
 
-    A song that is separated again into one folder replaces its results. Those of another song stay, and the new ones
-    are called NAME-2.
+    A song that is separated again into one folder replaces its results. Those of another song stay, also of one that
+    was in the same file before, and the new ones are called NAME-2.
 
     Example: vr separate song.mp3 -m runs/songs-finetune-1a2b3c4d-1 -o separated
     """
@@ -226,6 +226,7 @@ def _notes(files: "SeparatedSong", placed: "Placed") -> Iterator[str]:
         yield f"its results are called {placed.name}: the whole name is too long for a file"
     if placed.kept:
         whose = f"is of {placed.kept_song}" if placed.kept_song else "is of a song that is not known"
+        whose += " as it was before it changed" if placed.kept_earlier else ""
         yield f"its results are called {placed.name}: {placed.kept} {whose}, and was kept"
     if files.gain_db:
         yield f"both results are {-files.gain_db:.2f} dB lower than the song, so that none is clipped"

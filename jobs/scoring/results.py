@@ -65,8 +65,8 @@ class SongFile:
         return cls(os.path.realpath(path), _sha256(path))
 
     def made(self, result: Result) -> bool:
-        """Whether a result is of this song: of the same file, or of another one of the same content."""
-        return self.path == result.song or self.sha256 == result.song_sha256
+        """Whether a result is of this song: of the same content, wherever that lay."""
+        return self.sha256 == result.song_sha256
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ class Placed:
     """The file of another song, or of nobody known, for whose sake it is not the name wanted."""
     kept_song: str | None = None
     """The song that `kept` was made of, where that is known."""
+    kept_earlier: bool = False
+    """Whether that is the very path of this song, with another content."""
 
 
 def read_record(folder: Path) -> Record:
@@ -188,7 +190,8 @@ def place(folder: Path, song: SongFile, name: str, made: Mapping[str, Path]) -> 
             os.replace(path, files[ending])
         sync_folder(folder)
     of = known.get(kept.name) if kept else None
-    return Placed(chosen, files, wanted != name, kept, of.song if of else None)
+    earlier = of is not None and of.song == song.path and not song.made(of)
+    return Placed(chosen, files, wanted != name, kept, of.song if of else None, earlier)
 
 
 def _replaceable(path: Path, song: SongFile, result: Result | None) -> bool:

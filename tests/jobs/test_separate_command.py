@@ -215,3 +215,18 @@ def test_results_that_nobody_knows_are_kept(weights: Path, tmp_path: Path) -> No
     assert "song.vocals.wav is of a song that is not known" in stderr
     assert ".vr-separated.json: damaged" in stderr
     assert (tmp_path / "out" / "song.vocals.wav").read_bytes() == b"somebody's"
+
+
+def test_another_song_in_the_same_file_keeps_the_results_of_the_first_and_it_is_said(
+    weights: Path, tmp_path: Path
+) -> None:
+    """A recorder names every song alike."""
+    for seed, name in enumerate(("track01", "track01-2")):
+        write_song(tmp_path / "track01.wav", seed=seed)
+        error, stdout, stderr = run_command(
+            tmp_path / "track01.wav", "-m", weights, "-o", tmp_path / "out", "--json", "--no-picture"
+        )
+        assert error is None
+        assert json.loads(stdout)["songs"][0]["name"] == name
+    assert f"is of {tmp_path / 'track01.wav'} as it was before it changed, and was kept" in stderr
+    assert len(visible(tmp_path / "out")) == 4
