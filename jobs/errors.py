@@ -97,7 +97,7 @@ class NothingKept(UserError):
 
 
 class FolderTaken(UserError):
-    """The folder given to vr quickstart holds something else, is in use, or cannot be written."""
+    """The folder given to vr quickstart or vr eval holds something else, is in use, or cannot be written."""
 
 
 class SongsFailed(Failure):

@@ -1,6 +1,7 @@
 """Scores of a checkpoint on songs with known stems, from the files that separation writes."""
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,15 +21,19 @@ from dataprep.preparing.song import SILENT_DB, open_stems
 from dataprep.roles import ROLES, SPLITS
 from dataprep.shards.dataset import Dataset
 from dataprep.shards.manifest import FILE as MANIFEST
-from jobs.errors import NoSongs
+from jobs.errors import FolderTaken, NoSongs
 from jobs.runs.lookup import resolve_weights
+from jobs.scoring.results import fitting_with_digest, read_record
 from jobs.scoring.separate import OutputSettings, SeparatedSong, pick_device, separate_song
+from jobs.scoring.songs import STEMS
 from vr_core.audio.metrics import Score, mean_db
 from vr_core.errors import StorageError, VrError
 from vr_core.files import require_no_links, write_json
+from vr_core.small_files import DamagedFile
 from vr_core.specs.stft import StftSpec
 from vr_core.weights import DIGEST_DIGITS, WeightsMeta, load_model, require_separation
 
+FILE = "eval.json"
 SCORES = ("sdr_db", "si_sdr_db", "do_nothing_db", "improvement_db", "vocals_sdr_db")
 
 Bar = Callable[[dict[str, float]], AbstractContextManager[Callable[[str, float], None]]]
@@ -89,6 +94,7 @@ def evaluate(
         NotACheckpoint, WeightsError: the checkpoint cannot be used, or is of a pretraining run.
         NoSongs: nothing in `data` has stems.
         DataError: `data` is missing, or its STFT settings are not the model's.
+        FolderTaken: `out` holds a file of somebody else where one of ours would go.
     """
     weights = resolve_weights(checkpoint)
     chosen = pick_device(device)
@@ -98,6 +104,7 @@ def evaluate(
     known = stem_digests(data)
     may_read(source.path for song in songs for heard in song.stems.values() for source in heard)
     folder = out or default_folder(weights, meta)
+    require_free(folder, songs, ours=out is None or (folder / FILE).is_file())
     if out is None:  # in the run's folder, where others may write
         require_no_links(folder.parents[2], folder)
     try:
@@ -108,6 +115,17 @@ def evaluate(
     scored: list[dict[str, Any]] = []
     problems: list[tuple[str, str]] = []
     trained_on: list[str] = []
+    result = Evaluation(scored, problems, folder, trained_on, note)
+
+    def store() -> None:
+        write_json(folder / FILE, {
+            **result.plain(), "problems": [{"id": name, "why": why} for name, why in problems],
+            "weights": str(weights), "run": meta.run, "step": meta.step, "data": str(data.absolute()), "split": split,
+            "time_s": time.time(),
+        })  # fmt: skip
+
+    if not (folder / FILE).exists():  # it says whose the folder is, also where the work is broken off
+        store()
     with bar({song.id: _seconds(song) for song in songs}) as report:
         for song in songs:
             try:
@@ -121,13 +139,35 @@ def evaluate(
                     trained_on.append(song.id)
             except (VrError, OSError) as error:
                 problems.append((song.id, str(error)))
-    result = Evaluation(scored, problems, folder, trained_on, note)
-    write_json(folder / "eval.json", {
-        **result.plain(), "problems": [{"id": name, "why": why} for name, why in problems],
-        "weights": str(weights), "run": meta.run, "step": meta.step, "data": str(data.absolute()), "split": split,
-        "time_s": time.time(),
-    })  # fmt: skip
+    store()
     return result
+
+
+def require_free(folder: Path, songs: Iterable[Track], *, ours: bool) -> None:
+    """Refuse a folder in which files of an evaluation would replace those of somebody else.
+
+    Args:
+        folder: where the files of the evaluation go.
+        songs: what is scored.
+        ours: whether the folder is one of evaluations: then only what `vr separate` wrote is in the way, and the songs.
+
+    Raises:
+        FolderTaken: it is.
+    """
+    heard = {os.path.realpath(source.path) for song in songs for stem in song.stems.values() for source in stem}
+    endings = [f".{stem}.wav" for stem in STEMS]
+    try:
+        separated = set(read_record(folder).files)
+    except DamagedFile:  # then any of its files may be one
+        separated, ours = set(), False
+    for song in songs:
+        stem = fitting_with_digest(folder, song.id, endings)
+        for path in (folder / f"{stem}{ending}" for ending in endings):
+            taken = path.name in separated or os.path.realpath(path) in heard or not ours
+            if taken and path.is_file():
+                raise FolderTaken(
+                    f"{path}: is no file of an evaluation, and would be replaced; give another folder with --out"
+                )
 
 
 def stem_digests(data: Path) -> dict[str, set[str]]:

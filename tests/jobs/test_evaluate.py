@@ -20,8 +20,10 @@ from jobs.cli import data as data_app
 from jobs.commands.data.given import remember
 from jobs.commands.evaluate import evaluate as command
 from jobs.commands.terminal import NoConsent
-from jobs.errors import NoSongs, SongsFailed
+from jobs.errors import FolderTaken, NoSongs, SongsFailed
 from jobs.scoring.evaluate import evaluate
+from jobs.scoring.results import FILE as RECORD
+from jobs.scoring.results import SongFile, place, scratch
 from vr_core.errors import WeightsError
 from vr_core.models.registry import build
 from vr_core.specs.models import PlainStackSpec
@@ -154,6 +156,76 @@ def test_a_song_whose_files_cannot_be_written_is_named_and_the_other_is_scored(
     assert isinstance(error, SongsFailed)
     assert "not scored: one:" in stderr
     assert "two" in stdout
+
+
+def separated(folder: Path) -> None:
+    """As `vr separate` leaves it: the record, and its files."""
+    with scratch(folder) as made:
+        files = {f".{stem}.wav": made / stem for stem in ("instrumental", "vocals")}
+        for path in files.values():
+            path.write_bytes(b"separated")
+        place(folder, SongFile("/music/two.mp3", "a" * 64), "two", files)
+
+
+def separated_by_an_earlier_version(folder: Path) -> None:
+    separated(folder)
+    (folder / RECORD).unlink()
+
+
+def separated_after_an_evaluation(folder: Path) -> None:
+    separated(folder)
+    (folder / "eval.json").write_text("{}")
+
+
+def separated_with_a_damaged_record(folder: Path) -> None:
+    separated_after_an_evaluation(folder)
+    (folder / RECORD).write_bytes(b"{")
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [separated, separated_by_an_earlier_version, separated_after_an_evaluation, separated_with_a_damaged_record],
+)
+def test_results_of_a_separation_are_not_replaced(run_folder: Path, music: Path, tmp_path: Path, fill) -> None:
+    fill(tmp_path / "out")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(FolderTaken, match=r"two\.instrumental\.wav: is no file of an evaluation.*--out"):
+        evaluate(run_folder, music, out=tmp_path / "out", device="cpu")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_the_songs_that_are_scored_are_not_replaced(run_folder: Path, music: Path, tmp_path: Path) -> None:
+    """A data set of `two.vocals.wav` and `two.instrumental.wav`; their folder is given for the results."""
+    stft = StftSpec(sample_rate_hz=RATE_HZ, n_fft=128, hop=64)
+    flat = {stem: (AudioSource(music / f"two.{stem}.wav"),) for stem in ("vocals", "instrumental")}
+    for stem, [source] in flat.items():
+        shutil.copy(music / "two" / ("vocals.wav" if stem == "vocals" else "bass.wav"), source.path)
+    song = SongRow(id="two", split="test", samples=RATE_HZ * 2 + 13, frames=252, stems={}, sources=flat)
+    (tmp_path / "data").mkdir()
+    write_manifest(tmp_path / "data", Manifest(stft=stft, codec="polar8", shards={}, songs=(song,)))
+    before = {source.path: source.path.read_bytes() for [source] in flat.values()}
+    for evaluated_before in (False, True):
+        if evaluated_before:
+            (music / "eval.json").write_text("{}")
+        with pytest.raises(FolderTaken, match=r"two\.instrumental"):
+            evaluate(run_folder, tmp_path / "data", out=music, device="cpu")
+        assert {path: path.read_bytes() for path in before} == before
+
+
+def test_an_evaluation_replaces_its_own_files_also_those_of_one_that_was_broken_off(
+    run_folder: Path, music: Path, tmp_path: Path
+) -> None:
+    def broken_off(song: str, done_s: float) -> None:
+        if song == "two":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(run_folder, music, out=tmp_path / "out", device="cpu", bar=lambda _: nullcontext(broken_off))
+    assert (tmp_path / "out" / "one.vocals.wav").is_file()
+    for _ in range(2):
+        assert len(evaluate(run_folder, music, out=tmp_path / "out", device="cpu").songs) == 2
+    separated(tmp_path / "out" / "others")
+    assert len(evaluate(run_folder, music, out=tmp_path / "out", device="cpu").songs) == 2
 
 
 def test_a_title_of_too_many_bytes_is_scored(run_folder: Path, music: Path) -> None:
