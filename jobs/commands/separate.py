@@ -95,7 +95,7 @@ def separate(
     try:
         read_record(out)
     except DamagedFile as error:
-        say(f"note: {error}; no result that is there is replaced", err=True)
+        say(f"note: {error}; it is kept under another name, and no result that is there is replaced", err=True)
     try:
         rate_hz = None if rate == "song" else meta.stft.sample_rate_hz
         _separate_all(batch, rate_hz, partial(_separate_one, model, meta, output, chosen), file_format, as_json)

@@ -6,6 +6,7 @@ since, is never replaced: the new result takes the name with `-2`, `-3` … behi
 ```
 song.instrumental.wav, song.vocals.wav, song.png     results
 .vr-separated.json                                   the record, sealed
+.vr-separated.json.damaged, …                        one that was not as it was written
 .vr-separating-…/                                    a song at work; gone afterwards
 ```
 """
@@ -91,7 +92,8 @@ def read_record(folder: Path) -> Record:
     """The record of a folder; an empty one where there is none.
 
     Raises:
-        DamagedFile: it cannot be read, or is not as it was written.
+        DamagedFile: it is not as it was written.
+        StorageError: it cannot be read now, such as where a network folder is away: it may be right.
     """
     path = folder / FILE
     try:
@@ -99,7 +101,10 @@ def read_record(folder: Path) -> Record:
     except FileNotFoundError:
         return Record()
     except OSError as error:
-        raise DamagedFile(f"{path}: cannot be read ({error.strerror})") from None
+        raise StorageError(
+            f"{path}: cannot be read ({error.strerror}), and says whose the results there are; try again, or choose "
+            "another --out"
+        ) from None
     except ConfigError as error:
         raise DamagedFile(str(error)) from None
 
@@ -161,7 +166,7 @@ def place(folder: Path, song: SongFile, name: str, made: Mapping[str, Path]) -> 
         made: ending of a file name (`.vocals.wav`) → the file, on the same file system.
 
     Raises:
-        OSError: no space, no permission; what was there is untouched.
+        OSError, StorageError: no space, no permission, or the record cannot be read; what was there is untouched.
     """
     wanted = fitting(name, _room_bytes(folder, made) - _COUNT_BYTES)
     with _locked(folder):
@@ -169,6 +174,8 @@ def place(folder: Path, song: SongFile, name: str, made: Mapping[str, Path]) -> 
             known = read_record(folder).files
         except DamagedFile:  # then nobody knows what is there, and nothing of it is replaced
             known = {}
+            aside = choose_name(f"{FILE}.damaged", lambda tried: not os.path.lexists(folder / tried))
+            os.rename(folder / FILE, folder / aside)
 
         def blocking(tried: str) -> Iterator[Path]:
             for ending in made:

@@ -9,6 +9,7 @@ from dataprep.audio.names import id_parts, safe_name
 from dataprep.audio.tracks import find_tracks
 from dataprep.errors import DataError
 from jobs.scoring.results import read_record
+from vr_core.errors import StorageError
 from vr_core.small_files import DamagedFile
 
 STEMS = ("instrumental", "vocals")
@@ -83,7 +84,7 @@ def is_result(path: Path, results: dict[Path, frozenset[str]]) -> bool:
     if path.parent not in results:
         try:
             results[path.parent] = frozenset(read_record(path.parent).files)
-        except DamagedFile:
+        except (DamagedFile, StorageError):
             results[path.parent] = frozenset()
     if path.name in results[path.parent]:
         return True

@@ -1,5 +1,6 @@
 """Names of results: what is replaced, what is kept, what fits into a file system."""
 
+import errno
 import os
 import unicodedata
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.scoring import results
 from jobs.scoring.results import FILE, SCRATCH, SongFile, choose_name, fitting, place, read_record, scratch
 from jobs.scoring.songs import find_songs
 from tests.jobs.separations import visible, write_song
@@ -94,8 +96,30 @@ def test_a_damaged_record_is_said_and_the_next_one_is_right(tmp_path, change):
     change(tmp_path)
     with pytest.raises(DamagedFile, match=r"vr-separated\.json"):
         read_record(tmp_path)
+    found = (tmp_path / FILE).read_bytes()
     put(tmp_path, SONG, "second")
     assert set(read_record(tmp_path).files) == set(both("intro-2"))
+    assert (tmp_path / f"{FILE}.damaged").read_bytes() == found
+    (tmp_path / FILE).write_bytes(b"damaged once more")
+    put(tmp_path, SONG, "third")
+    assert (tmp_path / f"{FILE}.damaged").read_bytes() == found
+    assert (tmp_path / f"{FILE}.damaged-2").read_bytes() == b"damaged once more"
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_record_that_cannot_be_read_now_is_not_replaced(tmp_path, monkeypatch, code):
+    put(tmp_path, SONG, "first")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def failing(path: Path) -> dict[str, object]:
+        raise OSError(code, os.strerror(code), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(results, "read_json", failing)
+        with pytest.raises(StorageError, match=r"\.vr-separated\.json: cannot be read \("):
+            put(tmp_path, SONG, "second")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert put(tmp_path, SONG, "third") == both("intro")
 
 
 def test_the_record_forgets_results_that_are_gone(tmp_path):

@@ -21,7 +21,7 @@ from tests.jobs.separations import (
     visible,
     write_song,
 )
-from vr_core.errors import ConfigError
+from vr_core.errors import ConfigError, StorageError
 
 
 @pytest.fixture
@@ -230,3 +230,18 @@ def test_another_song_in_the_same_file_keeps_the_results_of_the_first_and_it_is_
         assert json.loads(stdout)["songs"][0]["name"] == name
     assert f"is of {tmp_path / 'track01.wav'} as it was before it changed, and was kept" in stderr
     assert len(visible(tmp_path / "out")) == 4
+
+
+def test_a_record_that_cannot_be_read_now_is_refused_before_any_work(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_song(tmp_path / "song.wav")
+
+    def failing(path: Path) -> dict[str, object]:
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr("jobs.scoring.results.read_json", failing)
+    error, stdout, _ = run_command(tmp_path / "song.wav", "-m", weights, "-o", tmp_path / "out", "--no-picture")
+    assert isinstance(error, StorageError)
+    assert ".vr-separated.json: cannot be read (Input/output error)" in str(error)
+    assert (stdout, visible(tmp_path / "out")) == ("", [])
