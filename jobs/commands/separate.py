@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from jobs.scoring.results import Placed
     from jobs.scoring.separate import OutputSettings, SeparatedSong
-    from jobs.scoring.songs import Song
+    from jobs.scoring.songs import Found, Song
     from vr_core.weights import WeightsMeta
 
 
@@ -80,13 +80,15 @@ def separate(
             f"passed over {len(found.passed_over)} files that an earlier separation wrote; name one to separate it",
             err=True,
         )
+    if found.no_audio:
+        say(f"passed over, no audio: {found.no_audio_line()}", err=True)
     if not found.songs and not found.problems:
         raise NoSongs(f"{songs[0]}: holds only what a separation wrote; name the songs themselves")
     batch = _Batch(list(found.songs), [{"song": str(path), "why": why} for path, why in found.problems])
     if not found.songs:
         if len(batch.problems) == 1 and not as_json:
             raise NoSongs(batch.problems[0]["why"])
-        batch.end(len(found.passed_over), as_json)
+        batch.end(found, as_json)
         raise NoSongs("there is no song to separate; see the lines above")
     chosen = pick_device(device)
     model, meta = load_separator(checkpoint, chosen, partial(say, err=True))
@@ -101,7 +103,7 @@ def separate(
         _separate_all(batch, rate_hz, partial(_separate_one, model, meta, output, chosen), file_format, as_json)
     finally:
         # Also after Ctrl-C: what was done is told, and what was not.
-        batch.end(len(found.passed_over), as_json)
+        batch.end(found, as_json)
     if batch.problems:
         count = f"{len(batch.problems)} of {len(batch.problems) + len(batch.done)} songs were not separated"
         raise SongsFailed(f"{count}; see the lines above")
@@ -119,14 +121,15 @@ class _Batch:
         self.waiting.remove(song)
         self.problems.append({"song": str(song.path), "why": why})
 
-    def end(self, passed_over: int, as_json: bool) -> None:
+    def end(self, found: "Found", as_json: bool) -> None:
         """Tell what was not done, and to a program also what was."""
         interrupted = bool(self.waiting)
         for song in list(self.waiting):
             self.fail(song, f"{song.path}: broken off before it was done")
         if as_json:
             typer.echo(json.dumps({
-                "songs": self.done, "problems": self.problems, "passed_over": passed_over, "interrupted": interrupted,
+                "songs": self.done, "problems": self.problems, "passed_over": len(found.passed_over),
+                "no_audio": dict(found.no_audio), "interrupted": interrupted,
             }))  # fmt: skip
         for problem in self.problems:
             say(f"not separated: {problem['why']}", err=True)

@@ -1,8 +1,9 @@
 """Which songs a separation is asked for: every file that is named, and of a folder what is no result of ours."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dataprep.audio.names import id_parts, safe_name
@@ -33,6 +34,12 @@ class Found:
     """What cannot be separated, and why."""
     passed_over: tuple[Path, ...]
     """What an earlier separation wrote, in folders."""
+    no_audio: Mapping[str, int] = field(default_factory=dict)
+    """How many files of each suffix in folders are no audio."""
+
+    def no_audio_line(self) -> str:
+        """`2 .jpg, 1 .m3u`; empty where there is none."""
+        return ", ".join(f"{count} {suffix}" for suffix, count in self.no_audio.items())
 
 
 def find_songs(sources: Sequence[Path]) -> Found:
@@ -46,6 +53,7 @@ def find_songs(sources: Sequence[Path]) -> Found:
     problems: list[tuple[Path, str]] = []
     passed_over: dict[str, Path] = {}
     results: dict[Path, frozenset[str]] = {}
+    no_audio: Counter[str] = Counter()
     for source in sources:
         if not _encodable(source):
             problems.append((source, f"{source}: its name is not UTF-8; rename it"))
@@ -58,6 +66,7 @@ def find_songs(sources: Sequence[Path]) -> Found:
         except OSError as error:  # a name that is too long
             problems.append((source, f"{source}: {error.strerror or error}"))
             continue
+        no_audio.update(found.passed_over)
         for track in found.tracks:
             path = track.stems["mixture"][0].path
             real = os.path.realpath(path)
@@ -71,7 +80,7 @@ def find_songs(sources: Sequence[Path]) -> Found:
             for path, why in found.problems
             if os.path.realpath(path) not in songs and os.path.realpath(path) not in passed_over
         ]
-    return Found(tuple(songs.values()), tuple(problems), tuple(passed_over.values()))
+    return Found(tuple(songs.values()), tuple(problems), tuple(passed_over.values()), dict(sorted(no_audio.items())))
 
 
 def is_result(path: Path, results: dict[Path, frozenset[str]]) -> bool:

@@ -227,6 +227,20 @@ def test_every_file_that_is_named_is_done_or_named_with_its_reason(weights: Path
     assert len(set(results)) == len(results) == len(visible(tmp_path / "out"))
 
 
+def test_what_a_folder_holds_that_is_no_audio_is_counted_in_one_line(weights: Path, tmp_path: Path) -> None:
+    write_song(tmp_path / "a" / "song.wav", seconds=0.2)
+    write_song(tmp_path / "b" / "other.wav", seconds=0.2, seed=1)
+    for name in ("a/cover.jpg", "a/back.jpg", "a/list.m3u", "b/front.jpg", "b/README", "b/.hidden", "b/Thumbs.db"):
+        (tmp_path / name).write_bytes(b"no audio")
+    arguments = (tmp_path / "a", tmp_path / "b", "-m", weights, "-o", tmp_path / "out", "--no-picture")
+    error, stdout, stderr = run_command(*arguments, "--json")
+    assert error is None
+    assert json.loads(stdout)["no_audio"] == {".jpg": 3, ".m3u": 1, "without a suffix": 1}
+    assert stderr.splitlines().count("passed over, no audio: 3 .jpg, 1 .m3u, 1 without a suffix") == 1
+    _, _, stderr = run_command(tmp_path / "a" / "song.wav", *arguments[2:])
+    assert "passed over" not in stderr
+
+
 def test_only_what_is_no_song_ends_with_every_reason(weights: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     error, stdout, stderr = run_command(
