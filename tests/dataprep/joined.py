@@ -1,5 +1,6 @@
 """Files that something lies behind: their pieces, tags, and how they are read."""
 
+import io
 import struct
 from pathlib import Path
 
@@ -27,3 +28,22 @@ def read(path: Path) -> tuple[np.ndarray, list[str]]:
 def written(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
+
+
+class CountedPath(type(Path())):
+    """A path that counts what is read of its file, and how often."""
+
+    reads = bytes_read = 0
+
+    def open(self, mode="r", buffering=-1, **options):
+        counter = self
+
+        class Counted(io.FileIO):
+            def readinto(self, buffer) -> int:
+                count = super().readinto(buffer)
+                counter.reads, counter.bytes_read = counter.reads + 1, counter.bytes_read + count
+                return count
+
+        if mode != "rb":
+            return super().open(mode, buffering, **options)
+        return io.BufferedReader(Counted(self), buffering if buffering > 0 else io.DEFAULT_BUFFER_SIZE)

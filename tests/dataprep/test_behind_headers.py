@@ -1,6 +1,5 @@
 """Files that go on behind what their headers state, and what only looks like it."""
 
-import io
 import struct
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from dataprep.audio.decoding import iff
 from dataprep.audio.files import probe, read_audio
 from dataprep.audio.reading_rules import rules_of
 from dataprep.errors import AudioError, EmptyAudioError, TruncatedAudioError
-from tests.dataprep.joined import APE, BOTH, ID3V1, ID3V2, OTHER, SIGNAL, STATED, read, written
+from tests.dataprep.joined import APE, BOTH, ID3V1, ID3V2, OTHER, SIGNAL, STATED, CountedPath, read, written
 from tests.dataprep.sounds import RATE_HZ, make, music, write_as
 
 
@@ -94,27 +93,8 @@ def test_the_cut_chunk_of_an_aiff_is_no_sound(tmp_path):
     assert notes == []
 
 
-class CountedPath(type(Path())):
-    """A path whose file counts how often it is read, and how much."""
-
-    reads = bytes_read = 0
-
-    def open(self, *arguments, **options):
-        file = io.open(self, *arguments, **options)  # noqa: SIM115, UP020 (`open` is this method)
-        read = file.read
-
-        def counted(count: int = -1) -> bytes:
-            data = read(count)
-            self.reads, self.bytes_read = self.reads + 1, self.bytes_read + len(data)
-            return data
-
-        file.read = counted
-        return file
-
-
-@pytest.mark.parametrize("zeros", [100, 2**20])
-def test_zeros_in_the_place_of_chunks_are_not_walked_through(tmp_path, zeros):
-    path = CountedPath(written(tmp_path / "a.wav", wav(tmp_path)[:36] + bytes(zeros)))
+def test_zeros_in_the_place_of_chunks_are_not_walked_through(tmp_path):
+    path = CountedPath(written(tmp_path / "a.wav", wav(tmp_path)[:36] + bytes(2**20)))
     assert iff.parts(path) == ()
     assert path.reads < 20
 

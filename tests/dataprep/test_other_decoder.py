@@ -10,9 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dataprep.audio.decoders import AudioSource, decode, looks_like_audio
+from dataprep.audio.decoding import ogg
 from dataprep.audio.files import open_audio, probe, read_audio
+from dataprep.audio.source import Part
 from dataprep.errors import AudioError, FullScaleError, TruncatedAudioError, UnreadableAudioError
-from tests.dataprep.ogg_pages import ogg_pages, with_pages
+from tests.dataprep.joined import CountedPath
+from tests.dataprep.ogg_pages import OggPage, ogg_pages, with_pages
 from tests.dataprep.sounds import RATE_HZ, make, music, snr_db, write_as
 
 SIGNAL = music(100_000)
@@ -51,6 +54,32 @@ def test_opus_that_libsndfile_reads_stays_with_it_to_the_bit(tmp_path):
     found, notes = read(path)
     assert np.array_equal(found, soundfile.read(path, dtype="float32")[0].T)
     assert notes == []
+
+
+@pytest.mark.parametrize("jump_samples", [0, -312])
+def test_the_pages_of_a_file_are_walked_once_for_each_state_of_it(tmp_path, monkeypatch, jump_samples):
+    walks = []
+    real = ogg._pages
+    monkeypatch.setattr(ogg, "_pages", lambda file: walks.append(file.name) or real(file))
+    path = opus(tmp_path / "a.opus", jump_samples)
+    infos = [probe(AudioSource(path)) for _ in range(3)]
+    assert len(walks) == 1
+    assert infos[0] == infos[1] == infos[2]
+    assert probe(AudioSource(opus(path, -600))).refused_by == "libsndfile"
+    assert len(walks) == 2
+
+
+@pytest.mark.parametrize("joined", [1, 2])
+def test_of_vorbis_only_the_heads_of_pages_are_looked_at(tmp_path, joined):
+    """Pages as large as they may be: reading them would be reading the file."""
+    soundfile.write(tmp_path / "x.ogg", music(400_000).T, RATE_HZ, format="OGG")
+    head = ogg_pages(tmp_path / "x.ogg")[0]
+    large = [OggPage(b"OggS\0\0", k, bytes(12) + b"\xff" + b"\xfe" * 255 + bytes(254 * 255)) for k in range(20)]
+    path = CountedPath(tmp_path / "a.ogg")
+    path.write_bytes(with_pages([head, *large]) * joined)
+    size = path.stat().st_size // joined
+    assert ogg.facts(path).links == tuple(Part(k * size, (k + 1) * size) for k in range(joined))
+    assert path.bytes_read < 20_000 * joined
 
 
 def test_a_damaged_page_of_opus_is_noticed_by_either_decoder(tmp_path):

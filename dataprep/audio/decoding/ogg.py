@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -10,6 +11,8 @@ from dataprep.audio.source import Part
 Codec = Literal["opus", "vorbis", "flac", "other"]
 _CODECS: tuple[tuple[bytes, Codec], ...] = ((b"OpusHead", "opus"), (b"\x01vorbis", "vorbis"), (b"\x7fFLAC", "flac"))
 _LARGEST_PAGE = 65_307
+_HEAD_BYTES = 512
+"""Read at once: more than the head of a page and its table, and less than most pages."""
 _OPUS_HEADERS = 2
 """Packets before those with sound."""
 _OPUS_FRAME_SAMPLES = (480, 960, 1920, 2880) * 3 + (480, 960) * 2 + (120, 240, 480, 960) * 4
@@ -30,13 +33,18 @@ class OggFacts:
 
 
 def facts(path: Path) -> OggFacts:
-    """Walks over all pages."""
-    size = path.stat().st_size
+    """Walks over all pages, once for each state of a file."""
+    state = path.stat()
+    return _facts(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _facts(path: Path, size: int, mtime_ns: int) -> OggFacts:
     starts: list[int] = []
     codec: Codec = "other"
     clock = _OpusClock()
     begins = False
-    with path.open("rb") as file:
+    with path.open("rb", buffering=_HEAD_BYTES) as file:
         for at, page in _pages(file):
             # Several streams side by side begin together.
             if at == 0 or (page.begins and not begins):
@@ -60,16 +68,21 @@ class _Page:
     table: bytes
     """Lengths of the pieces of its packets; a packet ends with a piece of less than 255 bytes."""
     body: bytes
+    """Of the first page, and of all pages where that is Opus, whose packets tell their lengths; else empty."""
 
 
 def _pages(file: BinaryIO) -> Iterator[tuple[int, _Page]]:
     """Pages with their offsets, up to the first place where none is."""
     at = 0
+    with_bodies = True
     while len(head := file.read(27)) == 27 and head.startswith(b"OggS"):
         table = file.read(head[26])
-        body = file.read(sum(table))
+        body = file.read(sum(table)) if with_bodies else b""
+        if at == 0:
+            with_bodies = body.startswith(b"OpusHead")
         yield at, _Page(bool(head[5] & 2), bool(head[5] & 4), int.from_bytes(head[6:14], "little"), table, body)
-        at += 27 + len(table) + len(body)
+        at += 27 + len(table) + sum(table)
+        file.seek(at)
 
 
 class _OpusClock:
