@@ -55,6 +55,8 @@ def evaluate(
     result = run(checkpoint, data, split, out, device, song_progress, partial(agree_to_read, yes=yes, given=[data]))
     if result.note:
         say(result.note, err=True)
+    for line in result.left_out:
+        say(line, err=True)
     if result.trained_on:
         say(f"trained on, so that their scores say nothing of new songs: {', '.join(result.trained_on)}", err=True)
     if as_json:

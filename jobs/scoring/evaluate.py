@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dataprep.audio.decoders import AudioSource
 from dataprep.audio.files import open_audio, probe
-from dataprep.audio.tracks import Track, find_tracks
+from dataprep.audio.tracks import Track, Tracks, find_tracks
 from dataprep.errors import DataError
 from dataprep.preparing.song import SILENT_DB, open_stems
 from dataprep.roles import ROLES, SPLITS
@@ -54,6 +54,8 @@ class Evaluation:
     """Songs that the weights were trained on, as far as they say it: scores of these say nothing of new songs."""
     note: str | None = None
     """What is to be said of the weights."""
+    left_out: tuple[str, ...] = ()
+    """What a folder holds beside the songs that can be scored, a line each."""
 
     def plain(self) -> dict[str, Any]:
         """`{"songs": [...], "mean": {...}, "trained_on": [...]}`; a mean is over the songs that have the score."""
@@ -100,7 +102,8 @@ def evaluate(
     chosen = pick_device(device)
     model, meta = load_model(weights, chosen)
     note = require_separation(meta, str(checkpoint))
-    songs = labelled_songs(data, split, meta.stft)
+    left_out: list[str] = []
+    songs = labelled_songs(data, split, meta.stft, left_out)
     known = stem_digests(data)
     may_read(source.path for song in songs for heard in song.stems.values() for source in heard)
     folder = out or default_folder(weights, meta)
@@ -115,7 +118,7 @@ def evaluate(
     scored: list[dict[str, Any]] = []
     problems: list[tuple[str, str]] = []
     trained_on: list[str] = []
-    result = Evaluation(scored, problems, folder, trained_on, note)
+    result = Evaluation(scored, problems, folder, trained_on, note, tuple(left_out))
 
     def store() -> None:
         write_json(folder / FILE, {
@@ -217,10 +220,11 @@ def open_mixture(song: Track, sample_rate_hz: int) -> Iterator[NDArray[np.float3
     return (blocks["mixture"] for blocks in open_stems(song, sample_rate_hz))
 
 
-def labelled_songs(data: Path, split: str, stft: StftSpec) -> Sequence[Track]:
+def labelled_songs(data: Path, split: str, stft: StftSpec, left_out: list[str] | None = None) -> Sequence[Track]:
     """Songs whose stems are known, of one split of a data set, or all of a plain folder of music, which has no splits.
 
-    Two roles give the third, as in preparation: a mixture and its instrumental are enough.
+    Two roles give the third, as in preparation: a mixture and its instrumental are enough. `left_out` gets what else a
+    folder holds, a line each.
 
     Raises:
         NoSongs: there is none.
@@ -233,11 +237,23 @@ def labelled_songs(data: Path, split: str, stft: StftSpec) -> Sequence[Track]:
         tracks: Iterable[Track] = (song.track() for song in dataset.manifest.songs if song.split == split)
     else:
         where = str(data)
-        tracks = find_tracks([data]).tracks
+        found = find_tracks([data])
+        tracks = found.tracks
+        if left_out is not None:
+            left_out += _left_out(found)
     songs = [track for track in tracks if len(track.stems) > 1]
     if not songs:
         raise NoSongs(f"{where}: no song with two of vocals, instrumental and mixture; scores need the original stems")
     return songs
+
+
+def _left_out(found: Tracks) -> Iterator[str]:
+    yield from (f"not used: {path}: {why}" for path, why in found.problems)
+    alone = [track.id for track in found.tracks if len(track.stems) < 2]
+    if alone:
+        yield f"passed over, one stem alone has no score: {len(alone)} songs, such as {alone[0]}"
+    if found.passed_over:
+        yield f"passed over, no audio: {', '.join(f'{n} {suffix}' for suffix, n in found.passed_over.items())}"
 
 
 def default_folder(weights: Path, meta: WeightsMeta) -> Path:

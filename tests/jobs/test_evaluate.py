@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -237,6 +238,19 @@ def test_a_title_of_too_many_bytes_is_scored(run_folder: Path, music: Path) -> N
     assert error is None
     assert [song["id"] for song in json.loads(stdout)["songs"]][-2:] == ids
     assert len(list((run_folder / "eval").rglob("歌*.vocals.wav"))) == 2
+
+
+def test_what_of_a_folder_is_not_scored_is_said(run_folder: Path, music: Path) -> None:
+    (music / "alone").mkdir()
+    shutil.copy(music / "one" / "bass.wav", music / "alone" / "mixture.wav")
+    (music / "one" / "cover.jpg").write_bytes(b"picture")
+    (music / os.fsdecode(b"\xff.wav")).write_bytes(b"")
+    error, stdout, stderr = run_command(str(run_folder), str(music), "--device", "cpu", "--json")
+    assert error is None
+    assert [song["id"] for song in json.loads(stdout)["songs"]] == ["one", "two"]
+    assert "passed over, one stem alone has no score: 1 songs, such as alone" in stderr
+    assert "passed over, no audio: 1 .jpg" in stderr
+    assert "xff.wav: its name is not UTF-8; rename it" in stderr
 
 
 def test_the_table_has_every_song_and_the_mean(run_folder: Path, music: Path) -> None:
