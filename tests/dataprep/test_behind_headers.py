@@ -73,12 +73,20 @@ INFO = chunk(b"LIST", b"INFOISFT" + struct.pack("<I", 114) + b"m" * 114)
 ANNO = chunk(b"ANNO", b"made here, with care", ">")
 
 
-@pytest.mark.parametrize(
-    "behind", [INFO[:-1], INFO[:-60], INFO + b"\1", chunk(b"bext", bytes(range(256)) * 3)[:-1],
-               chunk(b"_PMX", bytes(9_000))[:-1], b"<html>No such file: \xc3\xbc</html>\r\n" * 9, b"log\t1.\n" * 5_000,
-               b"exported by a program" + bytes(4_000)],
-    ids=["a byte too few", "sixty too few", "one too many", "bext", "xmp", "a page", "a log", "padded text"],
-)  # fmt: skip
+NO_SOUND = {
+    "a byte too few": INFO[:-1],
+    "an unknown chunk": chunk(b"Xyz ", bytes(range(128, 168)))[:-1],
+    "sixty too few": INFO[:-60],
+    "one too many": INFO + b"\1",
+    "bext": chunk(b"bext", bytes(range(256)) * 3)[:-1],
+    "xmp": chunk(b"_PMX", bytes(9_000))[:-1],
+    "a page": b"<html>No such file: \xc3\xbc</html>\r\n" * 9,
+    "a log": b"log\t1.\n" * 5_000,
+    "padded text": b"exported by a program" + bytes(4_000),
+}
+
+
+@pytest.mark.parametrize("behind", NO_SOUND.values(), ids=NO_SOUND)
 def test_a_chunk_that_is_cut_and_text_are_no_sound(tmp_path, behind):
     found, notes = read(written(tmp_path / "a.wav", wav(tmp_path) + behind))
     assert np.array_equal(found, read_audio(AudioSource(tmp_path / "whole.wav"), RATE_HZ))
@@ -115,6 +123,19 @@ def test_files_that_were_joined_are_read_one_after_the_other(tmp_path, kind):
     found, notes = read(written(tmp_path / f"a.{kind}", b"".join(parts)))
     assert np.array_equal(found, np.concatenate(alone, axis=1))
     assert notes == [f"a.{kind} goes on behind the 1.36 s that its header states; all is read"]
+
+
+@pytest.mark.parametrize(("kind", "order"), [("wav", "<"), ("aiff", ">")])
+@pytest.mark.parametrize("length", [16, 17])
+def test_chunks_between_files_that_were_joined_hide_none_of_them(tmp_path, kind, order, length):
+    parts = [make(tmp_path, kind, signal).read_bytes() + chunk(name, b"m" * length, order)
+             for signal, name in ((SIGNAL, b"LIST"), (OTHER, b"Xyz "))]  # fmt: skip
+    alone = [read_audio(AudioSource(written(tmp_path / f"{k}.{kind}", part)), RATE_HZ) for k, part in enumerate(parts)]
+    padding = length % 2  # which some writers forget
+    for data in (parts[0] + parts[1], parts[0][: len(parts[0]) - padding] + parts[1]):
+        found, notes = read(written(tmp_path / f"a.{kind}", data))
+        assert np.array_equal(found, np.concatenate(alone, axis=1))
+        assert notes == [f"a.{kind} goes on behind the 1.36 s that its header states; all is read"]
 
 
 def test_joined_opus_is_read_whole(tmp_path):

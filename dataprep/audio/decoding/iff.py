@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from dataprep.audio.decoding.tags import read_at
 from dataprep.audio.source import Part
 
 UNKNOWN_LENGTHS = (0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF)
@@ -52,13 +53,11 @@ def parts(path: Path) -> tuple[Part, ...]:
             return _parts_of_au(file, size)
         base = 0
         while (samples := _find_samples(file, base, size)) is not None:
-            behind = _behind(file, samples.end, size)
-            if behind == "samples":
+            following = _file_behind(file, samples, size)
+            if following is None and _goes_on(file, samples.end, size):
                 found.append(_mended(base, samples, _end_of_samples(file, samples.end, size)))
                 break
-            end = samples.end + samples.end % 2 if behind == "padded file" else samples.end
-            if not behind.endswith("file"):
-                end = size
+            end = size if following is None else following
             found.append(Part(base, end))
             base = end
         else:
@@ -106,22 +105,38 @@ def _find_samples(file: BinaryIO, base: int, size: int) -> _Samples | None:
     return None
 
 
-def _behind(file: BinaryIO, at: int, size: int) -> Literal["nothing", "file", "padded file", "samples"]:
-    """What follows a chunk that ends at `at`."""
-    file.seek(at)
-    rest = file.read(_PADDING + 1)
+def _file_behind(file: BinaryIO, samples: _Samples, size: int) -> int | None:
+    """Where another file begins, behind the samples and the chunks that follow them."""
+    at = samples.end
+    while at + 12 <= size:
+        starts = dict.fromkeys((at + at % 2, at))  # chunks start at even offsets, which some writers forget
+        heads = {start: read_at(file, start, 12) for start in starts}
+        if (found := next((start for start, head in heads.items() if _FILE.match(head)), None)) is not None:
+            return found
+        ends = [
+            start + 8 + int.from_bytes(head[4:8], samples.order)
+            for start, head in heads.items()
+            if _CHUNK_NAME.fullmatch(head[:4])
+        ]
+        if not ends:
+            return None
+        at = ends[0]
+    return None
+
+
+def _goes_on(file: BinaryIO, at: int, size: int) -> bool:
+    """Whether what follows a chunk of samples that ends at `at` are more of them."""
+    rest = read_at(file, at, _PADDING + 1)
     if len(rest) < _LEFT_OVER or (len(rest) <= _PADDING and not any(rest)) or _is_text(rest):
-        return "nothing"
-    for pad in (at % 2, 0):  # chunks start at even offsets, which some writers forget
-        if _FILE.match(rest[pad:]):
-            return "padded file" if pad else "file"
+        return False
+    for pad in (at % 2, 0):
         if _CLOSING.match(rest, pad):  # whatever its length is: some writers miscount it, and a copy may lack an end
-            return "nothing"
+            return False
         name, length = rest[pad : pad + 4], rest[pad + 4 : pad + 8]
         least = min(int.from_bytes(length, "little"), int.from_bytes(length, "big"))
-        if rest[pad:].startswith(_TAGS) or (_CHUNK_NAME.fullmatch(name) and at + pad + 8 + least <= size):
-            return "nothing"
-    return "samples"
+        if rest[pad:].startswith(_TAGS) or (_CHUNK_NAME.fullmatch(name) and at + pad + 8 + least <= size + 1):
+            return False
+    return True
 
 
 def _is_text(rest: bytes) -> bool:
