@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataprep.audio.files import open_audio
+from dataprep.audio.layouts import content
 from dataprep.audio.layouts.words import named, titled
 from dataprep.audio.tracks import find_tracks
 from dataprep.errors import DataError
@@ -15,16 +17,18 @@ WORDS = {
     "vocals": ["vocals", "Vocal", "lead_vocals", "backing_vocals", "leadVocals", "LEADVOCALS", "vox", "Lead Vox 2",
                "Acapella", "a cappella", "A-Capella", "01 - vocals", "Vocals_2", "BGV", "Backing Vox L", "vocals (dry)",
                "voice", "choir", "vocal fx", "Vocals.Lead", "Gesang", "Stimme", "voix", "chœur", "voz", "voces", "voce",
-               "wokal", "вокал", "ボーカル", "人声", "主唱", "보컬", "गायन"],
+               "wokal", "вокал", "BV1", "BV_L", "LV", "lv 2", "Chorus", "Harmony1", "Harmonies L",
+               "ad libs", "Ad-Lib 2", "adlibs", "Sängerin", "chanteuse", "ボーカル", "人声", "主唱", "보컬", "गायन"],
     "instrumental": ["instrumental", "no vocals", "no_vocals", "NoVocals", "no-vocals", "without vocals", "off vocal",
                      "vocals removed", "karaoke", "Karaoke Version", "minus", "minus one", "minus vocals",
                      "accompaniment", "Backing Track", "instrumental mix",
                      "ohne Gesang", "минус", "カラオケ", "伴奏", "반주"],
     "mixture": ["mixture", "mix", "Full Mix", "MASTER", "mixdown", "Original Mix", "микс"],
     "part": ["drums", "Kick In", "bass DI", "Lead Synth", "E-Guitar 2", "other", "Strings", "drum mix", "percussion",
-             "Schlagzeug", "guitarra", "барабаны", "ドラム", "other_keys", "bowed_strings"],
+             "Schlagzeug", "guitarra", "барабаны", "ドラム", "other_keys", "bowed_strings",
+             "Chorus Guitar", "Harmony Guitar"],
     "unclear": ["no_drums", "no bass", "vocal mix", "with vocals", "Vox Organ", "vocals and guitar",
-                "vocals + instrumental", "no lead vocals"],
+                "vocals + instrumental", "no lead vocals", "no chorus", "no BVs"],
     None: ["Kazoo", "song", "take 3", "Full Moon", "Mixed Feelings", "01", "Sinfonia", "Nothing"],
 }  # fmt: skip
 
@@ -225,6 +229,10 @@ VOICE, CHOIR, BAND, KAZOO = (sound(30_000, seed) for seed in (1, 4, 2, 77))
          {"vocals": ["vocals"]}, "is their sum"),
         ({"vocals": VOICE, "backing_vocals": CHOIR, "drums": BAND},
          {"vocals": ["backing_vocals", "vocals"]}, "vocals summed"),
+        ({"Lead Vox": VOICE, "BV1": CHOIR, "drums": BAND}, {"vocals": ["BV1", "Lead Vox"]}, "vocals summed"),
+        ({"Instrumental": BAND, "Vocals": VOICE, "Mix": VOICE + BAND, "Master": 0.9 * (VOICE + BAND)},
+         {"instrumental": ["Instrumental"], "vocals": ["Vocals"]}, "more than one is the mixture by its name"),
+        ({"Instrumental": BAND, "Mix": VOICE + BAND, "Anna": VOICE}, {"mixture": ["Mix"]}, "not used beside"),
     ],
 )  # fmt: skip
 def test_the_sound_tells_a_mixture_from_a_stem(tmp_path, stems, wanted, note):
@@ -243,6 +251,10 @@ def test_the_sound_tells_a_mixture_from_a_stem(tmp_path, stems, wanted, note):
         {"vocals": VOICE, "drums": BAND, "Anna": 0.2 * VOICE + KAZOO},
         {"vocals": VOICE + 0.3 * CHOIR, "lead_vocals": VOICE, "drums": BAND},
         {"drums": BAND, "bass": KAZOO, "Song": BAND + KAZOO + VOICE},
+        {"drums": BAND, "bass": KAZOO, "Anna": VOICE},
+        {"mix": BAND + VOICE, "drums": BAND, "source-02": VOICE},
+        {"Instrumental": BAND, "Anna": VOICE},
+        {"vocals": 0 * VOICE, "drums": BAND, "Anna": VOICE},
     ],
 )
 def test_a_sound_that_holds_some_of_the_others_is_asked_about(tmp_path, stems):
@@ -250,6 +262,34 @@ def test_a_sound_that_holds_some_of_the_others_is_asked_about(tmp_path, stems):
         write(tmp_path / "S" / f"{name}.wav", signal)
     with pytest.raises(DataError, match="rename it|move the others"):
         find_tracks([tmp_path])
+
+
+def test_a_song_beside_its_instrumental_is_the_mixture_if_it_holds_it(tmp_path):
+    for name, signal in (("Song", VOICE + BAND), ("Song (Instrumental)", BAND)):
+        write(tmp_path / f"{name}.wav", signal)
+    (track,) = find_tracks([tmp_path]).tracks
+    assert {role: [s.path.name for s in sources] for role, sources in track.stems.items()} == song(
+        None, ["Song (Instrumental).wav"], ["Song.wav"]
+    )
+    write(tmp_path / "Song.wav", VOICE)
+    with pytest.raises(DataError, match=r"Song\.wav: by its sound it does not hold Song \(Instrumental\)"):
+        find_tracks([tmp_path])
+
+
+def test_each_file_of_an_unclear_song_is_read_once(tmp_path, monkeypatch):
+    opened = []
+
+    def counted(source, *rest):
+        opened.append(source.path.stem)
+        return open_audio(source, *rest)
+
+    monkeypatch.setattr(content, "open_audio", counted)
+    for number in range(5):
+        write(tmp_path / "S" / f"Kazoo {'abcde'[number]}.wav", sound(30_000, 30 + number))
+    for name, signal in (("vocals", VOICE), ("drums", BAND), ("bass", BAND), ("keys", BAND), ("pad", BAND)):
+        write(tmp_path / "S" / f"{name}.wav", signal)
+    find_tracks([tmp_path])
+    assert sorted(opened) == [*(f"Kazoo {letter}" for letter in "abcde"), "vocals"]
 
 
 def test_a_published_split_is_known_by_two_folders(tmp_path):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataprep.audio.decoders import AudioSource
-from dataprep.audio.layouts.content import beginnings, relation, unknown
+from dataprep.audio.layouts.content import Beginnings, added, beside_vocals, holds, relation
 from dataprep.audio.layouts.words import Kind, Named
 from dataprep.roles import Role
 
@@ -36,17 +36,21 @@ def song_roles(files: Mapping[Path, Named], title_alone: Path | None = None) -> 
     for path, said in files.items():
         of.setdefault(said.kind, []).append(path)
     notes: list[str] = []
-    vocals = _vocals([(path, files[path]) for path in of.get("vocals", [])], notes)
+    heard = Beginnings()
+    vocals = _vocals([(path, files[path]) for path in of.get("vocals", [])], heard, notes)
     mixtures, whole = of.get("mixture", []), of.get("instrumental", [])
-    if len(mixtures) > 1:
-        raise Unclear(f"two files for the stem mixture ({_names(mixtures)}); keep one")
     parts, strange, odd = of.get("part", []), of.get(None, []), of.get("unclear", [])
     if whole and vocals:
         # Both sides are there: nothing else is needed, whatever it is.
+        if len(mixtures) > 1:
+            notes.append(f"not used, more than one is the mixture by its name: {_names(mixtures)}")
+            mixtures = []
         if unused := [*whole[1:], *parts, *strange, *odd]:
             notes.append(f"not used beside {_names(whole[:1])}: {_names(unused)}")
         parts = []
     else:
+        if len(mixtures) > 1:
+            raise Unclear(f"two files for the stem mixture ({_names(mixtures)}); keep one")
         if odd and not (vocals and mixtures):
             raise Unclear(
                 f"{_names(odd)}: by the name more than one kind of stem is in it; rename it (vocals, instrumental, "
@@ -56,13 +60,17 @@ def song_roles(files: Mapping[Path, Named], title_alone: Path | None = None) -> 
             notes.append(f"not used, more than one kind of stem by the name: {_names(odd)}")
         if whole and (unused := [*whole[1:], *parts]):
             notes.append(f"not used beside {_names(whole[:1])}: {_names(unused)}")
+        if strange and whole and mixtures:
+            notes.append(f"not used beside {_names([*whole[:1], *mixtures])}: {_names(strange)}")
+            strange = []
+        if strange and not vocals:
+            mixtures = _without_vocals(strange, title_alone, whole[:1], heard, notes)
+            strange = []
         for path in strange:
-            kind = _by_sound(path, vocals, [p for p in (*whole, *parts, *strange) if p != path], path == title_alone)
-            if kind == "part" and not whole:
+            kind = _by_sound(path, vocals, path == title_alone, heard)
+            if kind == "part":
                 notes.append(f"taken as an instrument, its name says nothing else: {path.name}")
                 parts = [p for p in files if p in parts or p == path]
-            elif kind == "part":
-                notes.append(f"not used beside {_names(whole[:1])}: {path.name}")
             elif mixtures:
                 notes.append(f"not used, {_names(mixtures)} is the mixture: {path.name}")
             else:
@@ -74,14 +82,14 @@ def song_roles(files: Mapping[Path, Named], title_alone: Path | None = None) -> 
     return SongRoles({role: tuple(map(AudioSource, found)) for role, found in by_role.items() if found}, tuple(notes))
 
 
-def _vocals(given: Sequence[tuple[Path, Named]], notes: list[str]) -> list[Path]:
+def _vocals(given: Sequence[tuple[Path, Named]], beginnings: Beginnings, notes: list[str]) -> list[Path]:
     """The files that are summed into the vocals: lead and backing, or the one that is their sum already."""
     plain = [path for path, said in given if not said.qualified]
     some = [path for path, said in given if said.qualified]
     if len(plain) > 1:
         raise Unclear(f"two files for the stem vocals ({_names(plain)}); keep one")
     if plain and some:
-        heard = beginnings([*plain, *some])
+        heard = beginnings.of([*plain, *some])
         verdict = relation(heard[0], heard[1:]) if heard else "unclear"
         if verdict == "unclear":
             raise Unclear(
@@ -96,17 +104,38 @@ def _vocals(given: Sequence[tuple[Path, Named]], notes: list[str]) -> list[Path]
     return [path for path, _ in given]
 
 
-def _by_sound(path: Path, vocals: Sequence[Path], others: Sequence[Path], title_alone: bool) -> Kind:
-    heard = beginnings([path, *vocals, *others])
+def _without_vocals(
+    strange: Sequence[Path], title_alone: Path | None, whole: Sequence[Path], beginnings: Beginnings, notes: list[str]
+) -> list[Path]:
+    """The mixture, where no vocals are known: then nothing tells a voice from an instrument but the names.
+
+    A song that is called by its title alone beside its instrumental is the mixture.
+    """
+    others = [path for path in strange if path != title_alone]
+    if others or title_alone is None or not whole:
+        raise Unclear(
+            f"{_names(others or strange)}: the name says no stem, and no other file says that it is the vocals; rename "
+            "it (vocals, mixture, an instrument), or move it away"
+        )
+    heard = beginnings.of([title_alone, *whole])
+    if heard and not holds(heard[0], heard[1]):
+        raise Unclear(
+            f"{title_alone.name}: by its sound it does not hold {_names(whole)}; rename it (mixture, vocals), or move "
+            "it away"
+        )
+    notes.append(f"taken as the mixture: {title_alone.name}")
+    return [title_alone]
+
+
+def _by_sound(path: Path, vocals: Sequence[Path], title_alone: bool, beginnings: Beginnings) -> Kind:
+    heard = beginnings.of([path, *vocals])
     if heard is None:  # what cannot be read is refused when it is prepared
         return "mixture" if title_alone else "part"
-    first = 1 + len(vocals)
-    kind = unknown(heard[0], heard[1:first], heard[first:])
+    kind = beside_vocals(heard[0], added(heard[1:]))
     if kind == "unclear" or (kind == "part" and title_alone):
-        beside = _names(vocals or others)
         raise Unclear(
-            f"{path.name}: its name says no stem, and by its sound it is neither the mixture nor apart from {beside}; "
-            "rename it (mixture, an instrument), or move it away"
+            f"{path.name}: its name says no stem, and by its sound it is neither the mixture nor apart from "
+            f"{_names(vocals)}; rename it (mixture, an instrument), or move it away"
         )
     return kind
 

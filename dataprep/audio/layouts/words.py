@@ -20,11 +20,12 @@ def _table(text: str) -> frozenset[str]:
 
 VOCALS = _table("""
     vocals vocal vox voxes voc vocs voice voices singer singers singing sung choir choirs acapella acapellas acappella
-    accapella acapela cappella capella rap rapper adlib adlibs bgv bgvs bvox bvs
+    accapella acapela cappella capella rap rapper adlib adlibs bgv bgvs bvox bv bvs
     vocalist vocalists
-    gesang stimme stimmen chor voix chant choeur choeurs chœur voz voces canto coro coros voce voci vozes vocais vokal
-    vokale vokaler wokal wokale glos głos zang sång sang laulu zpěv ének
-    вокал голос голоса хор бэк
+    gesang stimme stimmen sänger sängerin sängerinnen chor voix chanteur chanteuse cantante cantantes cantor cantora
+    chant choeur choeurs chœur voz voces canto coro coros voce voci vozes vocais vokal
+    vokale vokaler wokal wokale glos głos zang zanger zangeres sång sang sångare laulu zpěv ének
+    вокал голос голоса хор бэк певец певица
 """)
 INSTRUMENTAL = _table("""
     instrumental instrumentals instruments instrument instr inst accompaniment accompaniments karaoke playback bgm
@@ -55,8 +56,12 @@ QUALIFIERS = _table("""
     wet high low mid left right l r upper lower top bottom solo
     acoustic acoustics electric clean dist distorted di amp mic room oh in close ambient ambience reverb verb wide
 """)
-_SOME_VOCALS = _table("""
-    choir choirs chor chœur choeur choeurs coro coros хор rap rapper adlib adlibs bgv bgvs bvox bvs бэк
+_SUNG = _table("""
+    chorus choruses harmony harmonies harm harms lv lvs refrain refrains
+""")
+"""Vocals where the name says nothing else: there is chorus on a guitar, and a guitar may play the harmony."""
+_SOME_VOCALS = _SUNG | _table("""
+    choir choirs chor chœur choeur choeurs coro coros хор rap rapper adlib adlibs bgv bgvs bvox bv bvs бэк
 """)
 NEUTRAL = _table("""
     stem stems track tracks audio file stereo mono final bounce bounced export exported master mastered version
@@ -94,7 +99,7 @@ def words(name: str) -> tuple[str, ...]:
     """Words of a name in lower case; a number is a word."""
     text = unicodedata.normalize("NFC", name)
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)  # leadVocals
-    text = re.sub(r"(?i)\ba[ _-](?=c+ap+el+a\b)", "a", text)
+    text = re.sub(r"(?i)\b(a[ _-](?=c+ap+el+as?\b)|ad[ _-](?=libs?\b|libs?\d))", lambda cut: cut[0][:-1], text)
     spaced = ""
     for char in text:
         kind = (
@@ -119,6 +124,8 @@ def named(name: str) -> Named:
     """What a name, or a part of one, says about the stem in a file."""
     found = words(name)
     kinds = {kind for kind, known in _KINDS if not known.isdisjoint(found)}
+    if not kinds and not _SUNG.isdisjoint(found):
+        kinds = {"vocals"}
     known = _KNOWN | {"one"} if "minus" in found else _KNOWN
     rest = [word for word in found if word not in known and not word.isdecimal()]
     for kind, terms in _INSIDE:
@@ -154,6 +161,8 @@ def _absent(found: tuple[str, ...]) -> Kind | None:
     """What a name says is not in the file: `no vocals`, `off vocal`, `no drums`."""
     for index, word in enumerate(found):
         before, behind = found[index - 1] if index else "", found[index + 1] if index + 1 < len(found) else ""
+        if word in _SOME_VOCALS and (before in NOT | OFF or behind in OFF):
+            return "part"
         if word in VOCALS and (before in NOT | OFF or behind in OFF):
             return "vocals"
         if (word in PARTS | QUALIFIERS) and before in NOT:
@@ -168,7 +177,7 @@ def _is_backing_track(found: tuple[str, ...]) -> bool:
 _KINDS: tuple[tuple[Kind, frozenset[str]], ...] = (
     ("vocals", VOCALS), ("instrumental", INSTRUMENTAL), ("mixture", MIXTURE), ("part", PARTS)
 )  # fmt: skip
-_KNOWN = VOCALS | INSTRUMENTAL | MIXTURE | PARTS | NOT | OFF | QUALIFIERS | NEUTRAL
+_KNOWN = VOCALS | _SUNG | INSTRUMENTAL | MIXTURE | PARTS | NOT | OFF | QUALIFIERS | NEUTRAL
 
 
 @dataclass(frozen=True)
