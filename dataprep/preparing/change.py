@@ -266,21 +266,44 @@ def ids_beside(tracks: Sequence[Track], manifest: Manifest) -> tuple[Track, ...]
 def ids_kept(tracks: Sequence[Track], manifest: Manifest) -> tuple[Track, ...]:
     """`tracks`, of which those that are made of the very files of a song keep its id, however ids are made today.
 
-    The others keep their own, or get -2, -3 and so on where such a song has it.
+    The others keep their own, or get -2, -3 and so on where another song of the data set has it: one that shares no
+    file with the track, and that has not moved.
     """
     own = {files_of(song.sources): song.id for song in manifest.songs}
+    songs = {song.id.casefold(): song for song in manifest.songs}
     kept = [own.get(files_of(track.stems)) for track in tracks]
     taken = {name.casefold() for name in kept if name is not None}
-    given = taken | {track.id.casefold() for track in tracks}
+    given = taken | songs.keys() | {track.id.casefold() for track in tracks}
     found = []
     for track, name in zip(tracks, kept, strict=True):
         if name is None:
-            name = track.id
-            if name.casefold() in taken:
+            name, other = track.id, songs.get(track.id.casefold())
+            is_new = other is not None and files_of(other.sources).isdisjoint(files_of(track.stems))
+            if name.casefold() in taken or (
+                is_new and other is not None and not _has_moved(other, track, manifest.stft.sample_rate_hz)
+            ):
                 name = next(n for n in (f"{name}-{k}" for k in itertools.count(2)) if n.casefold() not in given)
                 given.add(name.casefold())
         found.append(replace(track, id=name))
     return tuple(found)
+
+
+def no_song_now(tracks: Sequence[Track], sources: Sequence[Path], manifest: Manifest) -> tuple[str, ...]:
+    """Ids of songs of a data set that were made of files in the sources, and that are no tracks of today.
+
+    The files were taken for something else then. Songs whose files are gone are not among them.
+    """
+    given = [os.path.realpath(source) for source in sources]
+    ids = {track.id for track in tracks}
+
+    def is_there(file: str) -> bool:
+        return any(file == one or file.startswith(os.path.join(one, "")) for one in given) and os.path.exists(file)
+
+    return tuple(
+        song.id
+        for song in manifest.songs
+        if song.id not in ids and any(is_there(file) for file, _ in files_of(song.sources))
+    )
 
 
 def _has_moved(song: SongRow, track: Track, rate_hz: int) -> bool:

@@ -3,7 +3,7 @@
 They are pure: they make rows of the manifest from rows and fingerprints, and read or write no file.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from dataprep.fingerprints.fingerprint import LEAST_OVERLAP_S, Fingerprint, pairs
 from dataprep.preparing.song import SILENT_DB
@@ -28,26 +28,32 @@ def in_the_same_order(song: SongRow, before: SongRow | None) -> SongRow:
 
 
 def with_copies_in_one_split(
-    songs: Sequence[SongRow], fingerprints: Iterable[Fingerprint], frame_s: float
+    songs: Sequence[SongRow], fingerprints: Iterable[Fingerprint], frame_s: float, before: Mapping[str, SongRow]
 ) -> list[SongRow]:
-    """Give songs that share audio, or a recording by their fingerprints, the split of the first of them.
+    """Give songs that share audio, or a recording by their fingerprints, the split of one of them.
 
     Args:
         songs: by id, each in the split that it would have alone.
         fingerprints: of the songs that have one.
         frame_s: seconds from one frame of a fingerprint to the next.
+        before: songs that were in the data set.
 
     Returns:
         The songs in the same order; see `keep_duplicates_together`.
     """
     same = pairs(list(fingerprints), frame_s)
     return keep_duplicates_together(
-        songs, [(pair.song, pair.other) for pair in same if pair.overlap_s >= LEAST_OVERLAP_S]
+        songs, [(pair.song, pair.other) for pair in same if pair.overlap_s >= LEAST_OVERLAP_S], before
     )
 
 
-def keep_duplicates_together(songs: Sequence[SongRow], same: Sequence[tuple[str, str]] = ()) -> list[SongRow]:
+def keep_duplicates_together(
+    songs: Sequence[SongRow], same: Sequence[tuple[str, str]] = (), before: Mapping[str, SongRow] | None = None
+) -> list[SongRow]:
     """Give songs that share the audio of a stem, or a recording, the split of the first of them.
+
+    The first is one that was in the data set: copies that are added move none of its songs. Of several, it is one that
+    followed nobody; then the first by id.
 
     Sharing goes on: a remix with the vocals of one song over the instrumental of another brings all three together.
     Silence is shared by songs that have nothing else in common, so it does not count.
@@ -55,6 +61,7 @@ def keep_duplicates_together(songs: Sequence[SongRow], same: Sequence[tuple[str,
     Args:
         songs: by id.
         same: pairs of ids that hold the same recording by their fingerprints.
+        before: songs that were in the data set.
 
     Returns:
         The songs in the same order; those that are not the first of their group say whom they follow, and why.
@@ -77,9 +84,19 @@ def keep_duplicates_together(songs: Sequence[SongRow], same: Sequence[tuple[str,
     indices = {song.id: index for index, song in enumerate(songs)}
     for one, other in ((indices[a], indices[b]) for a, b in same):
         leads[max(lead(one), lead(other))] = min(lead(one), lead(other))
+    known = before or {}
+
+    def rank(index: int) -> tuple[bool, bool, int]:
+        row = known.get(songs[index].id)
+        return row is None, row is not None and row.follows is not None, index
+
+    twins: dict[int, int] = {}
+    for index in sorted(range(len(songs)), key=rank):
+        twins.setdefault(lead(index), index)
     result = []
     for index, song in enumerate(songs):
-        twin = songs[lead(index)]
-        follows = Follows(song=twin.id, shares="recording" if equal[index] == index else "audio")
+        twin = songs[twins[lead(index)]]
+        by_audio = equal[index] != index or equal[twins[lead(index)]] == index
+        follows = Follows(song=twin.id, shares="audio" if by_audio else "recording")
         result.append(song.model_copy(update={"split": twin.split, "follows": None if twin is song else follows}))
     return result

@@ -197,7 +197,7 @@ def _prepare(
         failed.append((id, "a preparation that was stopped has left it, and no line of --split names it"))
     songs = [rows[id].model_copy(update={"split": splits[id]}) for id in sorted(splits)]
     frame_s = settings.stft.hop / settings.stft.sample_rate_hz
-    songs = with_copies_in_one_split(songs, kept_fingerprints(out, songs), frame_s)
+    songs = with_copies_in_one_split(songs, kept_fingerprints(out, songs), frame_s, before)
     named = {stem.shard for song in songs for stem in song.stems.values()}
     manifest = Manifest(
         stft=settings.stft, codec=settings.codec, preparation=settings.preparation(), songs=tuple(songs),

@@ -48,3 +48,18 @@ def test_silence_brings_no_songs_together():
 def test_a_song_whose_like_is_gone_follows_nobody():
     left = row("b", "train", vocals="1").model_copy(update={"follows": Follows(song="a", shares="audio")})
     assert [song.follows for song in keep_duplicates_together([left], [])] == [None]
+
+
+def test_copies_follow_a_song_that_was_there_before():
+    z, y = row("z", "test", vocals="1"), row("y", "valid", vocals="2").model_copy(update={"follows": Follows(song="z",
+               shares="recording")})  # fmt: skip
+    new = [row("a", "train", vocals="1"), row("b", "train", vocals="2")]
+    before = {"y": y, "z": z}
+    found = keep_duplicates_together([*new, y, z], [("a", "b")], before)
+    assert {song.id: (song.split, song.follows) for song in found} == {
+        "a": ("test", Follows(song="z", shares="audio")), "b": ("test", Follows(song="z", shares="recording")),
+        "y": ("test", Follows(song="z", shares="audio")), "z": ("test", None),
+    }  # fmt: skip
+    again = {song.id: song for song in found}
+    assert keep_duplicates_together(found, [("a", "b")], again) == found, "nothing new changes nothing"
+    assert {song.split for song in keep_duplicates_together([*new, y, z], [("a", "b")])} == {"train"}

@@ -183,3 +183,35 @@ def test_a_song_that_was_prepared_under_another_id_keeps_it(tmp_path, monkeypatc
     again = prepared(tmp_path / "data", music)
     assert (again["prepared"], again["kept"]) == ([], ["द_ल", "द_ल-2"])
     assert prepared(tmp_path / "new", music)["prepared"] == ["दाल", "दिल"]
+
+
+def test_an_album_replaces_no_songs_of_another(tmp_path):
+    for number, name in enumerate(("A/00 Intro", "A/01 One", "B/00 Intro", "B/01 Two")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        soundfile.write(tmp_path / f"{name}.wav", noise(0.2, number), RATE_HZ)
+    first = prepared(tmp_path / "data", tmp_path / "A")
+    assert first["prepared"] == ["00_Intro", "01_One"]
+    assert prepared(tmp_path / "data", tmp_path / "B")["prepared"] == ["00_Intro-2", "01_Two"]
+    again = prepared(tmp_path / "data", tmp_path / "B")
+    assert (again["kept"], again["songs"]) == (["00_Intro-2", "01_Two"], 4)
+    (tmp_path / "A").rename(tmp_path / "moved")
+    assert prepared(tmp_path / "data", tmp_path / "moved")["prepared"] == ["00_Intro", "01_One"]
+    soundfile.write(tmp_path / "B" / "01 Two.wav", noise(0.3, 9), RATE_HZ)
+    changed = vr_data("prepare", tmp_path / "B", "--out", tmp_path / "data", *SMALL)
+    assert "other samples than before: 01_Two" in changed.stderr
+    assert len(read_manifest(tmp_path / "data").songs) == 4
+
+
+def test_songs_that_were_made_otherwise_of_the_same_files_are_named(tmp_path):
+    for k in (1, 2):
+        for folder in ("vocals", "other"):
+            (tmp_path / "db" / folder).mkdir(parents=True, exist_ok=True)
+            soundfile.write(tmp_path / "db" / folder / f"{k}.wav", noise(1.0, 10 * k + len(folder)), RATE_HZ)
+    out = tmp_path / "my data"
+    stale = ["other-1", "other-2", "vocals-1", "vocals-2"]
+    assert sorted(prepared(out, tmp_path / "db", extra=("--layout", "flat"))["prepared"]) == stale
+    assert dry(tmp_path / "db", "--out", out, *SMALL)["no_song_now"] == stale
+    done = vr_data("prepare", tmp_path / "db", "--out", out, *SMALL)
+    assert f"vr data remove '{out}' {' '.join(stale)}" in done.stderr
+    vr_data("remove", out, *stale)
+    assert prepared(out, tmp_path / "db")["no_song_now"] == []

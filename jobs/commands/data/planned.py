@@ -29,6 +29,8 @@ class Planned:
     songs: "Sequence[PlannedSong]"
     about_splits: str = ""
     """What became of the split that a published data set has."""
+    no_song_now: tuple[str, ...] = ()
+    """Ids of songs of the data set that were made of files in the sources, and that these are no songs of now."""
 
     def relative(self, source: "AudioSource") -> str:
         """Name of a file below the source that it was found in."""
@@ -102,7 +104,7 @@ def planned(
     from dataclasses import replace
 
     from dataprep.audio.tracks import find_tracks
-    from dataprep.preparing.change import ids_beside, ids_kept
+    from dataprep.preparing.change import ids_beside, ids_kept, no_song_now
     from dataprep.preparing.plan import heeding, manifest_there, plan
     from dataprep.shards.splits import SplitByFraction, parse_split
 
@@ -121,7 +123,8 @@ def planned(
             "that split is kept, and valid is drawn from train where there is none; --split sets it aside"
             if heeded else "--split is used and not that split"
         )  # fmt: skip
-    return Planned(sources, found, rule, plan(found.tracks, rule, existing, read_headers=read_headers), about)
+    left = no_song_now(found.tracks, sources, existing) if existing is not None else ()
+    return Planned(sources, found, rule, plan(found.tracks, rule, existing, read_headers=read_headers), about, left)
 
 
 def _minutes(length_s: float) -> str:

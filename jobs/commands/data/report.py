@@ -63,10 +63,13 @@ def prepare_shown(
         raise
     refused = [*((str(path), why) for path, why in found.problems), *done.failed]
     if as_json:
-        typer.echo(json.dumps(_as_json(out, found, done)))
+        typer.echo(json.dumps(_as_json(out, before, done)))
     else:
         _show(out, found, done)
     _not_used(before, refused)
+    _no_song_now_shown(out, before)
+    if done.new_content:
+        say(f"other samples than before: {', '.join(done.new_content)}", err=True)
     for name, rules in done.read_otherwise:
         say(f"prepared again: {name}: {'; '.join(RULES[rule].says for rule in rules)}", err=True)
     left_alone_shown(out, done.left_alone)
@@ -95,7 +98,7 @@ def dry_run_shown(
         value = {
             "data": str(out), "dry_run": True, "songs": would.as_json(),
             "refused": [{"song": song, "why": why} for song, why in would.refused()],
-            "about_splits": would.about_splits, **_found_as_json(would.found),
+            "about_splits": would.about_splits, **_found_as_json(would),
         }  # fmt: skip
         typer.echo(json.dumps(value))
     else:
@@ -105,6 +108,7 @@ def dry_run_shown(
             say(line)
         say(f"{len(would.songs) - len(would.refused())} songs would be in {out}; nothing was written")
     _not_used(would, refused)
+    _no_song_now_shown(out, would)
     _require_named(would, [song for song, _ in would.refused()])
     return len(refused)
 
@@ -114,6 +118,17 @@ def _not_used(before: Planned, refused: Sequence[tuple[str, str]]) -> None:
         say(f"not used: {name}: {why}", err=True)
     if passed_over := before.passed_over():
         say(f"passed over, no audio: {passed_over}", err=True)
+
+
+def _no_song_now_shown(out: Path, before: Planned) -> None:
+    from vr_core.errors import command
+
+    if ids := before.no_song_now:
+        say(
+            f"{len(ids)} songs of {out} were made of these files, which are taken for other songs now or are asked "
+            f"about; they stay until you take them out: {command('data remove', out, *ids)}",
+            err=True,
+        )
 
 
 def _require_named(before: Planned, songs: Sequence[str]) -> None:
@@ -148,7 +163,7 @@ def group_line(group: "Total") -> str:
     return f"{group.songs} songs, {group.hours:.2f} hours ({roles}), {group.bytes / 1e6:,.1f} MB"
 
 
-def _as_json(out: Path, found: "Tracks", done: "PrepareReport") -> dict[str, Any]:
+def _as_json(out: Path, before: Planned, done: "PrepareReport") -> dict[str, Any]:
     return {
         "data": str(out),
         "songs": len(done.manifest.songs),
@@ -158,15 +173,18 @@ def _as_json(out: Path, found: "Tracks", done: "PrepareReport") -> dict[str, Any
         "read_otherwise": {song: list(rules) for song, rules in done.read_otherwise},
         "refused": [{"song": song, "why": why} for song, why in done.failed],
         "left_alone": list(done.left_alone),
-        **_found_as_json(found),
+        "new_content": list(done.new_content),
+        **_found_as_json(before),
     }
 
 
-def _found_as_json(found: "Tracks") -> dict[str, Any]:
+def _found_as_json(before: Planned) -> dict[str, Any]:
+    found = before.found
     return {
         "layouts": {str(source): layout for source, layout in found.layouts},
         "passed_over": [{"path": str(path), "why": why} for path, why in found.problems],
         "no_audio": dict(found.passed_over),
+        "no_song_now": list(before.no_song_now),
     }
 
 
