@@ -206,6 +206,12 @@ def test_layouts_of_others_are_understood(tmp_path, case):
         (["a.vocals.wav", "b.vocals.wav"], "--layout flat"),
         (["a.vocals.wav", "a.instrumental.wav", *(f"{k}.mp3" for k in range(9))], "--layout flat"),
         (["A_S/A_S_MIX.wav", "A_S/A_S_STEMS/A_S_STEM_01.wav", "A_S/A_S_STEMS/A_S_STEM_02.wav"], "--layout flat"),
+        ([f"S/{n}.wav" for n in ("LeadVox", "Kick", "808", "Juno", "OB6", "Rhythm")], "--layout flat"),
+        (
+            [*(f"A/{k}.mp3" for k in range(20)), "S/LeadVox.wav", "S/Kick.wav", *(f"S/{n}.wav" for n in "abcd")],
+            r"stems by their names \(S/Kick.wav",
+        ),
+        (["S/vocals.wav", *(f"S/take {n}.wav" for n in "abc")], r"vocals\.wav: called after a stem"),
         (["vocals_1.wav", "vocals_2.wav", "guitar_1.wav", "guitar_2.wav"], "may be songs or takes"),
     ],
 )
@@ -213,6 +219,22 @@ def test_what_is_not_clear_is_refused_and_says_what_to_do(tmp_path, names, words
     with pytest.raises(DataError, match=words):
         found(tmp_path, *names)
     assert len(found(tmp_path, layout="flat")) == len(names)
+
+
+@pytest.mark.parametrize("name", ["Vocals", "Mix", "Instrumental"])
+def test_one_song_that_is_called_after_a_stem_makes_no_stems_of_a_collection(tmp_path, name):
+    names = [*(f"A/{k}.mp3" for k in range(5)), f"A/{name}.mp3", "B/1.mp3", "B/2.mp3", "c.mp3"]
+    assert list(found(tmp_path, *names)) == ["B-1", "B-2", "c"]
+    ((where, why),) = find_tracks([tmp_path]).problems
+    assert where == tmp_path / "A"
+    assert f"{name}.mp3: called after a stem" in why
+    assert len(found(tmp_path, layout="flat")) == len(names)
+    found(tmp_path, "S/vocals.wav", "S/drums.wav", layout="flat")
+    stems = find_tracks([tmp_path])
+    assert [track.id for track in stems.tracks] == ["S"]
+    assert (where, why) in stems.problems, "an album is no song, whatever lies beside it"
+    (tmp_path / "many").mkdir()
+    assert len(found(tmp_path / "many", f"{name}.mp3", *(f"{k}.mp3" for k in range(150)))) == 151
 
 
 VOICE, CHOIR, BAND, KAZOO = (sound(30_000, seed) for seed in (1, 4, 2, 77))

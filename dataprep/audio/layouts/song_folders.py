@@ -21,7 +21,7 @@ _CLASSIC = frozenset(
     {"vocals", "vocal", "instrumental", "instrumentals", "instruments", "accompaniment", "no_vocals", "no-vocals",
      "mixture", "mix"}
 )  # fmt: skip
-"""One file of these names makes a song folder, whatever else lies in it."""
+"""One file of these names makes a song folder, unless most of the others say nothing: a song may be called "Mix"."""
 _CLASSIC_PARTS = frozenset({"drums", "bass", "other", "guitar", "piano"})
 _NO_STEM = "no file in it is named after a stem (vocals, instrumental, mixture, drums, …)"
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
@@ -61,10 +61,10 @@ def find_song_folders(source: Path, files: Sequence[Path]) -> Found:
         groups, others = _by_title(said)
         for title, group in groups.items():
             found.add((*_parts(source, folder), title), folder / title, group.files, group.title_alone)
-        if others:
-            found.problems.append(
-                (folder, _NO_STEM) if not groups else (others[0], _no_partner(len(others) - 1))
-            )  # fmt: skip
+        if others and groups:
+            found.problems.append((others[0], _no_partner(len(others) - 1)))
+        elif others:
+            found.problems.append((folder, _half_named(said) or _NO_STEM))
     return Found(tuple(found.songs), tuple(found.problems))
 
 
@@ -95,11 +95,49 @@ def stem_named(files: Sequence[Path]) -> list[Path]:
     ]
 
 
+def multitracks(files: Sequence[Path]) -> list[Path]:
+    """Stems in folders of one song's size where a name is all about vocals, and another all about an instrument."""
+    folders = [_said(paths) for paths in _by_folder(files).values() if len(paths) <= _MOST_FILES]
+    named_so = [said for said in folders if _is_multitrack(said)]
+    return [path for said in named_so for path, found in said.items() if found and not found.title]
+
+
+def half_named_folders(files: Sequence[Path]) -> dict[Path, str]:
+    """Folders of one song's size that are not clear, and why: a few names in them are stems, and most say nothing."""
+    return {
+        folder: why
+        for folder, paths in _by_folder(files).items()
+        if len(paths) <= _MOST_FILES and (why := _half_named(_said(paths)))
+    }
+
+
+def _half_named(said: Mapping[Path, Titled | None]) -> str:
+    """Why a folder is neither a song nor an album by its names; empty where it is clear."""
+    if is_song_folder(said):
+        return ""
+    named_so = [path.name for path in said if path.stem.casefold() in _CLASSIC]
+    if not named_so and not _is_multitrack(said):
+        return ""
+    named_so = named_so or [path.name for path, found in said.items() if found and not found.title]
+    shown = ", ".join(named_so[:3]) + (", …" if named_so[3:] else "")
+    return (
+        f"{shown}: called after a stem, and most others of its folder are not; rename those that are stems (vocals, an "
+        "instrument, mixture), or take each file as a song with --layout flat"
+    )
+
+
+def _is_multitrack(said: Mapping[Path, Titled | None]) -> bool:
+    return {"vocals", "part"} <= {found.stem.kind for found in said.values() if found and not found.title}
+
+
 def is_song_folder(said: Mapping[Path, Titled | None]) -> bool:
     """One track called "Guitar" makes no stems of an album: it takes a name of a whole side, or two instruments."""
     names = {path.stem.casefold() for path in said}
-    if names & _CLASSIC or len(names & _CLASSIC_PARTS) >= 2:
+    if len(names & _CLASSIC_PARTS) >= 2:
         return True
+    if names & _CLASSIC:
+        kinds = {found.stem.kind for found in said.values() if found and not found.title}
+        return len(kinds) > 1 or 2 * sum(found is None for found in said.values()) <= len(said)
     whole = [found.stem for found in said.values() if found and not found.title]
     sides = any(stem.kind in ("vocals", "instrumental", "mixture") for stem in whole)
     return 2 * len(whole) >= len(said) and (sides or len(whole) >= 2) and not all(s.kind == "unclear" for s in whole)

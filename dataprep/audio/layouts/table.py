@@ -1,6 +1,6 @@
 """The layouts, and which one a source has: one line of a table each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -8,7 +8,14 @@ from dataprep.audio.layouts import side_folders
 from dataprep.audio.layouts.flat import find_flat
 from dataprep.audio.layouts.found import Found
 from dataprep.audio.layouts.musdb import find_musdb, is_musdb
-from dataprep.audio.layouts.song_folders import find_song_folders, has_song_folders, labelled_by_name, stem_named
+from dataprep.audio.layouts.song_folders import (
+    find_song_folders,
+    half_named_folders,
+    has_song_folders,
+    labelled_by_name,
+    multitracks,
+    stem_named,
+)
 from dataprep.audio.layouts.stem_folders import find_stem_folders, has_stem_folders, stem_folders
 from dataprep.audio.layouts.words import words
 from dataprep.errors import DataError
@@ -58,9 +65,11 @@ def recognise(source: Path, files: Sequence[Path]) -> Recognised:
     """
     if source.is_dir():
         chosen = next(layout for layout in TABLE if layout.has(source, files))
-        if chosen.name == "flat":
-            _refuse_stems(source, files)
-        return chosen
+        if chosen.name != "flat":
+            return chosen
+        _refuse_stems(source, files)
+        unclear = half_named_folders(files)
+        return chosen._replace(find=lambda _, all_files: _flat_without(unclear, source, all_files))
     return layout_of("musdb" if is_musdb(source) else "flat")
 
 
@@ -76,12 +85,18 @@ def layout_of(name: str) -> Recognised:
     raise DataError(f"--layout {name}: unknown, expected auto or one of {', '.join(LAYOUTS)}")
 
 
+def _flat_without(unclear: Mapping[Path, str], source: Path, files: Sequence[Path]) -> Found:
+    found = find_flat(source, [path for path in files if path.parent not in unclear])
+    return Found(found.songs, tuple(unclear.items()))
+
+
 _OF_STEMS = (("stems",), ("multitrack",), ("multitracks",))
 
 
 def _refuse_stems(source: Path, files: Sequence[Path]) -> None:
     beside = [path for here in stem_folders(source, files).values() if here.has_vocals for path in here.below]
     beside += [path for path in files if path.parent != source and words(path.parent.name)[-1:] in _OF_STEMS]
+    beside += multitracks(files)
     named = stem_named(files)
     if 2 * len(named) < len(files):  # an album may have a song called "Voices"
         named = []
@@ -90,6 +105,6 @@ def _refuse_stems(source: Path, files: Sequence[Path]) -> None:
         shown = ", ".join(str(path.relative_to(source)) for path in found[:3]) + (", …" if found[3:] else "")
         raise DataError(
             f"{source}: {len(found)} of {len(files)} files are stems by their names ({shown}), and "
-            "which belong together is not clear; give each song a folder, or name files SONG.vocals, "
-            "SONG.instrumental, or take each file as a song with --layout flat"
+            "which belong together is not clear; give each song a folder with stems called vocals, drums and so on, or "
+            "name files SONG.vocals, SONG.instrumental, or take each file as a song with --layout flat"
         )
