@@ -69,15 +69,14 @@ def find_tracks(sources: Sequence[Path], layout: str = "auto") -> Tracks:
     problems: list[Problem] = []
     refused: list[DataError] = []
     passed_over: Counter[str] = Counter()
-    together = _named_together(sources) if wanted is None else {}
-    for folder, files in together.items():
-        songs = find_song_folders(folder, files)
-        used = {source.path for song in songs.songs for stem in song.stems.values() for source in stem}
-        why = songs.problems[0][1] if songs.problems else ""
-        problems += [(path, why) for path in files if path not in used and why]
-        found.append((folder, songs))
+    together = _named_together(sources) if wanted is None else []
+    for files in together:
+        songs = find_song_folders(files[0].parent, files)
+        if not songs.songs:  # what a song has no use for is in its notes
+            problems += [(path, songs.problems[0][1]) for path in files]
+        found.append((files[0].parent, songs))
         layouts += [(path, "stems") for path in files]
-    stems = {path for files in together.values() for path in files}
+    stems = {path for files in together for path in files}
     for source in sources:
         if source in stems:
             continue
@@ -106,12 +105,9 @@ def find_tracks(sources: Sequence[Path], layout: str = "auto") -> Tracks:
     )
 
 
-def _named_together(sources: Sequence[Path]) -> dict[Path, list[Path]]:
-    """Files among the sources that are stems of one song by their names, by folder: `out/*` of a separation."""
-    folders: dict[Path, list[Path]] = {}
-    for path in labelled_by_name([source for source in dict.fromkeys(sources) if source.is_file()]):
-        folders.setdefault(path.parent, []).append(path)
-    return folders
+def _named_together(sources: Sequence[Path]) -> list[list[Path]]:
+    """Files among the sources that are stems of one song by their names, by song: `out/*` of a separation."""
+    return labelled_by_name([source for source in dict.fromkeys(sources) if source.is_file()])
 
 
 class _Source:

@@ -341,6 +341,23 @@ def test_files_that_are_named_one_by_one_are_stems_too(tmp_path):
         find_tracks(two[:2])
 
 
+def test_each_song_that_is_named_file_by_file_has_its_own_reason(tmp_path):
+    groups = {
+        "a": ["a.vocals.wav", "a.instrumental.wav", "a.drums.wav", "a.wav"],
+        "b": ["b (Acapella).wav", "b (Vocals).wav", "b.drums.wav"],
+        "c": ["c.vocals.wav", "c.no_drums.wav"],
+        "d": ["d.vocals.wav", "d.instrumental.wav"],
+    }
+    found(tmp_path, *(name for names in groups.values() for name in names), layout="flat")
+    seen = find_tracks([tmp_path / name for names in groups.values() for name in names])
+    assert [track.id[-2:] for track in seen.tracks] == ["-a", "-d"]
+    assert "not used beside a.instrumental.wav: a.drums.wav, a.wav" in seen.tracks[0].notes
+    why = {path.name: reason for path, reason in seen.problems}
+    assert sorted(why) == sorted([*groups["b"], *groups["c"]])
+    assert {"two files for the stem vocals" in why[name] for name in groups["b"]} == {True}
+    assert {"c.no_drums.wav: by the name more than one kind" in why[name] for name in groups["c"]} == {True}
+
+
 def test_files_of_one_song_are_kin(tmp_path):
     found(tmp_path, "x/01 Song.mp3", "x/09 Song (Instrumental).mp3", "x/Else.mp3", "x/More.mp3", "y/Song.mp3")
     kin = {track.id: track.kin for track in find_tracks([tmp_path]).tracks}

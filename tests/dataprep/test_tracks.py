@@ -167,7 +167,7 @@ def test_links_in_a_circle_end(tmp_path):
     (tmp_path / "broken.mp3").symlink_to(tmp_path / "gone.mp3")
     found = find_tracks([tmp_path])
     assert [track.id for track in found.tracks] == ["album-a"]
-    assert found.problems == ()
+    assert [(path.name, why.split(";")[0]) for path, why in found.problems] == [("broken.mp3", "a link to nothing")]
 
 
 def test_the_same_file_is_taken_once(tmp_path):

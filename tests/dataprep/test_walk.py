@@ -10,6 +10,7 @@ import soundfile
 from dataprep.audio import walk as walk_module
 from dataprep.audio.tracks import find_tracks
 from dataprep.audio.walk import walk
+from dataprep.errors import DataError
 from tests.dataprep.data import sound
 
 
@@ -90,3 +91,46 @@ def test_a_source_that_cannot_be_used_does_not_stop_the_others(tmp_path):
     assert [track.id for track in found.tracks] == ["a"]
     assert [path.name for path, _ in found.problems] == ["gone", "void", "bad"]
     assert [why.split(";")[0].split(" in it")[0] for _, why in found.problems][:2] == ["does not exist", "no audio"]
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe.wav", "pipe.bin"])
+def test_a_pipe_is_not_opened(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    (tmp_path / "a.wav").touch()
+    seen = walk(tmp_path)
+    assert seen.files == [tmp_path / "a.wav"]
+    assert seen.problems == [(tmp_path / name, "a pipe or a device, and no file")]
+    with pytest.raises(DataError, match="is a pipe or a device"):
+        walk(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".part", ".crdownload", ".download", ".tmp", ".bak", ".!ut"])
+def test_half_a_download_is_no_song(tmp_path, suffix):
+    (tmp_path / f"b.wav{suffix}").write_bytes(coded("WAV"))
+    seen = walk(tmp_path)
+    assert (seen.files, seen.passed_over) == ([], {suffix: 1})
+
+
+def test_links_to_nothing_and_in_a_circle_are_named(tmp_path):
+    for name, to in (("song.mp3", "gone.mp3"), ("song", "gone"), ("a.wav", "b.wav"), ("b.wav", "a.wav")):
+        (tmp_path / name).symlink_to(tmp_path / to)
+    (tmp_path / "cover.jpg").symlink_to(tmp_path / "gone.jpg")
+    seen = walk(tmp_path)
+    assert {path.name: why.split(";")[0] for path, why in seen.problems} == {
+        "song.mp3": "a link to nothing", "song": "a link to nothing",
+        "a.wav": "a link in a circle", "b.wav": "a link in a circle",
+    }  # fmt: skip
+    assert (seen.files, seen.passed_over) == ([], {".jpg": 1})
+
+
+def test_a_file_that_may_not_be_read_is_not_called_no_audio(tmp_path, monkeypatch):
+    for name in ("song", "song.wav"):
+        (tmp_path / name).touch()
+
+    def closed(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(walk_module, "looks_like_audio", closed)
+    seen = walk(tmp_path)
+    assert seen.problems == [(tmp_path / "song", "cannot be read (Permission denied); check its permissions")]
+    assert (seen.files, seen.passed_over) == ([tmp_path / "song.wav"], {})

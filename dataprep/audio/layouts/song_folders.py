@@ -79,11 +79,14 @@ def has_song_folders(source: Path, files: Sequence[Path]) -> bool:
     return 2 * sum(len(group.files) for group in _groups(folders)) >= len(files)
 
 
-def labelled_by_name(files: Sequence[Path]) -> list[Path]:
-    """Files that are stems of one song by their names, vocals among them: flat, they would be songs of their own."""
+def labelled_by_name(files: Sequence[Path]) -> list[list[Path]]:
+    """Files that are stems of a song by their names, vocals among them: flat, they would be songs of their own.
+
+    Returns:
+        The files of each song.
+    """
     folders = {folder: _said(paths) for folder, paths in _by_folder(files).items()}
-    found = [list(g.files) for g in _groups(folders) if any(said.kind == "vocals" for said in g.files.values())]
-    return [path for group in found for path in group]
+    return [list(g.files) for g in _groups(folders) if any(said.kind == "vocals" for said in g.files.values())]
 
 
 def stem_named(files: Sequence[Path]) -> list[Path]:

@@ -100,7 +100,7 @@ def _refuse_stems(source: Path, files: Sequence[Path]) -> None:
     named = stem_named(files)
     if 2 * len(named) < len(files):  # an album may have a song called "Voices"
         named = []
-    found = beside or labelled_by_name(files) or named
+    found = beside or [path for song in labelled_by_name(files) for path in song] or named
     if found:
         shown = ", ".join(str(path.relative_to(source)) for path in found[:3]) + (", …" if found[3:] else "")
         raise DataError(
