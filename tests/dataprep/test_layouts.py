@@ -167,6 +167,13 @@ LAYOUTS = {
         {id: song([f"{f}/vocals.wav"], [f"{f}/{s}.wav" for s in ("bass", "drums", "other")], [f"{f}/mixture.wav"])
          for id, f in (("train-A_B", "train/A B"), ("test-C_D", "test/C D"))},
     ),
+    "DSD100": (
+        [f"{f}/{s}/{stem}.wav" for s in ("Dev/051 - A", "Test/001 - B")
+         for f, stems in (("Mixtures", ["mixture"]), ("Sources", ["bass", "drums", "vocals"])) for stem in stems],
+        {id: song([f"Sources/{s}/vocals.wav"], [f"Sources/{s}/bass.wav", f"Sources/{s}/drums.wav"],
+                  [f"Mixtures/{s}/mixture.wav"])
+         for id, s in (("Dev-051_-_A", "Dev/051 - A"), ("Test-001_-_B", "Test/001 - B"))},
+    ),
     "MedleyDB with names": (
         ["A_S/A_S_MIX.wav", "A_S/A_S_STEMS/vocals.wav", "A_S/A_S_STEMS/drums.wav"],
         {"A_S-A_S_STEMS": song(["A_S/A_S_STEMS/vocals.wav"], ["A_S/A_S_STEMS/drums.wav"], ["A_S/A_S_MIX.wav"])},
@@ -318,6 +325,13 @@ def test_a_published_split_is_known_by_two_folders(tmp_path):
     found(tmp_path / "db", *(f"{f}/vocals.wav" for f in ("train/A", "test/B", "valid/C", "more/D")))
     assert {t.id: t.split for t in find_tracks([tmp_path / "db"]).tracks} == {
         "train-A": "train", "test-B": "test", "valid-C": "valid", "more-D": None
+    }  # fmt: skip
+    for half, name in (("Mixtures", "mixture"), ("Sources", "vocals")):
+        found(tmp_path / "DSD100", *(f"{half}/{s}/{name}.wav" for s in ("Dev/A", "Test/B")))
+    assert {t.id: t.split for t in find_tracks([tmp_path / "DSD100"]).tracks} == {"Dev-A": "train", "Test-B": "test"}
+    found(tmp_path / "home", *(f"db/{f}/vocals.wav" for f in ("train/A", "test/B")), "mine/test/C/vocals.wav")
+    assert {t.id: t.split for t in find_tracks([tmp_path / "home"]).tracks} == {
+        "db-train-A": "train", "db-test-B": "test", "mine-test-C": None
     }  # fmt: skip
     apart = [tmp_path / "db" / name for name in ("train", "test")]
     assert [(t.id, t.split) for t in find_tracks(apart).tracks] == [("A", "train"), ("B", "test")]

@@ -1,6 +1,7 @@
 """`stems`: songs whose stems lie together, in one of three forms that may stand side by side in a source.
 
-a folder a song     SONG/vocals.wav, SONG/drums.wav, …; the folder may be SONG/SONG_STEMS beside SONG/SONG_MIX.wav
+a folder a song     SONG/vocals.wav, SONG/drums.wav, …; the folder may be SONG/SONG_STEMS beside SONG/SONG_MIX.wav, or
+                    Sources/SONG beside Mixtures/SONG, as in DSD100
 folders in it       SONG/vocals/*.wav, SONG/drums/*.wav, …, as in MoisesDB: files of a folder are summed
 by their names      SONG.vocals.wav and SONG.instrumental.wav, SONG_(Vocals).wav, SONG_no_vocals.wav, … in any folder
 """
@@ -53,10 +54,12 @@ def find_song_folders(source: Path, files: Sequence[Path]) -> Found:
     """Songs of all three forms."""
     found = _Songs(source)
     left = _find_nested(found, files)
-    for folder, paths in _with_mixtures_above(left).items():
+    folders = _with_mixtures_above(left)
+    of_two = _join_mixtures(source, folders)
+    for folder, paths in folders.items():
         said = _said(paths)
         if is_song_folder(said):
-            _add_folder(found, folder, said)
+            _add_folder(found, folder, said, of_two.get(folder))
             continue
         groups, others = _by_title(said)
         for title, group in groups.items():
@@ -188,6 +191,25 @@ def _with_mixtures_above(files: Sequence[Path]) -> dict[Path, list[Path]]:
     return {folder: paths for folder, paths in folders.items() if paths}
 
 
+def _join_mixtures(source: Path, folders: dict[Path, list[Path]]) -> dict[Path, tuple[str, ...]]:
+    """Puts what is in Mixtures/SONG to Sources/SONG, at any depth; returns the path of such a song without the two."""
+    sides: dict[str, dict[tuple[str, ...], Path]] = {"mixtures": {}, "sources": {}}
+    for folder in folders:
+        parts = folder.relative_to(source).parts
+        for index, part in enumerate(parts[:-1]):
+            if part.casefold() in sides:
+                sides[part.casefold()][tuple(p.casefold() for p in (*parts[:index], *parts[index + 1 :]))] = folder
+                break
+    songs = {}
+    for key, folder in sides["sources"].items():
+        if key in sides["mixtures"]:
+            folders[folder] = folders[folder] + folders.pop(sides["mixtures"][key])
+            parts = folder.relative_to(source).parts
+            cut = next(index for index, part in enumerate(parts) if part.casefold() == "sources")
+            songs[folder] = (*parts[:cut], *parts[cut + 1 :])
+    return songs
+
+
 def _by_folder(files: Sequence[Path]) -> dict[Path, list[Path]]:
     folders: dict[Path, list[Path]] = {}
     for path in files:
@@ -201,7 +223,9 @@ def _said(paths: Sequence[Path]) -> dict[Path, Titled | None]:
     return {path: Titled("", said) if (said := known[path]) else titled(path.stem) for path in paths}
 
 
-def _add_folder(found: _Songs, folder: Path, said: Mapping[Path, Titled | None]) -> None:
+def _add_folder(
+    found: _Songs, folder: Path, said: Mapping[Path, Titled | None], parts: tuple[str, ...] | None = None
+) -> None:
     names = [path.stem.casefold() for path in said]
     if twice := next((name for name in names if names.count(name) > 1), None):
         found.problems.append((folder, f"two files for the stem {twice}; keep one"))
@@ -216,7 +240,7 @@ def _add_folder(found: _Songs, folder: Path, said: Mapping[Path, Titled | None])
         found.problems.append((folder, "stems of several songs in it; give each song a folder"))
     else:
         files = {path: title.stem if title else named(path.stem) for path, title in said.items()}
-        found.add(_parts(found.source, folder), folder, files)
+        found.add(parts or _parts(found.source, folder), folder, files)
 
 
 def _songs_by_number(said: Mapping[Path, Titled | None]) -> dict[str, dict[Path, Named]]:
