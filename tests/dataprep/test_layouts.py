@@ -317,8 +317,12 @@ def test_each_file_of_an_unclear_song_is_read_once(tmp_path, monkeypatch):
         write(tmp_path / "S" / f"Kazoo {'abcde'[number]}.wav", sound(30_000, 30 + number))
     for name, signal in (("vocals", VOICE), ("drums", BAND), ("bass", BAND), ("keys", BAND), ("pad", BAND)):
         write(tmp_path / "S" / f"{name}.wav", signal)
+    told: list[str] = []
+    with content.listening_told(lambda path: told.append(path.stem)):
+        find_tracks([tmp_path])
+    assert sorted(opened) == sorted(told) == [*(f"Kazoo {letter}" for letter in "abcde"), "vocals"]
     find_tracks([tmp_path])
-    assert sorted(opened) == [*(f"Kazoo {letter}" for letter in "abcde"), "vocals"]
+    assert len(told) == 6
 
 
 def test_a_published_split_is_known_by_two_folders(tmp_path):

@@ -4,8 +4,10 @@ Everything here is decided from the beginnings of the files, at a low sample rat
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Literal
 
@@ -61,6 +63,19 @@ def holds(heard: np.ndarray, other: np.ndarray) -> bool:
     return _correlation(heard, other) > _HOLDS
 
 
+_on_listen: ContextVar[Callable[[Path], object]] = ContextVar("_on_listen", default=lambda path: None)
+
+
+@contextmanager
+def listening_told(to: Callable[[Path], object]) -> Iterator[None]:
+    """Calls `to` with each file that is about to be listened to, since that takes a while."""
+    token = _on_listen.set(to)
+    try:
+        yield
+    finally:
+        _on_listen.reset(token)
+
+
 class Beginnings:
     """The first parts of the files of one song, each read once; they go with it."""
 
@@ -71,6 +86,8 @@ class Beginnings:
         """The first part of each file, `[channel, sample]`; None where one cannot be heard."""
         paths = list(paths)
         new = [path for path in dict.fromkeys(paths) if path not in self._heard]
+        for path in new:
+            _on_listen.get()(path)
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             self._heard.update(zip(new, pool.map(_beginning, new), strict=True))
         found = [heard for path in paths if (heard := self._heard[path]) is not None]

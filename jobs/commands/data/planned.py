@@ -1,11 +1,14 @@
 """Which file becomes what, told before `vr data` prepares: all of it by `--dry-run`, else the beginning."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dataprep.roles import USUAL_SPLIT
+from jobs.commands.terminal import console
+from vr_core.small_files import printable
 
 if TYPE_CHECKING:
     from dataprep.audio.decoders import AudioSource
@@ -103,13 +106,21 @@ def planned(
     """
     from dataclasses import replace
 
+    from rich.markup import escape
+
+    from dataprep.audio.layouts.content import listening_told
     from dataprep.audio.tracks import find_tracks
     from dataprep.preparing.change import ids_beside, ids_kept, no_song_now
     from dataprep.preparing.plan import heeding, manifest_there, plan
     from dataprep.shards.splits import SplitByFraction, parse_split
 
     rule = parse_split(USUAL_SPLIT if split is None else split)
-    found = find_tracks(sources, layout)
+    with console().status("looking through the folders") as status:
+        heard = itertools.count(1)
+        with listening_told(
+            lambda path: status.update(escape(printable(f"listening to file {next(heard)}, {path.name}")))
+        ):
+            found = find_tracks(sources, layout)
     existing = beside or manifest_there(out, settings)
     if beside is not None:
         found = replace(found, tracks=ids_beside(found.tracks, beside))
