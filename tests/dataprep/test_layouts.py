@@ -192,6 +192,16 @@ LAYOUTS = {
         {f"A-{n}": song(mixture=[f"A/{m}.mp3"]) for n, m in [("The_Voice", "The Voice"), ("Sweet_Voice", "Sweet Voice"),
          *((n, n) for n in ("Karaoke", "Bass", "1", "2", "3", "4"))]},
     ),
+    "songs that are called Harmony and Chorus": (
+        ["A/Harmony.mp3", "A/Drums.mp3", "A/Chorus.mp3", "A/Love.mp3", "A/Hate.mp3", "B/Harmony.mp3", "B/Night.mp3",
+         "C/Anna - Harmony.mp3"],
+        {f"{n.replace(' ', '_').replace('/', '-')}": song(mixture=[f"{n}.mp3"])
+         for n in ("A/Harmony", "A/Drums", "A/Chorus", "A/Love", "A/Hate", "B/Harmony", "B/Night", "C/Anna - Harmony")},
+    ),
+    "a choir's stems": (
+        ["S/LV.wav", "S/BV1.wav", "S/Harmony1.wav", "S/Drums.wav"],
+        {"S": song(["S/BV1.wav", "S/Harmony1.wav", "S/LV.wav"], ["S/Drums.wav"])},
+    ),
     "genres": (["L/Karaoke/a.mp3", "L/Other/b.mp3"], {"L-Karaoke-a": song(mixture=["L/Karaoke/a.mp3"]),
                                                      "L-Other-b": song(mixture=["L/Other/b.mp3"])}),
 }  # fmt: skip

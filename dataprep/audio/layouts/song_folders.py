@@ -97,7 +97,10 @@ def stem_named(files: Sequence[Path]) -> list[Path]:
     return [
         path
         for path in files
-        if (said := titled(path.stem)) and said.firm and said.stem.kind in ("vocals", "instrumental")
+        if (said := titled(path.stem))
+        and said.firm
+        and not said.stem.loose
+        and said.stem.kind in ("vocals", "instrumental")
     ]
 
 
@@ -133,7 +136,12 @@ def _half_named(said: Mapping[Path, Titled | None]) -> str:
 
 
 def _is_multitrack(said: Mapping[Path, Titled | None]) -> bool:
-    return {"vocals", "part"} <= {found.stem.kind for found in said.values() if found and not found.title}
+    return {"vocals", "part"} <= {stem.kind for stem in _all_about_stems(said)}
+
+
+def _all_about_stems(said: Mapping[Path, Titled | None]) -> list[Named]:
+    """What the names say that are all about a stem, and that songs are seldom called by."""
+    return [found.stem for found in said.values() if found and not found.title and not found.stem.loose]
 
 
 def is_song_folder(said: Mapping[Path, Titled | None]) -> bool:
@@ -142,9 +150,9 @@ def is_song_folder(said: Mapping[Path, Titled | None]) -> bool:
     if len(names & _CLASSIC_PARTS) >= 2:
         return True
     if names & _CLASSIC:
-        kinds = {found.stem.kind for found in said.values() if found and not found.title}
+        kinds = {stem.kind for stem in _all_about_stems(said)}
         return len(kinds) > 1 or 2 * sum(found is None for found in said.values()) <= len(said)
-    whole = [found.stem for found in said.values() if found and not found.title]
+    whole = _all_about_stems(said)
     sides = any(stem.kind in ("vocals", "instrumental", "mixture") for stem in whole)
     return 2 * len(whole) >= len(said) and (sides or len(whole) >= 2) and not all(s.kind == "unclear" for s in whole)
 

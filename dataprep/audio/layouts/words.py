@@ -93,6 +93,8 @@ class Named:
     """Every word of it is about stems: nothing of a song's title is in it."""
     qualified: bool
     """It says which one of its kind it is: `lead vocals`, `vocals 2`."""
+    loose: bool = False
+    """Songs are called by such words too, and these alone: `Harmony`, `Chorus`."""
 
 
 def words(name: str) -> tuple[str, ...]:
@@ -124,7 +126,8 @@ def named(name: str) -> Named:
     """What a name, or a part of one, says about the stem in a file."""
     found = words(name)
     kinds = {kind for kind, known in _KINDS if not known.isdisjoint(found)}
-    if not kinds and not _SUNG.isdisjoint(found):
+    loose = not kinds and not _SUNG.isdisjoint(found)
+    if loose:
         kinds = {"vocals"}
     known = _KNOWN | {"one"} if "minus" in found else _KNOWN
     rest = [word for word in found if word not in known and not word.isdecimal()]
@@ -138,7 +141,7 @@ def named(name: str) -> Named:
             rest[index] = cut
     whole = not any(rest)
     qualified = any(word in QUALIFIERS | _SOME_VOCALS or word.isdecimal() for word in found)
-    return Named(_kind(found, kinds, whole), whole, qualified)
+    return Named(_kind(found, kinds, whole), whole, qualified, loose)
 
 
 def _kind(found: tuple[str, ...], kinds: set[Kind], whole: bool) -> Kind | None:
