@@ -245,20 +245,24 @@ def _write(folder: Path, manifest: Manifest, songs: tuple[SongRow, ...]) -> None
 def ids_beside(tracks: Sequence[Track], manifest: Manifest) -> tuple[Track, ...]:
     """`tracks` with ids that replace no song of a data set but those which they are.
 
-    A track that has a file of a song is that song, with other stems perhaps. A track with the id of another song gets
-    -2, -3 and so on, unless that song has moved: its files are gone, and the track is as long.
+    A track that has a file of a song is that song, with other stems perhaps; of several such tracks, the first is. A
+    track with the id of another song gets -2, -3 and so on, unless that song has moved: its files are gone, and the
+    track is as long.
     """
     own = {file: song.id for song in manifest.songs for file in files_of(song.sources)}
     songs = {song.id.casefold(): song for song in manifest.songs}
     given = songs.keys() | {track.id.casefold() for track in tracks}
-    found = []
+    found: list[Track] = []
+    used: set[str] = set()
     for track in tracks:
-        name = next((own[file] for file in sorted(files_of(track.stems)) if file in own), None)
+        mine = (own[file] for file in sorted(files_of(track.stems)) if file in own)
+        name = next((name for name in mine if name not in used), None)
         if name is None:
             name, other = track.id, songs.get(track.id.casefold())
-            if other is not None and not _has_moved(other, track, manifest.stft.sample_rate_hz):
+            if other is not None and (other.id in used or not _has_moved(other, track, manifest.stft.sample_rate_hz)):
                 name = next(n for n in (f"{name}-{k}" for k in itertools.count(2)) if n.casefold() not in given)
                 given.add(name.casefold())
+        used.add(name)
         found.append(replace(track, id=name))
     return tuple(found)
 

@@ -356,3 +356,5 @@ def test_a_song_of_another_folder_with_the_same_name_replaces_nothing(tmp_path):
     assert ids(track("x", here["outro"], new / "more.wav")) == ["outro"], "the same song with one more stem"
     assert ids(track("moved", new / "moved.wav"), track("fresh", new / "fresh.wav")) == ["moved", "fresh"]
     assert ids(track("away", new / "away.wav")) == ["away-2"], "another one while that disk is not there"
+    two = [track("intro", here["intro"]), track("intro-b", here["intro"], new / "intro.wav")]
+    assert ids(*two) == ["intro", "intro-b"], "two tracks are never one song"
