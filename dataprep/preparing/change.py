@@ -282,12 +282,11 @@ def ids_kept(tracks: Sequence[Track], manifest: Manifest) -> tuple[Track, ...]:
     for track, name in zip(tracks, kept, strict=True):
         if name is None:
             name, other = track.id, songs.get(track.id.casefold())
-            is_new = other is not None and files_of(other.sources).isdisjoint(files_of(track.stems))
-            if name.casefold() in taken or (
-                is_new and other is not None and not _has_moved(other, track, manifest.stft.sample_rate_hz)
-            ):
+            if name.casefold() in taken or (other is not None and not _is_song(other, track, manifest)):
                 name = next(n for n in (f"{name}-{k}" for k in itertools.count(2)) if n.casefold() not in given)
                 given.add(name.casefold())
+            elif other is not None:
+                name = other.id  # which may differ in case
         found.append(replace(track, id=name))
     return tuple(found)
 
@@ -308,6 +307,11 @@ def no_song_now(tracks: Sequence[Track], sources: Sequence[Path], manifest: Mani
         for song in manifest.songs
         if song.id not in ids and any(is_there(file) for file, _ in files_of(song.sources))
     )
+
+
+def _is_song(song: SongRow, track: Track, manifest: Manifest) -> bool:
+    shared = not files_of(song.sources).isdisjoint(files_of(track.stems))
+    return shared or _has_moved(song, track, manifest.stft.sample_rate_hz)
 
 
 def _has_moved(song: SongRow, track: Track, rate_hz: int) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dataprep.audio.names import safe_id
-from dataprep.audio.tracks import find_tracks
+from dataprep.audio.tracks import Track, find_tracks
 from dataprep.errors import ManifestError
 from dataprep.preparing.change import ids_kept
 from dataprep.preparing.prepare import prepare
@@ -82,6 +82,9 @@ def test_an_id_that_was_given_before_is_not_given_to_another_song(tmp_path):
     manifest = prepare([replace(one, id="y")], tmp_path / "data", SETTINGS).manifest
     other = mixture_only(tmp_path / "two", "y", 2_000, 2)
     assert [track.id for track in ids_kept([one, other], manifest)] == ["y", "y-2"]
+    assert [track.id for track in ids_kept([replace(other, id="Y")], manifest)] == ["Y-2"], "y stays, given or not"
+    more = Track("Y", {"mixture": one.stems["mixture"], "vocals": other.stems["mixture"]})
+    assert [track.id for track in ids_kept([more], manifest)] == ["y"], "the same song with one more stem"
 
 
 BAD_IDS = ["", "..", "../../evil", "/etc/passwd", ".hidden", "-rf", "_x", "a/b", "a\0b", "a\nb", "a\x1b[2J", "a\u202eb",
