@@ -215,3 +215,13 @@ def test_songs_that_were_made_otherwise_of_the_same_files_are_named(tmp_path):
     assert f"vr data remove '{out}' {' '.join(stale)}" in done.stderr
     vr_data("remove", out, *stale)
     assert prepared(out, tmp_path / "db")["no_song_now"] == []
+
+
+def test_songs_that_are_asked_about_now_are_named_though_nothing_else_is_found(tmp_path):
+    song(tmp_path / "songs" / "s")
+    prepared(tmp_path / "data", tmp_path / "songs")
+    (tmp_path / "songs" / "s" / "vocals.wav").rename(tmp_path / "songs" / "s" / "Anna.wav")
+    with pytest.raises(DataError, match=r"Anna\.wav: the name says no stem.* vr data remove .*data s$"):
+        prepared(tmp_path / "data", tmp_path / "songs")
+    with pytest.raises(DataError, match=r"try another --layout$"):
+        prepared(tmp_path / "other", tmp_path / "songs")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dataprep.roles import USUAL_SPLIT
 from jobs.commands.terminal import console
+from vr_core.errors import command
 from vr_core.small_files import printable
 
 if TYPE_CHECKING:
@@ -106,22 +107,21 @@ def planned(
     """
     from dataclasses import replace
 
-    from rich.markup import escape
-
-    from dataprep.audio.layouts.content import listening_told
-    from dataprep.audio.tracks import find_tracks
+    from dataprep.errors import DataError
     from dataprep.preparing.change import ids_beside, ids_kept, no_song_now
     from dataprep.preparing.plan import heeding, manifest_there, plan
     from dataprep.shards.splits import SplitByFraction, parse_split
 
     rule = parse_split(USUAL_SPLIT if split is None else split)
-    with console().status("looking through the folders") as status:
-        heard = itertools.count(1)
-        with listening_told(
-            lambda path: status.update(escape(printable(f"listening to file {next(heard)}, {path.name}")))
-        ):
-            found = find_tracks(sources, layout)
     existing = beside or manifest_there(out, settings)
+    try:
+        found = _looked_through(sources, layout)
+    except DataError as error:
+        # What was made of them, by a reading that was sure where this one asks, is still there.
+        ids = no_song_now((), sources, existing) if existing is not None and layout == "auto" else ()
+        if not ids:
+            raise
+        raise DataError(f"{error}; {about_songs_left(out, ids)}") from None
     if beside is not None:
         found = replace(found, tracks=ids_beside(found.tracks, beside))
     elif existing is not None:
@@ -136,6 +136,31 @@ def planned(
         )  # fmt: skip
     left = no_song_now(found.tracks, sources, existing) if existing is not None else ()
     return Planned(sources, found, rule, plan(found.tracks, rule, existing, read_headers=read_headers), about, left)
+
+
+def about_songs_left(out: Path, ids: Sequence[str]) -> str:
+    """What to do about songs of a data set that the files they were made of are not taken for now."""
+    return (
+        f"{len(ids)} songs of {out} were made of these files, which are taken for other songs now or are asked about; "
+        f"they stay until you take them out: {command('data remove', out, *ids)}"
+    )
+
+
+def _looked_through(sources: Sequence[Path], layout: str) -> "Tracks":
+    """`find_tracks`, with a line that says what is being listened to."""
+    from rich.markup import escape
+
+    from dataprep.audio.layouts.content import listening_told
+    from dataprep.audio.tracks import find_tracks
+
+    with console().status("looking through the folders") as status:
+        heard = itertools.count(1)
+
+        def shown(path: Path) -> None:
+            status.update(escape(printable(f"listening to file {next(heard)}: {path.name}")))
+
+        with listening_told(shown):
+            return find_tracks(sources, layout)
 
 
 def _minutes(length_s: float) -> str:

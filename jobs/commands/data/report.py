@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from jobs.commands.data.given import remember
-from jobs.commands.data.planned import MOST_SONGS, Planned, planned
+from jobs.commands.data.planned import MOST_SONGS, Planned, about_songs_left, planned
 from jobs.commands.progress import audio_bar, in_bar
 from jobs.commands.terminal import say
 
@@ -121,14 +121,8 @@ def _not_used(before: Planned, refused: Sequence[tuple[str, str]]) -> None:
 
 
 def _no_song_now_shown(out: Path, before: Planned) -> None:
-    from vr_core.errors import command
-
-    if ids := before.no_song_now:
-        say(
-            f"{len(ids)} songs of {out} were made of these files, which are taken for other songs now or are asked "
-            f"about; they stay until you take them out: {command('data remove', out, *ids)}",
-            err=True,
-        )
+    if before.no_song_now:
+        say(about_songs_left(out, before.no_song_now), err=True)
 
 
 def _require_named(before: Planned, songs: Sequence[str]) -> None:
