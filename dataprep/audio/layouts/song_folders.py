@@ -15,7 +15,7 @@ from dataprep.audio.layouts.found import Found, FoundSong, Problem
 from dataprep.audio.layouts.medleydb import instrument_of
 from dataprep.audio.layouts.published import SPLIT_FOLDERS
 from dataprep.audio.layouts.song_roles import Unclear, song_roles
-from dataprep.audio.layouts.stem_folders import StemFolders, stem_folders
+from dataprep.audio.layouts.stem_folders import StemFolders, songs_by_their_files, stem_folders
 from dataprep.audio.layouts.words import Named, Titled, named, title_key, titled, words
 
 _CLASSIC = frozenset(
@@ -160,9 +160,11 @@ def is_song_folder(said: Mapping[Path, Titled | None]) -> bool:
 def _find_nested(found: _Songs, files: Sequence[Path]) -> list[Path]:
     """Adds songs with a folder a stem; returns the files that are in none."""
     taken: set[Path] = set()
+    songs = songs_by_their_files(files)
     for parent, here in stem_folders(found.source, files).items():
         below, kinds = here.below, here.kinds
-        if not taken.isdisjoint(below) or not _is_nested_song(found.source, parent, here):
+        holds_songs = any(folder != parent and folder.is_relative_to(parent) for folder in songs)
+        if holds_songs or not taken.isdisjoint(below) or not _is_nested_song(found.source, parent, here):
             continue
         said: dict[Path, Named] = {}
         for path in below:

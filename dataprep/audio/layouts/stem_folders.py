@@ -32,12 +32,22 @@ class StemFolders:
         return self.has_vocals or {"instrumental", "mixture"} <= sides or len(parts) > 1
 
 
+def songs_by_their_files(files: Sequence[Path]) -> frozenset[Path]:
+    """Folders whose own files are both sides of a song, or its parts: no stem, whatever they are called."""
+    kinds: dict[Path, set[str | None]] = {}
+    for path in files:
+        if (said := titled(path.stem)) and not said.title:
+            kinds.setdefault(path.parent, set()).add(said.stem.kind)
+    return frozenset(folder for folder, found in kinds.items() if "vocals" in found and len(found) > 1)
+
+
 def stem_folders(source: Path, files: Sequence[Path]) -> dict[Path, StemFolders]:
     """All folders of the source that have folders of stems."""
     found: dict[Path, StemFolders] = {}
+    songs = songs_by_their_files(files)
     for folder in dict.fromkeys(folder for path in files for folder in _above(source, path)):
         said = named(folder.name)
-        if folder != source and said.whole and said.kind is not None:
+        if folder != source and folder not in songs and said.whole and said.kind is not None:
             found.setdefault(folder.parent, StemFolders({})).kinds[folder.name] = said
     found = {parent: here for parent, here in found.items() if len(here.kinds) > 1 and here.tells}
     for path in files:

@@ -64,13 +64,35 @@ def recognise(source: Path, files: Sequence[Path]) -> Recognised:
         DataError: names hold words for stems, and yet every file would be a song of its own.
     """
     if source.is_dir():
-        chosen = next(layout for layout in TABLE if layout.has(source, files))
-        if chosen.name != "flat":
-            return chosen
+        labelled = [layout for layout in TABLE if layout.name != "flat" and layout.has(source, files)]
+        if labelled:
+            return _most_used(labelled, source, files)
         _refuse_stems(source, files)
         unclear = half_named_folders(files)
-        return chosen._replace(find=lambda _, all_files: _flat_without(unclear, source, all_files))
+        return layout_of("flat")._replace(find=lambda _, all_files: _flat_without(unclear, source, all_files))
     return layout_of("musdb" if is_musdb(source) else "flat")
+
+
+def _most_used(candidates: Sequence[Recognised], source: Path, files: Sequence[Path]) -> Recognised:
+    """The layout that uses most of the files; of equals the first.
+
+    Raises:
+        DataError: even that one leaves more than half of them unused: one odd folder says nothing of a collection.
+    """
+    if [layout.name for layout in candidates] == ["stems"]:
+        return candidates[0]  # names each folder that it does not understand
+    used = {}
+    for layout in candidates:
+        songs = layout.find(source, files).songs
+        used[layout] = len({part.path for song in songs for parts in song.stems.values() for part in parts})
+    chosen = max(candidates, key=lambda layout: used[layout])
+    if 2 * used[chosen] >= len(files) or not used[chosen]:
+        return chosen
+    raise DataError(
+        f"{source}: only {used[chosen]} of {len(files)} files make songs in the layout {chosen.name}; give "
+        f"these as a source of their own, or take only these with --layout {chosen.name}, or each file as a song with "
+        "--layout flat"
+    )
 
 
 def layout_of(name: str) -> Recognised:

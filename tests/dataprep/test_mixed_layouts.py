@@ -1,0 +1,71 @@
+"""Sources that hold more than one layout, and songs that are called after stems: one odd folder decides nothing."""
+
+import pytest
+
+from dataprep.audio.tracks import find_tracks
+from dataprep.errors import DataError
+
+
+def lay_out(folder, names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def found(folder):
+    return {
+        track.id: {
+            role: sorted(str(source.path.relative_to(folder)) for source in sources)
+            for role, sources in track.stems.items()
+        }
+        for track in find_tracks([folder]).tracks
+    }
+
+
+SONGS = [f"{song}/{stem}.wav" for song in ("Abba", "Cafe", "Dido") for stem in ("vocals", "drums", "bass")]
+
+
+def test_songs_in_folders_of_stems_beside_song_folders_do_not_hide_these(tmp_path):
+    lay_out(tmp_path, [*SONGS, "Live/vocals/Live 2019.wav", "Live/drums/Live 2019.wav"])
+    songs = found(tmp_path)
+    assert {"Abba", "Cafe", "Dido"} <= set(songs)
+    assert songs["Abba"] == {"vocals": ["Abba/vocals.wav"], "instrumental": ["Abba/bass.wav", "Abba/drums.wav"]}
+
+
+def test_pairs_beside_song_folders_do_not_hide_these(tmp_path):
+    lay_out(tmp_path, [*SONGS, "mixtures/a.wav", "instruments/a.wav"])
+    assert {"Abba", "Cafe", "Dido"} <= set(found(tmp_path))
+
+
+@pytest.mark.parametrize("odd", ["junk.stem.mp4", "Queen/x.stem.mp4"])
+def test_one_file_of_musdb_among_other_music_is_asked_about(tmp_path, odd):
+    lay_out(tmp_path, [odd, *(f"Queen/{i} song.mp3" for i in range(5))])
+    with pytest.raises(DataError, match=r"only 1 of 6 files make songs in the layout musdb.*--layout flat"):
+        find_tracks([tmp_path])
+
+
+def test_songs_that_are_called_after_stems_are_songs(tmp_path):
+    lay_out(tmp_path, [f"{song}/{stem}.wav" for song in ("Voices", "Drums", "Hello")
+                       for stem in ("vocals", "instrumental")])  # fmt: skip
+    songs = found(tmp_path)
+    assert set(songs) == {"Voices", "Drums", "Hello"}
+    assert songs["Voices"] == {"vocals": ["Voices/vocals.wav"], "instrumental": ["Voices/instrumental.wav"]}
+
+
+def test_a_folder_of_songs_never_becomes_one_song(tmp_path):
+    lay_out(tmp_path / "library", [
+        *(f"songs/{name}" for name in SONGS), "songs/Only vocals/vocals.wav",
+        "songs/karaoke/instruments/Song A.wav", "songs/karaoke/instruments/Song B.wav",
+    ])  # fmt: skip
+    songs = found(tmp_path / "library")
+    assert {"songs-Abba", "songs-Cafe", "songs-Dido"} <= set(songs)
+    for stems in songs.values():
+        files = [path for paths in stems.values() for path in paths]
+        assert len({path.rpartition("/")[0] for path in files}) == 1, "stems of one song come from one folder"
+
+
+def test_a_folder_of_songs_of_which_one_is_called_with_mix_stays_one(tmp_path):
+    lay_out(tmp_path, [f"songs/{song}/{stem}.wav" for song in ("Cafe", "With Mix", "Voices")
+                       for stem in ("vocals", "instrumental", "Full Mix")])  # fmt: skip
+    assert set(found(tmp_path)) == {"songs-Cafe", "songs-With_Mix", "songs-Voices"}
