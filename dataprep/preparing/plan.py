@@ -60,7 +60,8 @@ def heeding(rule: SplitRule, tracks: Sequence[Track], *, published: bool) -> Spl
         return rule
     kin = {track.id: track.kin for track in tracks if track.kin}
     own = {track.id: track.split for track in tracks if track.split is not None}
-    return replace(rule, kin=kin, published=own if published else {})
+    labelled = frozenset(track.id for track in tracks if len(track.stems) > 1)
+    return replace(rule, kin=kin, published=own if published else {}, labelled=labelled)
 
 
 def manifest_there(out: Path, settings: PrepareSettings) -> Manifest | None:

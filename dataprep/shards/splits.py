@@ -29,6 +29,8 @@ class SplitByFraction:
     """Splits that songs have in a published data set: they stay, and those of its `train` give a split it has not."""
     kin: Mapping[str, str] = field(default_factory=dict)
     """Songs of equal kin come into one split."""
+    labelled: frozenset[str] = frozenset()
+    """Songs whose stems are known; they and the others are drawn each by themselves."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,10 @@ def _by_fraction(ids: Sequence[str], rule: SplitByFraction) -> dict[str, Split]:
     """
     published = {song: rule.published[song] for song in ids if song in rule.published}
     taken = set(published.values())
-    drawn = _drawn([song for song in ids if song not in published], rule)
+    own_draw = [song for song in ids if song not in published]
+    # Each kind by itself: music without labels would take the only songs that fine-tuning is validated on.
+    drawn = _drawn([song for song in own_draw if song in rule.labelled], rule)
+    drawn |= _drawn([song for song in own_draw if song not in rule.labelled], rule)
     rest = replace(rule, valid=0 if "valid" in taken else rule.valid, test=0 if "test" in taken else rule.test)
     own = _drawn([song for song, split in published.items() if split == "train"], rest)
     return {song: drawn.get(song) or own.get(song) or published[song] for song in ids}

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -135,3 +137,15 @@ def test_fractions_are_drawn_as_they_always_were():
     splits = assign(SONGS, SplitByFraction(0.1, 0.1, kin={id: id for id in SONGS}))
     drawn = [song.removeprefix("song0") for song, split in splits.items() if split != "train"]
     assert drawn == ["09", "11", "12", "22", "24", "28", "30", "35"]
+
+
+@given(labelled=st.integers(3, 12), others=st.integers(0, 60), seed=st.integers(0, 50))
+def test_music_without_labels_takes_no_validation_from_songs_with_stems(labelled, others, seed):
+    """The defect: three songs with stems beside much other music, and none of them was for validation."""
+    known = [f"stems {i}" for i in range(labelled)]
+    rest = [f"song {i}" for i in range(others)]
+    rule = SplitByFraction(0.1, 0.1, seed)
+    splits = assign([*known, *rest], replace(rule, labelled=frozenset(known)))
+    assert {splits[song] for song in known} == {"train", "valid", "test"}
+    assert {song: splits[song] for song in known} == assign(known, rule)
+    assert {song: splits[song] for song in rest} == assign(rest, rule)
