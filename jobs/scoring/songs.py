@@ -80,7 +80,7 @@ def find_songs(sources: Sequence[Path]) -> Found:
             for path, why in found.problems
             if os.path.realpath(path) not in songs and os.path.realpath(path) not in passed_over
         ]
-    return Found(tuple(songs.values()), tuple(problems), tuple(passed_over.values()), dict(sorted(no_audio.items())))
+    return Found(tuple(songs.values()), _once(problems), tuple(passed_over.values()), dict(sorted(no_audio.items())))
 
 
 def is_result(path: Path, results: dict[Path, frozenset[str]]) -> bool:
@@ -115,3 +115,11 @@ def _encodable(path: Path) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _once(problems: Sequence[tuple[Path, str]]) -> tuple[tuple[Path, str], ...]:
+    """A file that is named and lies in a folder that is named is one problem."""
+    first: dict[Path, str] = {}
+    for path, why in problems:
+        first.setdefault(path, why)
+    return tuple(first.items())
