@@ -1,14 +1,14 @@
 """From items to tensors: stored bytes read ahead by threads, widened on the device that trains.
 
 Threads and not processes: what they do is read, for which the interpreter is free, and nothing has to be sent from one
-process to another. What travels is as narrow as it is stored; `widen_magnitudes` makes numbers of it where they are
+process to another. What travels is as narrow as it is stored; `magnitudes_of` makes numbers of it where they are
 used.
 """
 
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from dataprep.batches.order import Item
-from dataprep.roles import Role
 from dataprep.shards.codecs import CODECS, Codec
 from dataprep.shards.columns import CHANNELS
 from dataprep.shards.dataset import Dataset
@@ -33,7 +32,7 @@ _EXCHANGED_FRAMES = 64
 
 @dataclass(frozen=True)
 class CodedStem:
-    """One role of a batch as it is stored; frames beyond an item's end are zero."""
+    """One slot of a batch as it is stored; frames beyond an item's end are zero."""
 
     codec: Codec
     columns: dict[str, Tensor]
@@ -47,32 +46,44 @@ class CodedBatch:
     """Some items and their stored bytes, on the device that trains."""
 
     items: tuple[Item, ...]
-    stems: dict[Role, CodedStem]
+    slots: dict[str, CodedStem]
 
 
-def widen_magnitudes(batch: CodedBatch, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Magnitudes that a model trains on.
+def magnitudes_of(batch: CodedBatch, sounds: Mapping[str, tuple[str, ...]], device: torch.device) -> dict[str, Tensor]:
+    """Magnitudes of sounds, which are sums of slots.
 
     Args:
         batch: from a `Loader`, or `read_batch`.
+        sounds: name → the slots that add up to it, as complex spectrograms. A slot that no item has is silent.
         device: where to.
 
     Returns:
-        The mixture's, `[item, channel, bin, frame]` float32; the instrumental's, or None where the mixture was read.
-        Instrumental and vocals are added as complex spectrograms. Both are transposed views of frame-major memory.
+        Name → `[item, channel, bin, frame]` float32, a transposed view of frame-major memory.
+
+    Raises:
+        ValueError: a sound of which the batch has no slot.
     """
-    stems = {role: _to(stem, device) for role, stem in batch.stems.items()}
-    if "mixture" in stems:
-        mixture = stems["mixture"]
-        return mixture.codec.widen_magnitude(mixture.columns, mixture.scale), None
-    instrumental, vocals = stems["instrumental"], stems.get("vocals")
-    if vocals is None:
-        alone = instrumental.codec.widen_magnitude(instrumental.columns, instrumental.scale)
-        return alone, alone
-    one, both = instrumental.codec.mix_magnitudes(
-        instrumental.columns, instrumental.scale, vocals.columns, vocals.scale
-    )
-    return both, one
+    slots = {name: _to(stem, device) for name, stem in batch.slots.items()}
+    parts = {sound: tuple(name for name in names if name in slots) for sound, names in sounds.items()}
+    found: dict[tuple[str, ...], Tensor] = {}
+    # The longest first: a sum of two gives its first part as well, for nothing.
+    for names in sorted(set(parts.values()), key=lambda names: (-len(names), names)):
+        if names in found:
+            continue
+        if not names:
+            raise ValueError(f"the batch has none of the slots of {min(s for s, of in parts.items() if not of)}")
+        first, *rest = (slots[name] for name in names)
+        if not rest:
+            found[names] = first.codec.widen_magnitude(first.columns, first.scale)
+        elif len(rest) == 1 and rest[0].codec is first.codec:
+            one, found[names] = first.codec.mix_magnitudes(first.columns, first.scale, rest[0].columns, rest[0].scale)
+            found.setdefault(names[:1], one)
+        else:
+            total = first.codec.widen(first.columns, first.scale)
+            for stem in rest:
+                total += stem.codec.widen(stem.columns, stem.scale)
+            found[names] = total.abs()
+    return {sound: found[names] for sound, names in parts.items()}
 
 
 def read_batch(data: Dataset, items: Sequence[Item]) -> CodedBatch:
@@ -185,14 +196,14 @@ class Loader:
 class _Filling:
     """A batch while it is read, by any number of threads."""
 
-    def __init__(self, data: Dataset, buffer: "_Buffer", batch: CodedBatch, blocks: dict[Role, Tensor]) -> None:
+    def __init__(self, data: Dataset, buffer: "_Buffer", batch: CodedBatch, blocks: dict[str, Tensor]) -> None:
         """Read `batch`, whose columns are those of `blocks` `[column, item, frame, channel*bin]`."""
         self.buffer = buffer
         self._data = data
         self._batch = batch
         # Numpy's views: torch lets go of the interpreter at every small assignment, and another reader takes it.
-        self._columns = {role: block.numpy() for role, block in blocks.items()}
-        self._scales = {role: stem.scale.numpy() for role, stem in batch.stems.items()}
+        self._columns = {slot: block.numpy() for slot, block in blocks.items()}
+        self._scales = {slot: stem.scale.numpy() for slot, stem in batch.slots.items()}
         count = len(batch.items)
         batch_bytes = sum(block.nbytes for block in self._columns.values())
         size = max(1, min(_PART_BYTES * count // max(1, batch_bytes), -(-count // READERS)))
@@ -217,17 +228,17 @@ class _Filling:
     def _read_item(self, item: Item, row: int) -> None:
         done = dict.fromkeys(self._columns, 0)
         for read in item.reads:
-            out = self._columns[read.role][:, row, : read.frames]
+            out = self._columns[read.key][:, row, : read.frames]
             self._data.read(read.song, read.role, read.start_frame, read.frames, out)
             if read.swap:
                 for column in out:
                     _exchange_channels(column.reshape(read.frames, CHANNELS, -1))
-            scale = self._scales[read.role][row, : read.frames]
+            scale = self._scales[read.key][row, : read.frames]
             self._data.scale(read.song, read.role, read.start_frame, read.gain, scale)
-            done[read.role] = read.frames
-        for role, frames in done.items():
+            done[read.key] = read.frames
+        for slot, frames in done.items():
             if frames < item.crop_frames:
-                self._columns[role][:, row, frames:] = 0
+                self._columns[slot][:, row, frames:] = 0
 
     def result(self) -> CodedBatch:
         """The batch, when all parts are read."""
@@ -243,8 +254,8 @@ class _Buffer:
     def __init__(self, data: Dataset, pinned: bool) -> None:
         self._data = data
         self._pinned = pinned
-        self._blocks: dict[Role, Tensor] = {}
-        self._scales: dict[Role, Tensor] = {}
+        self._blocks: dict[str, Tensor] = {}
+        self._scales: dict[str, Tensor] = {}
         self._copied: torch.cuda.Event | None = None
 
     def start(self, items: tuple[Item, ...]) -> _Filling:
@@ -253,29 +264,29 @@ class _Buffer:
             self._copied.synchronize()
             self._copied = None
         crop, width = items[0].crop_frames, CHANNELS * self._data.stft.bins
-        stems, blocks = {}, {}
-        for role in sorted({read.role for item in items for read in item.reads}):
+        slots, blocks = {}, {}
+        for slot, role in sorted({(read.key, read.role) for item in items for read in item.reads}):
             codec = CODECS[self._data.manifest.codec_of(role)]
             (dtype,) = {codec.torch_dtype(name) for name in codec.columns}
-            blocks[role] = self._memory(self._blocks, role, dtype, (len(codec.columns), len(items), crop, width))
-            scale = self._memory(self._scales, role, torch.float32, (1, len(items), crop))[0]
-            stems[role] = CodedStem(codec, dict(zip(codec.columns, blocks[role], strict=True)), scale.zero_())
-        return _Filling(self._data, self, CodedBatch(items, stems), blocks)
+            blocks[slot] = self._memory(self._blocks, slot, dtype, (len(codec.columns), len(items), crop, width))
+            scale = self._memory(self._scales, slot, torch.float32, (1, len(items), crop))[0]
+            slots[slot] = CodedStem(codec, dict(zip(codec.columns, blocks[slot], strict=True)), scale.zero_())
+        return _Filling(self._data, self, CodedBatch(items, slots), blocks)
 
     def on_device(self, batch: CodedBatch, device: torch.device) -> CodedBatch:
         """The batch where it is used; this memory is not filled again before the copy has been made."""
         if device.type != "cuda":
             return batch
-        moved = {role: _to(stem, device) for role, stem in batch.stems.items()}
+        moved = {slot: _to(stem, device) for slot, stem in batch.slots.items()}
         self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._copied.record(torch.cuda.current_stream(device))
         return CodedBatch(batch.items, moved)
 
-    def _memory(self, held: dict[Role, Tensor], role: Role, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    def _memory(self, held: dict[str, Tensor], slot: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         """`[x, item, ...]`, the same as before where there are no more items than ever."""
-        there = held.get(role)
+        there = held.get(slot)
         if there is None or there.shape[1] < shape[1] or there.shape[2:] != shape[2:]:
-            there = held[role] = torch.empty(shape, dtype=dtype, pin_memory=self._pinned)
+            there = held[slot] = torch.empty(shape, dtype=dtype, pin_memory=self._pinned)
         return there[:, : shape[1]]
 
 

@@ -11,6 +11,7 @@ SC 2011), as raw 64-bit words: unlike numpy's distributions and shuffles, they a
 
 import bisect
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +22,8 @@ import numpy as np
 from dataprep.errors import ManifestError
 from dataprep.roles import Role, Split
 from dataprep.shards.manifest import Manifest
-from vr_core.specs.objectives import ObjectiveSpec, SeparateSpec
+from vr_core.specs.objectives import ObjectiveSpec
+from vr_core.specs.slots import Slot
 
 
 class CatalogueRow(NamedTuple):
@@ -46,6 +48,13 @@ class Read:
     gain: float = 1.0
     swap: bool = False
     """Left and right exchanged."""
+    slot: str = ""
+    """Key in the batch; by default the role."""
+
+    @property
+    def key(self) -> str:
+        """Of its frames in the batch."""
+        return self.slot or self.role
 
 
 @dataclass(frozen=True)
@@ -59,8 +68,28 @@ class Item:
     reads: tuple[Read, ...]
 
 
-# Which of an item's numbers decides what; new ones are added at the end, so that the others keep their values.
-_START, _REMIX, _VOCALS, _GAIN, _SWAP_INSTRUMENTAL, _SWAP_VOCALS, _SILENT, _DRAWS = range(8)
+class _Draws(NamedTuple):
+    """Which of an item's numbers decides what of a slot that is not the anchor."""
+
+    elsewhere: int
+    place: int
+    gain: int
+    swap: int
+    silent: int
+
+
+# New ones are added at the end, so that the others keep their values.
+_START, _SWAP_ANCHOR = 0, 4
+_SECOND = _Draws(elsewhere=1, place=2, gain=3, swap=5, silent=6)
+_FURTHER_FROM = 8
+
+
+def _draws_of(number: int) -> _Draws:
+    """Of the slot at that place after the anchor."""
+    if number == 0:
+        return _SECOND
+    first = _FURTHER_FROM + (number - 1) * len(_SECOND)
+    return _Draws(*range(first, first + len(_SECOND)))
 
 
 class Order:
@@ -78,23 +107,16 @@ class Order:
         self.objective = objective
         self.seed = seed
         self.crop_frames = crop_frames
-        self._anchor = roles_of(objective)[0]
-        self._songs = [song for song in songs if self._anchor in song.roles]
-        self._vocals = [song for song in songs if "vocals" in song.roles]
-        # Songs without a voice lend none; where all are silent there is nothing else.
-        self._vocals = [song for song in self._vocals if _heard_frames(song)] or self._vocals
-        if not self._songs or (self._anchor == "instrumental" and not self._vocals):
+        self._anchor, *self._others = objective.signals.slots
+        self._songs = [song for song in songs if self._anchor.stem in song.roles]
+        self._lenders = {slot.stem: _Lenders.of(songs, slot.stem) for slot in self._others}
+        if not self._songs or not all(lenders.songs for lenders in self._lenders.values()):
             raise ManifestError(
                 f"no song for training has what the objective {objective.name} needs: "
-                + (
-                    "instrumental and vocals"
-                    if self._anchor == "instrumental"
-                    else "a mixture (stored unless turned off)"
-                )
-                + "; `vr data inspect` shows what is there"
+                f"{' and '.join(stem_names(objective))}; `vr data inspect` shows what is there"
             )
         self._slot_ends = list(itertools.accumulate(max(1, song.frames // crop_frames) for song in self._songs))
-        self._vocals_ends = list(itertools.accumulate(_heard_frames(song) or song.frames for song in self._vocals))
+        self._numbers = _FURTHER_FROM + max(0, len(self._others) - 1) * len(_SECOND)
         self._permutation = lru_cache(maxsize=2)(self._permuted_slots)
 
     @classmethod
@@ -118,64 +140,92 @@ class Order:
         number = bisect.bisect_right(self._slot_ends, slot)
         song = self._songs[number]
         slots = self._slot_ends[number] - (self._slot_ends[number - 1] if number else 0)
-        u = _uniform(self.seed, epoch, (0, place, 0, 0), _DRAWS)
+        u = _uniform(self.seed, epoch, (0, place, 0, 0), self._numbers)
         # The slot's share of all starts, not of the frames: every start is as likely as any other.
         start = self._start(song, (slot - self._slot_ends[number] + slots + u[_START]) / slots)
-        anchor = Read(song.id, self._anchor, start, min(self.crop_frames, song.frames))
-        reads: tuple[Read, ...] = (anchor,)
-        if isinstance(self.objective, SeparateSpec):
-            reads = self._augmented(self.objective, song, anchor, u)
-        return Item(index, epoch, self.crop_frames, reads)
+        anchor = Read(
+            song.id, self._anchor.stem, start, min(self.crop_frames, song.frames),
+            swap=u[_SWAP_ANCHOR] < self._anchor.swap_channels, slot=self._anchor.name,
+        )  # fmt: skip
+        others = (self._drawn(slot, _draws_of(i), song, start, u) for i, slot in enumerate(self._others))
+        return Item(index, epoch, self.crop_frames, (anchor, *(read for read in others if read is not None)))
 
-    def _augmented(self, spec: SeparateSpec, song: CatalogueRow, anchor: Read, u: Sequence[float]) -> tuple[Read, ...]:
-        """Instrumental, and vocals of its own or from anywhere."""
-        swap = u[_SWAP_INSTRUMENTAL] < spec.swap_channels
-        instrumental = Read(anchor.song, anchor.role, anchor.start_frame, anchor.frames, swap=swap)
-        if u[_SILENT] < spec.silent_vocals:
-            return (instrumental,)
-        other, start, gain = song, anchor.start_frame, 1.0
-        if u[_REMIX] < spec.remix or "vocals" not in song.roles:
-            # One number chooses the song, weighted by how long it is heard, and with what is left of it the place.
-            at = u[_VOCALS] * self._vocals_ends[-1]
-            number = min(bisect.bisect_right(self._vocals_ends, at), len(self._vocals) - 1)
-            other = self._vocals[number]
-            place = 1 - (self._vocals_ends[number] - at) / (_heard_frames(other) or other.frames)
-            start = self._heard_start(other, place) if other.audible else self._start(other, place)
-            gain = 10 ** ((2 * u[_GAIN] - 1) * spec.gain_db / 20)
+    def _drawn(self, slot: Slot, draws: _Draws, song: CatalogueRow, start: int, u: Sequence[float]) -> Read | None:
+        """The slot's own part of `song` from frame `start` on, or a part of any song; None where it is silent."""
+        if u[draws.silent] < slot.silent:
+            return None
+        other, gain = song, 1.0
+        if u[draws.elsewhere] < slot.elsewhere or slot.stem not in song.roles:
+            other, start = self._lenders[slot.stem].at(u[draws.place], self.crop_frames)
+            gain = 10 ** ((2 * u[draws.gain] - 1) * slot.gain_db / 20)
         frames = min(self.crop_frames, other.frames - start)
-        return instrumental, Read(other.id, "vocals", start, frames, gain, u[_SWAP_VOCALS] < spec.swap_channels)
+        swap = u[draws.swap] < slot.swap_channels
+        return Read(other.id, slot.stem, start, frames, gain, swap, slot.name)
 
     def _start(self, song: CatalogueRow, place: float) -> int:
         """First frame of a crop, `place` in [0, 1) running over all starts of a song."""
         return _start_frame(song.frames, self.crop_frames, place)
-
-    def _heard_start(self, song: CatalogueRow, place: float) -> int:
-        """First frame of a crop in whose middle vocals are heard, `place` running over all frames where they are."""
-        left = min(int(place * _heard_frames(song)), _heard_frames(song) - 1)
-        for first, end in song.audible or ():
-            if left < end - first:
-                break
-            left -= end - first
-        return min(max(first + left - self.crop_frames // 2, 0), max(song.frames - self.crop_frames, 0))
 
     def _permuted_slots(self, epoch: int) -> np.ndarray:
         words = _words(self.seed, epoch, (0, 0, 1, 0), self.items_per_epoch)
         return np.argsort(words, kind="stable")
 
 
-def roles_of(objective: ObjectiveSpec) -> tuple[Role, ...]:
-    """Stems that an objective reads; crops are cut along the first."""
-    return ("instrumental", "vocals") if isinstance(objective, SeparateSpec) else ("mixture",)
+@dataclass(frozen=True)
+class _Lenders:
+    """The songs that lend one stem to others, by how long it is heard in them."""
+
+    stem: Role
+    songs: tuple[CatalogueRow, ...]
+    ends: tuple[int, ...]
+    """Frames in which it is heard, added up from the first song on."""
+
+    @classmethod
+    def of(cls, songs: Sequence[CatalogueRow], stem: Role) -> "_Lenders":
+        """Songs where it is silent lend none; where all are silent there is nothing else."""
+        having = [song for song in songs if stem in song.roles]
+        having = [song for song in having if _heard_frames(song, stem)] or having
+        heard = (_heard_frames(song, stem) or song.frames for song in having)
+        return cls(stem, tuple(having), tuple(itertools.accumulate(heard)))
+
+    def at(self, place: float, crop_frames: int) -> tuple[CatalogueRow, int]:
+        """The song at a place in [0, 1) of all that is heard, and the first frame of a crop of it.
+
+        One number chooses the song, weighted by how long it is heard, and with what is left of it the place.
+        """
+        at = place * self.ends[-1]
+        number = min(bisect.bisect_right(self.ends, at), len(self.songs) - 1)
+        song = self.songs[number]
+        within = 1 - (self.ends[number] - at) / (_heard_frames(song, self.stem) or song.frames)
+        if _runs(song, self.stem):
+            return song, self._heard_start(song, within, crop_frames)
+        return song, _start_frame(song.frames, crop_frames, within)
+
+    def _heard_start(self, song: CatalogueRow, place: float, crop_frames: int) -> int:
+        """First frame of a crop in whose middle the stem is heard, `place` running over all frames where it is."""
+        heard = _heard_frames(song, self.stem)
+        left = min(int(place * heard), heard - 1)
+        for first, end in _runs(song, self.stem) or ():
+            if left < end - first:
+                break
+            left -= end - first
+        return min(max(first + left - crop_frames // 2, 0), max(song.frames - crop_frames, 0))
+
+
+def stem_names(objective: ObjectiveSpec) -> tuple[str, ...]:
+    """Stems that an objective reads, as a user is told of them."""
+    told: dict[Role, str] = {"mixture": "a mixture (stored unless turned off)"}
+    return tuple(told.get(stem, stem) for stem in objective.signals.stems)
 
 
 def shards_read(manifest: Manifest, objective: ObjectiveSpec) -> frozenset[str]:
     """Shards that a run with this objective may read: those of songs for training and validation."""
     return frozenset(
-        song.stems[role].shard
+        stem.shard
         for song in manifest.songs
         if song.split in ("train", "valid")
-        for role in roles_of(objective)
-        if role in song.stems
+        for role, stem in song.stems.items()
+        if role in objective.signals.stems
     )
 
 
@@ -196,13 +246,15 @@ def catalogue_of(manifest: Manifest, split: Split) -> tuple[CatalogueRow, ...]:
 def fixed_items(
     manifest: Manifest, objective: ObjectiveSpec, crop_frames: int, count: int, split: Split = "valid"
 ) -> tuple[Item, ...]:
-    """Crops for validation, the same in every run: spread evenly over the split's songs, with their own vocals.
+    """Crops for validation, the same in every run: spread evenly over the split's songs, with their own stems.
+
+    Where two slots read the same stem, the second has it of the next song, and so on.
 
     Returns:
         `count` items, or none where no song of the split has the stems that the objective needs.
     """
-    roles = roles_of(objective)
-    songs = [song for song in sorted(catalogue_of(manifest, split)) if set(roles) <= set(song.roles)]
+    slots = objective.signals.slots
+    songs = [song for song in sorted(catalogue_of(manifest, split)) if {slot.stem for slot in slots} <= {*song.roles}]
     if not songs:
         return ()
     ends = list(itertools.accumulate(song.frames for song in songs))
@@ -210,10 +262,15 @@ def fixed_items(
     for index in range(count):
         at = (index + 0.5) / count * ends[-1]
         number = bisect.bisect_right(ends, at)
-        song = songs[number]
-        start = _start_frame(song.frames, crop_frames, 1 - (ends[number] - at) / song.frames)
-        reads = tuple(Read(song.id, role, start, min(crop_frames, song.frames)) for role in roles)
-        items.append(Item(index, 0, crop_frames, reads))
+        place = 1 - (ends[number] - at) / songs[number].frames
+        read_before: Counter[str] = Counter()
+        reads = []
+        for slot in slots:
+            song = songs[(number + read_before[slot.stem]) % len(songs)]
+            read_before[slot.stem] += 1
+            start = _start_frame(song.frames, crop_frames, place)
+            reads.append(Read(song.id, slot.stem, start, min(crop_frames, song.frames), slot=slot.name))
+        items.append(Item(index, 0, crop_frames, tuple(reads)))
     return tuple(items)
 
 
@@ -228,9 +285,15 @@ def cut(first: int, shares: Sequence[int]) -> list[tuple[int, int]]:
     return list(itertools.pairwise(ends))
 
 
-def _heard_frames(song: CatalogueRow) -> int:
-    """Frames from which vocals are drawn."""
-    return song.frames if song.audible is None else sum(end - first for first, end in song.audible)
+def _runs(song: CatalogueRow, stem: Role) -> tuple[tuple[int, int], ...] | None:
+    """Where the stem is heard; None where that is not known."""
+    return song.audible if stem == "vocals" else None
+
+
+def _heard_frames(song: CatalogueRow, stem: Role) -> int:
+    """Frames from which the stem is drawn."""
+    runs = _runs(song, stem)
+    return song.frames if runs is None else sum(end - first for first, end in runs)
 
 
 def _start_frame(frames: int, crop_frames: int, place: float) -> int:

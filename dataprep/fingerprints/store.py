@@ -138,7 +138,7 @@ def _listen(data: Dataset, song: SongRow, role: Role) -> Words:
     stem: StemRow = song.stems[role]
     for start in range(0, stem.frames, BATCH_FRAMES):
         frames = min(BATCH_FRAMES, stem.frames - start)
-        coded = read_batch(data, [Item(0, 0, frames, (Read(song.id, role, start, frames),))]).stems[role]
+        coded = read_batch(data, [Item(0, 0, frames, (Read(song.id, role, start, frames),))]).slots[role]
         columns = {
             name: column.reshape(*column.shape[:-1], CHANNELS, -1)[..., listener.bins].flatten(-2)
             for name, column in coded.columns.items()

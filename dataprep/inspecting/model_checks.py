@@ -66,7 +66,7 @@ def _foreign(
     frames = song.stems[role].frames
     length = min(crop_frames, frames)
     items = [Item(0, 0, length, (Read(song.id, role, start, length),)) for start in _starts(frames, length)]
-    stem = read_batch(data, items).stems[role]
+    stem = read_batch(data, items).slots[role]
     magnitude = stem.codec.widen_magnitude(stem.columns, stem.scale).to(device)
     mask: Tensor = model(magnitude)
     taken = mask if role == "vocals" else 1 - mask

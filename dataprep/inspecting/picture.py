@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from dataprep.batches.loader import read_batch, widen_magnitudes
+from dataprep.batches.loader import magnitudes_of, read_batch
 from dataprep.batches.order import Item, Read
 from dataprep.roles import ROLES, Role
 from dataprep.shards.dataset import Dataset
@@ -48,8 +48,4 @@ def _magnitudes(data: Dataset, row: SongRow, roles: tuple[Role, ...]) -> Iterato
     for start in range(0, row.frames, BATCH_FRAMES):
         frames = min(BATCH_FRAMES, row.frames - start)
         batch = read_batch(data, [Item(0, 0, frames, tuple(Read(row.id, role, start, frames) for role in roles))])
-        if len(roles) == 1:
-            stem = batch.stems[roles[0]]
-            yield stem.codec.widen_magnitude(stem.columns, stem.scale)[0]
-        else:
-            yield widen_magnitudes(batch, _CPU)[0][0]
+        yield magnitudes_of(batch, {"sum": roles}, _CPU)["sum"][0]

@@ -12,3 +12,9 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
     "magnitude8": {"magnitude": "uint8"},
 }
 """Codec → {column: element type, as numpy, torch and Arrow call it}."""
+_ELEMENT_BYTES = {"uint8": 1, "float16": 2}
+
+
+def bin_bytes(codec: str) -> int:
+    """What a bin of a channel takes."""
+    return sum(_ELEMENT_BYTES[kind] for kind in COLUMNS[codec].values())

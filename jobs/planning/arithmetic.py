@@ -6,13 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dataprep.shards.columns import CHANNELS
-from dataprep.shards.manifest import read_manifest
+from dataprep.shards.columns import CHANNELS, bin_bytes
+from dataprep.shards.manifest import MIXTURE_CODEC, read_manifest
 from jobs.recipe import Recipe
 from vr_core.models.registry import build
 from vr_core.optim import parameter_groups
 from vr_core.small_files import expanded
-from vr_core.specs.objectives import MaskedFramesSpec
 from vr_core.specs.stft import StftSpec
 
 
@@ -44,7 +43,8 @@ def arithmetic_of(recipe: Recipe) -> Arithmetic:
         with FlopCounterMode(display=False) as counter:
             model(magnitudes, None)
     parameter_groups(model, recipe.optim)  # takes frozen ones out
-    stored = 1 if isinstance(recipe.objective, MaskedFramesSpec) else 4
+    slots = recipe.objective.signals.slots
+    stored = sum(bin_bytes(MIXTURE_CODEC if slot.stem == "mixture" else "polar8") for slot in slots)
     return Arithmetic(
         bins=stft.bins,
         shapes=tuple(tuple(p.shape) for p in model.parameters() if p.requires_grad),

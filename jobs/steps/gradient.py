@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from dataprep.batches.loader import CodedBatch, widen_magnitudes
+from dataprep.batches.loader import CodedBatch, magnitudes_of
 from jobs.recipe import Recipe
 from jobs.steps.world import World
 from vr_core.draws import Draws
-from vr_core.objectives.objective import Magnitudes, item_losses
+from vr_core.objectives.objective import item_losses
 from vr_core.objectives.registry import objective_of
 
 
@@ -26,6 +26,7 @@ class ItemLosses:
         """Of `recipe` on `device`; `bf16` says whether every rank has such units (`everywhere_bf16`)."""
         self.seed, self.bf16 = recipe.seed, bf16
         self._objective = objective_of(recipe.objective)
+        self._sounds = recipe.objective.signals.sounds
         self._device, self._dtype = device, weights_dtype(recipe)
         self._mixed = mixed(recipe, bf16)
 
@@ -36,13 +37,13 @@ class ItemLosses:
 
         Where it is not told to train, the model is in evaluation mode meanwhile, whatever mode it is in.
         """
-        mixture, instrumental = widen_magnitudes(batch, self._device)
-        magnitudes = Magnitudes(mixture.to(self._dtype), None if instrumental is None else instrumental.to(self._dtype))
+        magnitudes = magnitudes_of(batch, self._sounds, self._device)
+        sounds = {name: magnitude.to(self._dtype) for name, magnitude in magnitudes.items()}
         seed = self.seed if seed is None else seed
         draws = Draws.of_items(seed, [item.index for item in batch.items], self._device)
         mode = contextlib.nullcontext() if training else evaluating(model)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._mixed), mode:
-            found = item_losses(self._objective, model, magnitudes, draws, training=training)
+            found = item_losses(self._objective, model, sounds, draws, training=training)
         return {name: losses.to(self._dtype) for name, losses in found.items()}
 
     def total(self, model: nn.Module, batch: CodedBatch, *, training: bool, seed: int | None = None) -> Tensor:

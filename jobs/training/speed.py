@@ -236,7 +236,7 @@ def _fit_here(
     more_bytes: int,
 ) -> Fit:
     """How many of the items this worker can compute at once in the memory that it may use; `one` is an item as read."""
-    columns = [column for stem in one.stems.values() for column in stem.columns.values()]
+    columns = [column for stem in one.slots.values() for column in stem.columns.values()]
     held_bytes = BUFFERS * sum(column.nbytes for column in columns)
 
     def peaks() -> tuple[int, int]:

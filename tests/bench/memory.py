@@ -32,14 +32,15 @@ from jobs.steps.gradient import total_of
 from vr_core.config import load
 from vr_core.draws import Draws
 from vr_core.models.registry import build
-from vr_core.objectives.objective import Magnitudes, item_losses
+from vr_core.objectives.objective import item_losses
 from vr_core.objectives.registry import objective_of
 recipe, items, bins = load(Recipe, Path(sys.argv[1])), int(sys.argv[2]), 256
 torch.set_num_threads(1)
 model = build(recipe.model, bins)
 mixture, instrumental = torch.rand((2, items, 2, bins, recipe.batch.crop_frames))
 draws = Draws.of_items(0, range(items), torch.device("cpu"))
-terms = item_losses(objective_of(recipe.objective), model, Magnitudes(mixture, instrumental), draws, training=True)
+sounds = {"mixture": mixture, "instrumental": instrumental}
+terms = item_losses(objective_of(recipe.objective), model, sounds, draws, training=True)
 total_of(list(terms.values())).sum().backward()
 """
 """A forward and a backward pass alone, which is less than a step."""

@@ -1,5 +1,6 @@
 import gc
 import threading
+from dataclasses import dataclass, replace
 
 import numpy as np
 import psutil
@@ -8,14 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataprep.batches.loader import CodedBatch, Loader, read_batch, widen_magnitudes
-from dataprep.batches.order import Item, Order, Read, cut, fixed_items
+from dataprep.batches.loader import CodedBatch, Loader, magnitudes_of, read_batch
+from dataprep.batches.order import Item, Order, Read, cut, fixed_items, shards_read
 from dataprep.errors import ManifestError, ShardError
 from dataprep.shards.codecs import CODECS
 from dataprep.shards.dataset import Dataset
 from dataprep.shards.splits import SplitByList
 from tests.dataprep.data import STFT, small_data_set, whole_stem
-from vr_core.specs.objectives import MaskedFramesSpec, SeparateSpec
+from vr_core.specs.objectives import MaskedFramesSpec, ObjectiveSpec, SeparateSpec
+from vr_core.specs.slots import Signals, Slot
 from vr_core.specs.stft import StftSpec
 
 CROP = 48
@@ -36,12 +38,16 @@ def contents(batch: CodedBatch) -> list[dict[str, bytes]]:
     rows = []
     for i in range(len(batch.items)):
         row: dict[str, bytes] = {}
-        for role, stem in batch.stems.items():
+        for role, stem in batch.slots.items():
             if float(stem.scale[i].max()) > 0:
                 row |= {f"{role}.{name}": column[i].numpy().tobytes() for name, column in stem.columns.items()}
                 row[f"{role}.scale"] = stem.scale[i].numpy().tobytes()
         rows.append(row)
     return rows
+
+
+def sounds_of(objective: ObjectiveSpec, batch: CodedBatch, device: torch.device = CPU) -> list[torch.Tensor]:
+    return list(magnitudes_of(batch, objective.signals.sounds, device).values())
 
 
 @pytest.mark.parametrize("objective", [SEPARATE, MaskedFramesSpec()])
@@ -85,8 +91,7 @@ def test_magnitudes_equal_a_naive_mix(data):
     items = Order.of(data.manifest, SEPARATE, 5, CROP).items(0, 40)
     assert {len(item.reads) for item in items} == {1, 2}
     assert any(read.frames < CROP for item in items for read in item.reads) == (data.song("b").frames < CROP)
-    mixture, instrumental = widen_magnitudes(read_batch(data, items), CPU)
-    assert instrumental is not None
+    mixture, instrumental = sounds_of(SEPARATE, read_batch(data, items))
     assert mixture.shape == instrumental.shape == (40, 2, STFT.bins, CROP)
     for i, item in enumerate(items):
         np.testing.assert_allclose(mixture[i], naive_magnitude(data, item, {"instrumental", "vocals"}), atol=1e-5)
@@ -96,9 +101,8 @@ def test_magnitudes_equal_a_naive_mix(data):
 def test_pretraining_reads_mixtures_alone(data):
     items = Order.of(data.manifest, MaskedFramesSpec(), 5, CROP).items(0, 20)
     batch = read_batch(data, items)
-    assert set(batch.stems) == {"mixture"}
-    mixture, instrumental = widen_magnitudes(batch, CPU)
-    assert instrumental is None
+    assert set(batch.slots) == {"mixture"}
+    [mixture] = sounds_of(MaskedFramesSpec(), batch)
     short = [i for i, item in enumerate(items) if item.reads[0].song == "m2"]
     assert short
     frames = data.song("m2").frames
@@ -110,10 +114,68 @@ def test_pretraining_reads_mixtures_alone(data):
 
 def test_a_batch_without_any_vocals(data):
     items = (Item(0, 0, CROP, (Read("a", "instrumental", 0, CROP),)),)
-    mixture, instrumental = widen_magnitudes(read_batch(data, items), CPU)
-    assert instrumental is not None
+    mixture, instrumental = sounds_of(SEPARATE, read_batch(data, items))
     assert torch.equal(mixture, instrumental)
     assert float(mixture.max()) > 0
+
+
+@dataclass(frozen=True)
+class TwoMixtures:
+    """An objective of this test: a mixture, and one of another song or place."""
+
+    name: str = "two_mixtures"
+    signals: Signals = Signals(
+        (
+            Slot("one", "mixture", swap_channels=0.5),
+            Slot("other", "mixture", elsewhere=1.0, gain_db=6.0, swap_channels=0.5, silent=0.1),
+        ),
+        {"one": ("one",), "other": ("other",)},
+    )
+
+
+def test_an_objective_may_read_one_stem_twice(data):
+    """Nothing but the objective's own slots says so: order, reading and sums ask it."""
+    objective = TwoMixtures()
+    order = Order.of(data.manifest, objective, 5, CROP)
+    items = order.items(0, 60)
+    assert {tuple(read.key for read in item.reads) for item in items} == {("one",), ("one", "other")}
+    both = [item.reads for item in items if len(item.reads) == 2]
+    assert any(one.song != other.song for one, other in both)
+    assert len({other.gain for _, other in both}) > 10
+    assert {(one.swap, other.swap) for one, other in both} == {(a, b) for a in (False, True) for b in (False, True)}
+    one, other = magnitudes_of(read_batch(data, items), objective.signals.sounds, CPU).values()
+    for i, item in enumerate(items):
+        [first, *second] = [replace(item, reads=(read,)) for read in item.reads]
+        np.testing.assert_allclose(one[i], naive_magnitude(data, first, {"mixture"}), atol=1e-5)
+        wanted = naive_magnitude(data, second[0], {"mixture"}) if second else np.zeros(one[i].shape)
+        np.testing.assert_allclose(other[i], wanted, atol=1e-5)
+    held_out = fixed_items(data.manifest, objective, CROP, 4)
+    assert all(item.reads[0].song != item.reads[1].song for item in held_out)
+    assert shards_read(data.manifest, objective) == shards_read(data.manifest, MaskedFramesSpec())
+
+
+def test_what_a_further_slot_draws_changes_nothing_of_the_others(data):
+    two, slots = TwoMixtures(), TwoMixtures().signals.slots
+    three = TwoMixtures(signals=Signals((*slots, Slot("third", "mixture", elsewhere=0.5, gain_db=3.0))))
+    few, more = (Order.of(data.manifest, objective, 5, CROP).items(0, 40) for objective in (two, three))
+    assert [tuple(read for read in item.reads if read.key != "third") for item in more] == [i.reads for i in few]
+    thirds = [read for item in more for read in item.reads if read.key == "third"]
+    assert len({read.gain for read in thirds}) > 10
+
+
+def test_three_slots_add_up(data):
+    sounds = {"all": ("instrumental", "vocals", "again"), "two": ("vocals", "again")}
+    reads = (
+        Read("a", "instrumental", 0, CROP),
+        Read("a", "vocals", 3, CROP),
+        Read("a", "vocals", 9, CROP, slot="again"),
+    )
+    item = Item(0, 0, CROP, reads)
+    found = magnitudes_of(read_batch(data, [item]), sounds, CPU)
+    np.testing.assert_allclose(found["all"][0], naive_magnitude(data, item, {"instrumental", "vocals"}), atol=1e-5)
+    np.testing.assert_allclose(found["two"][0], naive_magnitude(data, item, {"vocals"}), atol=1e-5)
+    with pytest.raises(ValueError, match="none of the slots of absent"):
+        magnitudes_of(read_batch(data, [item]), {"absent": ("nothing",)}, CPU)
 
 
 def test_validation_items_are_spread_over_their_split(data):
@@ -135,7 +197,7 @@ def test_memory_is_used_again_but_never_under_the_callers_hands(data):
     loader = Loader(data, iter(ranges), CPU)
     for k, batch in enumerate(loader):
         assert contents(batch) == expected[k]
-        seen.add(batch.stems["instrumental"].columns["magnitude"].data_ptr())
+        seen.add(batch.slots["instrumental"].columns["magnitude"].data_ptr())
     loader.close()
     assert len(seen) < 6
     assert loader.waited_s > 0
@@ -219,6 +281,6 @@ def test_a_gpu_gets_the_same_numbers(data):
     loader.close()
     gc.collect()
     for k, batch in enumerate(batches):
-        on_gpu = widen_magnitudes(batch, gpu)[0]
-        on_cpu = widen_magnitudes(read_batch(data, order.items(8 * k, 8)), CPU)[0]
+        on_gpu = sounds_of(SEPARATE, batch, gpu)[0]
+        on_cpu = sounds_of(SEPARATE, read_batch(data, order.items(8 * k, 8)))[0]
         torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-5, atol=1e-7)

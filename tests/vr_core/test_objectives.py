@@ -8,7 +8,7 @@ import torch
 from vr_core.draws import Draws
 from vr_core.models.registry import build
 from vr_core.objectives.masked_frames import hide_frames
-from vr_core.objectives.objective import LOSS_SCALE, Magnitudes, item_losses
+from vr_core.objectives.objective import LOSS_SCALE, item_losses
 from vr_core.objectives.registry import OBJECTIVES, objective_of
 from vr_core.objectives.separate import Separate
 from vr_core.specs.models import DenseFrameTransformerSpec
@@ -62,7 +62,7 @@ def test_masked_loss_counts_hidden_frames_only() -> None:
     x = torch.rand(5, 2, 3, 12)
     draws = Draws.of_items(2, range(5))
     hidden, _ = hide_frames(spec, x, draws)
-    losses = item_losses(objective_of(spec), Identity(0.5), Magnitudes(x, None), draws, training=False)["l1"]
+    losses = item_losses(objective_of(spec), Identity(0.5), {"mixture": x}, draws, training=False)["l1"]
     for i in range(5):
         frames = hidden[i].bool()
         assert losses[i].item() == pytest.approx((0.5 - x[i][:, :, frames]).abs().mean().item() * LOSS_SCALE, rel=1e-5)
@@ -70,9 +70,8 @@ def test_masked_loss_counts_hidden_frames_only() -> None:
 
 def test_separation_loss_is_l1_on_the_instrumentals_magnitude() -> None:
     x, y = torch.rand(3, 2, 4, 5), torch.rand(3, 2, 4, 5)
-    losses = item_losses(
-        Separate(SeparateSpec()), Identity(0.25), Magnitudes(x, y), Draws.of_items(0, range(3)), training=True
-    )["l1"]
+    sounds, draws = {"mixture": x, "instrumental": y}, Draws.of_items(0, range(3))
+    losses = item_losses(Separate(SeparateSpec()), Identity(0.25), sounds, draws, training=True)["l1"]
     torch.testing.assert_close(losses, (0.25 * x - y).abs().mean(dim=(1, 2, 3)) * LOSS_SCALE)
 
 
@@ -91,7 +90,8 @@ def test_the_gradient_is_the_same_for_any_cut_with_dropout_on(spec: ObjectiveSpe
         for n in pieces:
             piece = slice(at, at + n)
             draws = Draws.of_items(3, range(100 + at, 100 + at + n))
-            losses = item_losses(objective_of(spec), model, Magnitudes(x[piece], y[piece]), draws, training=True)["l1"]
+            sounds = {"mixture": x[piece], "instrumental": y[piece]}
+            losses = item_losses(objective_of(spec), model, sounds, draws, training=True)["l1"]
             (losses.sum() / 6).backward()
             at += n
         return torch.cat([p.grad.flatten() for p in model.parameters()])

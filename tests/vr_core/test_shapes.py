@@ -18,7 +18,7 @@ from torch import Tensor
 from vr_core.audio.spectrogram import istft, stft
 from vr_core.draws import Draws
 from vr_core.models.registry import MODELS, build
-from vr_core.objectives.objective import Magnitudes, item_losses
+from vr_core.objectives.objective import Posed, item_losses
 from vr_core.objectives.registry import OBJECTIVES, objective_of
 from vr_core.specs.models import ModelSpec
 from vr_core.specs.objectives import ObjectiveSpec
@@ -50,7 +50,8 @@ def test_every_model_answers_every_objective_in_the_shapes_that_are_written(
     net, mixture = build(MODEL_SPECS[model], BINS), magnitudes(items, frames)
     assert net(mixture).shape == mixture.shape
     judging, draws = objective_of(OBJECTIVE_SPECS[objective]), Draws.of_items(0, range(items))
-    losses = item_losses(judging, net, Magnitudes(mixture, mixture / 2), draws, training=True)
+    sounds = {"mixture": mixture, "instrumental": mixture / 2}
+    losses = item_losses(judging, net, sounds, draws, training=True)
     assert {term.shape for term in losses.values()} == {(items,)}
 
 
@@ -70,16 +71,16 @@ def test_no_model_takes_a_wrong_shape(model: str, wrong: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_the_stems_of_a_batch_have_one_shape(wrong: str) -> None:
-    with pytest.raises(TypeCheckError, match="instrumental"):
-        Magnitudes(magnitudes(2, 13), WRONG[wrong](magnitudes(2, 13)))
+def test_what_a_model_hears_and_what_is_wanted_have_one_shape(wrong: str) -> None:
+    with pytest.raises(TypeCheckError, match="target"):
+        Posed(magnitudes(2, 13), WRONG[wrong](magnitudes(2, 13)))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_no_objective_takes_a_mask_without_channels(objective: str) -> None:
     """Two items of two channels: times their magnitudes it would have the right shape, and wrong values."""
     judging, mixture = objective_of(OBJECTIVE_SPECS[objective]), magnitudes(2, 13)
-    posed = judging.pose(Magnitudes(mixture, mixture), Draws.of_items(0, range(2)))
+    posed = judging.pose({"mixture": mixture, "instrumental": mixture}, Draws.of_items(0, range(2)))
     with pytest.raises(TypeCheckError, match="mask"):
         judging.judge(torch.rand(2, BINS, 13), posed)
 

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vr_core.draws import Draws
-from vr_core.objectives.objective import LOSS_SCALE, Magnitudes, Posed
+from vr_core.objectives.objective import LOSS_SCALE, Posed, Sounds
 from vr_core.specs.objectives import MaskedFramesSpec
 
 # Streams of an item's draws that belong to the objective; a model's layers count up from zero.
@@ -19,10 +19,10 @@ class MaskedFrames:
         """`spec` says how much is hidden, and how."""
         self._spec = spec
 
-    def pose(self, magnitudes: Magnitudes, draws: Draws) -> Posed:
+    def pose(self, sounds: Sounds, draws: Draws) -> Posed:
         """The mixture with frames hidden."""
-        hidden_it, shown = hide_frames(self._spec, magnitudes.mixture, draws)
-        return Posed(shown, magnitudes.mixture, hidden_it)
+        hidden_it, shown = hide_frames(self._spec, sounds["mixture"], draws)
+        return Posed(shown, sounds["mixture"], hidden_it)
 
     def judge(self, mask: Float[Tensor, "item channel bin frame"], posed: Posed) -> dict[str, Float[Tensor, " item"]]:
         """As `Objective.judge`."""

@@ -8,6 +8,7 @@ gradients that small AdamW's epsilon of 1e-8 would act as a brake and clipping b
 shared songs, the same stack after 600 steps was 3 dB worse.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -19,12 +20,8 @@ from vr_core.draws import Draws
 LOSS_SCALE = 1000.0
 
 
-@dataclass(frozen=True)
-class Magnitudes:
-    """Magnitudes of a batch; `instrumental` only where the objective needs it."""
-
-    mixture: Float[Tensor, "item channel bin frame"]
-    instrumental: Float[Tensor, "item channel bin frame"] | None
+Sounds = Mapping[str, Float[Tensor, "item channel bin frame"]]
+"""Magnitudes of a batch, by the names that the objective's spec gives its sounds (`vr_core.specs.slots.Signals`)."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Posed:
 class Objective(Protocol):
     """Poses a batch to a model and judges the answer."""
 
-    def pose(self, magnitudes: Magnitudes, draws: Draws) -> Posed:
+    def pose(self, sounds: Sounds, draws: Draws) -> Posed:
         """What the model hears, and what is wanted of it; `draws` has one stream an item."""
         ...
 
@@ -58,8 +55,8 @@ class Objective(Protocol):
 
 
 def item_losses(
-    objective: Objective, model: nn.Module, magnitudes: Magnitudes, draws: Draws, *, training: bool
+    objective: Objective, model: nn.Module, sounds: Sounds, draws: Draws, *, training: bool
 ) -> dict[str, Float[Tensor, " item"]]:
     """Term → losses of a batch; with dropout where `training`."""
-    posed = objective.pose(magnitudes, draws)
+    posed = objective.pose(sounds, draws)
     return objective.judge(model(posed.heard, draws if training else None), posed)

@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vr_core.draws import Draws
-from vr_core.objectives.objective import LOSS_SCALE, Magnitudes, Posed
+from vr_core.objectives.objective import LOSS_SCALE, Posed, Sounds
 from vr_core.specs.objectives import SeparateSpec
 
 
@@ -14,15 +14,9 @@ class Separate:
     def __init__(self, spec: SeparateSpec) -> None:
         """`spec` has what the order of items draws; the loss has no settings."""
 
-    def pose(self, magnitudes: Magnitudes, draws: Draws) -> Posed:
-        """The mixture, of which the instrumental is wanted.
-
-        Raises:
-            ValueError: the batch has no instrumental.
-        """
-        if magnitudes.instrumental is None:
-            raise ValueError("the objective separate needs the instrumental's magnitudes")
-        return Posed(magnitudes.mixture, magnitudes.instrumental)
+    def pose(self, sounds: Sounds, draws: Draws) -> Posed:
+        """The mixture, of which the instrumental is wanted."""
+        return Posed(sounds["mixture"], sounds["instrumental"])
 
     def judge(self, mask: Float[Tensor, "item channel bin frame"], posed: Posed) -> dict[str, Float[Tensor, " item"]]:
         """As `Objective.judge`."""

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from vr_core.config import Spec
 from vr_core.specs.bounds import Count, Fraction
+from vr_core.specs.slots import Signals, Slot
 
 Purpose = Literal["separation", "pretraining"]
 """What a model is good for that was trained with an objective: pretrained ones are where another training begins."""
@@ -27,6 +28,11 @@ class MaskedFramesSpec(Spec):
     """Share of chosen tokens set to one, so that a mask times the input can carve out the answer."""
     noise: Fraction = 0.1
     """Share of chosen tokens replaced by uniform noise; what remains is left as it is."""
+
+    @property
+    def signals(self) -> Signals:
+        """A mixture, as it is."""
+        return Signals((Slot("mixture", "mixture"),), {"mixture": ("mixture",)})
 
     @model_validator(mode="after")
     def _shares(self) -> "MaskedFramesSpec":
@@ -48,6 +54,17 @@ class SeparateSpec(Spec):
     """Share of items whose left and right are exchanged, drawn for each stem apart."""
     silent_vocals: Fraction = 0.02
     """Share of items without vocals: nothing to remove."""
+
+    @property
+    def signals(self) -> Signals:
+        """An instrumental, and vocals that are its own or another song's."""
+        return Signals(
+            (
+                Slot("instrumental", "instrumental", swap_channels=self.swap_channels),
+                Slot("vocals", "vocals", self.remix, self.gain_db, self.swap_channels, self.silent_vocals),
+            ),
+            {"mixture": ("instrumental", "vocals"), "instrumental": ("instrumental",)},
+        )
 
 
 ObjectiveSpec = Annotated[MaskedFramesSpec | SeparateSpec, Field(discriminator="name")]
