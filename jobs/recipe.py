@@ -183,7 +183,10 @@ class LogSpec(Spec):
 
 NO_IDENTITY = ("data", "out", "init", "log", "cache")
 """Keys that change where a run is and what is said of it, not what is computed."""
-ADDED_KEYS: dict[str, Any] = {"curriculum": [], "optim.unfreeze": {}}
+ADDED_KEYS: dict[str, Any] = {
+    "curriculum": [], "optim.unfreeze": {}, "objective:separate.mask": "real",
+    "objective:separate.stems": ["instrumental"], "objective:separate.loss": "magnitude",
+}  # fmt: skip
 """Keys that recipes got after the first ids were given, with their defaults: at these they change no id
 (`vr_core.config.identity`)."""
 REMOVED_KEYS: dict[str, Any] = {"powersgd": {"rank": 4, "start_step": None}}

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError, StorageError, WeightsError, command
 from vr_core.files import storage_failure, whole_file
+from vr_core.models.model import Model
 from vr_core.models.registry import build
 from vr_core.small_files import DamagedFile, open_regular, parse_json
 from vr_core.specs.bounds import Count
+from vr_core.specs.heads import MASK, HeadSpec
 from vr_core.specs.models import ModelSpec
 from vr_core.specs.objectives import Purpose
 from vr_core.specs.stft import StftSpec
@@ -52,6 +54,8 @@ class WeightsMeta(Spec):
 
     format: Literal[1] = FORMAT
     model: ModelSpec
+    head: HeadSpec = MASK
+    """What the model answers."""
     stft: StftSpec
     """The spectrogram that the model was trained on; audio and data sets of other settings are refused."""
     crop_frames: Count = 256
@@ -86,7 +90,10 @@ def save_weights(path: Path, state: Mapping[str, Tensor], meta: WeightsMeta) -> 
     """
     # Copies, so that tied parameters, which safetensors refuses, are stored once for each name.
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
-    header = json.dumps({**plain(meta), "sha256": _sha256(tensors)}, sort_keys=True)
+    said = plain(meta)
+    if meta.head == MASK:  # as in all files of before, which have no such key
+        del said["head"]
+    header = json.dumps({**said, "sha256": _sha256(tensors)}, sort_keys=True)
     data = safetensors.torch.save(tensors, {_KEY: header})
     try:
         with whole_file(path) as draft:
@@ -160,7 +167,7 @@ def require_separation(meta: WeightsMeta, origin: str) -> str | None:
     return None
 
 
-def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, WeightsMeta]:
+def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Model, WeightsMeta]:
     """The model in the weights file `path`, in evaluation mode on `device`, and its description.
 
     Raises:
@@ -168,8 +175,8 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
     """
     state, meta = load_weights(path)
     with torch.device("meta"):  # what the header says may be more than any memory holds
-        require_fit(build(meta.model, meta.stft.bins), state, origin=str(path))
-    model: nn.Module = build(meta.model, meta.stft.bins)
+        require_fit(build(meta.model, meta.stft.bins, meta.head), state, origin=str(path))
+    model = build(meta.model, meta.stft.bins, meta.head)
     load_state(model, state, origin=str(path))
     return model.to(device).eval(), meta
 

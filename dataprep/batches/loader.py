@@ -1,14 +1,14 @@
 """From items to tensors: stored bytes read ahead by threads, widened on the device that trains.
 
 Threads and not processes: what they do is read, for which the interpreter is free, and nothing has to be sent from one
-process to another. What travels is as narrow as it is stored; `magnitudes_of` makes numbers of it where they are
+process to another. What travels is as narrow as it is stored; `sounds_of` makes numbers of it where they are
 used.
 """
 
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,9 @@ from dataprep.batches.order import Item
 from dataprep.shards.codecs import CODECS, Codec
 from dataprep.shards.columns import CHANNELS
 from dataprep.shards.dataset import Dataset
+from vr_core.audio.sound import Sound
+from vr_core.specs.slots import Signals
+from vr_core.specs.stft import StftSpec
 
 READERS = 3
 AHEAD = 2
@@ -47,31 +50,54 @@ class CodedBatch:
 
     items: tuple[Item, ...]
     slots: dict[str, CodedStem]
+    stft: StftSpec
 
 
-def magnitudes_of(batch: CodedBatch, sounds: Mapping[str, tuple[str, ...]], device: torch.device) -> dict[str, Tensor]:
-    """Magnitudes of sounds, which are sums of slots.
+def sounds_of(batch: CodedBatch, signals: Signals, device: torch.device, dtype: torch.dtype) -> dict[str, Sound]:
+    """What an objective poses: sums of slots, with phase where it needs it.
 
     Args:
         batch: from a `Loader`, or `read_batch`.
-        sounds: name → the slots that add up to it, as complex spectrograms. A slot that no item has is silent.
+        signals: of the objective. A slot that no item of the batch has is silent.
         device: where to.
+        dtype: of the magnitudes; complex spectrograms have parts of it.
 
     Returns:
-        Name → `[item, channel, bin, frame]` float32, a transposed view of frame-major memory.
+        Name → `[item, channel, bin, frame]`, transposed views of frame-major memory.
 
     Raises:
-        ValueError: a sound of which the batch has no slot.
+        TypeError: phase is needed, and a slot is stored without.
     """
     slots = {name: _to(stem, device) for name, stem in batch.slots.items()}
-    parts = {sound: tuple(name for name in names if name in slots) for sound, names in sounds.items()}
+    parts = {sound: tuple(name for name in names if name in slots) for sound, names in signals.sounds.items()}
+    heard = {names for names in parts.values() if names}
+    if signals.phase:
+        spectra = {names: _spectrum([slots[name] for name in names]).to(dtype.to_complex()) for names in heard}
+        found = {names: Sound(batch.stft, spectrum.abs(), spectrum) for names, spectrum in spectra.items()}
+    else:
+        found = {names: Sound(batch.stft, m.to(dtype)) for names, m in _magnitudes(slots, heard).items()}
+    like = next(iter(found.values()))
+    spectrum = None if like.spectrum is None else torch.zeros_like(like.spectrum)
+    found[()] = Sound(batch.stft, torch.zeros_like(like.magnitude), spectrum) if () in parts.values() else like
+    return {sound: found[names] for sound, names in parts.items()}
+
+
+def _spectrum(stems: Sequence[CodedStem]) -> Tensor:
+    """Their sum, complex."""
+    first, *rest = stems
+    total = first.codec.widen(first.columns, first.scale)
+    for stem in rest:
+        total = total + stem.codec.widen(stem.columns, stem.scale)
+    return total
+
+
+def _magnitudes(slots: Mapping[str, CodedStem], wanted: Collection[tuple[str, ...]]) -> dict[tuple[str, ...], Tensor]:
+    """Slots → the magnitude of their sum."""
     found: dict[tuple[str, ...], Tensor] = {}
     # The longest first: a sum of two gives its first part as well, for nothing.
-    for names in sorted(set(parts.values()), key=lambda names: (-len(names), names)):
+    for names in sorted(wanted, key=lambda names: (-len(names), names)):
         if names in found:
             continue
-        if not names:
-            raise ValueError(f"the batch has none of the slots of {min(s for s, of in parts.items() if not of)}")
         first, *rest = (slots[name] for name in names)
         if not rest:
             found[names] = first.codec.widen_magnitude(first.columns, first.scale)
@@ -79,11 +105,8 @@ def magnitudes_of(batch: CodedBatch, sounds: Mapping[str, tuple[str, ...]], devi
             one, found[names] = first.codec.mix_magnitudes(first.columns, first.scale, rest[0].columns, rest[0].scale)
             found.setdefault(names[:1], one)
         else:
-            total = first.codec.widen(first.columns, first.scale)
-            for stem in rest:
-                total += stem.codec.widen(stem.columns, stem.scale)
-            found[names] = total.abs()
-    return {sound: found[names] for sound, names in parts.items()}
+            found[names] = _spectrum([first, *rest]).abs()
+    return found
 
 
 def read_batch(data: Dataset, items: Sequence[Item]) -> CodedBatch:
@@ -271,7 +294,7 @@ class _Buffer:
             blocks[slot] = self._memory(self._blocks, slot, dtype, (len(codec.columns), len(items), crop, width))
             scale = self._memory(self._scales, slot, torch.float32, (1, len(items), crop))[0]
             slots[slot] = CodedStem(codec, dict(zip(codec.columns, blocks[slot], strict=True)), scale.zero_())
-        return _Filling(self._data, self, CodedBatch(items, slots), blocks)
+        return _Filling(self._data, self, CodedBatch(items, slots, self._data.stft), blocks)
 
     def on_device(self, batch: CodedBatch, device: torch.device) -> CodedBatch:
         """The batch where it is used; this memory is not filled again before the copy has been made."""
@@ -280,7 +303,7 @@ class _Buffer:
         moved = {slot: _to(stem, device) for slot, stem in batch.slots.items()}
         self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._copied.record(torch.cuda.current_stream(device))
-        return CodedBatch(batch.items, moved)
+        return CodedBatch(batch.items, moved, batch.stft)
 
     def _memory(self, held: dict[str, Tensor], slot: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         """`[x, item, ...]`, the same as before where there are no more items than ever."""

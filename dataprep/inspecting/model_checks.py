@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
 
 from dataprep.batches.loader import read_batch
 from dataprep.batches.order import Item, Read
 from dataprep.roles import Role
 from dataprep.shards.dataset import Dataset
 from dataprep.shards.manifest import SongRow
+from vr_core.audio.estimates import instrumental_mask
+from vr_core.models.model import Model
 
 WINDOWS = 8
 """Crops of a stem that are looked at, spread evenly; more tell little more."""
@@ -35,7 +36,7 @@ class StemScore(NamedTuple):
 
 def listen(
     data: Dataset,
-    model: nn.Module,
+    model: Model,
     crop_frames: int,
     device: torch.device,
     on_song: Callable[[str], None] = lambda song: None,
@@ -60,15 +61,13 @@ def listen(
 
 
 @torch.inference_mode()
-def _foreign(
-    data: Dataset, song: SongRow, role: Role, model: nn.Module, crop_frames: int, device: torch.device
-) -> float:
+def _foreign(data: Dataset, song: SongRow, role: Role, model: Model, crop_frames: int, device: torch.device) -> float:
     frames = song.stems[role].frames
     length = min(crop_frames, frames)
     items = [Item(0, 0, length, (Read(song.id, role, start, length),)) for start in _starts(frames, length)]
     stem = read_batch(data, items).slots[role]
     magnitude = stem.codec.widen_magnitude(stem.columns, stem.scale).to(device)
-    mask: Tensor = model(magnitude)
+    mask = instrumental_mask(model.head, model(magnitude), magnitude).abs()
     taken = mask if role == "vocals" else 1 - mask
     whole = float(magnitude.square().sum())
     return float((taken * magnitude).square().sum()) / whole if whole else 0.0

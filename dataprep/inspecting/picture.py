@@ -5,13 +5,14 @@ from pathlib import Path
 
 import torch
 
-from dataprep.batches.loader import magnitudes_of, read_batch
+from dataprep.batches.loader import read_batch, sounds_of
 from dataprep.batches.order import Item, Read
 from dataprep.roles import ROLES, Role
 from dataprep.shards.dataset import Dataset
 from dataprep.shards.manifest import SongRow
 from dataprep.shards.writer import BATCH_FRAMES
 from vr_core.audio.picture import MelPicture, draw
+from vr_core.specs.slots import Signals
 
 _CPU = torch.device("cpu")
 
@@ -48,4 +49,4 @@ def _magnitudes(data: Dataset, row: SongRow, roles: tuple[Role, ...]) -> Iterato
     for start in range(0, row.frames, BATCH_FRAMES):
         frames = min(BATCH_FRAMES, row.frames - start)
         batch = read_batch(data, [Item(0, 0, frames, tuple(Read(row.id, role, start, frames) for role in roles))])
-        yield magnitudes_of(batch, {"sum": roles}, _CPU)["sum"][0]
+        yield sounds_of(batch, Signals((), {"sum": roles}), _CPU, torch.float32)["sum"].magnitude[0]

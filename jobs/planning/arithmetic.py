@@ -38,7 +38,7 @@ def arithmetic_of(recipe: Recipe) -> Arithmetic:
     data = expanded(recipe.data) if recipe.data is not None else None
     stft = read_manifest(data).stft if data is not None else StftSpec()
     with torch.device("meta"):
-        model = build(recipe.model, stft.bins)
+        model = build(recipe.model, stft.bins, recipe.objective.head)
         magnitudes = torch.empty(1, CHANNELS, stft.bins, recipe.batch.crop_frames)
         with FlopCounterMode(display=False) as counter:
             model(magnitudes, None)

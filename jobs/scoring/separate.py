@@ -13,7 +13,6 @@ import numpy as np
 import soundfile
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from dataprep.audio.files import BLOCK_SAMPLES, regrouped
 from dataprep.audio.resample import resample
@@ -23,6 +22,7 @@ from jobs.errors import NoDevice
 from jobs.scoring.results import fitting_with_digest, scratch
 from vr_core.audio.picture import MelPicture, draw
 from vr_core.audio.separate import WindowSpec, separate
+from vr_core.models.model import Model
 from vr_core.weights import WeightsMeta
 
 Block = NDArray[np.float32]
@@ -73,7 +73,7 @@ class SeparatedSong:
 def separate_song(
     open_mixture: Callable[[], Iterable[Block]],
     name: str,
-    model: nn.Module,
+    model: Model,
     meta: WeightsMeta,
     output: OutputSettings,
     device: torch.device | str = "cpu",

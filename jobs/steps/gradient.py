@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from dataprep.batches.loader import CodedBatch, magnitudes_of
+from dataprep.batches.loader import CodedBatch, sounds_of
 from jobs.recipe import Recipe
 from jobs.steps.world import World
 from vr_core.draws import Draws
@@ -26,7 +26,7 @@ class ItemLosses:
         """Of `recipe` on `device`; `bf16` says whether every rank has such units (`everywhere_bf16`)."""
         self.seed, self.bf16 = recipe.seed, bf16
         self._objective = objective_of(recipe.objective)
-        self._sounds = recipe.objective.signals.sounds
+        self._signals = recipe.objective.signals
         self._device, self._dtype = device, weights_dtype(recipe)
         self._mixed = mixed(recipe, bf16)
 
@@ -37,8 +37,7 @@ class ItemLosses:
 
         Where it is not told to train, the model is in evaluation mode meanwhile, whatever mode it is in.
         """
-        magnitudes = magnitudes_of(batch, self._sounds, self._device)
-        sounds = {name: magnitude.to(self._dtype) for name, magnitude in magnitudes.items()}
+        sounds = sounds_of(batch, self._signals, self._device, self._dtype)
         seed = self.seed if seed is None else seed
         draws = Draws.of_items(seed, [item.index for item in batch.items], self._device)
         mode = contextlib.nullcontext() if training else evaluating(model)

@@ -102,7 +102,7 @@ class TrainState:
             ConfigError, ManifestError, WeightsError: recipe, data set and start do not fit together.
         """
         torch.manual_seed(recipe.seed)  # initial weights only: nothing later draws from it
-        model: nn.Module = build(recipe.model, data.manifest.stft.bins)
+        model: nn.Module = build(recipe.model, data.manifest.stft.bins, recipe.objective.head)
         if saved is None and recipe.init is not None:
             start_from(model, recipe.init, recipe.init_reset, data)
         model.to(device, weights_dtype(recipe))

@@ -30,16 +30,18 @@ import torch
 from jobs.recipe import Recipe
 from jobs.steps.gradient import total_of
 from vr_core.config import load
+from vr_core.audio.sound import Sound
 from vr_core.draws import Draws
 from vr_core.models.registry import build
 from vr_core.objectives.objective import item_losses
 from vr_core.objectives.registry import objective_of
+from vr_core.specs.stft import StftSpec
 recipe, items, bins = load(Recipe, Path(sys.argv[1])), int(sys.argv[2]), 256
 torch.set_num_threads(1)
 model = build(recipe.model, bins)
 mixture, instrumental = torch.rand((2, items, 2, bins, recipe.batch.crop_frames))
 draws = Draws.of_items(0, range(items), torch.device("cpu"))
-sounds = {"mixture": mixture, "instrumental": instrumental}
+sounds = {"mixture": Sound(StftSpec(), mixture), "instrumental": Sound(StftSpec(), instrumental)}
 terms = item_losses(objective_of(recipe.objective), model, sounds, draws, training=True)
 total_of(list(terms.values())).sum().backward()
 """

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataprep.batches.loader import CodedBatch, Loader, magnitudes_of, read_batch
+from dataprep.batches.loader import CodedBatch, Loader, read_batch, sounds_of
 from dataprep.batches.order import Item, Order, Read, cut, fixed_items, shards_read
 from dataprep.errors import ManifestError, ShardError
 from dataprep.shards.codecs import CODECS
@@ -46,8 +46,8 @@ def contents(batch: CodedBatch) -> list[dict[str, bytes]]:
     return rows
 
 
-def sounds_of(objective: ObjectiveSpec, batch: CodedBatch, device: torch.device = CPU) -> list[torch.Tensor]:
-    return list(magnitudes_of(batch, objective.signals.sounds, device).values())
+def magnitudes_of(objective: ObjectiveSpec, batch: CodedBatch, device: torch.device = CPU) -> list[torch.Tensor]:
+    return [sound.magnitude for sound in sounds_of(batch, objective.signals, device, torch.float32).values()]
 
 
 @pytest.mark.parametrize("objective", [SEPARATE, MaskedFramesSpec()])
@@ -91,7 +91,7 @@ def test_magnitudes_equal_a_naive_mix(data):
     items = Order.of(data.manifest, SEPARATE, 5, CROP).items(0, 40)
     assert {len(item.reads) for item in items} == {1, 2}
     assert any(read.frames < CROP for item in items for read in item.reads) == (data.song("b").frames < CROP)
-    mixture, instrumental = sounds_of(SEPARATE, read_batch(data, items))
+    mixture, instrumental = magnitudes_of(SEPARATE, read_batch(data, items))
     assert mixture.shape == instrumental.shape == (40, 2, STFT.bins, CROP)
     for i, item in enumerate(items):
         np.testing.assert_allclose(mixture[i], naive_magnitude(data, item, {"instrumental", "vocals"}), atol=1e-5)
@@ -102,7 +102,7 @@ def test_pretraining_reads_mixtures_alone(data):
     items = Order.of(data.manifest, MaskedFramesSpec(), 5, CROP).items(0, 20)
     batch = read_batch(data, items)
     assert set(batch.slots) == {"mixture"}
-    [mixture] = sounds_of(MaskedFramesSpec(), batch)
+    [mixture] = magnitudes_of(MaskedFramesSpec(), batch)
     short = [i for i, item in enumerate(items) if item.reads[0].song == "m2"]
     assert short
     frames = data.song("m2").frames
@@ -114,7 +114,7 @@ def test_pretraining_reads_mixtures_alone(data):
 
 def test_a_batch_without_any_vocals(data):
     items = (Item(0, 0, CROP, (Read("a", "instrumental", 0, CROP),)),)
-    mixture, instrumental = sounds_of(SEPARATE, read_batch(data, items))
+    mixture, instrumental = magnitudes_of(SEPARATE, read_batch(data, items))
     assert torch.equal(mixture, instrumental)
     assert float(mixture.max()) > 0
 
@@ -143,7 +143,7 @@ def test_an_objective_may_read_one_stem_twice(data):
     assert any(one.song != other.song for one, other in both)
     assert len({other.gain for _, other in both}) > 10
     assert {(one.swap, other.swap) for one, other in both} == {(a, b) for a in (False, True) for b in (False, True)}
-    one, other = magnitudes_of(read_batch(data, items), objective.signals.sounds, CPU).values()
+    one, other = magnitudes_of(objective, read_batch(data, items))
     for i, item in enumerate(items):
         [first, *second] = [replace(item, reads=(read,)) for read in item.reads]
         np.testing.assert_allclose(one[i], naive_magnitude(data, first, {"mixture"}), atol=1e-5)
@@ -164,18 +164,19 @@ def test_what_a_further_slot_draws_changes_nothing_of_the_others(data):
 
 
 def test_three_slots_add_up(data):
-    sounds = {"all": ("instrumental", "vocals", "again"), "two": ("vocals", "again")}
+    sounds = {"all": ("instrumental", "vocals", "again"), "two": ("vocals", "again"), "silent": ("nothing",)}
     reads = (
         Read("a", "instrumental", 0, CROP),
         Read("a", "vocals", 3, CROP),
         Read("a", "vocals", 9, CROP, slot="again"),
     )
     item = Item(0, 0, CROP, reads)
-    found = magnitudes_of(read_batch(data, [item]), sounds, CPU)
-    np.testing.assert_allclose(found["all"][0], naive_magnitude(data, item, {"instrumental", "vocals"}), atol=1e-5)
-    np.testing.assert_allclose(found["two"][0], naive_magnitude(data, item, {"vocals"}), atol=1e-5)
-    with pytest.raises(ValueError, match="none of the slots of absent"):
-        magnitudes_of(read_batch(data, [item]), {"absent": ("nothing",)}, CPU)
+    for phase in (False, True):
+        found = sounds_of(read_batch(data, [item]), Signals((), sounds, phase), CPU, torch.float32)
+        assert (found["all"].spectrum is not None) == phase
+        for sound, roles in (("all", {"instrumental", "vocals"}), ("two", {"vocals"})):
+            np.testing.assert_allclose(found[sound].magnitude[0], naive_magnitude(data, item, roles), atol=1e-5)
+        assert float(found["silent"].magnitude.abs().max()) == 0
 
 
 def test_validation_items_are_spread_over_their_split(data):
@@ -281,6 +282,6 @@ def test_a_gpu_gets_the_same_numbers(data):
     loader.close()
     gc.collect()
     for k, batch in enumerate(batches):
-        on_gpu = sounds_of(SEPARATE, batch, gpu)[0]
-        on_cpu = sounds_of(SEPARATE, read_batch(data, order.items(8 * k, 8)))[0]
+        on_gpu = magnitudes_of(SEPARATE, batch, gpu)[0]
+        on_cpu = magnitudes_of(SEPARATE, read_batch(data, order.items(8 * k, 8)))[0]
         torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-5, atol=1e-7)

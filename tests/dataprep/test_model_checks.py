@@ -3,21 +3,22 @@
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dataprep.audio.tracks import Track
 from dataprep.inspecting.model_checks import listen
 from dataprep.preparing.prepare import prepare
 from dataprep.shards.dataset import Dataset
 from tests.dataprep.data import SETTINGS, STFT, write
+from tests.masking import Masking
 
 SAMPLES = 40_000
 
 
-class HighIsInstrumental(nn.Module):
+class HighIsInstrumental(Masking):
     """Keeps what lies above 1 kHz, as if all voices were low."""
 
-    def forward(self, magnitude: Tensor, draws: None = None) -> Tensor:
+    def mask(self, magnitude: Tensor) -> Tensor:
         hz = torch.arange(magnitude.shape[2]) * STFT.sample_rate_hz / STFT.n_fft
         return (hz > 1000).float()[None, None, :, None].expand_as(magnitude)
 

@@ -9,13 +9,14 @@ from dataprep.shards.dataset import Dataset
 from jobs.recipe import Recipe
 from jobs.steps.gradient import ItemLosses, evaluating
 from jobs.steps.state import TrainState
+from tests.masking import Masking
 from tests.recorded.compare import BEFORE
 from vr_core.specs.optim import OptimSpec
 
 CPU = torch.device("cpu")
 
 
-class HalfTrained(torch.nn.Module):
+class HalfTrained(Masking):
     """A mask, from a part that is trained and one that is kept in evaluation mode."""
 
     def __init__(self):
@@ -23,7 +24,7 @@ class HalfTrained(torch.nn.Module):
         self.trained, self.kept = torch.nn.Dropout(0.5), torch.nn.Dropout(0.5).eval()
         self.modes = []
 
-    def forward(self, magnitude, draws=None):
+    def mask(self, magnitude):
         self.modes.append((self.training, self.trained.training, self.kept.training))
         return torch.full_like(magnitude, 0.5)
 

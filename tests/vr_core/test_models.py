@@ -5,6 +5,7 @@ import typing
 import pytest
 import torch
 
+from tests.masking import mask_of
 from vr_core.draws import Draws
 from vr_core.models.registry import MODELS, build
 from vr_core.specs.models import DenseFrameTransformerSpec, ModelSpec, PlainStackSpec
@@ -26,7 +27,7 @@ def test_every_tag_has_a_constructor_and_a_test() -> None:
 def test_forward_and_backward_at_any_length(spec: ModelSpec, frames: int) -> None:
     model = build(spec, bins=16)
     x = torch.rand(3, 2, 16, frames)
-    mask = model(x, Draws.of_items(0, range(3)))
+    mask = mask_of(model, x, Draws.of_items(0, range(3)))
     assert mask.shape == x.shape
     assert ((mask > 0) & (mask < 1)).all()
     mask.sum().backward()
@@ -38,10 +39,10 @@ def test_forward_and_backward_at_any_length(spec: ModelSpec, frames: int) -> Non
 def test_an_item_is_the_same_in_any_batch_dropout_on(spec: ModelSpec) -> None:
     model = build(spec, bins=16).double()
     x = torch.rand(4, 2, 16, 9, dtype=torch.float64)
-    whole = model(x, Draws.of_items(5, [10, 11, 12, 13]))
-    alone = torch.cat([model(x[i : i + 1], Draws.of_items(5, [10 + i])) for i in range(4)])
+    whole = mask_of(model, x, Draws.of_items(5, [10, 11, 12, 13]))
+    alone = torch.cat([mask_of(model, x[i : i + 1], Draws.of_items(5, [10 + i])) for i in range(4)])
     torch.testing.assert_close(whole, alone, rtol=1e-12, atol=1e-14)
-    assert not torch.allclose(whole, model(x))  # dropout did something
+    assert not torch.allclose(whole, mask_of(model, x))  # dropout did something
 
 
 @pytest.mark.parametrize("spec", TINY, ids=lambda s: f"{s.name}-{s.width}")
@@ -61,7 +62,7 @@ def test_stereo_channels_are_told_apart() -> None:
         x = torch.rand(1, 2, 16, 5)
         louder = x.clone()
         louder[:, 1] *= 4
-        assert not torch.allclose(model(x)[:, 0], model(louder)[:, 0])
+        assert not torch.allclose(mask_of(model, x)[:, 0], mask_of(model, louder)[:, 0])
 
 
 def test_dense_blocks_see_every_earlier_map() -> None:

@@ -5,25 +5,32 @@ import typing
 import pytest
 import torch
 
+from tests.masking import Masking
+from vr_core.audio.estimates import estimate, instrumental_mask, masks_of
+from vr_core.audio.sound import Sound
 from vr_core.draws import Draws
 from vr_core.models.registry import build
 from vr_core.objectives.masked_frames import hide_frames
 from vr_core.objectives.objective import LOSS_SCALE, item_losses
 from vr_core.objectives.registry import OBJECTIVES, objective_of
 from vr_core.objectives.separate import Separate
-from vr_core.specs.models import DenseFrameTransformerSpec
+from vr_core.specs.heads import HeadSpec
+from vr_core.specs.models import DenseFrameTransformerSpec, ModelSpec, PlainStackSpec
 from vr_core.specs.objectives import MaskedFramesSpec, ObjectiveSpec, SeparateSpec
+from vr_core.specs.stft import StftSpec
+
+STFT = StftSpec(n_fft=64, hop=32)
 
 
-class Identity(torch.nn.Module):
+class Identity(Masking):
     """A model whose mask is one value everywhere."""
 
     def __init__(self, value: float) -> None:
         super().__init__()
         self.value = value
 
-    def forward(self, x: torch.Tensor, draws: Draws | None = None) -> torch.Tensor:
-        return torch.full_like(x, self.value)
+    def mask(self, magnitude: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(magnitude, self.value)
 
 
 def test_every_tag_has_a_function() -> None:
@@ -62,7 +69,7 @@ def test_masked_loss_counts_hidden_frames_only() -> None:
     x = torch.rand(5, 2, 3, 12)
     draws = Draws.of_items(2, range(5))
     hidden, _ = hide_frames(spec, x, draws)
-    losses = item_losses(objective_of(spec), Identity(0.5), {"mixture": x}, draws, training=False)["l1"]
+    losses = item_losses(objective_of(spec), Identity(0.5), {"mixture": Sound(STFT, x)}, draws, training=False)["l1"]
     for i in range(5):
         frames = hidden[i].bool()
         assert losses[i].item() == pytest.approx((0.5 - x[i][:, :, frames]).abs().mean().item() * LOSS_SCALE, rel=1e-5)
@@ -70,30 +77,127 @@ def test_masked_loss_counts_hidden_frames_only() -> None:
 
 def test_separation_loss_is_l1_on_the_instrumentals_magnitude() -> None:
     x, y = torch.rand(3, 2, 4, 5), torch.rand(3, 2, 4, 5)
-    sounds, draws = {"mixture": x, "instrumental": y}, Draws.of_items(0, range(3))
+    sounds, draws = {"mixture": Sound(STFT, x), "instrumental": Sound(STFT, y)}, Draws.of_items(0, range(3))
     losses = item_losses(Separate(SeparateSpec()), Identity(0.25), sounds, draws, training=True)["l1"]
     torch.testing.assert_close(losses, (0.25 * x - y).abs().mean(dim=(1, 2, 3)) * LOSS_SCALE)
 
 
-@pytest.mark.parametrize("spec", [MaskedFramesSpec(token_frames=3), SeparateSpec()], ids=lambda s: s.name)
-@pytest.mark.parametrize("cut", [[6], [1, 5], [2, 3, 1], [1] * 6])
-def test_the_gradient_is_the_same_for_any_cut_with_dropout_on(spec: ObjectiveSpec, cut: list[int]) -> None:
+SEPARATIONS = [
+    SeparateSpec(mask=mask, loss=loss, stems=stems)
+    for mask in ("real", "complex")
+    for loss in ("magnitude", "spectrum", "waveform")
+    for stems in (("instrumental",), ("vocals", "instrumental"))
+]
+MODELS = [
+    DenseFrameTransformerSpec(width=8, blocks=2, heads=2, feedforward=8, dropout=0.3),
+    DenseFrameTransformerSpec(width=STFT.bins, blocks=1, heads=2, feedforward=8, dropout=0.3),  # nothing projected
+    PlainStackSpec(width=8, blocks=1, kernel_frames=3, dropout=0.3),
+]
+
+
+def told(spec: ObjectiveSpec) -> str:
+    return "-".join(str(x) for x in (spec.name, *(getattr(spec, k, "") for k in ("mask", "loss", "stems"))))
+
+
+def phased(items: int, frames: int, seed: int) -> Sound:
+    generator = torch.Generator().manual_seed(seed)
+    parts = torch.randn(2, items, 2, STFT.bins, frames, dtype=torch.float64, generator=generator) * 0.1
+    spectrum = torch.complex(parts[0], parts[1])
+    return Sound(STFT, spectrum.abs(), spectrum)
+
+
+def example(items: int, frames: int = 10) -> dict[str, Sound]:
+    stems = {stem: phased(items, frames, seed) for seed, stem in enumerate(("vocals", "instrumental"))}
+    both = stems["vocals"].phased() + stems["instrumental"].phased()
+    return stems | {"mixture": Sound(STFT, both.abs(), both)}
+
+
+def naive_samples(spectrum: torch.Tensor) -> torch.Tensor:
+    """Weighted overlap-add of `[channel, bin, frame]`, sample by sample, between the outer centres."""
+    frames, size, hop = spectrum.shape[-1], STFT.n_fft, STFT.hop
+    n = torch.arange(size, dtype=torch.float64)
+    window = 0.5 - 0.5 * torch.cos(2 * torch.pi * n / size)
+    total = torch.zeros(2, (frames - 1) * hop + size, dtype=torch.float64)
+    weight = torch.zeros_like(total[0])
+    for frame in range(frames):
+        piece = torch.fft.irfft(torch.nn.functional.pad(spectrum[..., frame], (0, 1)) * size / 4, n=size)
+        total[:, frame * hop : frame * hop + size] += piece * window
+        weight[frame * hop : frame * hop + size] += window**2
+    inner = slice(size // 2, size // 2 + (frames - 1) * hop)
+    return total[:, inner] / weight[inner]
+
+
+def naive_l1(spec: SeparateSpec, answer: torch.Tensor, sounds: dict[str, Sound], item: int) -> float:
+    found = []
+    for number, stem in enumerate(spec.stems):
+        mask, mixture, wanted = answer[item, number], sounds["mixture"].phased()[item], sounds[stem].phased()[item]
+        if spec.loss == "magnitude":
+            difference = (mask.abs() if mask.is_complex() else mask) * mixture.abs() - wanted.abs()
+        elif spec.loss == "spectrum":
+            difference = torch.stack([(mask * mixture - wanted).real, (mask * mixture - wanted).imag])
+        else:
+            difference = naive_samples(mask * mixture) - naive_samples(wanted)
+        found.append(float(difference.abs().mean()))
+    return sum(found) / len(found) * LOSS_SCALE
+
+
+@pytest.mark.parametrize("spec", SEPARATIONS, ids=told)
+def test_every_separation_loss_is_that_of_a_slow_loop(spec: SeparateSpec) -> None:
+    torch.manual_seed(1)
+    model = build(MODELS[2], STFT.bins, spec.head).double().eval()
+    sounds = example(3)
+    losses = item_losses(objective_of(spec), model, sounds, Draws.of_items(0, range(3)), training=False)["l1"]
+    with torch.inference_mode():
+        [answer] = model(sounds["mixture"].magnitude).values()
+    assert answer.is_complex() == (spec.mask == "complex")
+    for item in range(3):
+        assert losses[item].item() == pytest.approx(naive_l1(spec, answer, sounds, item), rel=1e-9)
+
+
+@pytest.mark.parametrize("spec", [MaskedFramesSpec(token_frames=3), *SEPARATIONS], ids=told)
+@pytest.mark.parametrize("model", MODELS, ids=lambda m: f"{m.name}-{m.width}")
+def test_the_gradient_is_the_same_for_any_cut_with_dropout_on(spec: ObjectiveSpec, model: ModelSpec) -> None:
     """The sum over pieces equals one batch, in float64."""
     torch.manual_seed(0)
-    model = build(DenseFrameTransformerSpec(width=8, blocks=2, heads=2, feedforward=8, dropout=0.3), bins=16).double()
-    x = torch.rand(6, 2, 16, 10, dtype=torch.float64) * 0.1
-    y = x * torch.rand_like(x)
+    net = build(model, STFT.bins, spec.head).double()
+    whole = example(6)
 
     def gradient(pieces: list[int]) -> torch.Tensor:
-        model.zero_grad()
+        net.zero_grad()
         at = 0
         for n in pieces:
             piece = slice(at, at + n)
             draws = Draws.of_items(3, range(100 + at, 100 + at + n))
-            sounds = {"mixture": x[piece], "instrumental": y[piece]}
-            losses = item_losses(objective_of(spec), model, sounds, draws, training=True)["l1"]
+            sounds = {k: Sound(STFT, s.magnitude[piece], s.phased()[piece]) for k, s in whole.items()}
+            losses = item_losses(objective_of(spec), net, sounds, draws, training=True)["l1"]
             (losses.sum() / 6).backward()
             at += n
-        return torch.cat([p.grad.flatten() for p in model.parameters()])
+        return torch.cat([p.grad.flatten() for p in net.parameters()])
 
-    torch.testing.assert_close(gradient(cut), gradient([6]), rtol=1e-9, atol=1e-12)
+    for cut in ([1, 5], [2, 3, 1], [1] * 6):
+        torch.testing.assert_close(gradient(cut), gradient([6]), rtol=1e-9, atol=1e-12)
+
+
+def test_an_amplitude_is_a_ratio_of_at_most_one_in_separation_and_itself_in_training() -> None:
+    head, heard = HeadSpec(kind="amplitude", stems=("vocals",)), phased(1, 4, 0)
+    said = {"amplitude": heard.magnitude[:, None] * torch.tensor([0.0, 0.5, 1.0, 3.0], dtype=torch.float64)}
+    masks = masks_of(head, said, heard.magnitude)[0, 0]
+    torch.testing.assert_close(masks[0, 0], torch.tensor([0.0, 0.5, 1.0, 1.0], dtype=torch.float64))
+    assert torch.equal(estimate(head, said, heard)["vocals"].magnitude, said["amplitude"][:, 0])
+
+
+@pytest.mark.parametrize(
+    "stems", [("instrumental",), ("vocals",), ("vocals", "instrumental"), ("instrumental", "vocals")]
+)
+def test_the_instrumental_is_what_was_asked_for_or_what_the_vocals_leave(stems: tuple[str, ...]) -> None:
+    values = {"instrumental": 0.75, "vocals": 0.5}
+    answer = torch.stack([torch.full((1, 2, 3, 4), values[stem]) for stem in stems], dim=1)
+    mask = instrumental_mask(HeadSpec(stems=stems), {"mask": answer}, torch.ones(1, 2, 3, 4))
+    assert mask.unique().tolist() == [0.5 if stems == ("vocals",) else 0.75]
+
+
+def test_a_complex_mask_needs_a_mixture_with_phase() -> None:
+    head = HeadSpec(kind="complex_mask")
+    said = {"complex_mask": torch.ones(1, 1, 2, STFT.bins, 4, dtype=torch.complex128)}
+    with pytest.raises(ValueError, match="no phase"):
+        estimate(head, said, Sound(STFT, torch.ones(1, 2, STFT.bins, 4)))

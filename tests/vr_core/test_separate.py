@@ -4,11 +4,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
+from tests.masking import Masking, mask_of
 from vr_core.audio.separate import WindowSpec, mask_spectrum, separate
 from vr_core.audio.spectrogram import istft, stft
+from vr_core.draws import Draws
+from vr_core.models.heads import Answer
+from vr_core.models.model import Model
 from vr_core.models.registry import build
+from vr_core.specs.heads import HeadSpec
 from vr_core.specs.models import PlainStackSpec
 from vr_core.specs.stft import StftSpec
 
@@ -17,10 +22,10 @@ HOP_QUARTER = StftSpec(n_fft=64, hop=16)
 HOP_ODD = StftSpec(n_fft=64, hop=20)
 
 
-class ByPosition(nn.Module):
+class ByPosition(Masking):
     """A mask that depends on the content and on the place in the window: any wrong window or frame shows."""
 
-    def forward(self, magnitude: Tensor, draws: None = None) -> Tensor:
+    def mask(self, magnitude: Tensor) -> Tensor:
         frames = magnitude.shape[-1]
         place = torch.linspace(-1, 1, frames) + 0.01 * frames
         return torch.sigmoid(place + torch.cumsum(magnitude, dim=-1))
@@ -41,19 +46,19 @@ def blocks_of(song: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
     return blocks
 
 
-def in_one_go(model: nn.Module, spec: StftSpec, song: np.ndarray, windows: WindowSpec) -> np.ndarray:
+def in_one_go(model: Model, spec: StftSpec, song: np.ndarray, windows: WindowSpec) -> np.ndarray:
     """The instrumental computed from the whole song's spectrogram, one window at a time."""
     spectrum, nyquist = stft(torch.from_numpy(song), spec)
     frames = spectrum.shape[-1]
     starts = [0]
     while starts[-1] + windows.frames < frames:
         starts.append(min(starts[-1] + windows.step, frames - windows.frames))
-    total, weights = torch.zeros(spectrum.shape), torch.zeros(frames)
+    total, weights = torch.zeros_like(spectrum), torch.zeros(frames)
     for start in starts:
         stop = min(start + windows.frames, frames)
         fade = torch.from_numpy(np.sin(np.pi * (np.arange(stop - start) + 0.5) / (stop - start)) ** 2).float()
         with torch.inference_mode():
-            total[..., start:stop] += fade * model(spectrum[None, ..., start:stop].abs())[0]
+            total[..., start:stop] += fade * mask_of(model, spectrum[None, ..., start:stop].abs())[0]
         weights[start:stop] += fade
     return istft(spectrum * total / weights, song.shape[1], spec, nyquist).numpy()
 
@@ -101,12 +106,12 @@ def test_a_real_model_at_real_settings() -> None:
     assert done[-1] == song.shape[1]
 
 
-class Constant(nn.Module):
+class Constant(Masking):
     def __init__(self, value: float) -> None:
         super().__init__()
         self.value = value
 
-    def forward(self, magnitude: Tensor, draws: None = None) -> Tensor:
+    def mask(self, magnitude: Tensor) -> Tensor:
         return torch.full_like(magnitude, self.value)
 
 
@@ -135,13 +140,32 @@ def test_a_spectrum_is_masked_as_the_song_is() -> None:
     np.testing.assert_allclose((masked + alone).numpy(), instrumental, atol=1e-5)
 
 
-class LargestInput(nn.Module):
+class Turning(ByPosition):
+    """A complex mask: the phase turns as well."""
+
+    head = HeadSpec(kind="complex_mask")
+
+    def forward(self, magnitude: Tensor, draws: Draws | None = None) -> Answer:
+        real = super().forward(magnitude)["mask"]
+        return {"complex_mask": real * torch.exp(1j * torch.cumsum(magnitude, dim=-1))[:, None]}
+
+
+@settings(deadline=None, max_examples=20)
+@given(samples=st.integers(1, 3000), sizes=st.lists(st.integers(1, 1500), min_size=1, max_size=3))
+def test_complex_masks_are_cross_faded_as_in_one_go(samples: int, sizes: list[int]) -> None:
+    song, model, windows = example_song(samples), Turning(), WindowSpec(frames=16, overlap_frames=8, batch=3)
+    instrumental, vocals = joined(list(separate(model, HOP_HALF, blocks_of(song, sizes), windows)))
+    np.testing.assert_allclose(instrumental, in_one_go(model, HOP_HALF, song, windows), atol=1e-5)
+    np.testing.assert_allclose(instrumental + vocals, song, atol=1e-6)
+
+
+class LargestInput(Masking):
     """Remembers how large an input it was given."""
 
     frames = 0
     windows = 0
 
-    def forward(self, magnitude: Tensor, draws: None = None) -> Tensor:
+    def mask(self, magnitude: Tensor) -> Tensor:
         self.frames = max(self.frames, magnitude.shape[-1])
         self.windows = max(self.windows, magnitude.shape[0])
         return torch.full_like(magnitude, 0.5)

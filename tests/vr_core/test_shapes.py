@@ -15,10 +15,12 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
+from tests.masking import mask_of
+from vr_core.audio.sound import Sound
 from vr_core.audio.spectrogram import istft, stft
 from vr_core.draws import Draws
 from vr_core.models.registry import MODELS, build
-from vr_core.objectives.objective import Posed, item_losses
+from vr_core.objectives.objective import item_losses
 from vr_core.objectives.registry import OBJECTIVES, objective_of
 from vr_core.specs.models import ModelSpec
 from vr_core.specs.objectives import ObjectiveSpec
@@ -37,6 +39,9 @@ def default_specs(union: object) -> dict[str, typing.Any]:
 MODEL_SPECS, OBJECTIVE_SPECS = default_specs(ModelSpec), default_specs(ObjectiveSpec)
 
 
+STFT = StftSpec(n_fft=64, hop=32)
+
+
 def magnitudes(items: int, frames: int) -> Tensor:
     return torch.rand(items, 2, BINS, frames)
 
@@ -47,10 +52,10 @@ def magnitudes(items: int, frames: int) -> Tensor:
 def test_every_model_answers_every_objective_in_the_shapes_that_are_written(
     model: str, objective: str, items: int, frames: int
 ) -> None:
-    net, mixture = build(MODEL_SPECS[model], BINS), magnitudes(items, frames)
-    assert net(mixture).shape == mixture.shape
+    net, mixture = build(MODEL_SPECS[model], BINS, OBJECTIVE_SPECS[objective].head), magnitudes(items, frames)
+    assert mask_of(net, mixture).shape == mixture.shape
     judging, draws = objective_of(OBJECTIVE_SPECS[objective]), Draws.of_items(0, range(items))
-    sounds = {"mixture": mixture, "instrumental": mixture / 2}
+    sounds = {"mixture": Sound(STFT, mixture), "instrumental": Sound(STFT, mixture / 2)}
     losses = item_losses(judging, net, sounds, draws, training=True)
     assert {term.shape for term in losses.values()} == {(items,)}
 
@@ -71,18 +76,19 @@ def test_no_model_takes_a_wrong_shape(model: str, wrong: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_what_a_model_hears_and_what_is_wanted_have_one_shape(wrong: str) -> None:
-    with pytest.raises(TypeCheckError, match="target"):
-        Posed(magnitudes(2, 13), WRONG[wrong](magnitudes(2, 13)))
+def test_magnitudes_and_spectrum_of_a_sound_have_one_shape(wrong: str) -> None:
+    with pytest.raises(TypeCheckError, match="magnitude"):
+        Sound(STFT, WRONG[wrong](magnitudes(2, 13)), magnitudes(2, 13).to(torch.complex64))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_no_objective_takes_a_mask_without_channels(objective: str) -> None:
     """Two items of two channels: times their magnitudes it would have the right shape, and wrong values."""
     judging, mixture = objective_of(OBJECTIVE_SPECS[objective]), magnitudes(2, 13)
-    posed = judging.pose({"mixture": mixture, "instrumental": mixture}, Draws.of_items(0, range(2)))
+    sound = Sound(STFT, mixture)
+    posed = judging.pose({"mixture": sound, "instrumental": sound}, Draws.of_items(0, range(2)))
     with pytest.raises(TypeCheckError, match="mask"):
-        judging.judge(torch.rand(2, BINS, 13), posed)
+        judging.judge({"mask": torch.rand(2, BINS, 13)}, posed)
 
 
 def test_a_spectrogram_has_the_bins_of_its_settings() -> None:

@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
+from vr_core.audio.estimates import instrumental_mask
 from vr_core.audio.spectrogram import istft, stft
 from vr_core.config import Spec
+from vr_core.models.model import Model
 from vr_core.specs.bounds import Count
 from vr_core.specs.stft import StftSpec
 
@@ -49,7 +51,7 @@ class WindowSpec(Spec):
 
 
 def separate(
-    model: nn.Module,
+    model: Model,
     spec: StftSpec,
     blocks: Iterable[Block],
     windows: WindowSpec | None = None,
@@ -84,7 +86,7 @@ def separate(
             progress(done)
 
 
-def mask_spectrum(model: nn.Module, spectrum: Tensor, windows: WindowSpec) -> Tensor:
+def mask_spectrum(model: Model, spectrum: Tensor, windows: WindowSpec) -> Tensor:
     """A whole mixture's spectrogram under the model's masks, cut and cross-faded as `separate` does.
 
     Args:
@@ -177,7 +179,7 @@ def _analyse(blocks: Iterator[Block], spec: StftSpec, chunk_frames: int, device:
 
 
 @torch.inference_mode()
-def _mask(pieces: Iterator[_Piece], model: nn.Module, windows: WindowSpec) -> Iterator[_Piece]:
+def _mask(pieces: Iterator[_Piece], model: Model, windows: WindowSpec) -> Iterator[_Piece]:
     """The same frames multiplied by the model's masks, cross-faded where windows overlap."""
     held: _Piece | None = None
     first = start = 0  # frame of the song at which `held` begins; at which the next window begins
@@ -200,7 +202,10 @@ def _mask(pieces: Iterator[_Piece], model: nn.Module, windows: WindowSpec) -> It
         fade = _fade(length, weighted.device)
         for i in range(0, len(starts), windows.batch):
             group = [s - first for s in starts[i : i + windows.batch]]
-            masks = model(torch.stack([held.spectrum[..., s : s + length].abs() for s in group]))
+            heard = torch.stack([held.spectrum[..., s : s + length].abs() for s in group])
+            masks = instrumental_mask(model.head, model(heard), heard)
+            if masks.is_complex() and not weighted.is_complex():
+                weighted = weighted.to(masks.dtype)
             for s, mask in zip(group, masks, strict=True):
                 weighted[..., s : s + length] += mask * fade
                 weight[s : s + length] += fade

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vr_core.draws import Draws
+from vr_core.models.heads import Answer, answer_of
 from vr_core.models.layers import (
     BranchedConv,
     CompressedMagnitude,
@@ -18,6 +19,8 @@ from vr_core.models.layers import (
     SquaredReluFeedForward,
     apply_dropout,
 )
+from vr_core.models.model import Model
+from vr_core.specs.heads import HeadSpec
 from vr_core.specs.models import DenseFrameTransformerSpec
 
 STEREO = 2
@@ -47,47 +50,46 @@ class DenseBlock(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """All maps to the logits of the stereo mask, C·F of them a frame.
+    """All maps to the logits of the stereo masks, C·F of them a frame for each of `wanted`.
 
     The seed has no norm here; as in every pre-norm stack the maps grow with depth, and without one the first hundred
     steps go into undoing their scale.
     """
 
-    def __init__(self, maps: int, width: int, bins: int) -> None:
+    def __init__(self, maps: int, width: int, bins: int, wanted: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.mix = nn.Linear(maps, STEREO)
-        self.project = nn.Linear(STEREO * width, STEREO * bins) if width != bins else nn.Identity()
+        narrow = width != bins
+        self.mix = nn.Linear(maps, STEREO if narrow else wanted * STEREO)
+        self.project = nn.Linear(STEREO * width, wanted * STEREO * bins) if narrow else nn.Identity()
 
-    def forward(self, maps_btmd: Float[Tensor, "B T maps D"]) -> Float[Tensor, "B T CF"]:
+    def forward(self, maps_btmd: Float[Tensor, "B T maps D"]) -> Float[Tensor, "B T n"]:
         mixed = torch.einsum("btmd,cm->btcd", self.norm(maps_btmd), self.mix.weight) + self.mix.bias[:, None]
         return self.project(mixed.flatten(2))
 
 
-class DenseFrameTransformer(nn.Module):
-    """Mixture magnitude in, instrumental mask out."""
+class DenseFrameTransformer(Model):
+    """Mixture magnitude in, masks out."""
 
-    def __init__(self, spec: DenseFrameTransformerSpec, bins: int) -> None:
+    def __init__(self, spec: DenseFrameTransformerSpec, bins: int, head: HeadSpec) -> None:
         super().__init__()
-        self.bins, self.width = bins, spec.width
+        self.bins, self.width, self.head = bins, spec.width, head
         self.compress = CompressedMagnitude()
         # Narrower than the bins, the stereo pair is projected jointly: the first block's weighted sum of two maps
         # could not compare left with right otherwise.
         self.input = nn.Linear(STEREO * bins, STEREO * spec.width) if spec.width != bins else nn.Identity()
         self.blocks = nn.ModuleList(DenseBlock(STEREO + i, spec, i) for i in range(spec.blocks))
-        self.output = MaskHead(STEREO + spec.blocks, spec.width, bins)
+        self.output = MaskHead(STEREO + spec.blocks, spec.width, bins, head.maps)
 
     def layer_prefixes(self) -> tuple[str, ...]:
         """Parameter-name prefixes from the input to the output, for layer-wise learning rates."""
         return ("input.", *(f"blocks.{i}." for i in range(len(self.blocks))), "output.")
 
-    def forward(
-        self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None = None
-    ) -> Float[Tensor, "B C {self.bins} T"]:
-        """Mask in (0, 1) of magnitudes, any number of frames."""
+    def forward(self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None = None) -> Answer:
+        """What the head asks for, of magnitudes of any number of frames."""
         batch, channels, bins, frames = magnitude_bcft.shape
         x = self.compress(magnitude_bcft).permute(0, 3, 1, 2).reshape(batch, frames, channels * bins)
         maps = self.input(x).reshape(batch, frames, channels, self.width)
         for block in self.blocks:
             maps = torch.cat([maps, block(maps, draws)[:, :, None]], dim=2)
-        return torch.sigmoid(self.output(maps)).reshape(batch, frames, channels, bins).permute(0, 2, 3, 1)
+        return answer_of(self.head, self.output(maps), channels)

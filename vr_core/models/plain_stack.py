@@ -3,12 +3,14 @@
 Legend: B batch, C channel, F bin, T frame, D feature (width).
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vr_core.draws import Draws
+from vr_core.models.heads import Answer, answer_of
 from vr_core.models.layers import CompressedMagnitude, FrameConv, SquaredReluFeedForward, apply_dropout
+from vr_core.models.model import Model
+from vr_core.specs.heads import HeadSpec
 from vr_core.specs.models import PlainStackSpec
 
 STEREO = 2
@@ -28,27 +30,25 @@ class PlainBlock(nn.Module):
         return x_btd + apply_dropout(self.feed(x_btd), self.dropout, draws, self.layer)
 
 
-class PlainStack(nn.Module):
-    """Mixture magnitude in, instrumental mask out; both channels' bins are one vector a frame."""
+class PlainStack(Model):
+    """Mixture magnitude in, masks out; both channels' bins are one vector a frame."""
 
-    def __init__(self, spec: PlainStackSpec, bins: int) -> None:
+    def __init__(self, spec: PlainStackSpec, bins: int, head: HeadSpec) -> None:
         super().__init__()
-        self.bins = bins
+        self.bins, self.head = bins, head
         self.compress = CompressedMagnitude()
         self.input = nn.Linear(STEREO * bins, spec.width)
         self.blocks = nn.ModuleList(PlainBlock(spec, i) for i in range(spec.blocks))
-        self.output = nn.Sequential(nn.LayerNorm(spec.width), nn.Linear(spec.width, STEREO * bins))
+        self.output = nn.Sequential(nn.LayerNorm(spec.width), nn.Linear(spec.width, head.maps * STEREO * bins))
 
     def layer_prefixes(self) -> tuple[str, ...]:
         """Parameter-name prefixes from the input to the output, for layer-wise learning rates."""
         return ("input.", *(f"blocks.{i}." for i in range(len(self.blocks))), "output.")
 
-    def forward(
-        self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None = None
-    ) -> Float[Tensor, "B C {self.bins} T"]:
-        """Mask in (0, 1) of magnitudes, any number of frames."""
+    def forward(self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None = None) -> Answer:
+        """What the head asks for, of magnitudes of any number of frames."""
         batch, channels, bins, frames = magnitude_bcft.shape
         x = self.input(self.compress(magnitude_bcft).permute(0, 3, 1, 2).reshape(batch, frames, channels * bins))
         for block in self.blocks:
             x = block(x, draws)
-        return torch.sigmoid(self.output(x)).reshape(batch, frames, channels, bins).permute(0, 2, 3, 1)
+        return answer_of(self.head, self.output(x), channels)

@@ -4,8 +4,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vr_core.audio.estimates import estimate
+from vr_core.audio.sound import Sound, Sounds
 from vr_core.draws import Draws
-from vr_core.objectives.objective import LOSS_SCALE, Posed, Sounds
+from vr_core.models.heads import Answer
+from vr_core.objectives.objective import LOSS_SCALE, Posed
 from vr_core.specs.objectives import MaskedFramesSpec
 
 # Streams of an item's draws that belong to the objective; a model's layers count up from zero.
@@ -21,13 +24,15 @@ class MaskedFrames:
 
     def pose(self, sounds: Sounds, draws: Draws) -> Posed:
         """The mixture with frames hidden."""
-        hidden_it, shown = hide_frames(self._spec, sounds["mixture"], draws)
-        return Posed(shown, sounds["mixture"], hidden_it)
+        mixture = sounds["mixture"]
+        hidden_it, shown = hide_frames(self._spec, mixture.magnitude, draws)
+        return Posed(Sound(mixture.stft, shown), {"mixture": mixture}, hidden_it)
 
-    def judge(self, mask: Float[Tensor, "item channel bin frame"], posed: Posed) -> dict[str, Float[Tensor, " item"]]:
+    def judge(self, answer: Answer, posed: Posed) -> dict[str, Float[Tensor, " item"]]:
         """As `Objective.judge`."""
         assert posed.counted is not None
-        error_it = (mask * posed.heard - posed.target).abs().mean(dim=(1, 2))
+        [(stem, estimated)] = estimate(self._spec.head, answer, posed.heard).items()
+        error_it = (estimated.magnitude - posed.targets[stem].magnitude).abs().mean(dim=(1, 2))
         return {"l1": (error_it * posed.counted).sum(dim=1) / posed.counted.sum(dim=1) * LOSS_SCALE}
 
 

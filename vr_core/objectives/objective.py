@@ -8,30 +8,27 @@ gradients that small AdamW's epsilon of 1e-8 would act as a brake and clipping b
 shared songs, the same stack after 600 steps was 3 dB worse.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vr_core.audio.sound import Sound, Sounds
 from vr_core.draws import Draws
+from vr_core.models.heads import Answer
 
 LOSS_SCALE = 1000.0
-
-
-Sounds = Mapping[str, Float[Tensor, "item channel bin frame"]]
-"""Magnitudes of a batch, by the names that the objective's spec gives its sounds (`vr_core.specs.slots.Signals`)."""
 
 
 @dataclass(frozen=True)
 class Posed:
     """A batch as an objective puts it to a model."""
 
-    heard: Float[Tensor, "item channel bin frame"]
+    heard: Sound
     """What the model is given."""
-    target: Float[Tensor, "item channel bin frame"]
-    """What its mask times `heard` should be."""
+    targets: dict[str, Sound]
+    """Stem → what the model should say it is."""
     counted: Float[Tensor, "item frame"] | None = None
     """0 or 1: frames that count. None where all do."""
 
@@ -44,11 +41,11 @@ class Objective(Protocol):
         """What the model hears, and what is wanted of it; `draws` has one stream an item."""
         ...
 
-    def judge(self, mask: Float[Tensor, "item channel bin frame"], posed: Posed) -> dict[str, Float[Tensor, " item"]]:
+    def judge(self, answer: Answer, posed: Posed) -> dict[str, Float[Tensor, " item"]]:
         """Term → losses; what is minimised is their sum.
 
         Args:
-            mask: the model's answer to `posed.heard`.
+            answer: the model's, to `posed.heard`.
             posed: from `pose`.
         """
         ...
@@ -59,4 +56,4 @@ def item_losses(
 ) -> dict[str, Float[Tensor, " item"]]:
     """Term → losses of a batch; with dropout where `training`."""
     posed = objective.pose(sounds, draws)
-    return objective.judge(model(posed.heard, draws if training else None), posed)
+    return objective.judge(model(posed.heard.magnitude, draws if training else None), posed)

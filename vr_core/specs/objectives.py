@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from vr_core.config import Spec
 from vr_core.specs.bounds import Count, Fraction
+from vr_core.specs.heads import HeadSpec
 from vr_core.specs.slots import Signals, Slot
 
 Purpose = Literal["separation", "pretraining"]
@@ -34,6 +35,11 @@ class MaskedFramesSpec(Spec):
         """A mixture, as it is."""
         return Signals((Slot("mixture", "mixture"),), {"mixture": ("mixture",)})
 
+    @property
+    def head(self) -> HeadSpec:
+        """A mask that gives back what was hidden."""
+        return HeadSpec(stems=("mixture",))
+
     @model_validator(mode="after")
     def _shares(self) -> "MaskedFramesSpec":
         if self.ones + self.noise > 1:
@@ -42,10 +48,16 @@ class MaskedFramesSpec(Spec):
 
 
 class SeparateSpec(Spec):
-    """Fine-tuning: the instrumental's magnitude out of the mixture's, L1."""
+    """Fine-tuning: stems out of the mixture, L1."""
 
     purpose: ClassVar[Purpose] = "separation"
     name: Literal["separate"] = "separate"
+    mask: Literal["real", "complex"] = "real"
+    """What the model answers. A complex mask also corrects the phase, which a real one takes from the mixture."""
+    stems: Annotated[tuple[Literal["instrumental", "vocals"], ...], Field(min_length=1)] = ("instrumental",)
+    """What the model is asked for; what they leave of the mixture is the rest."""
+    loss: Literal["magnitude", "spectrum", "waveform"] = "magnitude"
+    """L1 of magnitudes, of complex spectrograms (real and imaginary parts apart), or of samples."""
     remix: Fraction = 0.8
     """Share of items whose vocals come from another song or place; the rest keep the song's own."""
     gain_db: Annotated[float, Field(ge=0, le=24)] = 6.0
@@ -63,8 +75,20 @@ class SeparateSpec(Spec):
                 Slot("instrumental", "instrumental", swap_channels=self.swap_channels),
                 Slot("vocals", "vocals", self.remix, self.gain_db, self.swap_channels, self.silent_vocals),
             ),
-            {"mixture": ("instrumental", "vocals"), "instrumental": ("instrumental",)},
+            {"mixture": ("instrumental", "vocals"), **{stem: (stem,) for stem in self.stems}},
+            phase=self.mask == "complex" or self.loss != "magnitude",
         )
+
+    @property
+    def head(self) -> HeadSpec:
+        """One mask for each stem."""
+        return HeadSpec(kind="complex_mask" if self.mask == "complex" else "mask", stems=self.stems)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "SeparateSpec":
+        if len(set(self.stems)) < len(self.stems):
+            raise ValueError(f"stems: each at most once, got {', '.join(self.stems)}")
+        return self
 
 
 ObjectiveSpec = Annotated[MaskedFramesSpec | SeparateSpec, Field(discriminator="name")]

@@ -37,6 +37,8 @@ class Signals:
     """The anchor first."""
     sounds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Name of a sound → the slots that add up to it."""
+    phase: bool = False
+    """Whether complex spectrograms are needed; magnitudes alone cost much less."""
 
     @property
     def stems(self) -> tuple[Stem, ...]:

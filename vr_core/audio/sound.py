@@ -1,0 +1,87 @@
+"""A signal of a batch as its spectrogram.
+
+Legend: I item, C channel, F bin, T frame, N sample.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from vr_core.specs.stft import StftSpec
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Frames of some items; with phase where it is stored and was asked for."""
+
+    stft: StftSpec
+    magnitude: Float[Tensor, "I C F T"]
+    spectrum: Complex[Tensor, "I C F T"] | None = None
+
+    def phased(self) -> Complex[Tensor, "I C F T"]:
+        """The complex spectrogram.
+
+        Raises:
+            ValueError: it has none.
+        """
+        if self.spectrum is None:
+            raise ValueError("this sound has no phase; ask for it in the objective's signals")
+        return self.spectrum
+
+    def signal(self) -> Float[Tensor, "I C N"]:
+        """The (T - 1) × hop samples between the first and the last frame's centre.
+
+        Every one of them lies under all the frames that it needs where frames overlap by half, so nothing is missing
+        at the ends; the Nyquist bin, which is not stored, is zero.
+
+        Raises:
+            ValueError: it has no phase, or is a single frame.
+        """
+        spectrum = self.phased()
+        frames = spectrum.shape[-1]
+        if frames < 2:
+            raise ValueError("a single frame has no samples between frames")
+        full = torch.nn.functional.pad(spectrum, (0, 0, 0, 1)) * (self.stft.n_fft / 4)
+        flat = full.flatten(0, 1)
+        signal = torch.istft(
+            flat, self.stft.n_fft, self.stft.hop, window=_window(self.stft, flat), center=True,
+            length=(frames - 1) * self.stft.hop,
+        )  # fmt: skip
+        return signal.reshape(*spectrum.shape[:2], -1)
+
+    def at(self, stft: StftSpec, *, nyquist: bool = False) -> "Sound":
+        """The same sound by another STFT, from full windows only: no sample beyond the stored frames is made up.
+
+        Frame j is centred `stft.n_fft / 2 + j × stft.hop` samples after this sound's first centre.
+
+        Args:
+            stft: with the same sample rate.
+            nyquist: keep the Nyquist bin, as the last one.
+
+        Raises:
+            ValueError: no phase, another sample rate, or fewer samples than a window.
+        """
+        if stft.sample_rate_hz != self.stft.sample_rate_hz:
+            raise ValueError(f"{self.stft.sample_rate_hz} Hz cannot be seen at {stft.sample_rate_hz} Hz")
+        signal = self.signal()
+        if signal.shape[-1] < stft.n_fft:
+            raise ValueError(f"{signal.shape[-1]} samples are fewer than a window of {stft.n_fft}; take longer crops")
+        flat = signal.flatten(0, 1)
+        full = torch.stft(flat, stft.n_fft, stft.hop, window=_window(stft, flat), center=False, return_complex=True) * (
+            4 / stft.n_fft
+        )
+        full = full if nyquist else full[:, : stft.bins]
+        spectrum = full.reshape(*signal.shape[:2], *full.shape[1:])
+        return Sound(stft, spectrum.abs(), spectrum)
+
+
+Sounds = Mapping[str, Sound]
+"""By the names that an objective's spec gives them (`vr_core.specs.slots.Signals`)."""
+
+
+def _window(stft: StftSpec, like: Tensor) -> Tensor:
+    dtype = torch.float64 if like.dtype in (torch.float64, torch.complex128) else torch.float32
+    return torch.hann_window(stft.n_fft, periodic=True, dtype=dtype, device=like.device)

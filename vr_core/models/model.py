@@ -1,0 +1,18 @@
+"""What the loop, separation and the optimiser ask of a model."""
+
+from abc import abstractmethod
+
+from torch import nn
+
+from vr_core.specs.heads import HeadSpec
+
+
+class Model(nn.Module):
+    """Its `forward(magnitude, draws=None)` maps `[batch, channel, bin, frame]` to `vr_core.models.heads.Answer`."""
+
+    head: HeadSpec
+    """What it answers."""
+
+    @abstractmethod
+    def layer_prefixes(self) -> tuple[str, ...]:
+        """Parameter-name prefixes from the input to the output, for layer-wise learning rates."""
