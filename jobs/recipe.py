@@ -11,6 +11,7 @@ from vr_core.specs.bounds import Count, Positive
 from vr_core.specs.models import DenseFrameTransformerSpec, ModelSpec
 from vr_core.specs.objectives import ObjectiveSpec, SeparateSpec
 from vr_core.specs.optim import OptimSpec
+from vr_core.specs.stft import StftSpec
 
 RUNS = Path("runs")
 """Where run folders are, unless one is told otherwise."""
@@ -240,6 +241,12 @@ class Recipe(Spec):
         late = [pattern for pattern, step in self.optim.unfreeze.items() if step >= self.steps]
         if late:
             raise ValueError(f"optim.unfreeze: {late[0]!r} would never be trained in {self.steps} steps; use freeze")
+        front = self.model.front
+        if (front.phase or front.stft is not None) and "mixture" in self.objective.signals.stems:
+            raise ValueError(
+                f"model.name {self.model.name}: hears phase, and mixtures are stored without; "
+                "take the objective separate"
+            )
         if self.nodes is not None and (self.workers.count != 1 or self.workers.labels):
             raise ValueError("nodes says where the workers are, and how many: leave out workers.count and .labels")
         if self.nodes is not None and self.nodes.min > self.batch.items:
@@ -274,6 +281,27 @@ class Recipe(Spec):
     def digest(self) -> str:
         """8 hex digits of the resolved recipe without paths and logging: the middle of a run's id."""
         return digest(identity(plain(self), without=NO_IDENTITY, added=ADDED_KEYS, removed=REMOVED_KEYS))
+
+
+def require_hearable(recipe: Recipe, stft: StftSpec) -> None:
+    """Check that the recipe's model hears something of crops of a data set with that STFT.
+
+    Raises:
+        ConfigError: another sample rate, or crops that are shorter than one of its windows.
+    """
+    own = recipe.model.front.stft
+    if own is None:
+        return
+    if own.sample_rate_hz != stft.sample_rate_hz:
+        raise ConfigError(
+            f"model.stft.sample_rate_hz {own.sample_rate_hz}: the data set has {stft.sample_rate_hz}; give that"
+        )
+    if recipe.model.front.frames_on(stft, recipe.batch.crop_frames) < 1:
+        least = -(-own.n_fft // stft.hop) + 1
+        raise ConfigError(
+            f"batch.crop_frames {recipe.batch.crop_frames}: shorter than a window of {own.n_fft} samples; "
+            f"give at least {least}"
+        )
 
 
 def without_effect(recipe: Recipe) -> str | None:

@@ -175,8 +175,8 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Model, W
     """
     state, meta = load_weights(path)
     with torch.device("meta"):  # what the header says may be more than any memory holds
-        require_fit(build(meta.model, meta.stft.bins, meta.head), state, origin=str(path))
-    model = build(meta.model, meta.stft.bins, meta.head)
+        require_fit(build(meta.model, meta.model.front.bins_on(meta.stft), meta.head), state, origin=str(path))
+    model = build(meta.model, meta.model.front.bins_on(meta.stft), meta.head)
     load_state(model, state, origin=str(path))
     return model.to(device).eval(), meta
 

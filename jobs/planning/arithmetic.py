@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dataprep.shards.columns import CHANNELS, bin_bytes
 from dataprep.shards.manifest import MIXTURE_CODEC, read_manifest
-from jobs.recipe import Recipe
+from jobs.recipe import Recipe, require_hearable
 from vr_core.models.registry import build
 from vr_core.optim import parameter_groups
 from vr_core.small_files import expanded
@@ -37,11 +37,14 @@ def arithmetic_of(recipe: Recipe) -> Arithmetic:
     """Counted on tensors without memory; the bins are the data set's where the recipe names one."""
     data = expanded(recipe.data) if recipe.data is not None else None
     stft = read_manifest(data).stft if data is not None else StftSpec()
+    require_hearable(recipe, stft)
+    front, stored_frames = recipe.model.front, recipe.batch.crop_frames
     with torch.device("meta"):
-        model = build(recipe.model, stft.bins, recipe.objective.head)
-        magnitudes = torch.empty(1, CHANNELS, stft.bins, recipe.batch.crop_frames)
+        model = build(recipe.model, front.bins_on(stft), recipe.objective.head)
+        shape = (1, CHANNELS, front.bins_on(stft), front.frames_on(stft, stored_frames))
+        heard = torch.empty(shape, dtype=torch.complex64 if front.phase else torch.float32)
         with FlopCounterMode(display=False) as counter:
-            model(magnitudes, None)
+            model(heard, None)
     parameter_groups(model, recipe.optim)  # takes frozen ones out
     slots = recipe.objective.signals.slots
     stored = sum(bin_bytes(MIXTURE_CODEC if slot.stem == "mixture" else "polar8") for slot in slots)
@@ -49,5 +52,5 @@ def arithmetic_of(recipe: Recipe) -> Arithmetic:
         bins=stft.bins,
         shapes=tuple(tuple(p.shape) for p in model.parameters() if p.requires_grad),
         item_flop=3.0 * counter.get_total_flops(),
-        item_bytes=stored * magnitudes.numel(),
+        item_bytes=stored * CHANNELS * stft.bins * stored_frames,
     )

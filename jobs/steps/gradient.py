@@ -7,6 +7,7 @@ DistributedDataParallel divides what it adds up by the world. The shares may be 
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,8 @@ class ItemLosses:
         """Of `recipe` on `device`; `bf16` says whether every rank has such units (`everywhere_bf16`)."""
         self.seed, self.bf16 = recipe.seed, bf16
         self._objective = objective_of(recipe.objective)
-        self._signals = recipe.objective.signals
+        signals, self._front = recipe.objective.signals, recipe.model.front
+        self._signals = replace(signals, phase=signals.phase or self._front.phase or self._front.stft is not None)
         self._device, self._dtype = device, weights_dtype(recipe)
         self._mixed = mixed(recipe, bf16)
 
@@ -38,11 +40,14 @@ class ItemLosses:
         Where it is not told to train, the model is in evaluation mode meanwhile, whatever mode it is in.
         """
         sounds = sounds_of(batch, self._signals, self._device, self._dtype)
+        if self._front.stft is not None:
+            own = self._front.stft
+            sounds = {name: sound.at(own, nyquist=self._front.nyquist) for name, sound in sounds.items()}
         seed = self.seed if seed is None else seed
         draws = Draws.of_items(seed, [item.index for item in batch.items], self._device)
         mode = contextlib.nullcontext() if training else evaluating(model)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._mixed), mode:
-            found = item_losses(self._objective, model, sounds, draws, training=training)
+            found = item_losses(self._objective, model, sounds, draws, training=training, front=self._front)
         return {name: losses.to(self._dtype) for name, losses in found.items()}
 
     def total(self, model: nn.Module, batch: CodedBatch, *, training: bool, seed: int | None = None) -> Tensor:

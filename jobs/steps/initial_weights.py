@@ -20,7 +20,8 @@ def start_from(model: nn.Module, init: Path, reset: Sequence[str], data: Dataset
         ConfigError: a pattern of `init_reset` names nothing.
     """
     state, meta = load_weights(init)
-    data.check(meta.stft)
+    if meta.model.front.stft is None:  # else it has its own, which the model is compared with
+        data.check(meta.stft)
     fresh = model.state_dict()
     for pattern in reset:
         named = [name for name in fresh if fnmatch.fnmatchcase(name, pattern)]

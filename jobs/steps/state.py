@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dataprep.shards.dataset import Dataset
 from jobs.checkpoints.format import Checkpoint
 from jobs.errors import NotACheckpoint, RunFailed
-from jobs.recipe import Recipe
+from jobs.recipe import Recipe, require_hearable
 from jobs.steps.gradient import evaluating, weights_dtype
 from jobs.steps.initial_weights import start_from
 from jobs.steps.phases import Phase
@@ -101,8 +101,9 @@ class TrainState:
         Raises:
             ConfigError, ManifestError, WeightsError: recipe, data set and start do not fit together.
         """
+        require_hearable(recipe, data.manifest.stft)
         torch.manual_seed(recipe.seed)  # initial weights only: nothing later draws from it
-        model: nn.Module = build(recipe.model, data.manifest.stft.bins, recipe.objective.head)
+        model: nn.Module = build(recipe.model, recipe.model.front.bins_on(data.manifest.stft), recipe.objective.head)
         if saved is None and recipe.init is not None:
             start_from(model, recipe.init, recipe.init_reset, data)
         model.to(device, weights_dtype(recipe))

@@ -246,7 +246,7 @@ def items_of(data):
 
 
 def values(batch):
-    return {(role, name): column.clone() for role, stem in batch.stems.items() for name, column in stem.columns.items()}
+    return {(role, name): column.clone() for role, stem in batch.slots.items() for name, column in stem.columns.items()}
 
 
 def equal(one, other):

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from jobs.recipe import ADDED_KEYS, REMOVED_KEYS, Recipe, require_startable
+from jobs.recipe import ADDED_KEYS, REMOVED_KEYS, Recipe, require_hearable, require_startable
 from jobs.recipes.shipped import read_recipe
 from jobs.runs.folder import RunFolder
 from vr_core.config import load, parse_overrides, plain, to_yaml, validate
 from vr_core.errors import ConfigError
+from vr_core.specs.stft import StftSpec
 from vr_core.yaml12 import parse_yaml
 
 
@@ -120,3 +121,26 @@ def test_the_command_line_says_the_same_as_the_file() -> None:
     given = parse_overrides(["optim.lr=1e-3", "name=no", "batch.items=4"])
     assert given == {"optim.lr": 1e-3, "name": "no", "batch.items": 4}
     assert parse_yaml("optim: {lr: 1e-3}", "x") == {"optim": {"lr": 1e-3}}
+
+
+PRETRAIN = {"name": "masked_frames"}
+
+
+def test_a_model_that_hears_phase_is_not_trained_on_mixtures_without():
+    with pytest.raises(ConfigError, match="hears phase, and mixtures are stored without"):
+        validate(Recipe, {"name": "a", "steps": 1, "model": {"name": "bs_roformer"}, "objective": PRETRAIN}, "x")
+
+
+@pytest.mark.parametrize(
+    ("stft", "crop", "words"),
+    [({"sample_rate_hz": 48_000}, 128, "the data set has 44100"), ({}, 2, "give at least 3"), ({}, 3, None)],
+)
+def test_what_a_model_with_its_own_stft_cannot_hear_is_said(stft, crop, words):
+    model = {"name": "bs_roformer", "stft": stft}
+    raw = {"name": "a", "steps": 1, "model": model, "objective": {"name": "separate"}, "batch": {"crop_frames": crop}}
+    recipe = validate(Recipe, raw, "x")
+    if words is None:
+        require_hearable(recipe, StftSpec())
+    else:
+        with pytest.raises(ConfigError, match=words):
+            require_hearable(recipe, StftSpec())

@@ -60,8 +60,8 @@ def separate(
 ) -> Iterator[tuple[Block, Block]]:
     """Instrumental and vocals of a mixture, block by block.
 
-    The mask is applied to the mixture's complex spectrogram; the mixture's Nyquist bin, of which the model knows
-    nothing, stays in the instrumental. Vocals are the mixture minus the instrumental, so that the two sum to it.
+    The mask is applied to the mixture's complex spectrogram; the mixture's Nyquist bin stays in the instrumental where
+    the model does not hear it. Vocals are the mixture minus the instrumental, so that the two sum to it.
 
     Args:
         model: on `device`, in evaluation mode; magnitude `[batch, channel, bin, frame]` to a mask of that shape.
@@ -115,6 +115,16 @@ class _Piece:
     @property
     def frames(self) -> int:
         return self.spectrum.shape[-1]
+
+    def with_nyquist(self) -> Tensor:
+        """`[channel, bin, frame]`, the Nyquist bin last."""
+        return torch.cat([self.spectrum, self.nyquist[:, None]], dim=1)
+
+    def times(self, mask: Tensor, *, nyquist: bool) -> "_Piece":
+        """Multiplied by a mask `[channel, bin, frame]`, whose last bin is the Nyquist bin's where it has one."""
+        if not nyquist:
+            return replace(self, spectrum=self.spectrum * mask)
+        return replace(self, spectrum=self.spectrum * mask[:, :-1], nyquist=self.nyquist * mask[:, -1])
 
     def cut(self, start: int, stop: int | None = None) -> "_Piece":
         return replace(self, spectrum=self.spectrum[..., start:stop], nyquist=self.nyquist[..., start:stop])
@@ -185,8 +195,9 @@ def _mask(pieces: Iterator[_Piece], model: Model, windows: WindowSpec) -> Iterat
     first = start = 0  # frame of the song at which `held` begins; at which the next window begins
     weighted = torch.empty(0)
     weight = torch.empty(0)
+    nyquist = model.front.nyquist
     for piece in pieces:
-        empty = torch.zeros_like(piece.spectrum.real)
+        empty = torch.zeros_like((piece.with_nyquist() if nyquist else piece.spectrum).real)
         if held is None:
             held, weighted, weight = piece, empty, empty[0, 0].clone()
         else:
@@ -202,8 +213,10 @@ def _mask(pieces: Iterator[_Piece], model: Model, windows: WindowSpec) -> Iterat
         fade = _fade(length, weighted.device)
         for i in range(0, len(starts), windows.batch):
             group = [s - first for s in starts[i : i + windows.batch]]
-            heard = torch.stack([held.spectrum[..., s : s + length].abs() for s in group])
-            masks = instrumental_mask(model.head, model(heard), heard)
+            spectrum = held.with_nyquist() if nyquist else held.spectrum
+            heard = torch.stack([spectrum[..., s : s + length] for s in group])
+            magnitude = heard.abs()
+            masks = instrumental_mask(model.head, model(heard if model.front.phase else magnitude), magnitude)
             if masks.is_complex() and not weighted.is_complex():
                 weighted = weighted.to(masks.dtype)
             for s, mask in zip(group, masks, strict=True):
@@ -213,7 +226,7 @@ def _mask(pieces: Iterator[_Piece], model: Model, windows: WindowSpec) -> Iterat
         final = held.frames if held.samples is not None else max(start - windows.step, 0) - first
         if final > 0:
             mask = weighted[..., :final] / weight[:final]
-            yield replace(held.cut(0, final), spectrum=held.spectrum[..., :final] * mask)
+            yield held.cut(0, final).times(mask, nyquist=nyquist)
             held, weighted, weight = held.cut(final), weighted[..., final:], weight[final:]
             first += final
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Inexact
 from torch import Tensor
 
+from vr_core.specs.fronts import Front
 from vr_core.specs.stft import StftSpec
 
 
@@ -76,6 +77,11 @@ class Sound:
         full = full if nyquist else full[:, : stft.bins]
         spectrum = full.reshape(*signal.shape[:2], *full.shape[1:])
         return Sound(stft, spectrum.abs(), spectrum)
+
+
+def heard_by(front: Front, sound: Sound) -> Inexact[Tensor, "I C F T"]:
+    """What a model with that front is given of a sound that has its STFT."""
+    return sound.phased() if front.phase else sound.magnitude
 
 
 Sounds = Mapping[str, Sound]

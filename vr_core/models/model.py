@@ -4,14 +4,20 @@ from abc import abstractmethod
 
 from torch import nn
 
+from vr_core.specs.fronts import AS_STORED, Front
 from vr_core.specs.heads import HeadSpec
 
 
 class Model(nn.Module):
-    """Its `forward(magnitude, draws=None)` maps `[batch, channel, bin, frame]` to `vr_core.models.heads.Answer`."""
+    """Its `forward(heard, draws=None)` maps `[batch, channel, bin, frame]` to `vr_core.models.heads.Answer`.
+
+    `heard` is complex where its front has phase, else magnitudes.
+    """
 
     head: HeadSpec
     """What it answers."""
+    front: Front = AS_STORED
+    """What it hears."""
 
     @abstractmethod
     def layer_prefixes(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from vr_core.models.bs_roformer import BsRoformer
 from vr_core.models.dense_frame_transformer import DenseFrameTransformer
 from vr_core.models.model import Model
 from vr_core.models.plain_stack import PlainStack
@@ -10,6 +11,7 @@ from vr_core.specs.heads import MASK, HeadSpec
 from vr_core.specs.models import ModelSpec
 
 MODELS: dict[str, Callable[[Any, int, HeadSpec], Model]] = {
+    "bs_roformer": BsRoformer,
     "dense_frame_transformer": DenseFrameTransformer,
     "plain_stack": PlainStack,
 }

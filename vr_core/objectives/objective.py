@@ -14,9 +14,10 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vr_core.audio.sound import Sound, Sounds
+from vr_core.audio.sound import Sound, Sounds, heard_by
 from vr_core.draws import Draws
 from vr_core.models.heads import Answer
+from vr_core.specs.fronts import AS_STORED, Front
 
 LOSS_SCALE = 1000.0
 
@@ -52,8 +53,17 @@ class Objective(Protocol):
 
 
 def item_losses(
-    objective: Objective, model: nn.Module, sounds: Sounds, draws: Draws, *, training: bool
+    objective: Objective, model: nn.Module, sounds: Sounds, draws: Draws, *, training: bool, front: Front = AS_STORED
 ) -> dict[str, Float[Tensor, " item"]]:
-    """Term → losses of a batch; with dropout where `training`."""
+    """Term → losses of a batch; with dropout where `training`.
+
+    Args:
+        objective: poses and judges.
+        model: a `vr_core.models.model.Model`, or one that is wrapped for several ranks.
+        sounds: with the STFT of `front`, and with phase where it or the objective needs it.
+        draws: one stream an item.
+        training: with dropout.
+        front: the model's.
+    """
     posed = objective.pose(sounds, draws)
-    return objective.judge(model(posed.heard.magnitude, draws if training else None), posed)
+    return objective.judge(model(heard_by(front, posed.heard), draws if training else None), posed)

@@ -1,0 +1,202 @@
+"""Band-split RoFormer: the published sizes and names, a slow loop, cuts, own STFT, recomputation."""
+
+import math
+
+import pytest
+import torch
+
+from tests.masking import mask_of
+from vr_core.draws import Draws
+from vr_core.models.bs_roformer import Rotary
+from vr_core.models.registry import build
+from vr_core.specs.heads import HeadSpec
+from vr_core.specs.models import BsRoformerSpec
+from vr_core.specs.stft import StftSpec
+
+SMALL = StftSpec(n_fft=64, hop=16)
+BINS = SMALL.bins + 1
+SPEC = BsRoformerSpec(width=12, blocks=2, heads=2, head_width=4, stft=SMALL, mask_expansion=2)
+
+
+def head(stems: int = 1, kind: str = "complex_mask") -> HeadSpec:
+    return HeadSpec(kind=kind, stems=tuple(f"stem {i}" for i in range(stems)))
+
+
+def spectrum(items: int, frames: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(items, 2, BINS, frames, dtype=torch.complex128, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("width", "blocks", "stems", "parameters"),
+    [
+        (384, 6, 1, 74_532_652), (384, 12, 1, 98_194_828), (256, 12, 1, 51_049_484), (512, 12, 1, 159_758_092),
+        (192, 6, 1, 24_591_340), (256, 12, 6, 174_656_564),
+    ],
+)  # fmt: skip
+def test_the_published_sizes(width, blocks, stems, parameters):
+    with torch.device("meta"):
+        model = build(BsRoformerSpec(width=width, blocks=blocks), 1025, head(stems))
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert len(model.band_split.to_features) == 62
+
+
+def test_the_published_names_and_shapes():
+    with torch.device("meta"):
+        state = build(BsRoformerSpec(width=384), 1025, head()).state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    wanted = {
+        "band_split.to_features.0.0.gamma": (8,), "band_split.to_features.61.1.weight": (384, 516),
+        "layers.5.1.layers.0.0.norm.gamma": (384,), "layers.0.0.layers.0.0.to_qkv.weight": (1536, 384),
+        "layers.0.0.layers.0.0.to_gates.bias": (8,), "layers.0.0.layers.0.0.to_out.0.weight": (384, 512),
+        "layers.0.0.layers.0.0.rotary_embed.freqs": (32,), "layers.3.1.layers.0.0.rotary_embed.freqs": (32,),
+        "layers.0.1.layers.0.1.net.0.gamma": (384,), "layers.0.1.layers.0.1.net.1.weight": (1536, 384),
+        "layers.0.1.layers.0.1.net.4.bias": (384,), "final_norm.gamma": (384,),
+        "mask_estimators.0.to_freqs.0.0.0.weight": (1536, 384), "mask_estimators.0.to_freqs.61.0.2.bias": (1032,),
+    }  # fmt: skip
+    assert {name: shapes[name] for name in wanted} == wanted
+    # Of each of a layer's two transformers six tensors of attention and five of the feed-forward.
+    assert len(shapes) == 62 * 3 + 6 * 2 * (6 + 5) + 1 + 62 * 4
+
+
+def slow_rms(x, gamma):
+    return x / x.square().sum(dim=-1, keepdim=True).sqrt() * math.sqrt(x.shape[-1]) * gamma
+
+
+def slow_transformer(state, prefix, x, heads):
+    """Of `[position, width]`, a head, a position and a pair at a time."""
+    p = {name.removeprefix(prefix + ".layers.0."): value for name, value in state.items() if name.startswith(prefix)}
+    normed = slow_rms(x, p["0.norm.gamma"])
+    qkv = (normed @ p["0.to_qkv.weight"].T).reshape(len(x), 3, heads, -1)
+    found = torch.zeros(len(x), heads, qkv.shape[-1], dtype=x.dtype)
+    for h in range(heads):
+        turned = []
+        for which in (0, 1):
+            rows = []
+            for position in range(len(x)):
+                vector = qkv[position, which, h].clone()
+                for pair, freq in enumerate(p["0.rotary_embed.freqs"]):
+                    a, b = qkv[position, which, h, 2 * pair], qkv[position, which, h, 2 * pair + 1]
+                    angle = position * freq
+                    vector[2 * pair] = a * torch.cos(angle) - b * torch.sin(angle)
+                    vector[2 * pair + 1] = b * torch.cos(angle) + a * torch.sin(angle)
+                rows.append(vector)
+            turned.append(torch.stack(rows))
+        weights = torch.softmax(turned[0] @ turned[1].T / math.sqrt(qkv.shape[-1]), dim=-1)
+        gate = torch.sigmoid(normed @ p["0.to_gates.weight"][h] + p["0.to_gates.bias"][h])
+        found[:, h] = weights @ qkv[:, 2, h] * gate[:, None]
+    x = x + found.flatten(1) @ p["0.to_out.0.weight"].T
+    hidden = slow_rms(x, p["1.net.0.gamma"]) @ p["1.net.1.weight"].T + p["1.net.1.bias"]
+    hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
+    return x + hidden @ p["1.net.4.weight"].T + p["1.net.4.bias"]
+
+
+def slow(state, spec, x_cft, stem):
+    """The complex mask `[channel, bin, frame]` of one item and stem."""
+    bands, frames = spec.bands_of(BINS), x_cft.shape[-1]
+    x = torch.zeros(frames, len(bands), spec.width, dtype=torch.float64)
+    first = 0
+    for n, width in enumerate(bands):
+        for t in range(frames):
+            vector = torch.tensor(
+                [part for f in range(first, first + width) for c in range(2)
+                 for part in (float(x_cft[c, f, t].real), float(x_cft[c, f, t].imag))], dtype=torch.float64
+            )  # fmt: skip
+            p = f"band_split.to_features.{n}"
+            x[t, n] = state[f"{p}.1.weight"] @ slow_rms(vector, state[f"{p}.0.gamma"]) + state[f"{p}.1.bias"]
+        first += width
+    for layer in range(spec.blocks):
+        for along, axis in ((f"layers.{layer}.0", 1), (f"layers.{layer}.1", 0)):
+            x = torch.stack([slow_transformer(state, along, row, spec.heads) for row in x.unbind(axis)], axis)
+    x = slow_rms(x, state["final_norm.gamma"])
+    mask = torch.zeros(2, BINS, frames, dtype=torch.complex128)
+    first = 0
+    for n, width in enumerate(bands):
+        p = f"mask_estimators.{stem}.to_freqs.{n}.0"
+        values = torch.tanh(x[:, n] @ state[f"{p}.0.weight"].T + state[f"{p}.0.bias"])
+        values = values @ state[f"{p}.2.weight"].T + state[f"{p}.2.bias"]
+        half = values.shape[-1] // 2
+        values = values[:, :half] * torch.sigmoid(values[:, half:])
+        for f in range(width):
+            for c in range(2):
+                at = (f * 2 + c) * 2
+                mask[c, first + f] = torch.complex(values[:, at], values[:, at + 1])
+        first += width
+    mask[:, 0] = 0
+    return mask
+
+
+def test_the_answer_is_that_of_a_slow_loop():
+    torch.manual_seed(0)
+    model = build(SPEC, BINS, head(2)).double().eval()
+    for p in model.parameters():
+        if p.requires_grad:
+            p.data += 0.1 * torch.randn_like(p)
+    x = spectrum(2, 5)
+    with torch.inference_mode():
+        answer = model(x)["complex_mask"]
+        assert answer.shape == (2, 2, 2, BINS, 5)
+        for item in range(2):
+            for stem in range(2):
+                wanted = slow(model.state_dict(), SPEC, x[item], stem)
+                torch.testing.assert_close(answer[item, stem], wanted, rtol=1e-9, atol=1e-11)
+
+
+def test_rotary_positions_keep_lengths_and_know_distances_alone():
+    rotary = Rotary(8).double()
+    q, k = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64)
+    turned_q, turned_k = (rotary(x.expand(1, 1, 20, 8)) for x in (q, k))
+    torch.testing.assert_close(turned_q.norm(dim=-1), q.norm(dim=-1).expand(1, 1, 20))
+    logits = (turned_q @ turned_k.transpose(-1, -2))[0, 0]
+    for distance in range(-19, 20):
+        diagonal = logits.diagonal(distance)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand(len(diagonal)))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_an_item_is_the_same_in_any_batch_and_when_it_is_computed_again(recompute):
+    torch.manual_seed(0)
+    model = build(SPEC.model_copy(update={"dropout": 0.4, "recompute": recompute}), BINS, head()).double()
+    x = spectrum(4, 6)
+
+    def gradient(pieces):
+        model.zero_grad()
+        at = 0
+        for n in pieces:
+            draws = Draws.of_items(5, range(10 + at, 10 + at + n))
+            mask_of(model, x[at : at + n], draws).abs().square().sum().backward()
+            at += n
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+
+    whole = gradient([4])
+    for cut in ([1, 3], [1] * 4):
+        torch.testing.assert_close(gradient(cut), whole, rtol=1e-9, atol=1e-12)
+    model.recompute = not recompute
+    torch.testing.assert_close(gradient([4]), whole, rtol=1e-12, atol=1e-14)
+    assert not torch.allclose(mask_of(model, x, Draws.of_items(5, range(4))), mask_of(model, x))
+
+
+@pytest.mark.parametrize("kind", ["mask", "complex_mask", "amplitude"])
+def test_every_kind_of_answer_and_no_bin_of_zero_hertz(kind):
+    model = build(SPEC, BINS, head(3, kind)).double()
+    values = model(spectrum(1, 4))[kind]
+    assert values.shape == (1, 3, 2, BINS, 4)
+    assert values.is_complex() == (kind == "complex_mask")
+    assert not values[..., 0, :].abs().any()
+    if kind == "mask":
+        assert ((values[..., 1:, :] > 0) & (values[..., 1:, :] < 1)).all()
+
+
+def test_bands_add_up_at_any_size_of_stft():
+    for n_fft in (64, 256, 512, 1024, 2048, 4096):
+        stft = StftSpec(n_fft=n_fft, hop=n_fft // 4)
+        assert sum(BsRoformerSpec(stft=stft).bands_of(stft.bins + 1)) == stft.bins + 1
+    with pytest.raises(ValueError, match="add up to 30 bins, the STFT has 33"):
+        BsRoformerSpec(stft=SMALL, bands=(10, 20))
+
+
+def test_what_it_hears_of_a_data_set_with_another_stft():
+    stored, front = StftSpec(), BsRoformerSpec().front
+    assert (front.bins_on(stored), front.stft_on(stored).hop) == (1025, 441)
+    # 127 hops of 1,024 hold 1 + (127 · 1,024 - 2,048) / 441 whole windows.
+    assert front.frames_on(stored, 128) == 291
+    assert front.frames_on(stored, 2) == 0

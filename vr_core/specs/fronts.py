@@ -1,0 +1,35 @@
+"""What a model wants to hear: its STFT, with the Nyquist bin or without, magnitudes or complex numbers. No torch."""
+
+from dataclasses import dataclass
+
+from vr_core.specs.stft import StftSpec
+
+
+@dataclass(frozen=True)
+class Front:
+    """How stored frames, or a song, become a model's input."""
+
+    stft: StftSpec | None = None
+    """Its own; None: the data set's."""
+    nyquist: bool = False
+    """Whether the Nyquist bin is its last one; it needs an own STFT, since data sets store none."""
+    phase: bool = False
+    """Whether it hears complex spectrograms."""
+
+    def stft_on(self, data: StftSpec) -> StftSpec:
+        """The STFT of what it hears of a data set with `data`."""
+        return self.stft or data
+
+    def bins_on(self, data: StftSpec) -> int:
+        """Bins of what it hears."""
+        return self.stft_on(data).bins + self.nyquist
+
+    def frames_on(self, data: StftSpec, frames: int) -> int:
+        """Frames that it hears of so many stored ones: those whose windows lie between the outer centres."""
+        if self.stft is None:
+            return frames
+        return max(0, ((frames - 1) * data.hop - self.stft.n_fft) // self.stft.hop + 1)
+
+
+AS_STORED = Front()
+"""Magnitudes of the data set's own STFT."""
