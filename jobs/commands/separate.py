@@ -15,11 +15,11 @@ from jobs.commands.terminal import Device, Json, say
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from jobs.scoring.results import Placed
     from jobs.scoring.separate import OutputSettings, SeparatedSong
     from jobs.scoring.songs import Found, Song
+    from vr_core.models.model import Model
     from vr_core.weights import WeightsMeta
 
 
@@ -191,7 +191,7 @@ def _separate_all(
 
 
 def _separate_one(
-    model: "nn.Module",
+    model: "Model",
     meta: "WeightsMeta",
     output: "OutputSettings",
     device: "torch.device",

@@ -103,7 +103,7 @@ def evaluate(
     model, meta = load_model(weights, chosen)
     note = require_separation(meta, str(checkpoint))
     left_out: list[str] = []
-    songs = labelled_songs(data, split, meta.stft, left_out)
+    songs = labelled_songs(data, split, None if meta.model.front.stft else meta.stft, left_out)
     known = stem_digests(data)
     may_read(source.path for song in songs for heard in song.stems.values() for source in heard)
     folder = out or default_folder(weights, meta)
@@ -220,7 +220,9 @@ def open_mixture(song: Track, sample_rate_hz: int) -> Iterator[NDArray[np.float3
     return (blocks["mixture"] for blocks in open_stems(song, sample_rate_hz))
 
 
-def labelled_songs(data: Path, split: str, stft: StftSpec, left_out: list[str] | None = None) -> Sequence[Track]:
+def labelled_songs(
+    data: Path, split: str, stft: StftSpec | None, left_out: list[str] | None = None
+) -> Sequence[Track]:
     """Songs whose stems are known, of one split of a data set, or all of a plain folder of music, which has no splits.
 
     Two roles give the third, as in preparation: a mixture and its instrumental are enough. `left_out` gets what else a
@@ -232,7 +234,8 @@ def labelled_songs(data: Path, split: str, stft: StftSpec, left_out: list[str] |
     """
     if (data / MANIFEST).is_file():
         dataset = Dataset.open(data)
-        dataset.check(stft)
+        if stft is not None:
+            dataset.check(stft)
         where = f"{data}, split {split} of {', '.join(SPLITS)}"
         tracks: Iterable[Track] = (song.track() for song in dataset.manifest.songs if song.split == split)
     else:

@@ -109,7 +109,7 @@ def make_files(
     open_mixture: Open,
     rate_hz: int,
     title: str,
-    model: nn.Module,
+    model: Model,
     meta: WeightsMeta,
     output: OutputSettings,
     folder: Path,
@@ -188,7 +188,7 @@ def make_files(
 def _pairs(
     open_mixture: Open,
     rate_hz: int,
-    model: nn.Module,
+    model: Model,
     meta: WeightsMeta,
     device: torch.device | str,
     report: Callable[[int], None] | None,

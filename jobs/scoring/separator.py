@@ -4,15 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from jobs.runs.lookup import resolve_weights
+from vr_core.models.model import Model
 from vr_core.weights import WeightsMeta, load_model, require_separation
 
 
 def load_separator(
     checkpoint: Path, device: torch.device | str, note: Callable[[str], None]
-) -> tuple[nn.Module, WeightsMeta]:
+) -> tuple[Model, WeightsMeta]:
     """The model of a run, a step folder or a weights file, and its description.
 
     Args:

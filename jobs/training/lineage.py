@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from dataprep.batches.order import roles_of
 from dataprep.shards.manifest import Manifest
 from jobs.recipe import Recipe
 from jobs.runs.folder import RunFolder
@@ -21,7 +20,7 @@ def trained_on(manifest: Manifest, objective: ObjectiveSpec) -> set[str]:
         song.stems[role].content_sha256[:DIGEST_DIGITS]
         for song in manifest.songs
         if song.split == "train"
-        for role in roles_of(objective)
+        for role in objective.signals.stems
         if role in song.stems and song.stems[role].loudness_db > _SILENCE_DB
     }
 
@@ -38,7 +37,8 @@ def describe(run: RunFolder, recipe: Recipe, manifest: Manifest, note: Callable[
         parents, more = before
         own |= more
     return WeightsMeta(
-        model=recipe.model, stft=manifest.stft, crop_frames=recipe.batch.crop_frames, step=0, run=run.id,
+        model=recipe.model, head=recipe.objective.head, stft=recipe.model.front.stft_on(manifest.stft),
+        crop_frames=recipe.model.front.frames_on(manifest.stft, recipe.batch.crop_frames), step=0, run=run.id,
         purpose=recipe.objective.purpose, data=manifest.digest(), parents=parents, trained_on=tuple(sorted(own)),
     )  # fmt: skip
 

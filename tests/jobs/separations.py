@@ -10,6 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from jobs.commands.separate import separate as command
+from tests.masking import Masking
 from vr_core.models.registry import build
 from vr_core.specs.models import PlainStackSpec
 from vr_core.specs.stft import StftSpec
@@ -22,15 +23,15 @@ META = WeightsMeta(
 )  # fmt: skip
 
 
-class Gain(torch.nn.Module):
+class Gain(Masking):
     """A model whose mask is one number: 0 leaves all to the vocals, more than 1 makes the instrumental louder."""
 
-    def __init__(self, mask: float) -> None:
+    def __init__(self, value: float) -> None:
         super().__init__()
-        self.mask = mask
+        self.value = value
 
-    def forward(self, magnitude: torch.Tensor, draws: None = None) -> torch.Tensor:
-        return torch.full_like(magnitude, self.mask)
+    def mask(self, magnitude: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(magnitude, self.value)
 
 
 def tiny_weights(folder: Path) -> Path:

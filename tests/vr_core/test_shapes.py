@@ -22,7 +22,7 @@ from vr_core.draws import Draws
 from vr_core.models.registry import MODELS, build
 from vr_core.objectives.objective import item_losses
 from vr_core.objectives.registry import OBJECTIVES, objective_of
-from vr_core.specs.models import ModelSpec
+from vr_core.specs.models import BsRoformerSpec, ModelSpec
 from vr_core.specs.objectives import ObjectiveSpec
 from vr_core.specs.stft import StftSpec
 
@@ -37,6 +37,7 @@ def default_specs(union: object) -> dict[str, typing.Any]:
 
 
 MODEL_SPECS, OBJECTIVE_SPECS = default_specs(ModelSpec), default_specs(ObjectiveSpec)
+MODEL_SPECS["bs_roformer"] = BsRoformerSpec(width=8, blocks=1, heads=2, head_width=4)  # the default has 75 million
 
 
 STFT = StftSpec(n_fft=64, hop=32)
@@ -46,24 +47,33 @@ def magnitudes(items: int, frames: int) -> Tensor:
     return torch.rand(items, 2, BINS, frames)
 
 
+def heard_by_a(model: str, items: int, frames: int) -> Tensor:
+    """What such a model is given: magnitudes or a spectrogram."""
+    magnitude = magnitudes(items, frames)
+    return magnitude.to(torch.complex64) if MODEL_SPECS[model].front.phase else magnitude
+
+
 @pytest.mark.parametrize(("items", "frames"), SIZES)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_answers_every_objective_in_the_shapes_that_are_written(
     model: str, objective: str, items: int, frames: int
 ) -> None:
-    net, mixture = build(MODEL_SPECS[model], BINS, OBJECTIVE_SPECS[objective].head), magnitudes(items, frames)
+    net, mixture = build(MODEL_SPECS[model], BINS, OBJECTIVE_SPECS[objective].head), heard_by_a(model, items, frames)
     assert mask_of(net, mixture).shape == mixture.shape
     judging, draws = objective_of(OBJECTIVE_SPECS[objective]), Draws.of_items(0, range(items))
-    sounds = {"mixture": Sound(STFT, mixture), "instrumental": Sound(STFT, mixture / 2)}
-    losses = item_losses(judging, net, sounds, draws, training=True)
+    phased = mixture if mixture.is_complex() else None
+    sounds = {stem: Sound(STFT, mixture.abs(), phased) for stem in ("mixture", "instrumental")}
+    if objective == "masked_frames" and phased is not None:
+        return  # no recipe has both: mixtures are stored without phase
+    losses = item_losses(judging, net, sounds, draws, training=True, front=net.front)
     assert {term.shape for term in losses.values()} == {(items,)}
 
 
 WRONG: dict[str, Callable[[Tensor], Tensor]] = {
     "bins and frames exchanged": lambda x: x.transpose(2, 3),
     "no channel axis": lambda x: x[:, 0],
-    "a spectrogram, not its magnitudes": lambda x: x.to(torch.complex64),
+    "a spectrogram for magnitudes, or the reverse": lambda x: x.abs() if x.is_complex() else x.to(torch.complex64),
 }
 
 
@@ -72,7 +82,7 @@ WRONG: dict[str, Callable[[Tensor], Tensor]] = {
 def test_no_model_takes_a_wrong_shape(model: str, wrong: str) -> None:
     net = build(MODEL_SPECS[model], BINS)
     with pytest.raises(TypeCheckError, match=rf"parameters of .*{type(net).__name__}\.forward"):
-        net(WRONG[wrong](magnitudes(2, 13)))
+        net(WRONG[wrong](heard_by_a(model, 2, 13)))
 
 
 @pytest.mark.parametrize("wrong", WRONG)
