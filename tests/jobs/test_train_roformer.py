@@ -1,0 +1,47 @@
+"""A small BS-RoFormer through the whole loop: cut over ranks, killed, resumed, used for separation and from a start."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.jobs.training import distance, finish, here, kill_after_checkpoint, last_weights, new_run, recipe_of
+from tests.jobs.training import start as start_ranks
+from vr_core.audio.separate import WindowSpec, separate
+from vr_core.errors import WeightsError
+from vr_core.weights import load_model
+
+ROFORMER = {
+    "model": {"name": "bs_roformer", "width": 8, "blocks": 1, "heads": 2, "head_width": 4, "dropout": 0.1,
+              "stft": {"n_fft": 64, "hop": 16}},
+    "objective": {"name": "separate", "mask": "complex", "loss": "spectrum", "stems": ["vocals", "instrumental"]},
+    "precision": "float64", "steps": 20, "workers.shares": "equal", "batch.crop_frames": 16, "optim.lr": 1e-3,
+}  # fmt: skip
+
+
+def test_two_ranks_killed_and_resumed_by_one_end_where_one_ends(tiny_data: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(tiny_data, **ROFORMER)
+    undisturbed = new_run(tmp_path / "undisturbed", recipe)
+    here(undisturbed)
+    run = new_run(tmp_path / "run", recipe)
+    kill_after_checkpoint(run, start_ranks(run, 2, tmp_path / "meeting"), 3)
+    here(run)
+    assert distance(last_weights(run), last_weights(undisturbed)) < 1e-9
+
+
+def test_its_weights_separate_songs_at_their_own_stft(tiny_data: Path, tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run", recipe_of(tiny_data, **ROFORMER))
+    finish(start_ranks(run, 1, tmp_path / "meeting"))
+    model, meta = load_model(run.pointer("last") / "weights.safetensors")
+    assert (meta.stft.hop, meta.head.kind, meta.head.stems) == (16, "complex_mask", ("vocals", "instrumental"))
+    song = np.random.default_rng(0).standard_normal((2, 9000)).astype(np.float32) * 0.1
+    windows = WindowSpec(frames=meta.crop_frames, overlap_frames=meta.crop_frames // 2)
+    pieces = list(separate(model, meta.stft, [song], windows))
+    instrumental, vocals = (np.concatenate([pair[i] for pair in pieces], axis=1) for i in (0, 1))
+    np.testing.assert_allclose(instrumental + vocals, song, atol=1e-6)
+    assert np.abs(vocals).mean() > 0
+    # Another head is another shape, and is said so.
+    other = recipe_of(tiny_data, **ROFORMER | {"objective": {"name": "separate", "mask": "real"},
+                                               "init": str(run.pointer("last") / "weights.safetensors")})  # fmt: skip
+    with pytest.raises(WeightsError, match=r"mask_estimators\.1\.to_freqs"):
+        here(new_run(tmp_path / "other", other))
