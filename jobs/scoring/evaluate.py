@@ -220,9 +220,7 @@ def open_mixture(song: Track, sample_rate_hz: int) -> Iterator[NDArray[np.float3
     return (blocks["mixture"] for blocks in open_stems(song, sample_rate_hz))
 
 
-def labelled_songs(
-    data: Path, split: str, stft: StftSpec | None, left_out: list[str] | None = None
-) -> Sequence[Track]:
+def labelled_songs(data: Path, split: str, stft: StftSpec | None, left_out: list[str] | None = None) -> Sequence[Track]:
     """Songs whose stems are known, of one split of a data set, or all of a plain folder of music, which has no splits.
 
     Two roles give the third, as in preparation: a mixture and its instrumental are enough. `left_out` gets what else a
