@@ -170,7 +170,7 @@ def encode_song(
     rows = {role: stem.row() for role, stem in stems.items()}
     silent = [role for role, row in rows.items() if row.loudness_db < SILENT_DB]
     if len(silent) == len(rows):
-        raise SongError(f"{track.id}: silent from beginning to end; remove it")
+        raise SongError(f"{_sources(track)[0]}: silent from beginning to end; remove it")
     if not settings.keep_suspicious and (why := checks.contradiction(late)):
         raise SongError(f"{track.id}: {why}; left out, --keep-suspicious takes it all the same")
     notes = [*track.notes, *_notes_on_files(track, rate, lengths, late, moved=settings.align)]

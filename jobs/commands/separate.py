@@ -45,7 +45,7 @@ def separate(
     normalise: Annotated[
         bool,
         typer.Option(
-            "--normalise", help="Lower both files by one gain where a sample format would clip them; never raise them."
+            "--normalise", help="Lower both files by one gain until neither is beyond full scale; never raise them."
         ),
     ] = False,
     picture: Annotated[bool, typer.Option(help="Also draw mixture, vocals and instrumental as spectrograms.")] = True,

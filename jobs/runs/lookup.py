@@ -43,7 +43,7 @@ def resolve_weights(path: Path, out: Path = RUNS) -> Path:
     Raises:
         NotACheckpoint: `path` is none of these, or what it names is incomplete.
     """
-    path = expanded(path)
+    path = given = expanded(path)
     if not path.exists() and (out / path / "recipe.yaml").is_file():
         path = out / path
     path = path.absolute()
@@ -53,7 +53,8 @@ def resolve_weights(path: Path, out: Path = RUNS) -> Path:
             raise NotACheckpoint(f"{path}: not a checkpoint of ours; {expected}")
         return path
     if not path.is_dir():
-        raise NotACheckpoint(f"{path}: does not exist; {expected}")
+        named = "" if len(given.parts) > 1 else f", and no run in {out.absolute()} is called so"
+        raise NotACheckpoint(f"{path}: does not exist{named}; {expected}")
     if (path / "recipe.yaml").is_file():
         run = RunFolder(path)
         step = run.pointer("best") or run.pointer("last")

@@ -44,7 +44,8 @@ class Planned:
 
     def lines(self, most: int | None = None) -> Iterator[str]:
         """A line a song, and what was decided about it; of at most so many songs."""
-        shown = self.songs[:most]
+        songs = [song for song in self.songs if not song.refused]  # the others are named below
+        shown = songs[:most]
         for song in shown:
             stems = "; ".join(
                 f"{role}: {' + '.join(self.relative(source) for source in sources)}"
@@ -53,8 +54,8 @@ class Planned:
             length = f" {_minutes(song.length_s)}" if song.length_s is not None else ""
             yield f"{song.split:>5}{length}  {song.id}  {stems}"
             yield from (f"       {note}" for note in song.notes)
-        if len(shown) < len(self.songs):
-            yield f"       and {len(self.songs) - len(shown)} more; all with --dry-run"
+        if len(shown) < len(songs):
+            yield f"       and {len(songs) - len(shown)} more; all with --dry-run"
         if self.about_splits:
             yield self.about_splits
 
