@@ -142,7 +142,9 @@ def test_a_job_is_the_driver_of_the_next_attempt_with_the_code_of_this_process(c
     words = ["-m", "jobs.execution.launch", str(run.path), "1", "--recipe", str(own.recipe_file)]
     assert job.entrypoint == shlex.join([sys.executable, *words])
     assert {**job.metadata, "request": ""} == {"run": run.id, "recipe": "line", "attempt": "1", "request": ""}
-    assert job.runtime_env["env_vars"] == DRIVER_ENVIRONMENT | {"RAY_JOB_STOP_WAIT_TIME_S": "40"}
+    known = {"RAY_JOB_STOP_WAIT_TIME_S": "40", "VR_DASHBOARD_PORT": str(cluster.head.ports.dashboard)}
+    assert job.runtime_env["env_vars"] == DRIVER_ENVIRONMENT | known
+    assert job.runtime_env["worker_process_setup_hook"] == "cluster.trust.ray_requests.guard"
     [(name, package)] = cluster.api.packages.items()
     assert job.runtime_env["working_dir"] == f"gcs://{name}"
     with zipfile.ZipFile(io.BytesIO(package)) as code:
