@@ -5,7 +5,6 @@
 
 import json
 import re
-import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -286,8 +285,8 @@ def write_json(folder: Path, path: Path, value: object) -> None:
 def _remedy(path: Path) -> str:
     if path.name != FILE:
         return "copy the data set again"
-    folder = shlex.quote(str(path.parent))
-    return f"restore it from its second copy, {command('data verify', folder, '--repair')}, or copy the data set again"
+    restore = command("data verify", path.parent, "--repair")
+    return f"restore it from its second copy, {restore}, or copy the data set again"
 
 
 def _check_references(path: Path, manifest: Manifest) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import shlex
 import shutil
 
 import pytest
@@ -94,6 +95,18 @@ def test_a_damaged_manifest_is_restored_from_its_second_copy_and_that_is_said(da
     assert "restored from its second copy, of 1 songs and version" in said.stderr
     assert (data / FILE).read_bytes() == before
     vr("data", "verify", data)
+
+
+def test_the_command_that_restores_a_manifest_can_be_pasted_whatever_the_folder_is_called(made, tmp_path):
+    data = shutil.copytree(made, tmp_path / "it's my data")
+    before = (data / FILE).read_bytes()
+    (data / FILE).write_bytes(before.replace(b'"split": "train"', b'"split": "valid"', 1))
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(data)
+    pasted = str(caught.value).split("second copy, ")[1].split(", or copy")[0]
+    assert shlex.split(pasted) == ["vr", "data", "verify", str(data), "--repair"]
+    vr(*shlex.split(pasted)[1:])
+    assert (data / FILE).read_bytes() == before
 
 
 def test_a_manifest_that_names_a_shard_it_does_not_list_is_restored_too(data):
