@@ -18,7 +18,7 @@ from dataprep.errors import DataError, ShardError
 from dataprep.preparing.folder import writing
 from dataprep.preparing.leftovers import finished_shards, left_alone, remove_leftovers, remove_versions
 from dataprep.preparing.prepare import PrepareProgress, PrepareReport, PrepareSettings, prepare
-from dataprep.preparing.song import duration_s, headers
+from dataprep.preparing.survey import headers
 from dataprep.roles import Role
 from dataprep.shards.manifest import Manifest, Preparation, SongRow, StemRow, read_manifest, replace_manifest
 from dataprep.shards.old_manifests import moved_any
@@ -325,9 +325,10 @@ def _has_moved(song: SongRow, track: Track, rate_hz: int) -> bool:
             return False
         return False
     try:
-        return abs(duration_s(headers(track)) - song.samples / rate_hz) < SAME_LENGTH_S
-    except (OSError, DataError):
+        _, length_s = headers(track)
+    except DataError:
         return False
+    return abs(length_s - song.samples / rate_hz) < SAME_LENGTH_S
 
 
 SAME_LENGTH_S = 0.05

@@ -11,7 +11,7 @@ from dataprep.audio.tracks import Track
 from dataprep.errors import DataError, PrepareError
 from dataprep.preparing.folder import existing_manifest
 from dataprep.preparing.prepare import PrepareSettings
-from dataprep.preparing.song import duration_s, headers
+from dataprep.preparing.survey import headers
 from dataprep.roles import Role, Split
 from dataprep.shards.manifest import Manifest
 from dataprep.shards.splits import SplitByFraction, SplitRule, beside
@@ -79,8 +79,7 @@ def manifest_there(out: Path, settings: PrepareSettings) -> Manifest | None:
 
 def _with_length(track: Track, song: PlannedSong) -> PlannedSong:
     try:
-        return replace(song, length_s=duration_s(headers(track)))
+        _, length_s = headers(track)
     except DataError as error:
         return replace(song, refused=str(error))
-    except OSError as error:
-        return replace(song, refused=f"{error.filename}: cannot be opened ({error.strerror})")
+    return replace(song, length_s=length_s)

@@ -6,17 +6,14 @@ its row in the manifest or in a journal is not prepared again, and a lock keeps 
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from dataprep.audio.decoders import AudioInfo, AudioSource
-from dataprep.audio.reading_rules import rules_of
 from dataprep.audio.tracks import Track
-from dataprep.errors import AudioError, DataError, PrepareError
+from dataprep.errors import PrepareError
 from dataprep.fingerprints.store import kept_fingerprints
 from dataprep.preparing.duplicates import in_the_same_order, with_copies_in_one_split
 from dataprep.preparing.folder import existing_manifest, writing
@@ -30,9 +27,10 @@ from dataprep.preparing.group import (
     with_free_name,
 )
 from dataprep.preparing.leftovers import end_journal, left_alone, named_shards, own_shards, remove_leftovers
-from dataprep.preparing.song import SongSettings, duration_s, headers, stored_roles
+from dataprep.preparing.song import SongSettings
+from dataprep.preparing.survey import Surveyed, is_current, survey
 from dataprep.preparing.workers import RunGroups, run_groups
-from dataprep.shards.columns import CHANNELS, COLUMNS
+from dataprep.shards.columns import CHANNELS, bin_bytes
 from dataprep.shards.manifest import (
     Manifest,
     SongRow,
@@ -41,7 +39,6 @@ from dataprep.shards.manifest import (
 from dataprep.shards.roots import Roots
 from dataprep.shards.splits import SplitByFraction, SplitRule, assign, beside
 from dataprep.shards.writer import ShardRow
-from vr_core.config import digest, plain
 
 _ONE_WORKER_S = 600.0
 """Up to this much audio, starting processes that import torch takes longer than the work."""
@@ -153,23 +150,23 @@ def _prepare(
     for journal in journals.values():
         shards |= journal.shards
         # Two of them hold the same song where its files changed between two preparations that were both stopped.
-        rows |= {s.id: s for s in journal.songs if s.id not in rows or not _is_current(rows[s.id], song_settings)}
+        rows |= {s.id: s for s in journal.songs if s.id not in rows or not is_current(rows[s.id], song_settings)}
     remove_leftovers(out, set(shards))
     whole = {name for name, row in shards.items() if roots.may_have(name, row)}
     lost = {song.id for song in rows.values() if not {stem.shard for stem in song.stems.values()} <= whole}
     rows = {id: song for id, song in rows.items() if id not in lost}
 
-    survey = _survey(tracks, song_settings)
-    stamps, seconds, failed = survey.stamps, survey.seconds, survey.failed
+    seen, failed = survey(tracks, song_settings)
     wanted = {track.id: track for track in tracks}
     failed += [
         (id, "its shard is gone or cut short, and its files are not among the sources") for id in lost - set(wanted)
     ]
-    kept = tuple(song for song in seconds if song in rows and rows[song].stamp == stamps[song] and song not in again)
+    kept = tuple(id for id, one in seen.items() if id in rows and rows[id].stamp == one.stamp and id not in again)
     unchanged = set(kept)
-    outdated = {id for id, stamp in survey.stamps_once.items() if id in rows and rows[id].stamp == stamp} - unchanged
-    todo_s = {song: length_s for song, length_s in seconds.items() if song not in unchanged}
-    plans, workers = _plan(todo_s, stamps, settings)
+    outdated = {id for id, one in seen.items() if one.rules and id in rows and rows[id].stamp == one.stamp_once}
+    todo = {id: one for id, one in seen.items() if id not in unchanged}
+    todo_s = {id: one.length_s for id, one in todo.items()}
+    plans, workers = _plan(todo, settings)
     work = [(plan, [wanted[song] for song, _ in plan.songs]) for plan in plans]
     work = _with_free_names(out, work, song_settings, set(existing.shards))
     counter = _Counter(on_progress, plans, todo_s)
@@ -209,11 +206,11 @@ def _prepare(
     remove_leftovers(out, named)
     end_journal(out)
     refused = dict(failed)
-    prepared = tuple(song for song in used if song in todo_s and song not in refused)
+    prepared = tuple(song for song in used if song in todo and song not in refused)
     new_content = tuple(id for id in used if id in before and _content(rows[id]) != _content(before[id]))
     asked = assign(used, rule) if isinstance(rule, SplitByFraction) else {}
     not_moved = tuple(id for id, split in asked.items() if id in before and split != before[id].split)
-    read_otherwise = tuple((id, survey.rules[id]) for id in prepared if id in outdated)
+    read_otherwise = tuple((id, seen[id].rules) for id in prepared if id in outdated)
     return PrepareReport(
         manifest, prepared, kept, tuple(failed), left_alone(out, named), new_content, not_moved, read_otherwise
     )
@@ -243,83 +240,18 @@ def _content(song: SongRow) -> dict[str, str]:
     return {role: stem.content_sha256 for role, stem in song.stems.items()}
 
 
-@dataclass
-class _Survey:
-    """What is known of the tracks before they are decoded, by id."""
-
-    stamps: dict[str, str] = field(default_factory=dict)
-    stamps_once: dict[str, str] = field(default_factory=dict)
-    """What the stamp was before there were `rules`, where there are some."""
-    rules: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """By which of `reading_rules` the files are read otherwise than once."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    """(id, reason) of those whose files cannot be opened."""
-
-
-def _survey(tracks: Sequence[Track], settings: SongSettings) -> _Survey:
-    found = _Survey()
-
-    def look(track: Track) -> DataError | None:
-        try:
-            infos = headers(track)
-            seconds, stamp, once = duration_s(infos), _stamp(track, settings, infos), _stamp(track, settings, {})
-        except DataError as error:
-            return error
-        except OSError as error:
-            return AudioError(f"{error.filename}: cannot be opened ({error.strerror}); check the path")
-        found.stamps[track.id], found.seconds[track.id] = stamp, seconds
-        if stamp != once:
-            found.stamps_once[track.id] = once
-            found.rules[track.id] = tuple(dict.fromkeys(rule for info in infos.values() for rule in rules_of(info)))
-        return None
-
-    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
-        for track, error in zip(tracks, pool.map(look, tracks), strict=True):
-            if error is not None:
-                found.failed.append((track.id, str(error)))
-    found.seconds = {track.id: found.seconds[track.id] for track in tracks if track.id in found.seconds}
-    return found
-
-
-def _is_current(song: SongRow, settings: SongSettings) -> bool:
-    """Whether a song's files are those that it was prepared from, and are read as they were then."""
-    track = song.track()
-    try:
-        return _stamp(track, settings, headers(track)) == song.stamp
-    except (OSError, DataError):
-        return False
-
-
-def _stamp(track: Track, settings: SongSettings, infos: Mapping[AudioSource, AudioInfo]) -> str:
-    """Digest of everything that a song's rows are made from."""
-    files = []
-    rules = []
-    for role, sources in sorted(track.stems.items()):
-        for source in sources:
-            facts = source.path.stat()
-            files.append([role, str(source.path.resolve()), source.stream, facts.st_size, facts.st_mtime_ns])
-            rules.append(list(rules_of(infos[source])) if source in infos else [])
-    how = plain(settings)
-    if not settings.align:  # what was prepared before there was such a setting stays what it is
-        del how["align"]
-    del how["keep_suspicious"]  # decides which songs are taken, and not what is stored of one
-    # Nor does what is read as it always was change for those that are not.
-    return digest([files, how, stored_roles(track, settings), *([rules] if any(rules) else [])], 16)
-
-
-def _plan(
-    todo_s: Mapping[str, float], stamps: Mapping[str, str], settings: PrepareSettings
-) -> tuple[tuple[GroupPlan, ...], int]:
+def _plan(todo: Mapping[str, Surveyed], settings: PrepareSettings) -> tuple[tuple[GroupPlan, ...], int]:
     """Groups, and how many processes prepare them."""
-    if not todo_s:
+    if not todo:
         return (), 1
+    todo_s = {id: one.length_s for id, one in todo.items()}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = settings.workers or (1 if sum(todo_s.values()) <= _ONE_WORKER_S else cores)
-    bin_bytes = {"uint8": 1, "float16": 2}
-    frame_bytes = CHANNELS * settings.stft.bins * sum(bin_bytes[k] for k in COLUMNS[settings.codec].values())
+    frame_bytes = CHANNELS * settings.stft.bins * bin_bytes(settings.codec)
     frames_per_s = settings.stft.sample_rate_hz / settings.stft.hop
-    plans = plan_groups(todo_s, stamps, frame_bytes * frames_per_s, settings.shard_bytes, workers)
+    plans = plan_groups(
+        todo_s, {id: one.stamp for id, one in todo.items()}, frame_bytes * frames_per_s, settings.shard_bytes, workers
+    )
     return plans, min(workers, len(plans))
 
 

@@ -12,14 +12,14 @@ from typing import Literal, cast
 
 import numpy as np
 
-from dataprep.audio.decoders import AudioInfo, AudioSource
-from dataprep.audio.files import BLOCK_SAMPLES, MAX_AUDIO_S, open_audio, probe, regrouped
+from dataprep.audio.decoders import AudioSource
+from dataprep.audio.files import BLOCK_SAMPLES, MAX_AUDIO_S, open_audio, regrouped
 from dataprep.audio.framing import SpectrogramStream
 from dataprep.audio.tracks import Track
+from dataprep.audio.voice_activity import audible_runs
 from dataprep.errors import SongError
 from dataprep.fingerprints.fingerprint import Listener, can_listen
 from dataprep.preparing.stem_checks import StemChecks, energy, find_offset
-from dataprep.preparing.voice_activity import audible_runs
 from dataprep.roles import Role
 from dataprep.shards.codecs import CODECS
 from dataprep.shards.manifest import MIXTURE_CODEC, Preparation, SongRow, StemRow
@@ -59,35 +59,6 @@ def stored_roles(track: Track, settings: SongSettings) -> tuple[Role, ...]:
     if len(track.stems) > 1:
         return ("vocals", "instrumental", "mixture") if settings.mixture else ("vocals", "instrumental")
     return tuple(track.stems)
-
-
-def headers(track: Track) -> dict[AudioSource, AudioInfo]:
-    """What the headers of a track's files say.
-
-    Raises:
-        AudioError: a header cannot be read.
-    """
-    return {source: probe(source) for source in _sources(track)}
-
-
-def duration_s(infos: Mapping[AudioSource, AudioInfo]) -> float:
-    """Length of a track by its `headers`; estimated from the sizes of its files where a header does not say.
-
-    Raises:
-        SongError: headers that count samples differ by more than the tolerance.
-    """
-    known: dict[AudioSource, tuple[float, float]] = {}
-    longest = 0.0
-    for source, info in infos.items():
-        if info.samples is None:
-            longest = max(longest, source.path.stat().st_size / 16_000)  # 128 kbit/s
-            continue
-        seconds = info.samples / info.sample_rate_hz
-        longest = max(longest, seconds)
-        if info.exact:
-            known[source] = seconds - info.slack_samples / info.sample_rate_hz, seconds
-    _refuse_mismatch(known)
-    return longest
 
 
 def open_stems(track: Track, sample_rate_hz: int, max_s: float = MAX_AUDIO_S) -> Iterator[dict[Role, np.ndarray]]:
@@ -170,7 +141,7 @@ def encode_song(
     rows = {role: stem.row() for role, stem in stems.items()}
     silent = [role for role, row in rows.items() if row.loudness_db < SILENT_DB]
     if len(silent) == len(rows):
-        raise SongError(f"{_sources(track)[0]}: silent from beginning to end; remove it")
+        raise SongError(f"{sources_of(track)[0]}: silent from beginning to end; remove it")
     if not settings.keep_suspicious and (why := checks.contradiction(late)):
         raise SongError(f"{track.id}: {why}; left out, --keep-suspicious takes it all the same")
     notes = [*track.notes, *_notes_on_files(track, rate, lengths, late, moved=settings.align)]
@@ -309,7 +280,7 @@ def _aligned(
             for source, block in blocks.items():
                 lengths[source] += block.shape[1]
             # One that goes on may be of any length; those that are moved are in step only when they have ended.
-            _refuse_mismatch({s: (n / rate, math.inf if s in blocks else n / rate) for s, n in lengths.items()})
+            refuse_mismatch({s: (n / rate, math.inf if s in blocks else n / rate) for s, n in lengths.items()})
             size = max(block.shape[1] for block in blocks.values())
             result: dict[Role, np.ndarray] = {}
             for role, sources in track.stems.items():
@@ -319,7 +290,7 @@ def _aligned(
                         total[:, : blocks[source].shape[1]] += blocks[source]
                 result[role] = total
             yield result
-        _refuse_mismatch({source: (length / rate, length / rate) for source, length in lengths.items()})
+        refuse_mismatch({source: (length / rate, length / rate) for source, length in lengths.items()})
     finally:
         for stream in streams.values():
             stream.close()
@@ -344,8 +315,12 @@ def _from(blocks: Generator[np.ndarray], late: int) -> Generator[np.ndarray]:
                 yield kept
 
 
-def _refuse_mismatch(seconds: Mapping[AudioSource, tuple[float, float]]) -> None:
-    """Refuse files of which one surely ends too long before another; values are the least and the most seconds."""
+def refuse_mismatch(seconds: Mapping[AudioSource, tuple[float, float]]) -> None:
+    """Refuse files of which one surely ends too long before another; values are the least and the most seconds.
+
+    Raises:
+        SongError: it does.
+    """
     if len(seconds) < 2:
         return
     short = min(seconds, key=lambda s: seconds[s][1])
@@ -357,7 +332,8 @@ def _refuse_mismatch(seconds: Mapping[AudioSource, tuple[float, float]]) -> None
         )
 
 
-def _sources(track: Track) -> tuple[AudioSource, ...]:
+def sources_of(track: Track) -> tuple[AudioSource, ...]:
+    """Everything that a track is read from, each once."""
     return tuple(dict.fromkeys(source for sources in track.stems.values() for source in sources))
 
 

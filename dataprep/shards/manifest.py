@@ -51,7 +51,7 @@ class StemRow(Spec):
     audible: tuple[tuple[Natural, Natural], ...] | None = None
     """Of vocals: runs of frames in which something is heard; None where that is not known.
 
-    Found by `dataprep.preparing.voice_activity`."""
+    Found by `dataprep.audio.voice_activity`."""
     loudness_db: float
     """Root mean square of both channels in dB of full scale; -120 and below for silence."""
     content_sha256: str

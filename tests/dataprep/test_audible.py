@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataprep.audio.voice_activity import audible_runs
 from dataprep.preparing.prepare import PrepareSettings, prepare
-from dataprep.preparing.voice_activity import audible_runs
 from dataprep.shards.manifest import read_manifest
 from tests.dataprep.data import STFT, labelled, sound, write
 

@@ -5,8 +5,8 @@ import struct
 
 import soundfile
 
-from dataprep.preparing import prepare as prepare_module
 from dataprep.preparing.change import settings_of
+from dataprep.preparing.survey import survey
 from dataprep.shards.manifest import read_manifest, replace_manifest
 from tests.jobs.music import RATE_HZ, noise, prepared, song, vr_data
 
@@ -22,9 +22,8 @@ def test_the_command_says_what_is_read_otherwise_and_why(tmp_path):
     assert first["read_otherwise"] == {}
     manifest = read_manifest(out)
     settings = settings_of(manifest).song_settings()
-    once = [
-        row.model_copy(update={"stamp": prepare_module._stamp(row.track(), settings, {})}) for row in manifest.songs
-    ]
+    seen, _ = survey([row.track() for row in manifest.songs], settings)
+    once = [row.model_copy(update={"stamp": seen[row.id].stamp_once}) for row in manifest.songs]
     assert [row.stamp == old.stamp for row, old in zip(manifest.songs, once, strict=True)] == [True, False]
     replace_manifest(out, manifest.model_copy(update={"songs": tuple(once)}))
     result = vr_data("prepare", *sources, "--out", out, "--n-fft", "256", "--hop", "128", "--json")
