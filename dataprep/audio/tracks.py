@@ -105,6 +105,12 @@ def find_tracks(sources: Sequence[Path], layout: str = "auto") -> Tracks:
     )
 
 
+def about_no_audio(passed_over: Mapping[str, int]) -> str:
+    """What in the sources is no audio, by how many files of each suffix, on one line; empty where there is nothing."""
+    counts = ", ".join(f"{count} {suffix}" for suffix, count in passed_over.items())
+    return f"passed over, no audio: {counts}" if counts else ""
+
+
 def _named_together(sources: Sequence[Path]) -> list[list[Path]]:
     """Files among the sources that are stems of one song by their names, by song: `out/*` of a separation."""
     return labelled_by_name([source for source in dict.fromkeys(sources) if source.is_file()])

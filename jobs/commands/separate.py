@@ -66,6 +66,7 @@ def separate(
 
     Example: vr separate song.mp3 -m runs/songs-finetune-1a2b3c4d-1 -o separated
     """
+    from dataprep.audio.tracks import about_no_audio
     from jobs.errors import NoSongs, SongsFailed
     from jobs.scoring.results import read_record, scratch
     from jobs.scoring.separate import OutputSettings, pick_device
@@ -80,8 +81,8 @@ def separate(
             f"passed over {len(found.passed_over)} files that an earlier separation wrote; name one to separate it",
             err=True,
         )
-    if found.no_audio:
-        say(f"passed over, no audio: {found.no_audio_line()}", err=True)
+    if no_audio := about_no_audio(found.no_audio):
+        say(no_audio, err=True)
     if not found.songs and not found.problems:
         raise NoSongs(f"{songs[0]}: holds only what a separation wrote; name the songs themselves")
     batch = _Batch(list(found.songs), [{"song": str(path), "why": why} for path, why in found.problems])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dataprep.audio.decoders import AudioSource
 from dataprep.audio.files import open_audio, probe
-from dataprep.audio.tracks import Track, Tracks, find_tracks
+from dataprep.audio.tracks import Track, Tracks, about_no_audio, find_tracks
 from dataprep.errors import DataError
 from dataprep.preparing.song import SILENT_DB, open_stems
 from dataprep.roles import ROLES, SPLITS
@@ -253,8 +253,8 @@ def _left_out(found: Tracks) -> Iterator[str]:
     alone = [track.id for track in found.tracks if len(track.stems) < 2]
     if alone:
         yield f"passed over, one stem alone has no score: {len(alone)} songs, such as {alone[0]}"
-    if found.passed_over:
-        yield f"passed over, no audio: {', '.join(f'{n} {suffix}' for suffix, n in found.passed_over.items())}"
+    if no_audio := about_no_audio(found.passed_over):
+        yield no_audio
 
 
 def default_folder(weights: Path, meta: WeightsMeta) -> Path:

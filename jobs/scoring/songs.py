@@ -37,10 +37,6 @@ class Found:
     no_audio: Mapping[str, int] = field(default_factory=dict)
     """How many files of each suffix in folders are no audio."""
 
-    def no_audio_line(self) -> str:
-        """`2 .jpg, 1 .m3u`; empty where there is none."""
-        return ", ".join(f"{count} {suffix}" for suffix, count in self.no_audio.items())
-
 
 def find_songs(sources: Sequence[Path]) -> Found:
     """The songs of all sources, in their order, each file once.

@@ -98,6 +98,24 @@ def test_a_long_table_is_cut_before_the_work(tmp_path):
     )
 
 
+def test_a_dry_run_of_more_music_tells_what_adding_it_does(db, tmp_path):
+    out, more = tmp_path / "data", tmp_path / "more"
+    prepared(out, db)
+    song(more / "train-song0", seed=70)  # an id that is taken
+    for k in range(20):
+        soundfile.write(more / f"{k}.wav", noise(0.2, k), RATE_HZ)
+    before = everything(tmp_path)
+    result = vr_data("add", out, more, "--layout", "flat", "--dry-run", "--json")
+    assert result.exit_code == 0, result.output
+    assert everything(tmp_path) == before
+    told = {s["song"]: s["split"] for s in json.loads(result.stdout)["songs"]}
+    here = {s.id for s in read_manifest(out).songs}
+    done = vr_data("add", out, more, "--layout", "flat")
+    assert "and 2 more; all with --dry-run" in done.stderr
+    assert {s.id: s.split for s in read_manifest(out).songs if s.id not in here} == told
+    assert len(told) == 22
+
+
 def test_a_dry_run_knows_the_data_set_that_is_there(db, tmp_path):
     prepared(tmp_path / "data", db, extra=("--split", "test=0.5"))
     before = everything(tmp_path / "data")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.commands.data.given import agree_to_read
-from jobs.commands.data.options import Cluster, Data, KeepSuspicious, Layout, Sources, Split, Workers
-from jobs.commands.data.report import left_alone_shown, prepare_shown
+from jobs.commands.data.options import Cluster, Data, DryRun, KeepSuspicious, Layout, Sources, Split, Workers
+from jobs.commands.data.planned import planned
+from jobs.commands.data.report import dry_run_shown, left_alone_shown, prepare_shown
 from jobs.commands.progress import audio_bar, byte_bar, in_bar
 from jobs.commands.terminal import Json, Yes, agree, say
 from vr_core.errors import command
@@ -98,6 +99,7 @@ def add(
     keep_suspicious: KeepSuspicious = False,
     workers: Workers = 0,
     cluster: Cluster = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Add more music to a data set.
@@ -113,7 +115,11 @@ def add(
     manifest = read_manifest(data)
     update = {"workers": workers, "keep_suspicious": keep_suspicious}
     settings = settings_of(manifest).model_copy(update=update)
-    prepare_shown(sources, layout, split, data, settings, as_json, cluster, manifest)
+    before = planned(sources, layout, split, data, settings, manifest, read_headers=dry_run)
+    if dry_run:
+        dry_run_shown(before, as_json)
+    else:
+        prepare_shown(before, settings, as_json, cluster)
 
 
 def remove(

@@ -27,6 +27,9 @@ KeepSuspicious = Annotated[
     bool,
     typer.Option("--keep-suspicious", help="Take songs whose mixture and stem sound like two songs; else left out."),
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say which file becomes which stem of which song, and do nothing.")
+]
 Workers = Annotated[int, typer.Option(min=0, help="Number of processes; 0: one for each core.")]
 Cluster = Annotated[
     bool,

@@ -28,6 +28,8 @@ class Planned:
     """All that is known of a preparation before it begins."""
 
     sources: Sequence[Path]
+    out: Path
+    """Folder of the data set."""
     found: "Tracks"
     rule: "SplitRule"
     songs: "Sequence[PlannedSong]"
@@ -68,10 +70,6 @@ class Planned:
             }
             for song in self.songs if not song.refused
         ]  # fmt: skip
-
-    def passed_over(self) -> str:
-        """What in the folders is no audio, on one line; empty where there is nothing."""
-        return ", ".join(f"{count} {suffix}" for suffix, count in self.found.passed_over.items())
 
     def refused(self) -> list[tuple[str, str]]:
         """(song, why), as far as headers tell."""
@@ -136,7 +134,8 @@ def planned(
             if heeded else "--split is used and not that split"
         )  # fmt: skip
     left = no_song_now(found.tracks, sources, existing) if existing is not None else ()
-    return Planned(sources, found, rule, plan(found.tracks, rule, existing, read_headers=read_headers), about, left)
+    songs = plan(found.tracks, rule, existing, read_headers=read_headers)
+    return Planned(sources, out, found, rule, songs, about, left)
 
 
 def about_songs_left(out: Path, ids: Sequence[str]) -> str:

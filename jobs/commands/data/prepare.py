@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from jobs.commands.data.options import Cluster, KeepSuspicious, Layout, Sources, Split, Workers
+from jobs.commands.data.options import Cluster, DryRun, KeepSuspicious, Layout, Sources, Split, Workers
+from jobs.commands.data.planned import planned
 from jobs.commands.data.report import dry_run_shown, prepare_shown
 from jobs.commands.terminal import Json
 
@@ -34,9 +35,7 @@ def prepare(
     ] = False,
     workers: Workers = 0,
     cluster: Cluster = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say which file becomes which stem of which song, and do nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Turn music into a data set that training reads.
@@ -54,10 +53,8 @@ def prepare(
         "align": align, "keep_suspicious": keep_suspicious,
     }  # fmt: skip
     settings = validate(PrepareSettings, wanted, "command line")
-    if dry_run:
-        refused = dry_run_shown(sources, layout, split, out, settings, as_json)
-    else:
-        refused = prepare_shown(sources, layout, split, out, settings, as_json, cluster)
+    before = planned(sources, layout, split, out, settings, None, read_headers=dry_run)
+    refused = dry_run_shown(before, as_json) if dry_run else prepare_shown(before, settings, as_json, cluster)
     if strict and refused:
         from jobs.errors import SongsFailed
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from jobs.commands.data.given import remember
-from jobs.commands.data.planned import MOST_SONGS, Planned, about_songs_left, planned
+from jobs.commands.data.planned import MOST_SONGS, Planned, about_songs_left
 from jobs.commands.progress import audio_bar, in_bar
 from jobs.commands.terminal import say
 
@@ -18,21 +18,11 @@ if TYPE_CHECKING:
     from dataprep.audio.tracks import Tracks
     from dataprep.inspecting.inspect import Total
     from dataprep.preparing.prepare import PrepareReport, PrepareSettings
-    from dataprep.shards.manifest import Manifest
     from jobs.prepare_on_nodes import Crew
 
 
-def prepare_shown(
-    sources: list[Path],
-    layout: str,
-    split: str | None,
-    out: Path,
-    settings: "PrepareSettings",
-    as_json: bool,
-    on_cluster: bool = False,
-    beside: "Manifest | None" = None,
-) -> int:
-    """Say what is about to be done, prepare with a bar, and print what was done; arguments as of `planned`.
+def prepare_shown(before: Planned, settings: "PrepareSettings", as_json: bool, on_cluster: bool = False) -> int:
+    """Say what is about to be done, prepare with a bar, and print what was done.
 
     Returns:
         How many songs or files were not used.
@@ -44,9 +34,8 @@ def prepare_shown(
     from dataprep.preparing.prepare import prepare
     from jobs.training.storage import roots_here
 
-    before = planned(sources, layout, split, out, settings, beside, read_headers=False)
-    found = before.found
-    remember(sources)
+    out, found = before.out, before.found
+    remember(before.sources)
     if not as_json:
         for line in before.lines(MOST_SONGS):
             say(line, err=True)
@@ -63,11 +52,11 @@ def prepare_shown(
         raise
     refused = [*((str(path), why) for path, why in found.problems), *done.failed]
     if as_json:
-        typer.echo(json.dumps(_as_json(out, before, done)))
+        typer.echo(json.dumps(_as_json(before, done)))
     else:
         _show(out, found, done)
     _not_used(before, refused)
-    _no_song_now_shown(out, before)
+    _no_song_now_shown(before)
     if done.new_content:
         say(f"other samples than before: {', '.join(done.new_content)}", err=True)
     for name, rules in done.read_otherwise:
@@ -83,20 +72,12 @@ def prepare_shown(
     return len(refused)
 
 
-def dry_run_shown(
-    sources: list[Path],
-    layout: str,
-    split: str | None,
-    out: Path,
-    settings: "PrepareSettings",
-    as_json: bool,
-) -> int:
+def dry_run_shown(would: Planned, as_json: bool) -> int:
     """Print what a preparation would do, and do nothing; as `prepare_shown`."""
-    would = planned(sources, layout, split, out, settings, None, read_headers=True)
     refused = [*((str(path), why) for path, why in would.found.problems), *would.refused()]
     if as_json:
         value = {
-            "data": str(out), "dry_run": True, "songs": would.as_json(),
+            "data": str(would.out), "dry_run": True, "songs": would.as_json(),
             "refused": [{"song": song, "why": why} for song, why in would.refused()],
             "about_splits": would.about_splits, **_found_as_json(would),
         }  # fmt: skip
@@ -106,23 +87,25 @@ def dry_run_shown(
             say(f"{source}: layout {name}")
         for line in would.lines():
             say(line)
-        say(f"{len(would.songs) - len(would.refused())} songs would be in {out}; nothing was written")
+        say(f"{len(would.songs) - len(would.refused())} songs would be in {would.out}; nothing was written")
     _not_used(would, refused)
-    _no_song_now_shown(out, would)
+    _no_song_now_shown(would)
     _require_named(would, [song for song, _ in would.refused()])
     return len(refused)
 
 
 def _not_used(before: Planned, refused: Sequence[tuple[str, str]]) -> None:
+    from dataprep.audio.tracks import about_no_audio
+
     for name, why in refused:
         say(f"not used: {name}: {why}", err=True)
-    if passed_over := before.passed_over():
-        say(f"passed over, no audio: {passed_over}", err=True)
+    if no_audio := about_no_audio(before.found.passed_over):
+        say(no_audio, err=True)
 
 
-def _no_song_now_shown(out: Path, before: Planned) -> None:
+def _no_song_now_shown(before: Planned) -> None:
     if before.no_song_now:
-        say(about_songs_left(out, before.no_song_now), err=True)
+        say(about_songs_left(before.out, before.no_song_now), err=True)
 
 
 def _require_named(before: Planned, songs: Sequence[str]) -> None:
@@ -157,9 +140,9 @@ def group_line(group: "Total") -> str:
     return f"{group.songs} songs, {group.hours:.2f} hours ({roles}), {group.bytes / 1e6:,.1f} MB"
 
 
-def _as_json(out: Path, before: Planned, done: "PrepareReport") -> dict[str, Any]:
+def _as_json(before: Planned, done: "PrepareReport") -> dict[str, Any]:
     return {
-        "data": str(out),
+        "data": str(before.out),
         "songs": len(done.manifest.songs),
         "digest": done.manifest.digest(),
         "prepared": list(done.prepared),
