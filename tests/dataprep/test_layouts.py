@@ -315,8 +315,12 @@ def test_a_song_beside_its_instrumental_is_the_mixture_if_it_holds_it(tmp_path):
         find_tracks([tmp_path])
 
 
-def test_each_file_of_an_unclear_song_is_read_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("beside", [(), ("mixtures/x.wav", "instruments/x.wav")], ids=["alone", "beside pairs"])
+def test_each_file_of_an_unclear_song_is_read_once(tmp_path, monkeypatch, beside):
     opened = []
+    for name in beside:  # a second layout; the one that uses more files is chosen
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
 
     def counted(source, *rest):
         opened.append(source.path.stem)

@@ -81,13 +81,13 @@ def _most_used(candidates: Sequence[Recognised], source: Path, files: Sequence[P
     """
     if [layout.name for layout in candidates] == ["stems"]:
         return candidates[0]  # names each folder that it does not understand
-    used = {}
-    for layout in candidates:
-        songs = layout.find(source, files).songs
-        used[layout] = len({part.path for song in songs for parts in song.stems.values() for part in parts})
+    found = {layout: layout.find(source, files) for layout in candidates}
+    used = {layout: len({part.path for song in here.songs for parts in song.stems.values() for part in parts})
+            for layout, here in found.items()}  # fmt: skip
     chosen = max(candidates, key=lambda layout: used[layout])
     if 2 * used[chosen] >= len(files) or not used[chosen]:
-        return chosen
+        # What was found is kept: to find it may have taken listening to the files.
+        return chosen._replace(find=lambda source, files: found[chosen])
     raise DataError(
         f"{source}: only {used[chosen]} of {len(files)} files make songs in the layout {chosen.name}; give "
         f"these as a source of their own, or take only these with --layout {chosen.name}, or each file as a song with "
