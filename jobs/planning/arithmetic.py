@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from dataprep.preparing.song import SongSettings
 from dataprep.shards.columns import CHANNELS, bin_bytes
-from dataprep.shards.manifest import MIXTURE_CODEC, read_manifest
+from dataprep.shards.manifest import read_manifest
 from jobs.recipe import Recipe, require_hearable
 from vr_core.models.registry import build
 from vr_core.optim import parameter_groups
 from vr_core.small_files import expanded
-from vr_core.specs.stft import StftSpec
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Arithmetic:
     item_flop: float
     """Forward and backward: three times the forward pass's products and sums."""
     item_bytes: int
-    """As stored: `magnitude8` of the mixture, or two stems of `polar8`."""
+    """As stored: of each signal that the objective reads, by the data set's codecs."""
 
     @property
     def parameters(self) -> int:
@@ -34,9 +34,10 @@ class Arithmetic:
 
 
 def arithmetic_of(recipe: Recipe) -> Arithmetic:
-    """Counted on tensors without memory; the bins are the data set's where the recipe names one."""
+    """Counted on tensors without memory; bins and codecs are the data set's where the recipe names one."""
     data = expanded(recipe.data) if recipe.data is not None else None
-    stft = read_manifest(data).stft if data is not None else StftSpec()
+    stored = read_manifest(data) if data is not None else SongSettings()
+    stft = stored.stft
     require_hearable(recipe, stft)
     front, stored_frames = recipe.model.front, recipe.batch.crop_frames
     with torch.device("meta"):
@@ -46,11 +47,12 @@ def arithmetic_of(recipe: Recipe) -> Arithmetic:
         with FlopCounterMode(display=False) as counter:
             model(heard, None)
     parameter_groups(model, recipe.optim)  # takes frozen ones out
-    slots = recipe.objective.signals.slots
-    stored = sum(bin_bytes(MIXTURE_CODEC if slot.stem == "mixture" else "polar8") for slot in slots)
     return Arithmetic(
         bins=stft.bins,
         shapes=tuple(tuple(p.shape) for p in model.parameters() if p.requires_grad),
         item_flop=3.0 * counter.get_total_flops(),
-        item_bytes=stored * CHANNELS * stft.bins * stored_frames,
+        item_bytes=sum(bin_bytes(stored.codec_of(slot.stem)) for slot in recipe.objective.signals.slots)
+        * CHANNELS
+        * stft.bins
+        * stored_frames,
     )

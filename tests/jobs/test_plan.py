@@ -11,12 +11,17 @@ from cluster.doctor.links import keep_links, rates_mbit, read_links
 from cluster.doctor.report import ClusterReport, NodeReport
 from cluster.inventory import Inventory
 from cluster.probe.readings import Link
+from dataprep.batches.loader import read_batch
+from dataprep.batches.order import Item, Read
+from dataprep.preparing.prepare import prepare
+from dataprep.shards.dataset import Dataset
 from jobs.planning.arithmetic import arithmetic_of
 from jobs.planning.forecast import Machine, bottleneck, enough_items, machines_of, predict
 from jobs.recipe import Recipe
 from jobs.steps.shares import Speed
 from jobs.training.speed import keep_speed, kept_speeds, key_of
 from tests.command_line import vr
+from tests.dataprep.data import SETTINGS, labelled
 from tests.jobs.training import recipe_of
 from vr_core.config import load, to_yaml, validate
 from vr_core.errors import UserError
@@ -104,6 +109,19 @@ def test_arithmetic_is_that_of_the_model():
     assert a_token == pytest.approx(6, rel=0.2), "six a parameter, and attention"
     frozen = arithmetic_of(home.model_copy(update={"optim": home.optim.model_copy(update={"freeze": ("blocks.*",)})}))
     assert 0 < frozen.parameters < found.parameters / 10
+
+
+@pytest.mark.parametrize("codec", ["polar8", "complex16"])
+def test_bytes_of_an_item_are_those_that_the_data_set_stores(tmp_path, codec):
+    song = labelled(tmp_path / "music", "a", 6_000, 1)
+    prepare([song], tmp_path / "data", SETTINGS.model_copy(update={"codec": codec}))
+    data = Dataset.open(tmp_path / "data")
+    for objective in ("separate", "masked_frames"):
+        spec = recipe_of(tmp_path / "data", **{"objective.name": objective})
+        frames, slots = spec.batch.crop_frames, spec.objective.signals.slots
+        read = read_batch(data, [Item(0, 0, frames, tuple(Read("a", slot.stem, 0, frames) for slot in slots))])
+        stored = sum(column.nbytes for stem in read.slots.values() for column in stem.columns.values())
+        assert arithmetic_of(spec).item_bytes == stored
 
 
 def test_what_was_measured_is_used_and_what_is_assumed_is_said(tmp_path, monkeypatch):
