@@ -100,7 +100,7 @@ def require_kept(run: RunFolder) -> Kept:
     if recipe is None or not source.is_dir() or source == folder:
         raise NothingKept(
             f"run {run.id}: this PC keeps no code of it, and code from the run's folder is not executed, since others "
-            f"may write there; go on with: {command('jobs resume', run.id)}"
+            f"may write there; go on with: {command('jobs resume', run.typed)}"
         )
     return Kept(source, folder / "recipe.yaml", recipe)
 

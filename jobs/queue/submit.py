@@ -103,7 +103,7 @@ def _record(run: RunFolder, attempt: int, claim: Claim, idle: int) -> Claim:
     if recorded is None:
         run.give_back(attempt)
         raise ClaimLost(
-            f"run {run.id}: somebody else has stopped or submitted it; see `{command('jobs show', run.id)}`"
+            f"run {run.id}: somebody else has stopped or submitted it; see `{command('jobs show', run.typed)}`"
         )
     return recorded
 
@@ -136,7 +136,7 @@ def _submit(head: Head, run: RunFolder, attempt: int, within_s: float) -> str:
             # One that was not answered in time may still be carried out.
             raise JobUnknown(
                 f"run {run.id}: the head did not say whether it took the job ({error_summary(error)}); "
-                f"the keeper finds out and goes on with the run; see `{command('jobs show', run.id)}`"
+                f"the keeper finds out and goes on with the run; see `{command('jobs show', run.typed)}`"
             ) from None
         if not taken:
             raise JobsFailure(

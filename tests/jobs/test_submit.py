@@ -1,6 +1,7 @@
 import asyncio
 import io
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -256,8 +257,9 @@ def test_a_run_whose_job_was_taken_before_the_head_failed_is_kept(cluster, ready
 def test_a_job_that_nobody_can_be_asked_about_has_not_failed(cluster, ready, how):
     setattr(cluster.api, how, True)
     cluster.api.broken = frozenset({"GET /api/jobs/"})
-    with pytest.raises(JobUnknown, match="the head did not say whether it took the job"):
+    with pytest.raises(JobUnknown, match="the head did not say whether it took the job") as caught:
         submit_next(cluster.head, ready)
+    assert f"see `vr jobs show {ready.path}`" in str(caught.value)
     assert is_kept(ready)
 
 
@@ -289,7 +291,8 @@ def test_a_stop_that_is_wished_while_a_run_is_being_submitted_is_kept(cluster, r
             Ledger(state_folder()).want_stopped(self.id)
             return attempt
 
-    with pytest.raises(ClaimLost, match="somebody else has stopped or submitted it"):
+    told = f"somebody else has stopped or submitted it; see `vr jobs show {ready.path}`"
+    with pytest.raises(ClaimLost, match=re.escape(told)):
         submit_next(cluster.head, Stopped(ready.path))
     assert cluster.api.jobs == {}
     assert Ledger(state_folder()).row(ready.id).wanted == "stopped"
