@@ -241,8 +241,7 @@ class Recipe(Spec):
         late = [pattern for pattern, step in self.optim.unfreeze.items() if step >= self.steps]
         if late:
             raise ValueError(f"optim.unfreeze: {late[0]!r} would never be trained in {self.steps} steps; use freeze")
-        front = self.model.front
-        if (front.phase or front.stft is not None) and "mixture" in self.objective.signals.stems:
+        if self.model.front.takes_phase and "mixture" in self.objective.signals.stems:
             raise ValueError(
                 f"model.name {self.model.name}: hears phase, and mixtures are stored without; "
                 "take the objective separate"

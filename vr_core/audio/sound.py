@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Complex, Float, Inexact
 from torch import Tensor
 
+from vr_core.audio.spectrogram import window_of
 from vr_core.specs.fronts import Front
 from vr_core.specs.stft import StftSpec
 
@@ -45,10 +46,10 @@ class Sound:
         frames = spectrum.shape[-1]
         if frames < 2:
             raise ValueError("a single frame has no samples between frames")
-        full = torch.nn.functional.pad(spectrum, (0, 0, 0, 1)) * (self.stft.n_fft / 4)
-        flat = full.flatten(0, 1)
+        window, scale = window_of(self.stft, spectrum)
+        full = torch.nn.functional.pad(spectrum, (0, 0, 0, 1)) / scale
         signal = torch.istft(
-            flat, self.stft.n_fft, self.stft.hop, window=_window(self.stft, flat), center=True,
+            full.flatten(0, 1), self.stft.n_fft, self.stft.hop, window=window, center=True,
             length=(frames - 1) * self.stft.hop,
         )  # fmt: skip
         return signal.reshape(*spectrum.shape[:2], -1)
@@ -70,9 +71,9 @@ class Sound:
         signal = self.signal()
         if signal.shape[-1] < stft.n_fft:
             raise ValueError(f"{signal.shape[-1]} samples are fewer than a window of {stft.n_fft}; take longer crops")
-        flat = signal.flatten(0, 1)
-        full = torch.stft(flat, stft.n_fft, stft.hop, window=_window(stft, flat), center=False, return_complex=True) * (
-            4 / stft.n_fft
+        window, scale = window_of(stft, signal)
+        full = scale * torch.stft(
+            signal.flatten(0, 1), stft.n_fft, stft.hop, window=window, center=False, return_complex=True
         )
         full = full if nyquist else full[:, : stft.bins]
         spectrum = full.reshape(*signal.shape[:2], *full.shape[1:])
@@ -86,8 +87,3 @@ def heard_by(front: Front, sound: Sound) -> Inexact[Tensor, "I C F T"]:
 
 Sounds = Mapping[str, Sound]
 """By the names that an objective's spec gives them (`vr_core.specs.slots.Signals`)."""
-
-
-def _window(stft: StftSpec, like: Tensor) -> Tensor:
-    dtype = torch.float64 if like.dtype in (torch.float64, torch.complex128) else torch.float32
-    return torch.hann_window(stft.n_fft, periodic=True, dtype=dtype, device=like.device)

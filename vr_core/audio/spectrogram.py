@@ -13,7 +13,7 @@ Bins: n_fft/2 of them. The Nyquist bin is dropped in analysis and zero in synthe
 """
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Inexact
 from torch import Tensor
 
 from vr_core.specs.stft import StftSpec
@@ -33,7 +33,7 @@ def stft(
     """
     samples = signal.shape[-1]
     padded = torch.nn.functional.pad(signal, (0, spec.padded_samples(samples) - samples))
-    window, scale = _window(spec, signal)
+    window, scale = window_of(spec, signal)
     shape = padded.shape
     full = torch.stft(
         padded.reshape(-1, shape[-1]), spec.n_fft, spec.hop, window=window, center=True,
@@ -59,7 +59,7 @@ def istft(
     """
     last = torch.zeros_like(spectrogram[..., :1, :]) if nyquist is None else nyquist.unsqueeze(-2)
     full = torch.cat([spectrogram, last], dim=-2)
-    window, scale = _window(spec, spectrogram)
+    window, scale = window_of(spec, spectrogram)
     shape = full.shape
     signal = torch.istft(
         (full / scale).reshape(-1, *shape[-2:]), spec.n_fft, spec.hop, window=window, center=True,
@@ -68,7 +68,7 @@ def istft(
     return signal.reshape(*shape[:-2], -1)[..., :samples]
 
 
-def _window(spec: StftSpec, like: Tensor) -> tuple[Tensor, float]:
+def window_of(spec: StftSpec, like: Inexact[Tensor, "*any"]) -> tuple[Float[Tensor, " {spec.n_fft}"], float]:
     """Periodic Hann window `[n_fft]` on the device of `like`, and the scale 2/Σw = 4/n_fft."""
     dtype = torch.float64 if like.dtype in (torch.float64, torch.complex128) else torch.float32
     return torch.hann_window(spec.n_fft, periodic=True, dtype=dtype, device=like.device), 4.0 / spec.n_fft

@@ -16,6 +16,11 @@ class Front:
     phase: bool = False
     """Whether it hears complex spectrograms."""
 
+    @property
+    def takes_phase(self) -> bool:
+        """Whether stored phase is needed: to hear it, or to come to another STFT, by way of the signal."""
+        return self.phase or self.stft is not None
+
     def stft_on(self, data: StftSpec) -> StftSpec:
         """The STFT of what it hears of a data set with `data`."""
         return self.stft or data
