@@ -2,7 +2,10 @@
 
 from typing import Literal, get_args
 
-Role = Literal["vocals", "instrumental", "mixture"]
+from vr_core.specs.slots import Stem as Role
+
+__all__ = ["ROLES", "SPLITS", "USUAL_SPLIT", "Role", "Split"]
+
 ROLES: tuple[Role, ...] = get_args(Role)
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)

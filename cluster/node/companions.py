@@ -34,8 +34,9 @@ class CompanionWatch:
         if now_s < self._next_s:
             return
         self._next_s = now_s + self._timings.keeper_turn_s
+        head = _own_head()  # once: `_start` looks again, when nobody else can change it
         for companion in self._companions:
-            if _ended(_own_head(), companion.name) is None:
+            if _ended(head, companion.name) is None:
                 continue
             seen = self._seen.get(companion.name, CompanionSeen(float("-inf"), now_s, 0))
             if seen.ended_s < seen.started_s:  # the start that was made here has ended

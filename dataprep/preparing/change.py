@@ -260,8 +260,7 @@ def ids_beside(tracks: Sequence[Track], manifest: Manifest) -> tuple[Track, ...]
         if name is None:
             name, other = track.id, songs.get(track.id.casefold())
             if other is not None and (other.id in used or not _has_moved(other, track, manifest.stft.sample_rate_hz)):
-                name = next(n for n in (f"{name}-{k}" for k in itertools.count(2)) if n.casefold() not in given)
-                given.add(name.casefold())
+                name = _numbered(name, given)
         used.add(name)
         found.append(replace(track, id=name))
     return tuple(found)
@@ -283,12 +282,18 @@ def ids_kept(tracks: Sequence[Track], manifest: Manifest) -> tuple[Track, ...]:
         if name is None:
             name, other = track.id, songs.get(track.id.casefold())
             if name.casefold() in taken or (other is not None and not _is_song(other, track, manifest)):
-                name = next(n for n in (f"{name}-{k}" for k in itertools.count(2)) if n.casefold() not in given)
-                given.add(name.casefold())
+                name = _numbered(name, given)
             elif other is not None:
                 name = other.id  # which may differ in case
         found.append(replace(track, id=name))
     return tuple(found)
+
+
+def _numbered(name: str, given: set[str]) -> str:
+    """The first of NAME-2, NAME-3 and so on that is not `given`, in lower case, and is so from now on."""
+    number = next(k for k in itertools.count(2) if f"{name}-{k}".casefold() not in given)
+    given.add(f"{name}-{number}".casefold())
+    return f"{name}-{number}"
 
 
 def no_song_now(tracks: Sequence[Track], sources: Sequence[Path], manifest: Manifest) -> tuple[str, ...]:

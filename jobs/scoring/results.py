@@ -228,6 +228,8 @@ def _room_bytes(folder: Path, endings: Iterable[str]) -> int:
 def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """The folder, locked against other processes of ours; not where its file system has no locks.
 
+    It is the folder itself, so that no file for it lies among somebody's songs.
+
     Raises:
         BlockingIOError: another process has it, and `wait` is not asked for.
     """

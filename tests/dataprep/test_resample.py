@@ -7,16 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dataprep.audio.resample import resample, resampled_length
-
-RATE_HZ = 44_100
-
-
-def music(samples: int, channels: int = 2, seed: int = 0) -> np.ndarray:
-    """`[channel, sample]`: noise below 8 kHz, which every codec keeps."""
-    noise = np.random.default_rng(seed).standard_normal((channels, samples))
-    spectrum = np.fft.rfft(noise)
-    spectrum[:, int(8000 / RATE_HZ * samples) :] = 0
-    return (0.2 * np.fft.irfft(spectrum, samples)).astype(np.float32)
+from tests.dataprep.sounds import RATE_HZ, music
 
 
 def whole(signal: np.ndarray, old_hz: int, new_hz: int) -> np.ndarray:
