@@ -44,7 +44,7 @@ def plan(
     from jobs.planning.forecast import OF_THE_LINE, forecast_phase, machines_of, outlook
     from jobs.recipes.shipped import read_recipe
     from jobs.steps.phases import phases_of
-    from jobs.training.speed import kept_speeds, processor_name
+    from jobs.training.speed.kept import kept_speeds, processor_name
     from vr_core.config import load
     from vr_core.errors import UserError
 

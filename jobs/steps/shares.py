@@ -1,6 +1,6 @@
 """How many items of a step each worker takes, so that all are done together: pure functions, and `Pace` over time.
 
-A worker that takes n items needs `Speed.takes_s(n)`. It is measured once on the device itself (`jobs.training.speed`),
+A worker that takes n items needs `Speed.takes_s(n)`. It is measured once on the device itself (`jobs/training/speed/`),
 and from then on corrected by what the steps really take: the time until a worker's own gradients are complete, without
 the exchange, since the time of a whole step is the same for all and says nothing.
 

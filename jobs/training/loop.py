@@ -24,13 +24,13 @@ from jobs.steps.step_plan import StepPlan
 from jobs.steps.step_report import RankReport
 from jobs.steps.world import World
 from jobs.sync.choice import SyncChoice
-from jobs.training.calibration import Calibration
 from jobs.training.checkpointer import Checkpointer
 from jobs.training.data import require_data, staging_ahead, who_has_what
 from jobs.training.evaluation import BEST_OF, Evaluations
-from jobs.training.memory import keep_freed_memory
 from jobs.training.recorder import Recorder
 from jobs.training.resume import begin, newest_checkpoint
+from jobs.training.speed.calibration import Calibration
+from jobs.training.speed.memory import keep_freed_memory
 from jobs.training.storage import open_data
 from jobs.training.wishes import Wishes
 

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.training.memory import (
+from jobs.training.speed.measure import fits_here
+from jobs.training.speed.memory import (
     MARGIN,
     Fit,
     budget_bytes,
@@ -17,7 +18,6 @@ from jobs.training.memory import (
     fitting_on_gpu,
     largest,
 )
-from jobs.training.speed import fits_here
 
 MIB = 2**20
 
@@ -51,7 +51,7 @@ def test_peaks_are_seen_below_an_earlier_one():
     """What a phase has freed would hide what the items of the next one take."""
     code = (
         "import torch\n"
-        "from jobs.training.memory import forget_peak, keep_freed_memory, peak_bytes\n"
+        "from jobs.training.speed.memory import forget_peak, keep_freed_memory, peak_bytes\n"
         "keep_freed_memory(torch.device('cpu'))\n"
         "many = [torch.ones(2**20) for _ in range(200)]\n"
         "del many\n"

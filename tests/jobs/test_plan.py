@@ -19,7 +19,7 @@ from jobs.planning.arithmetic import arithmetic_of
 from jobs.planning.forecast import Machine, bottleneck, enough_items, machines_of, predict
 from jobs.recipe import Recipe
 from jobs.steps.shares import Speed
-from jobs.training.speed import keep_speed, kept_speeds, key_of
+from jobs.training.speed.kept import keep_speed, kept_speeds, key_of
 from tests.command_line import vr
 from tests.dataprep.data import SETTINGS, labelled
 from tests.jobs.training import recipe_of

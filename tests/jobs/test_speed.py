@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.steps.shares import Speed
-from jobs.training.speed import (
+from jobs.training.speed.kept import (
     SpeedRow,
     keep_or_note,
     keep_others,
@@ -20,13 +20,10 @@ from jobs.training.speed import (
     kept_row,
     kept_speeds,
     key_of,
-    line,
-    measure_speed,
     note_begin,
     note_end,
-    speed_here,
-    trying,
 )
+from jobs.training.speed.measure import line, measure_speed, speed_here, trying
 from tests.jobs.training import recipe_of
 from vr_core.errors import StorageError
 
@@ -142,8 +139,9 @@ def test_speeds_of_other_pcs_are_kept_for_plans_and_never_taken_for_this_ones(tm
 DIES = """
 import os, signal, sys, torch
 from pathlib import Path
-from jobs.training.memory import Fit
-from jobs.training.speed import key_of, measure_and_keep
+from jobs.training.speed.memory import Fit
+from jobs.training.speed.kept import key_of
+from jobs.training.speed.measure import measure_and_keep
 from tests.jobs.training import recipe_of
 from vr_core.errors import StorageError
 

@@ -21,7 +21,7 @@ from jobs.steps.state import TrainingFile
 from jobs.steps.world import World
 from jobs.sync.busy_clock import BusyClock
 from jobs.training.loop import train
-from jobs.training.speed import keep_speed, kept_row, key_of
+from jobs.training.speed.kept import keep_speed, kept_row, key_of
 from tests.jobs import ranks
 from tests.jobs.training import finish, here, new_run, recipe_of, start
 from vr_core.config import plain

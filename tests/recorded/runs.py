@@ -150,7 +150,7 @@ def train_rank(run: Path, rank: int, world: int) -> None:
     from dataprep.shards.manifest import read_manifest
     from jobs.steps.world import World
     from jobs.training.loop import train
-    from jobs.training.speed import keep_speed, key_of
+    from jobs.training.speed.kept import keep_speed, key_of
 
     os.environ["XDG_STATE_HOME"] = str(run.parent / f"state-{rank}")
     recipe, cpu = load(Recipe, run / "recipe.yaml"), torch.device("cpu")

@@ -12,18 +12,9 @@ from jobs.steps.shares import Speed
 from jobs.steps.state import TrainState
 from jobs.steps.step_plan import StepPlan
 from jobs.steps.world import World
-from jobs.training.memory import models_kept
-from jobs.training.speed import (
-    bytes_of,
-    keep_or_note,
-    keep_others,
-    key_of,
-    note_begin,
-    note_end,
-    speed_here,
-    speeds_of_all,
-    trying,
-)
+from jobs.training.speed.kept import keep_or_note, keep_others, key_of, note_begin, note_end
+from jobs.training.speed.measure import bytes_of, speed_here, speeds_of_all, trying
+from jobs.training.speed.memory import models_kept
 
 
 class Calibration:

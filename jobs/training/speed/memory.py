@@ -7,7 +7,7 @@ the budget. The budget is the least of what the inventory says, the process's ow
 machine has left.
 
 Where a prediction was wrong all the same and the worker dies before its first step, the next start takes less
-(`jobs.training.speed`).
+(`measure.py`).
 """
 
 import contextlib
