@@ -70,7 +70,7 @@ def test_a_run_that_this_pc_keeps_nothing_of_is_not_submitted_by_the_keeper(clus
     assert not kept.row().open
     state = kept.run.state()
     assert state.state == "failed"
-    assert f"go on with: vr jobs resume {kept.run.id}" in state.why
+    assert f"go on with: vr jobs resume {kept.run.path}" in state.why
     assert kept.jobs() == ["a1"]
     said = vr("jobs", "resume", kept.run.path, code=None)
     assert "no recipe of it is kept on this PC; what is in its folder says:\n  name: line\n" in said.stderr
