@@ -69,6 +69,16 @@ def open_regular(path: Path) -> BufferedReader:
     return open(handle, "rb")
 
 
+def sha256_of(path: Path) -> str:
+    """Hex digest of the regular file `path`, of any size.
+
+    Raises:
+        OSError, DamagedFile: as `open_regular`.
+    """
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_bytes(path: Path, most_bytes: int = SMALL_BYTES) -> bytes:
     """The content of the regular file `path`.
 

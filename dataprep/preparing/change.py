@@ -5,7 +5,6 @@ digest (`versions/`), and so are the shards it names, until `prune`.
 """
 
 import fnmatch
-import hashlib
 import itertools
 import os
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ from dataprep.shards.roots import Roots
 from dataprep.shards.splits import SplitByList
 from dataprep.shards.writer import BATCH_FRAMES, checksum, verify
 from vr_core.errors import StorageError
-from vr_core.small_files import open_regular
+from vr_core.small_files import sha256_of
 
 
 def settings_of(manifest: Manifest) -> PrepareSettings:
@@ -201,8 +200,7 @@ def _accept(folder: Path, damaged: Sequence[DamagedShard], failed: set[str], roo
     shards = dict(manifest.shards)
     for shard in damaged:
         if shard.name in shards and failed.isdisjoint(shard.songs):
-            with open_regular(roots.find(shard.name, shards[shard.name]) or folder / shard.name) as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = sha256_of(roots.find(shard.name, shards[shard.name]) or folder / shard.name)
             shards[shard.name] = shards[shard.name].model_copy(update={"sha256": digest})
     replace_manifest(folder, manifest.model_copy(update={"shards": shards}))
 

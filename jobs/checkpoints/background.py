@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from jobs.checkpoints.format import write_checkpoint, write_part
+from jobs.checkpoints.writing import write_checkpoint, write_part
 from jobs.runs.folder import RunFolder
 from jobs.runs.starts import BEFORE, Start
 from vr_core.errors import StorageError

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written whole or not at all, verified when read, the newest good one is where a run goes on.
+"""Checkpoints of a run: verified when read, the newest good one is where a run goes on.
 
 checkpoints/step-00000200/weights.safetensors   what one uses: the moving average where it is on
                           training.pt           everything else; loaded with weights_only=True
@@ -7,13 +7,7 @@ checkpoints/step-00000200/weights.safetensors   what one uses: the moving averag
 checkpoints/last, checkpoints/best              text files naming a step folder
 """
 
-import contextlib
-import errno
-import hashlib
-import os
 import pickle
-import shutil
-import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +19,11 @@ from torch import Tensor
 
 from jobs.errors import NotACheckpoint
 from jobs.runs.folder import PointerName, RunFolder
-from jobs.runs.starts import BEFORE, Start, read_start, require_newest
-from vr_core.config import Spec, plain, validate
-from vr_core.errors import ConfigError, StorageError, UserError, VrError, command
-from vr_core.files import require_no_links, storage_failure, whole_file, write_json
-from vr_core.small_files import open_regular, read_json, read_text
-from vr_core.weights import WeightsMeta, load_weights, save_weights
-
-PARTS_S = 900.0
-"""For so long rank 0 waits for what the others write."""
-_POLL_S = 0.1
-
+from vr_core.config import Spec, validate
+from vr_core.errors import ConfigError, UserError, VrError
+from vr_core.files import storage_failure, whole_file
+from vr_core.small_files import read_json, sha256_of
+from vr_core.weights import load_weights
 
 PartName = Annotated[str, Field(pattern=r"^(weights\.safetensors|training\.pt|worker-[0-9]+\.pt)$")]
 """Of the files beside `checkpoint.json`."""
@@ -63,105 +51,6 @@ class Checkpoint:
     folder: Path
 
 
-def write_checkpoint(
-    run: RunFolder,
-    weights: dict[str, Tensor],
-    training: dict[str, Any],
-    meta: WeightsMeta,
-    position: int,
-    validation_loss: float | None,
-    best: bool,
-    keep: int,
-    start: Start = BEFORE,
-    parts: int = 0,
-) -> Path:
-    """Write one checkpoint, point `last` (and `best`) at it and remove what retention lets go.
-
-    Args:
-        run: its folder.
-        weights: what one uses.
-        training: tensors, numbers and text only, so that it loads without unpickling code.
-        meta: description of the weights; its `step` names the folder.
-        position: items consumed.
-        validation_loss: of these weights, where it is known.
-        best: point `best` here too.
-        keep: newest ones kept; the best stays besides.
-        start: of the run's workers: what earlier ones have left is removed.
-        parts: other workers of this start that write one (`write_part`).
-
-    Raises:
-        StorageError: it could not be written, or a part has not come; earlier checkpoints are untouched.
-        NewerStart: one has begun, whose checkpoints and drafts are untouched.
-    """
-    folder = run.checkpoints / f"step-{meta.step:08d}"
-    draft = _draft(run, meta.step, start)
-    hashes: dict[str, str] = {}
-    try:
-        require_newest(run, start)
-        for left in run.checkpoints.glob(".step-*"):  # of processes that were killed while they wrote
-            whose = _start_of(left)
-            if whose is None or whose < start:
-                shutil.rmtree(left, ignore_errors=True)
-        _make(draft, run)
-        save_weights(draft / "weights.safetensors", weights, meta)
-        _save(draft / "training.pt", training)
-        for rank in range(1, parts + 1):
-            hashes[f"worker-{rank}.pt"] = _await_part(draft, rank)
-        row = CheckpointRow(
-            step=meta.step,
-            position=position,
-            validation_loss=validation_loss,
-            sha256=hashes | {name: _sha256(draft / name) for name in ("weights.safetensors", "training.pt")},
-        )
-        write_json(draft / "checkpoint.json", plain(row), seal=True)
-        require_newest(run, start)  # from here on it is about what all starts share
-        if folder.exists():  # the same step again, after a resume from an earlier one
-            shutil.rmtree(folder)
-        draft.rename(folder)
-        write_pointer(run.checkpoints / "last", folder.name)
-        if best:
-            write_pointer(run.checkpoints / "best", folder.name)
-    except (OSError, RuntimeError, StorageError) as error:  # torch.save turns a full disk into a RuntimeError
-        for name in ("weights.safetensors", "training.pt"):
-            with contextlib.suppress(OSError):
-                (draft / name).unlink(missing_ok=True)
-        if not parts:  # those would not be written again
-            shutil.rmtree(draft, ignore_errors=True)
-        cause = error.__cause__ if isinstance(error, StorageError) else error
-        reason = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
-        raise StorageError(
-            f"checkpoint {folder}: cannot be written ({reason}); free some space, then "
-            f"`{command('jobs resume', run.typed)}`"
-        ) from error
-    named = _named(run, "best")
-    if (run.checkpoints / "best").exists() and (named is None or not (run.checkpoints / named).is_dir()):
-        return folder  # any of them may be the best one: the next start, or validation, decides
-    # Later folders are damaged ones that a resume passed over: they must not count as the newest.
-    names = [p.name for p in step_folders(run) if p.name <= folder.name]
-    for old in superseded(names, named, keep):
-        shutil.rmtree(run.checkpoints / old, ignore_errors=True)
-    return folder
-
-
-def write_part(run: RunFolder, step: int, start: Start, rank: int, own: dict[str, Any]) -> None:
-    """Write what a worker has of its own beside the checkpoint that rank 0 is about to write.
-
-    Raises:
-        StorageError: it could not be written.
-    """
-    draft = _draft(run, step, start)
-    try:
-        _make(draft, run)
-        _save(draft / f"worker-{rank}.pt", own)
-        with whole_file(draft / f"worker-{rank}.sha256") as hash_file:
-            hash_file.write_text(_sha256(draft / f"worker-{rank}.pt"), encoding="utf-8")
-    except (OSError, RuntimeError) as error:
-        raise StorageError(
-            f"checkpoint of step {step}: a worker's part cannot be written ({error}); free some space, "
-            f"then `{command('jobs resume', run.typed)}`"
-        ) from error
-
-
 def read_part(folder: Path, rank: int) -> dict[str, Any]:
     """What the worker of that rank had of its own; a step folder that `read_checkpoint` has found whole.
 
@@ -171,11 +60,6 @@ def read_part(folder: Path, rank: int) -> dict[str, Any]:
     """
     verify_checkpoint(folder, (f"worker-{rank}.pt",))
     return _load(folder / f"worker-{rank}.pt")
-
-
-def superseded(names: list[str], best: str | None, keep: int) -> list[str]:
-    """Step folders that retention lets go: all but the `keep` newest and the best."""
-    return [name for name in sorted(names)[:-keep] if name != best]
 
 
 def read_newest(run: RunFolder) -> tuple[Checkpoint | None, list[str]]:
@@ -217,7 +101,7 @@ def verify_checkpoint(folder: Path, names: Collection[str] | None = None) -> Che
     try:
         row = validate(CheckpointRow, read_json(folder / "checkpoint.json"), str(folder / "checkpoint.json"))
         for name in names if names is not None else {"weights.safetensors", "training.pt", *row.sha256}:
-            if _sha256(folder / name) != row.sha256.get(name):
+            if sha256_of(folder / name) != row.sha256.get(name):
                 raise NotACheckpoint(f"{folder / name}: damaged or cut short; use an earlier checkpoint")
     except (OSError, ValueError) as error:
         raise _unreadable(folder, error) from None
@@ -237,11 +121,11 @@ def mend_pointers(run: RunFolder, newest: Checkpoint) -> list[str]:
         StorageError: the disk or the share failed.
     """
     name = f"step-{newest.row.step:08d}"
-    if _named(run, "last") != name:
+    if named_by(run, "last") != name:
         write_pointer(run.checkpoints / "last", name)
     if not (run.checkpoints / "best").is_file():
         return []
-    best = _named(run, "best")
+    best = named_by(run, "best")
     if best == name:
         return []
     what = f"best checkpoint {best} is damaged" if best else "the name of the best checkpoint is damaged"
@@ -276,7 +160,7 @@ def write_pointer(path: Path, name: str) -> None:
 
 def best_loss(run: RunFolder) -> float:
     """Validation loss of the best checkpoint; infinity without one."""
-    name = _named(run, "best")
+    name = named_by(run, "best")
     if name is None:
         return float("inf")
     try:
@@ -286,40 +170,13 @@ def best_loss(run: RunFolder) -> float:
     return float("inf") if row.validation_loss is None else row.validation_loss
 
 
-def _named(run: RunFolder, pointer: PointerName) -> str | None:
+def named_by(run: RunFolder, pointer: PointerName) -> str | None:
     """Name of the folder that a pointer names; None where there is none, or it is damaged: a start mends it."""
     try:
         named = run.pointer(pointer)
     except NotACheckpoint:
         return None
     return named.name if named else None
-
-
-def _draft(run: RunFolder, step: int, start: Start) -> Path:
-    return run.checkpoints / f".step-{step:08d}.{start}"
-
-
-def _start_of(draft: Path) -> Start | None:
-    """Whose draft it is; None for one of an earlier version, which was older than every start."""
-    _, _, name = draft.name.removeprefix(".").partition(".")
-    return read_start(name)
-
-
-def _make(draft: Path, run: RunFolder) -> None:
-    """Make the draft's folder; never the run's own, which is there unless the share with it is away."""
-    require_no_links(run.root, draft)
-    run.checkpoints.mkdir(exist_ok=True)
-    draft.mkdir(exist_ok=True)
-
-
-def _save(file: Path, value: dict[str, Any]) -> None:
-    # Made anew: somebody else may have laid a link in its place.
-    file.unlink(missing_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(file, flags, 0o666), "wb") as target:
-        torch.save(value, target)
-        target.flush()
-        os.fsync(target.fileno())
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -333,22 +190,7 @@ def _load(file: Path) -> dict[str, Any]:
     return value
 
 
-def _await_part(draft: Path, rank: int) -> str:
-    """The hash of a worker's part, once it is there."""
-    hash_file, until_s = draft / f"worker-{rank}.sha256", time.monotonic() + PARTS_S
-    while not hash_file.exists():
-        if time.monotonic() > until_s:
-            raise OSError(errno.ETIMEDOUT, f"the part of worker {rank} has not come")
-        time.sleep(_POLL_S)
-    return read_text(hash_file)
-
-
 def _unreadable(folder: Path, error: Exception) -> VrError:
     """What to raise where reading a step folder ended in `error`."""
     failed = storage_failure(folder, error) if isinstance(error, OSError) else None
     return failed or NotACheckpoint(f"{folder}: incomplete checkpoint ({error}); use an earlier one")
-
-
-def _sha256(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

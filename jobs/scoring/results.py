@@ -27,7 +27,7 @@ from typing import Literal
 from vr_core.config import Spec, validate
 from vr_core.errors import ConfigError, StorageError
 from vr_core.files import sync_folder, write_json
-from vr_core.small_files import DamagedFile, open_regular, read_json
+from vr_core.small_files import DamagedFile, read_json, sha256_of
 
 FILE = ".vr-separated.json"
 SCRATCH = ".vr-separating-"
@@ -63,7 +63,7 @@ class SongFile:
     @classmethod
     def of(cls, path: Path) -> "SongFile":
         """The song in the file `path`; errors as `open_regular`."""
-        return cls(os.path.realpath(path), _sha256(path))
+        return cls(os.path.realpath(path), sha256_of(path))
 
     def made(self, result: Result) -> bool:
         """Whether a result is of this song: of the same content, wherever that lay."""
@@ -187,7 +187,7 @@ def place(folder: Path, song: SongFile, name: str, made: Mapping[str, Path]) -> 
         kept = next(blocking(wanted), None)
         files = {ending: folder / f"{chosen}{ending}" for ending in made}
         new = {
-            files[ending].name: Result(song=song.path, song_sha256=song.sha256, sha256=_sha256(path))
+            files[ending].name: Result(song=song.path, song_sha256=song.sha256, sha256=sha256_of(path))
             for ending, path in made.items()
         }
         still = {file: result for file, result in known.items() if os.path.lexists(folder / file)}
@@ -205,14 +205,9 @@ def _replaceable(path: Path, song: SongFile, result: Result | None) -> bool:
     if result is None or not song.made(result) or path.is_symlink():
         return False
     try:
-        return _sha256(path) == result.sha256
+        return sha256_of(path) == result.sha256
     except (OSError, DamagedFile):
         return False
-
-
-def _sha256(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _room_bytes(folder: Path, endings: Iterable[str]) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from jobs.checkpoints.format import write_checkpoint
+from jobs.checkpoints.writing import write_checkpoint
 from jobs.runs.folder import RunFolder
 from jobs.runs.starts import BEFORE, Start
 from vr_core.models.registry import build

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from jobs.checkpoints.background import BackgroundCheckpoints
-from jobs.checkpoints.format import read_newest, write_checkpoint
+from jobs.checkpoints.format import read_newest
+from jobs.checkpoints.writing import write_checkpoint
 from jobs.runs.folder import RunFolder
 from tests.jobs.checkpoints import SPEC, STFT
 from tests.jobs.waiting import until

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.checkpoints.format import best_loss, mend_pointers, read_newest, superseded
+from jobs.checkpoints.format import best_loss, mend_pointers, read_newest
+from jobs.checkpoints.writing import superseded
 from jobs.runs.folder import RunFolder
 from jobs.runs.lookup import resolve_weights
 from tests.jobs.checkpoints import write_example as write

@@ -14,7 +14,7 @@ from jobs.runs.metrics import read_metrics
 from jobs.steps.gradient import has_bf16
 from jobs.steps.shares import Speed
 from jobs.steps.world import World
-from jobs.training.speed import keep_speed, key_of
+from jobs.training.speed.kept import keep_speed, key_of
 from tests.jobs import ranks
 from tests.jobs.training import (
     finish,

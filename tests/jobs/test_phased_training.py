@@ -13,7 +13,7 @@ from jobs.checkpoints.format import read_checkpoint, read_newest
 from jobs.recipe import Recipe
 from jobs.runs.folder import RunFolder
 from jobs.steps.gradient import ItemLosses
-from jobs.training.speed import kept_speeds
+from jobs.training.speed.kept import kept_speeds
 from tests.jobs.training import (
     curve,
     distance,

@@ -11,7 +11,7 @@ from jobs.recipe import Recipe
 from jobs.recipes.shipped import shipped_recipes
 from jobs.runs.creation import create_run
 from jobs.runs.lookup import resolve_weights
-from jobs.training.speed import keep_speed, key_of
+from jobs.training.speed.kept import keep_speed, key_of
 from tests.command_line import vr
 from tests.jobs.training import here
 from tests.recorded.compare import BEFORE

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.checkpoints.format import read_newest, write_part
+from jobs.checkpoints.format import read_newest
+from jobs.checkpoints.writing import write_part
 from jobs.errors import NewerStart
 from jobs.runs.folder import RunFolder
 from jobs.runs.metrics import MetricsLog, read_metrics
