@@ -19,6 +19,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,8 @@ PROGRAMS = ("ip", "tc", "nsenter", "unshare", "setpriv", "ssh-keygen", "/usr/sbi
 MARK = "VR_LAN"
 """In the environment of every process of a box: the box's folder."""
 _BURST_BYTES = 65_536
+_CLOCK = "clock"
+"""File in a host's home folder that says how far its clock is off."""
 
 
 def require(*more: str) -> None:
@@ -106,6 +109,8 @@ class Host:
     def start(self) -> None:
         """Boot: namespaces, cable, sshd. Home and /tmp are as they were."""
         assert self._holder is None, f"{self.name} is on"
+        if self.lan.clocks:
+            self.clock(0)
         shared = self.lan.shared if self.lan.serves(self) else None
         plan = {"name": self.name, "binds": binds(self.folder, shared), "keep": _kept_paths()}
         self._holder = hold(
@@ -205,6 +210,15 @@ class Host:
         self.lan.groups.cpu(part, cores, first=bool(chosen))
         self.lan.groups.move(part, chosen)
 
+    def clock(self, offset_days: int) -> None:
+        """Set the wall clock of the host's Python processes so many days ahead, in a box with `clocks`.
+
+        Files keep this machine's times, as on a share.
+        """
+        # In place: processes have the file in their memory.
+        with (self.home / _CLOCK).open("r+b" if (self.home / _CLOCK).exists() else "wb") as file:
+            file.write(struct.pack("<q", offset_days * 86_400))
+
     def memory(self, limit_bytes: int | None) -> None:
         """Let the host's processes together have so much memory; None: all there is."""
         self.lan.groups.memory(self.name, limit_bytes)
@@ -225,18 +239,26 @@ class Host:
 class Lan:
     """The box: a context manager; hosts by name, booted in order, all gone at the end."""
 
-    def __init__(self, *names: str, shared: Literal["bind", "sshfs"] = "bind", shared_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        *names: str,
+        shared: Literal["bind", "sshfs"] = "bind",
+        shared_bytes: int | None = None,
+        clocks: bool = False,
+    ) -> None:
         """Nothing is made before the box is entered, from a thread that outlives it.
 
         Args:
             names: of the hosts; their addresses are 10.77.0.11 and so on.
             shared: how the hosts have `SHARED`: as one folder of this machine, or the first host's over sshfs.
             shared_bytes: how much goes into it, in memory; None: what this machine's disk has.
+            clocks: whether each host's Python processes have a wall clock of their own, which `Host.clock` sets.
         """
         self.names = names
         self.hosts: dict[str, Host] = {}
         self._shared_by = shared
         self._shared_bytes = shared_bytes
+        self.clocks = clocks
         self._switch: subprocess.Popen[bytes] | None = None
 
     def __getitem__(self, name: str) -> Host:
@@ -297,6 +319,9 @@ class Lan:
         kept = ("LANG", "CI", "VR_TEST_SESSION", "OMP_NUM_THREADS", "UV_CACHE_DIR")
         path = f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         own = {"PATH": path, "HOME": HOME, "PYTHONPATH": str(ROOT), "COLUMNS": "200", MARK: str(self.folder)}
+        if self.clocks:
+            shifts = ROOT / "tests/box/clock"  # `sitecustomize.py`, which every Python imports at its start
+            own |= {"PYTHONPATH": f"{shifts}:{ROOT}", "VR_LAN_CLOCK": f"{HOME}/{_CLOCK}"}
         return {name: os.environ[name] for name in kept if name in os.environ} | own
 
     def _close(self) -> None:

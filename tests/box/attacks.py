@@ -1,13 +1,13 @@
 """What others do to a run and its cluster, each as one function; `ATTACKS` is the table of the soak.
 
 Somebody who may write to the share spoils what lies there, and gets no code and no file outside; another account of the
-head's PC takes the dashboard's port, and is sent nothing. The clock is left alone: all hosts of a box have this
-machine's.
+head's PC takes the dashboard's port, and is sent nothing. A PC whose clock is a year off is in the table as well.
 """
 
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,9 +110,27 @@ def port_squatted(scene: Scene) -> Figures:
     return figures
 
 
+def clock_jumps(scene: Scene) -> Figures:
+    """A PC's clock is a year off, a worker dies meanwhile, and the clock is right again: goes on at each of them."""
+    name, days = scene.someone(), scene.rng.choice((-365, 365))
+    began_s = time.monotonic()
+    scene.lan[name].clock(days)
+    try:
+        scene.run.await_one_more_step()
+        pid, before = scene.run.worker_pids(scene.newest)[scene.someone()], scene.newest
+        os.kill(pid, signal.SIGKILL)
+        await_true(lambda: scene.newest != before, "another start", PATIENCE_S, EVERY_S)
+        scene.run.await_one_more_step()
+    finally:
+        scene.lan[name].clock(0)
+    scene.run.await_one_more_step()
+    return {"days": float(days), "head": float(name == scene.head.name), "in_all_s": time.monotonic() - began_s}
+
+
 ATTACKS: dict[str, Callable[[Scene], Figures]] = {
     "share full": share_full,
     "records damaged": records_damaged,
     "share writer": share_writer,
     "port squatted": port_squatted,
+    "clock jumps": clock_jumps,
 }

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from tests.box.runs import EVERY_S, PATIENCE_S, Run, join, pace
+from tests.box.runs import EVERY_S, PATIENCE_S, Run, join, pace, timely
 from tests.lan import SHARED, Host, Lan, await_true
 
 Figures = dict[str, float]
@@ -85,12 +85,12 @@ class Scene:
         there = self.run.await_event("all workers are there", acted_s)
 
         def stepped() -> dict[str, Any] | None:
-            steps = (s for s in self.run.lines("step") if s["time_s"] > there["time_s"])
+            steps = timely(self.run.lines("step"), there["time_s"])
             return next((step for step in steps if len(step["busy_s"]) == count), None)
 
         first = await_true(stepped, f"the next step of {count}", PATIENCE_S, EVERY_S)
         print(f"{told}: {first['time_s'] - acted_s:.1f} s", file=sys.stderr, flush=True)
-        earlier_s = [s["time_s"] for s in self.run.lines("step") if s["step"] < first["step"]]
+        earlier_s = [s["time_s"] for s in timely(self.run.lines("step"), 0) if s["step"] < first["step"]]
         still_s = first["time_s"] - max(earlier_s, default=acted_s)  # none: there was no checkpoint yet
         return {
             "noticed_s": noticed["time_s"] - acted_s,
@@ -188,7 +188,7 @@ def share_gone(scene: Scene, begin: Callable[[], None], end: Callable[[], None])
     await_true(
         lambda: "the storage is back" in scene.log()[said:], "the checkpoint that was put off", PATIENCE_S, EVERY_S
     )
-    steps = [line["step"] for line in scene.run.lines("step") if line["time_s"] > away_s]
+    steps = [line["step"] for line in timely(scene.run.lines("step"), away_s)]
     return {
         "away_s": back_s - away_s,
         "first_step_s": first["time_s"] - back_s,
@@ -240,7 +240,7 @@ def worker_slower(scene: Scene) -> Figures:
     pace(scene.lan, {name: 0.05}, pids)
 
     def recut() -> dict[str, Any] | None:
-        return next((s for s in scene.run.lines("step") if s["time_s"] > began_s and s["shares"] != before), None)
+        return next((s for s in timely(scene.run.lines("step"), began_s) if s["shares"] != before), None)
 
     after = await_true(recut, f"other shares than {shares}, with {name} slower", PATIENCE_S, EVERY_S)
     scene.lan[name].cpu(1.0, [pids[name]])

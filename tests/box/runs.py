@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ from vr_core.config import to_yaml
 from vr_core.specs.stft import StftSpec
 
 PATIENCE_S = 180
+_AHEAD_S = 3600
 EVERY_S = 0.3
 """Between two looks at a run's folder, whose lines are all read each time."""
 
@@ -114,7 +116,7 @@ class Run:
 
         def enough() -> list[dict[str, Any]]:
             assert self.state["state"] in ("pending", "running"), self.state
-            steps = [line for line in self.lines("step") if line["time_s"] > since_s]
+            steps = timely(self.lines("step"), since_s)
             return steps if len(steps) >= count else []
 
         steps: list[dict[str, Any]] = await_true(enough, f"{count} steps", timeout_s, EVERY_S)
@@ -130,7 +132,7 @@ class Run:
         """The first event after `since_s` that has these words in it."""
 
         def found() -> dict[str, Any] | None:
-            return next((e for e in self.events() if e["time_s"] > since_s and words in e["said"]), None)
+            return next((event for event in timely(self.events(), since_s) if words in event["said"]), None)
 
         event: dict[str, Any] = await_true(found, f"the event: {words}", PATIENCE_S, EVERY_S)
         return event
@@ -155,6 +157,11 @@ class Run:
     def _told(self, fit: str) -> list[dict[str, Any]]:
         machines: list[dict[str, Any]] = json.loads((self.folder / "origin.json").read_text())["machines"].get(fit, [])
         return machines
+
+
+def timely(lines: Sequence[dict[str, Any]], since_s: float) -> list[dict[str, Any]]:
+    """Those of after `since_s`, without those of a PC whose clock was ahead."""
+    return [line for line in lines if since_s < line["time_s"] < time.time() + _AHEAD_S]
 
 
 def pace(lan: Lan, cores: dict[str, float], pids: dict[str, int]) -> None:

@@ -123,7 +123,7 @@ def soak(seed: int, steps: int, precision: str, attacked: bool) -> bool:
     """All of it, `attacked` or not; a line for each event on stderr. Whether all held."""
     rng = random.Random(seed)
     with (
-        Lan(*NAMES, shared_bytes=_SHARED_BYTES if attacked else None) as lan,
+        Lan(*NAMES, shared_bytes=_SHARED_BYTES if attacked else None, clocks=attacked) as lan,
         tempfile.TemporaryDirectory(prefix="vr-soak-") as scratch,
     ):
         start_cluster(lan["attic"], *(lan[name] for name in NAMES[1:]))
