@@ -21,7 +21,7 @@ def test_every_tag_has_a_constructor_and_a_test() -> None:
     specs = typing.get_args(typing.get_args(ModelSpec)[0])
     assert {spec.model_fields["name"].default for spec in specs} == set(MODELS)
     # What hears phase has a module of its own.
-    assert set(MODELS) == {spec.name for spec in TINY} | {"bs_roformer"}
+    assert set(MODELS) == {spec.name for spec in TINY} | {"bs_roformer", "mel_roformer"}
 
 
 @pytest.mark.parametrize("spec", TINY, ids=lambda s: f"{s.name}-{s.width}")

@@ -6,6 +6,7 @@ A new model or objective needs no line here.
 import importlib
 import inspect
 import pkgutil
+import re
 import typing
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -22,7 +23,7 @@ from vr_core.draws import Draws
 from vr_core.models.registry import MODELS, build
 from vr_core.objectives.objective import item_losses
 from vr_core.objectives.registry import OBJECTIVES, objective_of
-from vr_core.specs.models import BsRoformerSpec, ModelSpec
+from vr_core.specs.models import BsRoformerSpec, MelRoformerSpec, ModelSpec
 from vr_core.specs.objectives import ObjectiveSpec
 from vr_core.specs.stft import StftSpec
 
@@ -37,7 +38,8 @@ def default_specs(union: object) -> dict[str, typing.Any]:
 
 
 MODEL_SPECS, OBJECTIVE_SPECS = default_specs(ModelSpec), default_specs(ObjectiveSpec)
-MODEL_SPECS["bs_roformer"] = BsRoformerSpec(width=8, blocks=1, heads=2, head_width=4)  # the default has 75 million
+TINY = {"width": 8, "blocks": 1, "heads": 2, "head_width": 4}  # the defaults have 75 million parameters and more
+MODEL_SPECS |= {"bs_roformer": BsRoformerSpec(**TINY), "mel_roformer": MelRoformerSpec(mel_bands=2, **TINY)}
 
 
 STFT = StftSpec(n_fft=64, hop=32)
@@ -81,7 +83,7 @@ WRONG: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("model", MODELS)
 def test_no_model_takes_a_wrong_shape(model: str, wrong: str) -> None:
     net = build(MODEL_SPECS[model], BINS)
-    with pytest.raises(TypeCheckError, match=rf"parameters of .*{type(net).__name__}\.forward"):
+    with pytest.raises(TypeCheckError, match=f"parameters of .*{re.escape(type(net).forward.__qualname__)}"):
         net(WRONG[wrong](heard_by_a(model, 2, 13)))
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vr_core.audio.sound import Sound
-from vr_core.audio.spectrogram import istft, stft
+from vr_core.audio.spectrogram import istft, stft, window_of
 from vr_core.specs.stft import StftSpec
 
 HALF, QUARTER, ODD = (StftSpec(n_fft=64, hop=hop) for hop in (32, 16, 20))
@@ -51,6 +51,23 @@ def test_another_stft_is_that_of_a_slow_loop(other, nyquist):
         piece = signal[..., frame * other.hop : frame * other.hop + other.n_fft].to(torch.complex128)
         torch.testing.assert_close(found.phased()[..., frame], piece @ kernel.T, atol=1e-9, rtol=0)
     torch.testing.assert_close(found.magnitude, found.phased().abs())
+
+
+@pytest.mark.parametrize("nyquist", [False, True])
+def test_the_nyquist_bin_comes_back_where_it_is_kept(nyquist):
+    tone = torch.cos(torch.pi * torch.arange(SAMPLES, dtype=torch.float64)).expand(1, 1, -1)
+    window, scale = window_of(QUARTER, tone)
+    full = scale * torch.stft(
+        tone[0], QUARTER.n_fft, QUARTER.hop, window=window, center=False, return_complex=True
+    )  # fmt: skip
+    sound = Sound(QUARTER, full.abs()[None], full[None])
+    if not nyquist:
+        sound = Sound(QUARTER, sound.magnitude[:, :, :-1], full[None, :, :-1])
+    found = sound.signal()[0, 0, QUARTER.n_fft : -QUARTER.n_fft]
+    at = QUARTER.n_fft // 2 + QUARTER.n_fft
+    # Half of the tone is in the bin beside it, by the window's main lobe.
+    close = torch.isclose(found, tone[0, 0, at : at + len(found)], atol=1e-9).all()
+    assert close == nyquist
 
 
 def test_what_cannot_be_had_is_refused():

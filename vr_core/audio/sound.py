@@ -37,7 +37,7 @@ class Sound:
         """The (T - 1) × hop samples between the first and the last frame's centre.
 
         Every one of them lies under all the frames that it needs where frames overlap by half, so nothing is missing
-        at the ends; the Nyquist bin, which is not stored, is zero.
+        at the ends; the Nyquist bin is zero where it is not there.
 
         Raises:
             ValueError: it has no phase, or is a single frame.
@@ -47,7 +47,7 @@ class Sound:
         if frames < 2:
             raise ValueError("a single frame has no samples between frames")
         window, scale = window_of(self.stft, spectrum)
-        full = torch.nn.functional.pad(spectrum, (0, 0, 0, 1)) / scale
+        full = torch.nn.functional.pad(spectrum, (0, 0, 0, self.stft.bins + 1 - spectrum.shape[2])) / scale
         signal = torch.istft(
             full.flatten(0, 1), self.stft.n_fft, self.stft.hop, window=window, center=True,
             length=(frames - 1) * self.stft.hop,

@@ -5,6 +5,7 @@ from typing import Any
 
 from vr_core.models.bs_roformer import BsRoformer
 from vr_core.models.dense_frame_transformer import DenseFrameTransformer
+from vr_core.models.mel_roformer import MelRoformer
 from vr_core.models.model import Model
 from vr_core.models.plain_stack import PlainStack
 from vr_core.specs.heads import MASK, HeadSpec
@@ -13,6 +14,7 @@ from vr_core.specs.models import ModelSpec
 MODELS: dict[str, Callable[[Any, int, HeadSpec], Model]] = {
     "bs_roformer": BsRoformer,
     "dense_frame_transformer": DenseFrameTransformer,
+    "mel_roformer": MelRoformer,
     "plain_stack": PlainStack,
 }
 

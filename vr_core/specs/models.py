@@ -4,6 +4,7 @@ Reading, checking and submitting a recipe imports none.
 """
 
 import itertools
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -57,14 +58,9 @@ class PlainStackSpec(Spec):
         return AS_STORED
 
 
-_BANDS = (*[2] * 24, *[4] * 12, *[12] * 8, *[24] * 8, *[48] * 8, 128, 129)
-"""Bins of the 62 bands that all published files of an STFT of 2,048 have."""
+class RoformerSpec(Spec):
+    """What all band-split RoFormers have (`vr_core/models/roformer.py`)."""
 
-
-class BsRoformerSpec(Spec):
-    """Band-split RoFormer (`vr_core/models/bs_roformer.py`)."""
-
-    name: Literal["bs_roformer"] = "bs_roformer"
     width: Count = 384
     blocks: Count = 6
     """Each is a transformer over time and one over bands."""
@@ -74,8 +70,8 @@ class BsRoformerSpec(Spec):
     mask_hidden_layers: Count = 1
     """Of each band's mask; its width is `mask_expansion` times that of the model."""
     mask_expansion: Count = 4
-    bands: tuple[Count, ...] = ()
-    """Bins of each band; by default the published 62, or such with the same borders at another size of STFT."""
+    zero_dc: bool = True
+    """Whether bin 0 of every mask is zero."""
     stft: StftSpec = StftSpec(hop=441)
     """Its own, whatever a data set is stored with; the sample rate must be the data set's."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -87,23 +83,82 @@ class BsRoformerSpec(Spec):
         """Complex spectrograms with their Nyquist bin."""
         return Front(self.stft, nyquist=True, phase=True)
 
-    def bands_of(self, bins: int) -> tuple[int, ...]:
-        """Bins of each band of so many bins in all.
+    def bands_of(self, bins: int) -> tuple[range, ...]:
+        """The bins of each band, of so many bins from 0 Hz to the Nyquist frequency.
 
         Raises:
-            ValueError: `bands` add up to another number.
+            ValueError: no such bands can be made of so many bins.
         """
-        if self.bands:
-            if sum(self.bands) != bins:
-                raise ValueError(f"model.bands: add up to {sum(self.bands)} bins, the STFT has {bins}")
-            return self.bands
-        ends = [round(end * bins / sum(_BANDS)) for end in itertools.accumulate(_BANDS)]
-        return tuple(b - a for a, b in itertools.pairwise([0, *ends]) if b > a)
+        raise NotImplementedError
 
     @model_validator(mode="after")
-    def _bands(self) -> "BsRoformerSpec":
+    def _bands(self) -> "RoformerSpec":
         self.bands_of(self.front.bins_on(self.stft))
         return self
 
 
-ModelSpec = Annotated[BsRoformerSpec | DenseFrameTransformerSpec | PlainStackSpec, Field(discriminator="name")]
+_BANDS = (*[2] * 24, *[4] * 12, *[12] * 8, *[24] * 8, *[48] * 8, 128, 129)
+"""Bins of the 62 bands that all published files of an STFT of 2,048 have."""
+
+
+class BsRoformerSpec(RoformerSpec):
+    """Band-split RoFormer (`vr_core/models/bs_roformer.py`)."""
+
+    name: Literal["bs_roformer"] = "bs_roformer"
+    bands: tuple[Count, ...] = ()
+    """Bins of each band; by default the published 62, or such with the same borders at another size of STFT."""
+
+    def bands_of(self, bins: int) -> tuple[range, ...]:
+        """As `RoformerSpec.bands_of`: one band after the other."""
+        if self.bands and sum(self.bands) != bins:
+            raise ValueError(f"model.bands: add up to {sum(self.bands)} bins, the STFT has {bins}")
+        ends = list(itertools.accumulate(self.bands or _BANDS))
+        ends = [0, *(round(end * bins / ends[-1]) for end in ends)]
+        return tuple(range(a, b) for a, b in itertools.pairwise(ends) if b > a)
+
+
+class MelRoformerSpec(RoformerSpec):
+    """Mel-band RoFormer (`vr_core/models/mel_roformer.py`)."""
+
+    name: Literal["mel_roformer"] = "mel_roformer"
+    mel_bands: Count = 60
+    mask_hidden_layers: Count = 2
+
+    def bands_of(self, bins: int) -> tuple[range, ...]:
+        """As `RoformerSpec.bands_of`: a bin is in one band or in two.
+
+        A band is where a triangular mel filter is above zero: between two of `mel_bands` + 2 frequencies that are
+        equally far apart on Slaney's scale (Auditory Toolbox, 1998; what librosa calls `htk=False`), the first 0 Hz
+        and the last Nyquist's. The outer two bins count as inside. The scale is written out here, because importing
+        librosa takes longer than all else that reads a recipe.
+        """
+        nyquist_hz = self.stft.sample_rate_hz / 2
+        edges = [_hz(_mel(nyquist_hz) * i / (self.mel_bands + 1)) for i in range(1, self.mel_bands + 1)]
+        places = [edge * (bins - 1) / nyquist_hz for edge in edges]
+        starts = [0, *(math.floor(place) + 1 for place in places[:-1])]
+        ends = [*(math.ceil(place) for place in places[1:]), bins]
+        bands = tuple(range(a, b) for a, b in zip(starts, ends, strict=True))
+        if not all(bands):
+            raise ValueError(f"model.mel_bands: {self.mel_bands} are too many for {bins} bins: some have none")
+        return bands
+
+
+_LINEAR_TO_HZ, _LINEAR_TO_MEL = 1000.0, 15.0
+_MELS_A_NEPER = 27 / math.log(6.4)
+
+
+def _mel(hz: float) -> float:
+    if hz < _LINEAR_TO_HZ:
+        return hz * _LINEAR_TO_MEL / _LINEAR_TO_HZ
+    return _LINEAR_TO_MEL + _MELS_A_NEPER * math.log(hz / _LINEAR_TO_HZ)
+
+
+def _hz(mel: float) -> float:
+    if mel < _LINEAR_TO_MEL:
+        return mel * _LINEAR_TO_HZ / _LINEAR_TO_MEL
+    return _LINEAR_TO_HZ * math.exp((mel - _LINEAR_TO_MEL) / _MELS_A_NEPER)
+
+
+ModelSpec = Annotated[
+    BsRoformerSpec | DenseFrameTransformerSpec | MelRoformerSpec | PlainStackSpec, Field(discriminator="name")
+]
