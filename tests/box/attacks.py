@@ -4,6 +4,7 @@ Somebody who may write to the share spoils what lies there, and gets no code and
 head's PC takes the dashboard's port, and is sent nothing. A PC whose clock is a year off is in the table as well.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -45,9 +46,11 @@ def share_full(scene: Scene) -> Figures:
     fill = scene.lan.shared / "fill"
 
     def full() -> None:
-        free = os.statvfs(scene.lan.shared)
         with fill.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_bsize)
+            while (free := os.statvfs(scene.lan.shared)).f_bavail:
+                # The run writes meanwhile, and takes some of what was free.
+                with contextlib.suppress(OSError):
+                    os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), free.f_bavail * free.f_bsize)
 
     return share_gone(scene, full, fill.unlink)
 

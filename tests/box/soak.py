@@ -119,8 +119,8 @@ def one_step(folder: Path, recipe: Recipe, saved: Path) -> dict[str, float]:
     return line
 
 
-def soak(seed: int, steps: int, precision: str, attacked: bool) -> bool:
-    """All of it, `attacked` or not; a line for each event on stderr. Whether all held."""
+def soak(seed: int, steps: int, precision: str, attacked: bool, pause_steps: int) -> bool:
+    """All of it, `attacked` or not, with pauses of at most so many steps; a line for each event on stderr. Whether all held."""
     rng = random.Random(seed)
     with (
         Lan(*NAMES, shared_bytes=_SHARED_BYTES if attacked else None, clocks=attacked) as lan,
@@ -133,7 +133,7 @@ def soak(seed: int, steps: int, precision: str, attacked: bool) -> bool:
         happened: Counter[str] = Counter()
         while run.state["step"] < steps - LAST_EVENT_BEFORE:
             name = rng.choice([*possible(scene), *(ATTACKS if attacked else ())])
-            pause = rng.randint(1, 60)
+            pause = rng.randint(1, pause_steps)
             until = min(run.state["step"] + pause, steps - LAST_EVENT_BEFORE)
             await_true(lambda until=until: run.state["step"] >= until, f"step {until}", 10 * PATIENCE_S)
             figures = (EVENTS | ATTACKS)[name](scene)
@@ -177,8 +177,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=20_000, help="of the run; with what happens, 40 to 100 a minute")
     parser.add_argument("--precision", choices=("float32", "float64"), default="float64")
     parser.add_argument("--attacked", action="store_true", help="among the events are those of tests/box/attacks.py")
+    parser.add_argument("--pause-steps", type=int, default=60, help="most steps between two events")
     asked = parser.parse_args(arguments)
-    return 0 if soak(asked.seed, asked.steps, asked.precision, asked.attacked) else 1
+    return 0 if soak(asked.seed, asked.steps, asked.precision, asked.attacked, asked.pause_steps) else 1
 
 
 if __name__ == "__main__":
