@@ -32,6 +32,7 @@ from jobs.commands.data.stage import stage
 from jobs.commands.data.synth import synth
 from jobs.commands.entry import run
 from jobs.commands.evaluate import evaluate
+from jobs.commands.import_ import import_
 from jobs.commands.jobs.list import list_
 from jobs.commands.jobs.logs import logs
 from jobs.commands.jobs.resume import resume
@@ -48,7 +49,8 @@ from jobs.commands.version import show_version
 from vr_core.errors import UserError
 
 ORDER_OF_USE = (
-    "quickstart", "data", "cluster", "plan", "submit", "train", "jobs", "trace", "eval", "separate", "tune", "trials",
+    "quickstart", "data", "cluster", "plan", "submit", "train", "jobs", "trace", "eval", "separate", "import", "tune",
+    "trials",
 )  # fmt: skip
 """Commands and groups as the help of `vr` lists them; Typer would list all groups last."""
 
@@ -105,6 +107,7 @@ for command in (quickstart, submit, train, tune, trials, plan, trace):
     app.command()(command)
 app.command("eval")(evaluate)
 app.command()(separate)
+app.command("import")(import_)
 data = _group(
     "data", "Make songs up, prepare data sets, look into them.",
     synth, prepare, inspect, dedupe, check, verify, stage, add, remove, prune,

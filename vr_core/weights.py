@@ -49,6 +49,16 @@ class Parent(Spec):
     """Digest of the data set that they were trained on."""
 
 
+class Imported(Spec):
+    """The file of another program that weights were made from."""
+
+    file: str
+    """Its name, without folders."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    licence: str | None = None
+    """As the user said; None: nobody said."""
+
+
 class WeightsMeta(Spec):
     """What a weights file says about itself."""
 
@@ -71,6 +81,8 @@ class WeightsMeta(Spec):
     """What the run began with, and what that began with; the nearest first."""
     trained_on: tuple[StemDigest, ...] = ()
     """Of the stems that the run and its parents were trained on, as far as these say it; sorted. No titles."""
+    imported: Imported | None = None
+    """None: of a run of vr."""
 
 
 class _Header(WeightsMeta):
@@ -88,11 +100,12 @@ def save_weights(path: Path, state: Mapping[str, Tensor], meta: WeightsMeta) -> 
     Raises:
         StorageError: the file could not be written; what was at `path` is still there.
     """
-    # Copies, so that tied parameters, which safetensors refuses, are stored once for each name.
-    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+    tensors = _untied({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
     said = plain(meta)
-    if meta.head == MASK:  # as in all files of before, which have no such key
-        del said["head"]
+    # As in all files of before, which have no such keys.
+    for key, usual in (("head", MASK), ("imported", None)):
+        if getattr(meta, key) == usual:
+            del said[key]
     header = json.dumps({**said, "sha256": _sha256(tensors)}, sort_keys=True)
     data = safetensors.torch.save(tensors, {_KEY: header})
     try:
@@ -102,6 +115,16 @@ def save_weights(path: Path, state: Mapping[str, Tensor], meta: WeightsMeta) -> 
         raise StorageError(
             f"{path}: cannot be written ({error.strerror}); free some space or choose another place"
         ) from error
+
+
+def _untied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With a copy of each that shares memory with one before it: safetensors refuses tied parameters."""
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        if tensor.untyped_storage().data_ptr() in seen:
+            tensors[name] = tensor.clone()
+        seen.add(tensor.untyped_storage().data_ptr())
+    return tensors
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], WeightsMeta]:
@@ -193,10 +216,19 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> No
         WeightsError: names or shapes differ from the model's, or a value is not finite.
     """
     require_fit(model, state, origin)
+    require_finite(state, origin)
+    model.load_state_dict(state)
+
+
+def require_finite(state: Mapping[str, Tensor], origin: str) -> None:
+    """Check that every value is a number.
+
+    Raises:
+        WeightsError: one is not.
+    """
     broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise WeightsError(f"{origin}: {broken[0]} holds values that are not finite; take an earlier checkpoint")
-    model.load_state_dict(state)
 
 
 def require_fit(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:

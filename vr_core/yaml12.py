@@ -35,6 +35,10 @@ class _Yaml12Loader(yaml.SafeLoader):
             self._depth -= 1
 
 
+class _WithTuples(_Yaml12Loader):
+    """Reads PyYAML's tag for a tuple as a list: trainers of others write it. All other such tags are refused."""
+
+
 class _Yaml12Dumper(yaml.SafeDumper):
     """Quotes exactly the text that the loader would read as something else: PyYAML's own leaves `1e-4` bare."""
 
@@ -88,6 +92,10 @@ def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode)
     return {k: loader.construct_object(v, deep=True) for k, (_, v) in zip(keys, node.value, strict=True)}
 
 
+def _list_of_tuple(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> list[Any]:
+    return loader.construct_sequence(node, deep=True)
+
+
 def _text_yaml12(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     # Only double quotes keep characters such as U+0085, which PyYAML takes for a line's end when it reads.
     style = None if text.isprintable() else '"'
@@ -98,10 +106,11 @@ _Yaml12Dumper.add_representer(str, _text_yaml12)
 _Yaml12Loader.add_constructor("tag:yaml.org,2002:int", _int_yaml12)
 _Yaml12Loader.add_constructor("tag:yaml.org,2002:float", _float_yaml12)
 _Yaml12Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_duplicates)
+_WithTuples.add_constructor("tag:yaml.org,2002:python/tuple", _list_of_tuple)
 
 
-def parse_yaml(text: str, origin: str) -> Any:
-    """Value of a YAML 1.2 document.
+def parse_yaml(text: str, origin: str, *, tuples: bool = False) -> Any:
+    """Value of a YAML 1.2 document; with `tuples`, PyYAML's tag for a tuple is read as a list.
 
     Raises:
         ConfigError: not YAML, or an alias, a key that is not text, more than `YAML_BYTES` or `DEPTH` levels in it;
@@ -110,7 +119,7 @@ def parse_yaml(text: str, origin: str) -> Any:
     if len(text) > YAML_BYTES:
         raise ConfigError(f"{origin}: longer than {YAML_BYTES / 1e6:.0f} MB; it is not a file that vr reads")
     try:
-        return yaml.load(text, Loader=_Yaml12Loader)  # noqa: S506 - derives from SafeLoader
+        return yaml.load(text, Loader=_WithTuples if tuples else _Yaml12Loader)  # noqa: S506 - of SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f":{mark.line + 1}" if mark else ""

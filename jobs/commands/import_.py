@@ -1,0 +1,108 @@
+"""`vr import`: a checkpoint of another program as a weights file of ours, and a recipe that trains it further."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs.commands.progress import byte_bar
+from jobs.commands.terminal import Json, say
+from vr_core.errors import command
+
+if TYPE_CHECKING:
+    from vr_core.weights import WeightsMeta
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint: .ckpt, .pth, .pt or .safetensors.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Weights file to write, such as NAME.safetensors.")],
+    config: Annotated[
+        Path | None, typer.Option(metavar="YAML", help="The file's own YAML: its hop, chunk and stems.")
+    ] = None,
+    stems: Annotated[
+        str | None, typer.Option(help="Stems in the file's order, such as vocals,instrumental; before the YAML's.")
+    ] = None,
+    hop: Annotated[int | None, typer.Option(min=1, help="Hop of its STFT, in samples.")] = None,
+    n_fft: Annotated[int | None, typer.Option("--n-fft", min=2, help="Size of its STFT, in samples.")] = None,
+    chunk: Annotated[
+        int | None, typer.Option(min=1, help="Length of its training crops, in samples: the window of separation.")
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Its licence, which is kept in the weights file.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Write over weights or a recipe that are there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Turn a checkpoint of others into a weights file of ours.
+
+    BS-RoFormer, Mel-Band RoFormer and tsurumeso's vocal-remover are recognised by their tensors. A pickle is
+    read without running anything in it. Beside the weights comes a recipe that trains them further.
+
+    Example: vr import model_bs_roformer.ckpt --config model_bs_roformer.yaml -o bs-roformer.safetensors
+    """
+    import psutil
+
+    from jobs.recipes.imported import recipe_of, recipe_text
+    from vr_core.errors import WeightsError
+    from vr_core.files import whole_file
+    from vr_core.importing.convert import convert
+    from vr_core.importing.said import Said, read_said, stem_names
+    from vr_core.small_files import expanded
+
+    source, out = expanded(file), expanded(out)
+    out = out if out.suffix == ".safetensors" else out.with_name(f"{out.name}.safetensors")
+    recipe = out.with_suffix(".yaml")
+    for path in (out, recipe):
+        if path.exists() and not replace:
+            raise WeightsError(f"{path}: is there already; give another --out, or --replace")
+    named = stem_names([name.strip() for name in stems.split(",")]) if stems is not None else None
+    said = Said(named, hop, n_fft, chunk_samples=chunk)
+    if config is not None:
+        said = said.over(read_said(expanded(config)))
+    size_bytes = source.stat().st_size if source.is_file() else 0
+    with byte_bar(f"reading {source.name}", size_bytes) as progress:
+        meta, found = convert(
+            source, said, out, licence=licence, available_bytes=psutil.virtual_memory().available, progress=progress
+        )
+    trained_by = recipe_of(meta, out)
+    if trained_by is not None:
+        with whole_file(recipe) as draft:
+            draft.write_text(recipe_text(trained_by))
+    about = {
+        "weights": str(out), "recipe": str(recipe) if trained_by is not None else None, "model": meta.model.name,
+        "parameters": _parameters(meta), "stems": list(meta.head.stems), "n_fft": meta.stft.n_fft,
+        "hop": meta.stft.hop, "crop_frames": meta.crop_frames, "file": str(source),
+        "sha256": meta.imported.sha256 if meta.imported else None, "licence": licence, "assumed": list(found.notes),
+    }  # fmt: skip
+    if as_json:
+        print(json.dumps(about))
+        return
+    _show(about, meta)
+
+
+def _show(about: dict[str, Any], meta: "WeightsMeta") -> None:
+    crop_s = meta.crop_frames * meta.stft.hop / meta.stft.sample_rate_hz
+    say(
+        f"{about['model']}: {about['parameters']:,} parameters, STFT {meta.stft.n_fft}/{meta.stft.hop}, "
+        f"windows of {crop_s:.1f} s, stems {', '.join(about['stems'])}"
+    )
+    for note in about["assumed"]:
+        say(f"note: {note}", err=True)
+    say(f"weights {about['weights']}")
+    if about["recipe"]:
+        say(f"recipe  {about['recipe']}")
+    else:
+        say("note: no recipe was written: a data set has vocals and instrumental, and none of these stems", err=True)
+    say("next:")
+    say(f"  {command('separate', 'SONG.mp3', '-m', about['weights'], '-o', 'separated')}")
+    if about["recipe"]:
+        say(f"  {command('submit', about['recipe'], 'data=DATA')}")
+
+
+def _parameters(meta: "WeightsMeta") -> int:
+    import torch
+
+    from vr_core.models.registry import build
+
+    with torch.device("meta"):
+        model = build(meta.model, meta.model.front.bins_on(meta.stft), meta.head)
+    return sum(p.numel() for p in model.parameters())
