@@ -120,7 +120,7 @@ def one_step(folder: Path, recipe: Recipe, saved: Path) -> dict[str, float]:
 
 
 def soak(seed: int, steps: int, precision: str, attacked: bool, pause_steps: int) -> bool:
-    """All of it, `attacked` or not, with pauses of at most so many steps; a line for each event on stderr. Whether all held."""
+    """All of it, with pauses of at most so many steps; a line for each event on stderr. Whether all held."""
     rng = random.Random(seed)
     with (
         Lan(*NAMES, shared_bytes=_SHARED_BYTES if attacked else None, clocks=attacked) as lan,
