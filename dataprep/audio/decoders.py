@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dataprep.audio.decoding import boxes, ffmpeg, flac, libsndfile, ogg
+from dataprep.audio.decoding import boxes, ffmpeg, flac, iff, libsndfile, ogg
 from dataprep.audio.decoding.magic import looks_like_audio
 from dataprep.audio.source import AudioInfo, AudioSource, Part, one_line
 from dataprep.errors import AudioError, EmptyAudioError, TruncatedAudioError, UnreadableAudioError
@@ -74,6 +74,8 @@ def _behind(source: AudioSource, info: AudioInfo, skip: int) -> Generator[np.nda
 
 
 def _probe_libsndfile(source: AudioSource) -> AudioInfo:
+    if (coded := iff.coded(source.path)) is not None and coded.is_mp3:
+        return _probe_mp3_in_wav(source, coded)
     try:
         info = libsndfile.probe(source)
     except UnreadableAudioError as refused:
@@ -83,9 +85,14 @@ def _probe_libsndfile(source: AudioSource) -> AudioInfo:
             raise refused from None
     if info.samples is None:  # flac from a pipe
         return ffmpeg.probe(source)
-    if info.format.endswith("MPEG_LAYER_III"):  # in a wav
-        return replace(ffmpeg.probe(source), refused_by="libsndfile")
     return _to_the_last_frame(source, info)
+
+
+def _probe_mp3_in_wav(source: AudioSource, coded: iff.Coded) -> AudioInfo:
+    """What FFmpeg says: libsndfile stops in the middle, and libmpg123 in it prints on stderr."""
+    if coded.is_cut:
+        raise libsndfile.truncated(source, coded.stated_bytes, coded.held_bytes)
+    return replace(ffmpeg.probe(source), refused_by="libsndfile")
 
 
 def _to_the_last_frame(source: AudioSource, info: AudioInfo) -> AudioInfo:

@@ -122,6 +122,28 @@ def test_mp3_in_a_wav_is_read(tmp_path):
     assert snr_db(SIGNAL[:, :90_000], found[:, at : at + 90_000]) > 8
 
 
+def test_an_mp3_in_a_wav_that_is_cut_is_refused(tmp_path):
+    path = write_as(tmp_path / "a.wav", SIGNAL, "libmp3lame", "wav", "fltp")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(TruncatedAudioError, match=r"a\.wav: truncated, the header promises [\d,]+ bytes of samples"):
+        probe(AudioSource(path))
+
+
+@pytest.mark.parametrize("name", ["a.mp3", "A.MP3", "a.wav"])
+def test_what_is_no_mp3_is_refused_without_a_word_of_a_library(tmp_path, capfd, name):
+    """libmpg123, which libsndfile asks, writes to the file descriptor of stderr itself."""
+    path = tmp_path / name
+    noise = np.random.default_rng(0).bytes(100_000)
+    if path.suffix == ".wav":
+        write_as(path, SIGNAL, "libmp3lame", "wav", "fltp")
+        head = path.read_bytes()
+        noise = head[: head.index(b"data") + 8] + bytes(len(head))
+    path.write_bytes(noise)
+    with pytest.raises(AudioError, match=name):
+        read(path)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_file_that_libsndfile_knows_and_ffmpeg_does_not_is_read(tmp_path):
     soundfile.write(tmp_path / "a.paf", SIGNAL.T, RATE_HZ, format="PAF", subtype="PCM_24")
     found, notes = read(tmp_path / "a.paf")

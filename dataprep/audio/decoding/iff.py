@@ -29,6 +29,27 @@ _CLOSING = re.compile(
 )
 """Chunks that stand behind samples."""
 _CLOSING_BYTES = 2**18
+_MP3 = 0x55
+"""What a wav's header calls mp3."""
+
+
+@dataclass(frozen=True)
+class Coded:
+    """How the samples of a wav are coded, and how long they are."""
+
+    tag: int
+    stated_bytes: int
+    held_bytes: int
+
+    @property
+    def is_mp3(self) -> bool:
+        """Whether they are mp3, which libsndfile's own decoder stops in the middle of."""
+        return self.tag == _MP3
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the header promises more than the file holds."""
+        return self.stated_bytes > self.held_bytes and self.stated_bytes not in UNKNOWN_LENGTHS
 
 
 @dataclass(frozen=True)
@@ -64,6 +85,23 @@ def parts(path: Path) -> tuple[Part, ...]:
             if found:
                 found[-1] = Part(found[-1].start, size)
     return tuple(found) if len(found) > 1 or any(part.patches for part in found) else ()
+
+
+def coded(path: Path) -> Coded | None:
+    """How the samples of a wav are coded; None where it is none, or has no samples."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if not file.read(12).startswith((b"RIFF", b"RF64")):
+            return None
+        at, tag = 12, 0
+        while len(head := read_at(file, at, 10)) == 10 and _CHUNK_NAME.fullmatch(head[:4]):
+            length = int.from_bytes(head[4:8], "little")
+            if head.startswith(b"fmt "):
+                tag = int.from_bytes(head[8:], "little")
+            elif head.startswith(b"data"):
+                return Coded(tag, length, min(length, size - at - 8))
+            at += 8 + length + length % 2
+    return None
 
 
 def _parts_of_au(file: BinaryIO, size: int) -> tuple[Part, ...]:

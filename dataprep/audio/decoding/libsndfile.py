@@ -57,10 +57,7 @@ def probe(source: AudioSource, parts: tuple[Part, ...] = ()) -> AudioInfo:
     # libsndfile takes the file's size over a header that promises more, and only its log tells.
     promised = re.search(r"(?:data|SSND|riff|Data Size)\s*: (\d+) \(should be (\d+)\)", log)
     if promised and int(promised[1]) > int(promised[2]) and int(promised[1]) not in iff.UNKNOWN_LENGTHS:
-        raise TruncatedAudioError(
-            f"{source}: truncated, the header promises {int(promised[1]):,} bytes of samples and the file holds "
-            f"{int(promised[2]):,}; copy or export it again"
-        )
+        raise truncated(source, int(promised[1]), int(promised[2]))
     if frames == 0:
         raise EmptyAudioError(f"{source}: has no samples in it; export it again")
     stated = (stated_samples(source.path, replace(parts[0], patches=())) or 0) if parts else None
@@ -72,6 +69,14 @@ def probe(source: AudioSource, parts: tuple[Part, ...] = ()) -> AudioInfo:
         refuse_loud(source, _loudest_spot(source.path, parts))
     known = frames if frames < UNKNOWN_SAMPLES else None
     return AudioInfo(rate, channels, known, known is not None, kind, "libsndfile", parts=parts, stated_samples=stated)
+
+
+def truncated(source: AudioSource, stated_bytes: int, held_bytes: int) -> TruncatedAudioError:
+    """What to say of a file that holds fewer bytes than its header promises."""
+    return TruncatedAudioError(
+        f"{source}: truncated, the header promises {stated_bytes:,} bytes of samples and the file holds "
+        f"{held_bytes:,}; copy or export it again"
+    )
 
 
 def _stated_in_w64(log: str, frames: int) -> int | None:
@@ -128,11 +133,16 @@ def refuse_loud(source: AudioSource, peak: float) -> None:
 
 @contextmanager
 def _opened(path: Path, part: Part | None) -> Iterator[soundfile.SoundFile]:
-    if part is None:
+    """The file, or a part of it.
+
+    Of what is called .mp3, the bytes alone are given: by that name libsndfile takes anything for mp3, and libmpg123,
+    which it asks then, prints its complaints.
+    """
+    if part is None and path.suffix.casefold() != ".mp3":
         with soundfile.SoundFile(path) as file:
             yield file
         return
-    with open_part(path, part) as bytes_, soundfile.SoundFile(bytes_) as file:
+    with path.open("rb") if part is None else open_part(path, part) as bytes_, soundfile.SoundFile(bytes_) as file:
         yield file
 
 
