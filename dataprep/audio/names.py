@@ -2,7 +2,8 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 
 LONGEST_ID_BYTES = 200
@@ -67,3 +68,8 @@ def _cut(text: str) -> str:
             start -= 1
         size = start or size
     return text[:size]
+
+
+def numbered(name: str, is_taken: Callable[[str], bool]) -> str:
+    """The first of NAME-2, NAME-3 and so on that is not taken."""
+    return next(tried for number in count(2) if not is_taken(tried := f"{name}-{number}"))

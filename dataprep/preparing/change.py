@@ -5,13 +5,13 @@ digest (`versions/`), and so are the shards it names, until `prune`.
 """
 
 import fnmatch
-import itertools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from dataprep.audio.names import numbered
 from dataprep.audio.tracks import Track, files_of
 from dataprep.errors import DataError, ShardError
 from dataprep.preparing.folder import writing
@@ -289,9 +289,9 @@ def ids_kept(tracks: Sequence[Track], manifest: Manifest) -> tuple[Track, ...]:
 
 def _numbered(name: str, given: set[str]) -> str:
     """The first of NAME-2, NAME-3 and so on that is not `given`, in lower case, and is so from now on."""
-    number = next(k for k in itertools.count(2) if f"{name}-{k}".casefold() not in given)
-    given.add(f"{name}-{number}".casefold())
-    return f"{name}-{number}"
+    found = numbered(name, lambda tried: tried.casefold() in given)
+    given.add(found.casefold())
+    return found
 
 
 def no_song_now(tracks: Sequence[Track], sources: Sequence[Path], manifest: Manifest) -> tuple[str, ...]:

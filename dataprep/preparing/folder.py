@@ -1,11 +1,14 @@
 """The folder of a data set that is about to be written: held by one process, and of this data set alone."""
 
+import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from dataprep.audio.names import numbered
 from dataprep.errors import PrepareError
 from dataprep.preparing.group import JOURNALS, journal_entries
 from dataprep.preparing.song import SongSettings
@@ -69,5 +72,14 @@ def existing_manifest(out: Path, settings: SongSettings) -> Manifest:
                     ((settings.stft, settings.codec), (found.stft, found.codec)))  # fmt: skip
     differ = [f"{key} is {theirs[key]} there and {mine[key]} here" for key in mine if mine[key] != theirs[key]]
     if differ:
-        raise PrepareError(f"{out}: holds a data set with other settings ({'; '.join(differ)}); choose another --out")
+        keep = [word for key, option in _OPTIONS.items() if mine[key] != theirs[key] for word in (option, theirs[key])]
+        theirs_can_be_asked_for = all(key in _OPTIONS for key in mine if mine[key] != theirs[key])
+        ways = [f"add {shlex.join(map(str, keep))} to prepare as it was"] if theirs_can_be_asked_for else []
+        other = numbered(str(out if out.name.strip(".") else out.resolve()), os.path.lexists)
+        ways.append(f"give another folder: --out {shlex.quote(other)}")
+        raise PrepareError(f"{out}: holds a data set with other settings ({'; '.join(differ)}); {', or '.join(ways)}")
     return found
+
+
+_OPTIONS = {"n_fft": "--n-fft", "hop": "--hop", "codec": "--codec"}
+"""Of `vr data prepare`, by setting of a data set."""

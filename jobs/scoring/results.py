@@ -20,10 +20,10 @@ import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Literal
 
+from dataprep.audio.names import numbered
 from vr_core.config import Spec, validate
 from vr_core.errors import ConfigError, StorageError
 from vr_core.files import sync_folder, write_json
@@ -131,7 +131,7 @@ def fitting_with_digest(folder: Path, name: str, endings: Iterable[str]) -> str:
 
 def choose_name(name: str, is_free: Callable[[str], bool]) -> str:
     """`name`, or the first of `name-2`, `name-3` … that is free."""
-    return next(tried for n in count(1) if is_free(tried := name if n == 1 else f"{name}-{n}"))
+    return name if is_free(name) else numbered(name, lambda tried: not is_free(tried))
 
 
 @contextlib.contextmanager

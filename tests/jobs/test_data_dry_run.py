@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,19 @@ def test_a_dry_run_knows_the_data_set_that_is_there(db, tmp_path):
         dry(db, "--out", tmp_path / "data", "--n-fft", 512, "--hop", 128)
     with pytest.raises(PrepareError, match="is no folder"):
         dry(db, "--out", db / "cover.jpg")
+
+
+def test_other_settings_are_refused_with_both_ways_on(db, tmp_path):
+    data = tmp_path / "my data"
+    prepared(data, db)
+    (tmp_path / "my data-2").mkdir()
+    words = r"add --n-fft 256 --hop 128 to prepare as it was, or give another folder: --out '.*/my data-3'$"
+    with pytest.raises(PrepareError, match=words):
+        vr_data("prepare", db, "--out", data)
+    with pytest.raises(PrepareError, match=r"codec is polar8 there and complex16 here\); add --codec polar8 to"):
+        dry(db, "--out", data, *SMALL, "--codec", "complex16")
+    kept = shlex.split("--n-fft 256 --hop 128")
+    assert len(dry(db, "--out", data, *kept)["songs"]) == len(read_manifest(data).songs)
 
 
 def test_what_headers_refuse_is_told_by_a_dry_run(tmp_path):
