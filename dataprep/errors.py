@@ -12,6 +12,7 @@ DataError
 ├── ManifestError       the manifest is missing, damaged or of another version, or the data set does not fit the request
 ├── ShardError          a shard is missing, cut short, damaged or of another kind than its manifest says
 ├── PrepareError        preparation cannot start, or could use nothing
+│   └── NothingUsable       no song can be used, each for its reason
 ├── FormatLimitError    a kind of audio file cannot hold what would be written
 └── SongError           one song cannot be used; preparation goes on with the others
 AudioWriteError         an audio file could not be written (a Failure)
@@ -19,6 +20,9 @@ WorkerError             a process of the preparation was killed (a Failure)
 NoSpaceError            a shard or a manifest could not be written: the disk is full (a StorageError)
 """
 
+from collections.abc import Iterable
+
+from dataprep.refusals import Refused, alike
 from vr_core.errors import Failure, StorageError, UserError
 
 
@@ -72,6 +76,16 @@ class ShardError(DataError):
 
 class PrepareError(DataError):
     """Preparation cannot start as asked, or nothing could be used."""
+
+
+class NothingUsable(PrepareError):
+    """No song can be used; `reasons` has all that is wrong, and the message the most frequent of it."""
+
+    def __init__(self, what: str, refused: Iterable[Refused] = (), remedy: str = "") -> None:
+        self.reasons = alike(refused)
+        first = f"; {self.reasons[0].first.why}" if self.reasons else ""
+        others = f" (the most frequent of {len(self.reasons)} reasons)" if self.reasons[1:] else ""
+        super().__init__(f"{what}{first}{others}{f'; {remedy}' if remedy else ''}")
 
 
 class FormatLimitError(DataError):

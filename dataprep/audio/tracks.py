@@ -16,7 +16,8 @@ from dataprep.audio.layouts.song_folders import find_song_folders, labelled_by_n
 from dataprep.audio.layouts.table import Layout, Recognised, layout_of, recognise
 from dataprep.audio.names import safe_id
 from dataprep.audio.walk import AUDIO_SUFFIXES, walk
-from dataprep.errors import DataError
+from dataprep.errors import DataError, NothingUsable
+from dataprep.refusals import Refused
 from dataprep.roles import Role, Split
 
 
@@ -92,7 +93,9 @@ def find_tracks(sources: Sequence[Path], layout: str = "auto") -> Tracks:
             problems += [*here.problems, *songs.problems]
         passed_over.update(here.passed_over)
     if not any(songs.songs for _, songs in found):
-        raise refused[0] if refused else DataError(f"{problems[0][0]}: {problems[0][1]}")
+        if len(refused) == 1 and len(sources) == 1:
+            raise refused[0]
+        raise NothingUsable("no song can be used in what was given", _refusals(problems))
     splits = published_splits([(source, [song.parts for song in songs.songs]) for source, songs in found])
     tracks = [
         Track(safe_id(song.parts), dict(song.stems), song.notes, split, song.kin)
@@ -134,9 +137,13 @@ class _Source:
         layout = wanted or recognise(source, seen.files)
         found = layout.find(source, seen.files)
         if not found.songs:
-            reason = f" ({found.problems[0][0]}: {found.problems[0][1]})" if found.problems else ""
-            raise DataError(f"{source}: no song in the layout {layout.name!r}{reason}; try another --layout")
+            what = f"{source}: no song in the layout {layout.name!r}"
+            raise NothingUsable(what, _refusals([*found.problems, *seen.problems]), "try another --layout")
         return layout.name, found
+
+
+def _refusals(problems: Sequence[Problem]) -> list[Refused]:
+    return [Refused(str(path), f"{path}: {why}", (str(path),)) for path, why in problems]
 
 
 def _without_name(source: Path, error: DataError) -> str:

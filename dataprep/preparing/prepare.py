@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 from dataprep.audio.tracks import Track
-from dataprep.errors import PrepareError
+from dataprep.errors import NothingUsable, PrepareError
 from dataprep.fingerprints.store import kept_fingerprints
 from dataprep.preparing.duplicates import in_the_same_order, with_copies_in_one_split
 from dataprep.preparing.folder import existing_manifest, writing
@@ -30,6 +30,7 @@ from dataprep.preparing.leftovers import end_journal, left_alone, named_shards, 
 from dataprep.preparing.song import SongSettings
 from dataprep.preparing.survey import Surveyed, is_current, survey
 from dataprep.preparing.workers import RunGroups, run_groups
+from dataprep.refusals import Refused
 from dataprep.shards.columns import CHANNELS, bin_bytes
 from dataprep.shards.manifest import (
     Manifest,
@@ -186,8 +187,9 @@ def _prepare(
     used = [track.id for track in tracks if track.id in rows]
     if tracks and not used:
         remove_leftovers(out, set(shards))
-        first = f"; {failed[0][1]}" if failed else ""
-        raise PrepareError(f"{out}: none of the {len(tracks)} songs could be used{first}")
+        files = {track.id: tuple(str(source) for heard in track.stems.values() for source in heard) for track in tracks}
+        refusals = (Refused(id, why, files.get(id, ())) for id, why in failed)
+        raise NothingUsable(f"{out}: none of the {len(tracks)} songs could be used", refusals)
     kept_splits = {id: song.split for id, song in before.items() if id in rows}
     splits = beside(used, rule, kept_splits, sorted(rows.keys() - set(used) - kept_splits.keys()))
     for id in rows.keys() - splits.keys():

@@ -106,6 +106,34 @@ def test_nothing_usable_is_an_error(tmp_path):
         vr_data("inspect", tmp_path / "data")
 
 
+def test_where_nothing_is_usable_each_reason_is_counted_with_an_example(tmp_path, capsys):
+    songs = tmp_path / "songs"
+    songs.mkdir()
+    for name in ("a", "b", "c"):
+        (songs / f"{name}.wav").write_bytes(b"")
+    for name in ("d", "e"):  # the number of samples differs, the reason does not
+        soundfile.write(songs / f"{name}.wav", noise(1.0 if name == "d" else 2.0), RATE_HZ)
+        (songs / f"{name}.wav").write_bytes((songs / f"{name}.wav").read_bytes()[:50_000])
+    (songs / "f.wav").write_text("no music" * 1000)
+    with pytest.raises(PrepareError, match=r"none of the 6 songs could be used; .*a\.wav: is empty.* of 3 reasons\)$"):
+        app([str(word) for word in ("prepare", songs, "--out", tmp_path / "data", *SMALL)], standalone_mode=False)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("not used")]
+    assert [line.split(str(songs))[0] for line in said] == ["not used (3 such): ", "not used (2 such): ", "not used: "]
+    assert "d.wav: truncated" in said[1]
+
+
+def test_where_every_song_is_asked_about_each_question_is_counted(tmp_path, capsys):
+    for name in ("a", "b"):
+        song(tmp_path / "songs" / name, vox=noise(1.0))
+    song(tmp_path / "songs" / "c", vocals=None, instrumental=None, full_mix=noise(1.0), mixture=noise(1.0))
+    words = [str(word) for word in ("prepare", tmp_path / "songs", "--out", tmp_path / "data", *SMALL)]
+    with pytest.raises(PrepareError, match="no song in the layout 'stems'; .*for the stem vocals.* 2 reasons"):
+        app(words, standalone_mode=False)
+    said = capsys.readouterr().err
+    assert "not used (2 such): " in said
+    assert "two files for the stem mixture" in said
+
+
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [("--codec", "polar9", "codec"), ("--n-fft", 255, "n_fft must be even"), ("--split", "valid=2", "valid=2"),

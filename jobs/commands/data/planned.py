@@ -2,12 +2,13 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dataprep.roles import USUAL_SPLIT
-from jobs.commands.terminal import console
+from jobs.commands.terminal import console, say
 from vr_core.errors import command
 from vr_core.small_files import printable
 
@@ -114,7 +115,8 @@ def planned(
     rule = parse_split(USUAL_SPLIT if split is None else split)
     existing = beside or manifest_there(out, settings)
     try:
-        found = _looked_through(sources, layout)
+        with reasons_shown():
+            found = _looked_through(sources, layout)
     except DataError as error:
         # What was made of them, by a reading that was sure where this one asks, is still there.
         ids = no_song_now((), sources, existing) if existing is not None and layout == "auto" else ()
@@ -136,6 +138,21 @@ def planned(
     left = no_song_now(found.tracks, sources, existing) if existing is not None else ()
     songs = plan(found.tracks, rule, existing, read_headers=read_headers)
     return Planned(sources, out, found, rule, songs, about, left)
+
+
+@contextmanager
+def reasons_shown() -> Iterator[None]:
+    """Where no song can be used, says what is wrong with all of them; the message alone has the most frequent."""
+    from dataprep.errors import NothingUsable
+
+    try:
+        yield
+    except NothingUsable as error:
+        if sum(alike.count for alike in error.reasons) > 1:
+            for alike in error.reasons:
+                more = f" ({alike.count} such)" if alike.count > 1 else ""
+                say(f"not used{more}: {alike.first.why}", err=True)
+        raise
 
 
 def about_songs_left(out: Path, ids: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from jobs.commands.data.given import remember
-from jobs.commands.data.planned import MOST_SONGS, Planned, about_songs_left
+from jobs.commands.data.planned import MOST_SONGS, Planned, about_songs_left, reasons_shown
 from jobs.commands.progress import audio_bar, in_bar
 from jobs.commands.terminal import say
 
@@ -40,7 +40,7 @@ def prepare_shown(before: Planned, settings: "PrepareSettings", as_json: bool, o
         for line in before.lines(MOST_SONGS):
             say(line, err=True)
     try:
-        with _crew(out, found, on_cluster) as crew, audio_bar() as report:
+        with reasons_shown(), _crew(out, found, on_cluster) as crew, audio_bar() as report:
             if crew is not None:
                 settings = settings.model_copy(update={"workers": settings.workers or crew.workers})
             done = prepare(
