@@ -38,6 +38,26 @@ def test_pairs_beside_song_folders_do_not_hide_these(tmp_path):
     assert {"Abba", "Cafe", "Dido"} <= set(found(tmp_path))
 
 
+def test_pairs_one_level_down_are_pairs(tmp_path):
+    """The defect: instrumentals were taken as whole songs, and --layout pairs said that they lie in neither folder."""
+    lay_out(
+        tmp_path, [f"{db}/{side}/{song}.wav" for db in "AB" for side in ("mixtures", "instruments") for song in "xy"]
+    )
+    lay_out(tmp_path, ["C/mixtures/p.wav", "C/Instrumentals/q.wav", "C/Instrumentals/r.wav", "A/notes.wav", "B.wav"])
+    assert found(tmp_path) == {
+        f"{db}-{song}": {"mixture": [f"{db}/mixtures/{song}.wav"], "instrumental": [f"{db}/instruments/{song}.wav"]}
+        for db in "AB" for song in "xy"
+    }  # fmt: skip
+    problems = {str(path.relative_to(tmp_path)): why for path, why in find_tracks([tmp_path]).problems}
+    assert set(problems) == {"C", "A/notes.wav", "B.wav"}
+    assert problems["C"].startswith("1 mixtures and 2 instrumentals cannot be paired; without a namesake: mixtures/p")
+
+
+def test_pairs_at_the_top_are_those_of_the_source(tmp_path):
+    lay_out(tmp_path, ["mixtures/a.wav", "instruments/a.wav", "old/mixtures/b.wav", "old/instruments/b.wav"])
+    assert list(found(tmp_path)) == ["a"]
+
+
 @pytest.mark.parametrize("odd", ["junk.stem.mp4", "Queen/x.stem.mp4"])
 def test_one_file_of_musdb_among_other_music_is_asked_about(tmp_path, odd):
     lay_out(tmp_path, [odd, *(f"Queen/{i} song.mp3" for i in range(5))])

@@ -145,7 +145,7 @@ def test_single_files_are_sources(tmp_path):
 def test_a_layout_can_be_ordered(tmp_path):
     touch(tmp_path, "a/vocals.wav", "a/instrumental.wav")
     assert set(by_id(tmp_path, "flat")) == {"a-vocals", "a-instrumental"}
-    with pytest.raises(DataError, match="no song in the layout 'pairs'"):
+    with pytest.raises(DataError, match="no song in the layout 'pairs'; .*: no mixtures/ beside an instruments/"):
         find_tracks([tmp_path], "pairs")
     with pytest.raises(DataError, match="--layout stem: unknown, expected auto or one of stems"):
         find_tracks([tmp_path], "stem")

@@ -1,6 +1,6 @@
 """Two folders for two sides of songs.
 
-pairs       `mixtures/` and `instruments/`: paired by name, or in natural order where no name has a namesake
+pairs       `mixtures/` and `instruments/`, also one level down: paired by name, or in natural order without namesakes
 unpaired    `vocals/` and `instrumentals/`: stems of songs that need not be the same
 """
 
@@ -18,6 +18,7 @@ from dataprep.roles import Role
 MIXTURE_FOLDERS = frozenset({"mixtures"})
 INSTRUMENTAL_FOLDERS = frozenset({"instruments", "instrumentals"})
 VOCAL_FOLDERS = frozenset({"vocals"})
+_NEITHER = "in neither mixtures/ nor instruments/, as the others of this source are"
 _BY_ORDER = "paired in order of the names with {}: no name has a namesake"
 Key = tuple[str, ...]
 
@@ -27,27 +28,60 @@ def top_folders(source: Path, files: Sequence[Path]) -> set[str]:
     return {path.relative_to(source).parts[0].casefold() for path in files if path.parent != source}
 
 
+def pair_folders(source: Path, files: Sequence[Path]) -> list[Path]:
+    """Where both sides of pairs lie: the source itself, or else folders in it."""
+    below: dict[tuple[str, ...], set[str]] = {}
+    for path in files:
+        *folders, _ = path.relative_to(source).parts
+        for depth, name in enumerate(folders[:2]):
+            below.setdefault(tuple(folders[:depth]), set()).add(name.casefold())
+    found = [above for above, names in below.items() if names & MIXTURE_FOLDERS and names & INSTRUMENTAL_FOLDERS]
+    return [source] if () in found else [source.joinpath(*above) for above in found]
+
+
 def find_pairs(source: Path, files: Sequence[Path]) -> Found:
     """Mixture and instrumental of each song.
 
     Raises:
-        DataError: no name has a namesake, and there are not as many of one as of the other.
+        DataError: in the one folder with both sides, it is not clear which belong together.
     """
-    mixtures, instrumentals = _below(source, files, MIXTURE_FOLDERS), _below(source, files, INSTRUMENTAL_FOLDERS)
-    problems: list[Problem] = [
-        (path, "in neither mixtures/ nor instruments/, as the others of this source are")
-        for path in files
-        if path not in {*mixtures, *instrumentals}
-    ]
-    pairs = _by_name(source, mixtures, instrumentals)
+    songs: list[FoundSong] = []
+    problems: list[Problem] = []
+    folders = pair_folders(source, files)
+    if not folders:
+        return Found((), ((source, "no mixtures/ beside an instruments/ in it, nor one level down"),))
+    of: dict[Path, list[Path]] = {folder: [] for folder in folders}
+    for path in files:
+        folder = source if source in of else source.joinpath(*path.relative_to(source).parts[:1])
+        if folder in of:
+            of[folder].append(path)
+        else:
+            problems.append((path, _NEITHER))
+    for folder, inside in of.items():
+        try:
+            found = _pairs_in(source, folder, inside)
+        except DataError as error:
+            if len(folders) == 1:
+                raise
+            problems.append((folder, str(error).removeprefix(f"{folder}: ")))
+        else:
+            songs += found.songs
+            problems += found.problems
+    return Found(tuple(songs), tuple(problems))
+
+
+def _pairs_in(source: Path, folder: Path, files: Sequence[Path]) -> Found:
+    mixtures, instrumentals = _below(folder, files, MIXTURE_FOLDERS), _below(folder, files, INSTRUMENTAL_FOLDERS)
+    problems: list[Problem] = [(path, _NEITHER) for path in files if path not in {*mixtures, *instrumentals}]
+    pairs = _by_name(folder, mixtures, instrumentals)
     notes: dict[Path, tuple[str, ...]] = {}
     if not pairs and len(mixtures) == len(instrumentals):
         pairs = dict(zip(mixtures, instrumentals, strict=True))
         notes = {mixture: (_BY_ORDER.format(other.name),) for mixture, other in pairs.items()}
     if not pairs and mixtures and instrumentals:
-        alone = [str(path.relative_to(source)) for path in (*mixtures, *instrumentals)]
+        alone = [str(path.relative_to(folder)) for path in (*mixtures, *instrumentals)]
         raise DataError(
-            f"{source}: {len(mixtures)} mixtures and {len(instrumentals)} instrumentals cannot be paired; "
+            f"{folder}: {len(mixtures)} mixtures and {len(instrumentals)} instrumentals cannot be paired; "
             f"without a namesake: {', '.join(alone[:5])}{' …' if len(alone) > 5 else ''}"
         )
     paired = {*pairs, *pairs.values()}
@@ -57,9 +91,10 @@ def find_pairs(source: Path, files: Sequence[Path]) -> Found:
         for path in paths
         if path not in paired
     ]
+    above = folder.relative_to(source).parts
     songs = (
         FoundSong(
-            id_parts(source, mixture)[1:],
+            (*above, *id_parts(folder, mixture)[1:]),
             {"mixture": (AudioSource(mixture),), "instrumental": (AudioSource(pairs[mixture]),)},
             notes.get(mixture, ()),
         )

@@ -34,11 +34,6 @@ class Recognised(NamedTuple):
     find: Finder
 
 
-def _has_pairs(source: Path, files: Sequence[Path]) -> bool:
-    folders = side_folders.top_folders(source, files)
-    return bool(folders & side_folders.MIXTURE_FOLDERS and folders & side_folders.INSTRUMENTAL_FOLDERS)
-
-
 def _has_unpaired(source: Path, files: Sequence[Path]) -> bool:
     """Both folders and no third that makes songs with them."""
     folders = side_folders.top_folders(source, files)
@@ -48,7 +43,7 @@ def _has_unpaired(source: Path, files: Sequence[Path]) -> bool:
 
 TABLE = (
     Recognised("musdb", lambda source, files: any(map(is_musdb, files)), find_musdb),
-    Recognised("pairs", _has_pairs, side_folders.find_pairs),
+    Recognised("pairs", lambda source, files: bool(side_folders.pair_folders(source, files)), side_folders.find_pairs),
     Recognised("unpaired", _has_unpaired, side_folders.find_unpaired),
     Recognised("folders", has_stem_folders, find_stem_folders),
     Recognised("stems", has_song_folders, find_song_folders),
