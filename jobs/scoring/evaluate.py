@@ -23,9 +23,8 @@ from dataprep.shards.dataset import Dataset
 from dataprep.shards.manifest import FILE as MANIFEST
 from jobs.errors import FolderTaken, NoSongs
 from jobs.runs.lookup import resolve_weights
-from jobs.scoring.results import fitting_with_digest, read_record
+from jobs.scoring.results import STEMS, fitting_with_digest, read_record
 from jobs.scoring.separate import OutputSettings, SeparatedSong, pick_device, separate_song
-from jobs.scoring.songs import STEMS
 from vr_core.audio.metrics import Score, mean_db
 from vr_core.errors import StorageError, VrError
 from vr_core.files import require_no_links, write_json

@@ -1,7 +1,8 @@
 """The folder of separated songs: results get their names when they are whole, and replace only those of the same song.
 
 `.vr-separated.json` in the folder says which song each result is of. A file that it does not know, or that was changed
-since, is never replaced: the new result takes the name with `-2`, `-3` … behind it.
+since, is never replaced: the new result takes the name with `-2`, `-3` … behind it. A song that has results there keeps
+their name, whether it is named by itself or found in a folder.
 
 ```
 song.instrumental.wav, song.vocals.wav, song.png     results
@@ -29,6 +30,7 @@ from vr_core.errors import ConfigError, StorageError
 from vr_core.files import sync_folder, write_json
 from vr_core.small_files import DamagedFile, read_json, sha256_of
 
+STEMS = ("instrumental", "vocals")
 FILE = ".vr-separated.json"
 SCRATCH = ".vr-separating-"
 _COUNT_BYTES = 6
@@ -183,7 +185,11 @@ def place(folder: Path, song: SongFile, name: str, made: Mapping[str, Path]) -> 
                 if os.path.lexists(path) and not _replaceable(path, song, known.get(path.name)):
                     yield path
 
-        chosen = choose_name(wanted, lambda tried: next(blocking(tried), None) is None)
+        def is_free(tried: str) -> bool:
+            return next(blocking(tried), None) is None
+
+        before = [tried for tried in names_before(known, song) if is_free(tried)]
+        chosen = before[0] if before and wanted not in before else choose_name(wanted, is_free)
         kept = next(blocking(wanted), None)
         files = {ending: folder / f"{chosen}{ending}" for ending in made}
         new = {
@@ -198,7 +204,18 @@ def place(folder: Path, song: SongFile, name: str, made: Mapping[str, Path]) -> 
         sync_folder(folder)
     of = known.get(kept.name) if kept else None
     earlier = of is not None and of.song == song.path and not song.made(of)
-    return Placed(chosen, files, wanted != name, kept, of.song if of else None, earlier)
+    return Placed(chosen, files, name != wanted and chosen.startswith(wanted), kept, of.song if of else None, earlier)
+
+
+def names_before(known: Mapping[str, Result], song: SongFile) -> list[str]:
+    """By which names a folder has results of the very file `song`: by itself and in an album it has two names.
+
+    Args:
+        known: name of a result → what is known of it.
+        song: with the content that it had then.
+    """
+    found = (Path(file).stem.rpartition(".") for file, of in known.items() if of.song == song.path and song.made(of))
+    return sorted({name for name, _, stem in found if name and stem in STEMS})
 
 
 def _replaceable(path: Path, song: SongFile, result: Result | None) -> bool:

@@ -9,11 +9,9 @@ from pathlib import Path
 from dataprep.audio.names import id_parts, safe_name
 from dataprep.audio.tracks import find_tracks
 from dataprep.errors import DataError
-from jobs.scoring.results import read_record
+from jobs.scoring.results import STEMS, read_record
 from vr_core.errors import StorageError
 from vr_core.small_files import DamagedFile
-
-STEMS = ("instrumental", "vocals")
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,23 @@ def test_a_song_is_the_same_by_its_content_wherever_it_lies(tmp_path):
     assert put(tmp_path, SongFile("/moved/intro.wav", SONG.sha256), "second") == both("intro")
 
 
+def test_a_song_keeps_the_name_of_its_results_however_it_is_named(tmp_path):
+    """The defect: by itself it was called `intro`, in its album `album-intro`, and had results twice."""
+    assert put(tmp_path, SONG, "in its album", "album-intro") == both("album-intro")
+    assert put(tmp_path, SONG, "by itself") == both("album-intro")
+    assert (tmp_path / "album-intro.vocals.wav").read_text() == "by itself.vocals.wav"
+    assert put(tmp_path, OTHER, "other") == both("intro")  # of the name that it has left free
+    assert put(tmp_path, SONG, "in its album", "album-intro") == both("album-intro")
+    (tmp_path / "album-intro.vocals.wav").write_text("edited by hand")
+    assert put(tmp_path, SONG, "kept beside it") == both("intro-2")
+    assert put(tmp_path, SONG, "in its album", "album-intro") == both("intro-2")
+
+
+def test_a_copy_of_a_song_under_another_name_has_results_of_its_own(tmp_path):
+    put(tmp_path, SONG, "first", "album-intro")
+    assert put(tmp_path, SongFile("/music/copy.wav", SONG.sha256), "second", "copy") == both("copy")
+
+
 def test_another_song_in_the_same_file_replaces_nothing(tmp_path):
     """Such as every `track01.wav` of a card that is used again."""
     put(tmp_path, SONG, "first")
