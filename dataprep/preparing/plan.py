@@ -29,6 +29,8 @@ class PlannedSong:
     """By the headers of its files; None where they were not read."""
     refused: str = ""
     """Why its files cannot be used, as far as headers tell."""
+    is_there: bool = False
+    """Whether the data set has a song of this id."""
 
 
 def plan(
@@ -47,7 +49,10 @@ def plan(
     """
     before = {song.id: song.split for song in existing.songs} if existing else {}
     splits = beside([track.id for track in tracks], rule, before)
-    songs = [PlannedSong(track.id, splits[track.id], track.stems, track.notes) for track in tracks]
+    songs = [
+        PlannedSong(track.id, splits[track.id], track.stems, track.notes, is_there=track.id in before)
+        for track in tracks
+    ]
     if not read_headers:
         return tuple(songs)
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:

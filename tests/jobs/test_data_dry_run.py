@@ -87,6 +87,23 @@ def test_people_see_the_same_table_before_the_work(db, tmp_path):
     assert "vocals: test/last/Backing Vox.wav + test/last/lead_vocals.wav" in done.stderr
 
 
+def test_the_second_time_only_what_is_new_is_told_and_the_rest_is_counted(db, tmp_path):
+    data = tmp_path / "my data"
+    first = vr_data("prepare", db, "--out", data, *SMALL)
+    summed = "test-last: vocals summed: Backing Vox.wav, lead_vocals.wav"
+    assert summed in first.stdout
+    soundfile.write(song(db / "train" / "new", seed=70, vocals=None) / "vox.wav", noise(0.98, 71), RATE_HZ)
+    second = vr_data("prepare", db, "--out", data, *SMALL)
+    assert "train-new: " in second.stdout
+    assert "test-last: " not in second.stdout
+    assert f"1 songs that were there already have notes; vr data inspect '{data}' shows them" in second.stdout
+    shown = [line.split()[1] for line in second.stderr.splitlines() if "  vocals: " in line]
+    assert shown == ["train-new"]
+    assert f"5 songs are in {data} already" in second.stderr
+    soundfile.write(db / "test" / "last" / "lead_vocals.wav", noise(1.0, 22), RATE_HZ)
+    assert summed in vr_data("prepare", db, "--out", data, *SMALL).stdout  # it was done again
+
+
 def test_a_long_table_is_cut_before_the_work(tmp_path):
     for k in range(23):
         (tmp_path / "music").mkdir(exist_ok=True)

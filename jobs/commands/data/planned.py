@@ -46,8 +46,11 @@ class Planned:
         return f"{name or source.path.name}{f':{source.stream}' if source.stream else ''}"
 
     def lines(self, most: int | None = None) -> Iterator[str]:
-        """A line a song, and what was decided about it; of at most so many songs."""
+        """A line a song, and what was decided about it; with `most`, of so many that the data set has not, at most."""
         songs = [song for song in self.songs if not song.refused]  # the others are named below
+        there = 0 if most is None else sum(song.is_there for song in songs)
+        if there:
+            songs = [song for song in songs if not song.is_there]
         shown = songs[:most]
         for song in shown:
             stems = "; ".join(
@@ -59,6 +62,8 @@ class Planned:
             yield from (f"       {note}" for note in song.notes)
         if len(shown) < len(songs):
             yield f"       and {len(songs) - len(shown)} more; all with --dry-run"
+        if there:
+            yield f"{there} songs are in {self.out} already; what has changed of them is prepared again"
         if self.about_splits:
             yield self.about_splits
 

@@ -13,6 +13,7 @@ from jobs.commands.data.given import remember
 from jobs.commands.data.planned import MOST_SONGS, Planned, about_songs_left, reasons_shown
 from jobs.commands.progress import audio_bar, in_bar
 from jobs.commands.terminal import say
+from vr_core.errors import command
 
 if TYPE_CHECKING:
     from dataprep.audio.tracks import Tracks
@@ -178,9 +179,12 @@ def _show(out: Path, found: "Tracks", done: "PrepareReport") -> None:
     for source, layout in found.layouts:
         typer.echo(f"{source}: layout {layout}")
     songs = song_summaries(done.manifest)
+    now = set(done.prepared)
     for song in songs:
-        for note in song.notes:
+        for note in song.notes if song.id in now else ():
             say(f"{song.id}: {note}")
+    if noted := sum(bool(song.notes) for song in songs if song.id not in now):
+        say(f"{noted} songs that were there already have notes; {command('data inspect', out)} shows them")
     for name, group in {**split_totals(songs), "all": total(songs)}.items():
         typer.echo(f"{name:>6}: {group_line(group)}")
     kept = f", {len(done.kept)} were there already" if done.kept else ""
