@@ -17,7 +17,7 @@ from dataprep.errors import DataError, ShardError
 from dataprep.preparing.folder import writing
 from dataprep.preparing.leftovers import finished_shards, left_alone, remove_leftovers, remove_versions
 from dataprep.preparing.prepare import PrepareProgress, PrepareReport, PrepareSettings, prepare
-from dataprep.preparing.survey import headers
+from dataprep.preparing.survey import are_gone, headers
 from dataprep.roles import Role
 from dataprep.shards.manifest import Manifest, Preparation, SongRow, StemRow, read_manifest, replace_manifest
 from dataprep.shards.old_manifests import moved_any
@@ -319,13 +319,7 @@ def _is_song(song: SongRow, track: Track, manifest: Manifest) -> bool:
 
 def _has_moved(song: SongRow, track: Track, rate_hz: int) -> bool:
     """Whether `track` is `song` at another place; a disk that is away does not make another album's song of it."""
-    for file, _ in files_of(song.sources):
-        try:
-            os.stat(file)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError:
-            return False
+    if not are_gone(song):
         return False
     try:
         _, length_s = headers(track)

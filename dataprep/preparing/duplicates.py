@@ -3,7 +3,7 @@
 They are pure: they make rows of the manifest from rows and fingerprints, and read or write no file.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from dataprep.fingerprints.fingerprint import LEAST_OVERLAP_S, Fingerprint, pairs
 from dataprep.preparing.song import SILENT_DB
@@ -25,6 +25,31 @@ def in_the_same_order(song: SongRow, before: SongRow | None) -> SongRow:
         return song
     vocals = new.model_copy(update={"audible": old.audible})
     return song.model_copy(update={"stems": {**song.stems, "vocals": vocals}})
+
+
+def renamed(
+    songs: Sequence[SongRow], given: Collection[str], are_gone: Callable[[SongRow], bool]
+) -> tuple[tuple[str, str], ...]:
+    """Songs that hold the audio of another whose files are gone: most likely their files have other names now.
+
+    Args:
+        songs: all of the data set, by id.
+        given: ids of those that the sources hold.
+        are_gone: whether the files of a song are.
+
+    Returns:
+        (what it was called, what it is called now), each of the first once.
+    """
+    by_audio: dict[frozenset[tuple[str, str]], str] = {}
+    for song in songs:
+        if song.id in given:
+            by_audio.setdefault(_audio(song), song.id)
+    others = [song for song in songs if song.id not in given and _audio(song) in by_audio]
+    return tuple((song.id, by_audio[_audio(song)]) for song in others if are_gone(song))
+
+
+def _audio(song: SongRow) -> frozenset[tuple[str, str]]:
+    return frozenset((role, stem.content_sha256) for role, stem in song.stems.items())
 
 
 def with_copies_in_one_split(

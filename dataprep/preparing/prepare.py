@@ -15,7 +15,7 @@ from pydantic import Field
 from dataprep.audio.tracks import Track
 from dataprep.errors import NothingUsable, PrepareError
 from dataprep.fingerprints.store import kept_fingerprints
-from dataprep.preparing.duplicates import in_the_same_order, with_copies_in_one_split
+from dataprep.preparing.duplicates import in_the_same_order, renamed, with_copies_in_one_split
 from dataprep.preparing.folder import existing_manifest, writing
 from dataprep.preparing.group import (
     GroupPlan,
@@ -28,7 +28,7 @@ from dataprep.preparing.group import (
 )
 from dataprep.preparing.leftovers import end_journal, left_alone, named_shards, own_shards, remove_leftovers
 from dataprep.preparing.song import SongSettings
-from dataprep.preparing.survey import Surveyed, is_current, survey
+from dataprep.preparing.survey import Surveyed, are_gone, is_current, survey
 from dataprep.preparing.workers import RunGroups, run_groups
 from dataprep.refusals import Refused
 from dataprep.shards.columns import CHANNELS, bin_bytes
@@ -91,6 +91,8 @@ class PrepareReport:
     read_otherwise: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Songs prepared now although neither their files nor the settings have changed, but how the files are read: (id,
     names of `reading_rules`)."""
+    renamed: tuple[tuple[str, str], ...] = ()
+    """Songs whose files are gone, and songs of the tracks that hold the same audio: (that one, this one)."""
 
 
 def prepare(
@@ -214,8 +216,9 @@ def _prepare(
     not_moved = tuple(id for id, split in asked.items() if id in before and split != before[id].split)
     read_otherwise = tuple((id, seen[id].rules) for id in prepared if id in outdated)
     return PrepareReport(
-        manifest, prepared, kept, tuple(failed), left_alone(out, named), new_content, not_moved, read_otherwise
-    )
+        manifest, prepared, kept, tuple(failed), left_alone(out, named), new_content, not_moved, read_otherwise,
+        renamed(songs, set(used), are_gone),
+    )  # fmt: skip
 
 
 def _with_free_names(

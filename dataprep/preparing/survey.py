@@ -12,7 +12,7 @@ from typing import Any
 from dataprep.audio.decoders import AudioInfo, AudioSource
 from dataprep.audio.files import probe
 from dataprep.audio.reading_rules import rules_of
-from dataprep.audio.tracks import Track
+from dataprep.audio.tracks import Track, files_of
 from dataprep.errors import AudioError, DataError
 from dataprep.preparing.song import SongSettings, refuse_mismatch, sources_of, stored_roles
 from dataprep.shards.manifest import SongRow
@@ -66,6 +66,19 @@ def is_current(song: SongRow, settings: SongSettings) -> bool:
     track = song.track()
     seen, _ = survey([track], settings)
     return track.id in seen and seen[track.id].stamp == song.stamp
+
+
+def are_gone(song: SongRow) -> bool:
+    """Whether none of a song's files is where it was; not where a disk does not answer."""
+    for file, _ in files_of(song.sources):
+        try:
+            os.stat(file)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            return False
+        return False
+    return True
 
 
 def headers(track: Track) -> tuple[dict[AudioSource, AudioInfo], float]:

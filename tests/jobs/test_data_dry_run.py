@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import soundfile
 
 from dataprep.audio import tracks as tracks_module
 from dataprep.errors import DataError, PrepareError
-from dataprep.shards.manifest import read_manifest
+from dataprep.shards.manifest import SongRow, read_manifest
 from jobs.errors import SongsFailed
 from tests.jobs.music import RATE_HZ, SMALL, noise, prepared, song, vr_data
 
@@ -34,6 +35,11 @@ def db(tmp_path):
     (tmp_path / "db" / ".DS_Store").write_bytes(b"")
     (tmp_path / "db" / "._cover.jpg").write_bytes(b"")
     return tmp_path / "db"
+
+
+def songs_of(data: Path, music: Path) -> tuple[SongRow, ...]:
+    prepared(data, music)
+    return read_manifest(data).songs
 
 
 def dry(*arguments: object) -> dict:
@@ -249,6 +255,25 @@ def test_an_album_replaces_no_songs_of_another(tmp_path):
     changed = vr_data("prepare", tmp_path / "B", "--out", tmp_path / "data", *SMALL)
     assert "other samples than before: 01_Two" in changed.stderr
     assert len(read_manifest(tmp_path / "data").songs) == 4
+
+
+def test_a_song_whose_file_has_another_name_now_is_told_with_the_command_that_takes_the_old_one_out(tmp_path):
+    music, data = tmp_path / "music", tmp_path / "my data"
+    music.mkdir()
+    for k in range(4):
+        soundfile.write(music / f"{k}.wav", noise(1.0, k), RATE_HZ)
+    split = {s.id: s.split for s in songs_of(data, music)}
+    (music / "1.wav").rename(music / "Été.wav")
+    shutil.copy(music / "2.wav", music / "copy.wav")
+    again = vr_data("prepare", music, "--out", data, *SMALL)
+    assert f"Été: holds the audio of 1, whose files are gone; both are in {data}" in again.stderr
+    assert "copy: holds" not in again.stderr
+    line = next(line for line in again.stderr.splitlines() if "take the old ones out" in line)
+    vr_data(*shlex.split(line.partition("out: vr data ")[2]))
+    left = {s.id: s.split for s in read_manifest(data).songs}
+    assert left == {"0": split["0"], "2": split["2"], "3": split["3"], "copy": split["2"], "Été": split["1"]}
+    value = prepared(data, music)
+    assert (value["renamed"], value["prepared"]) == ([], [])
 
 
 def test_songs_that_were_made_otherwise_of_the_same_files_are_named(tmp_path):

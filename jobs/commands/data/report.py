@@ -62,6 +62,11 @@ def prepare_shown(before: Planned, settings: "PrepareSettings", as_json: bool, o
         say(f"other samples than before: {', '.join(done.new_content)}", err=True)
     for name, rules in done.read_otherwise:
         say(f"prepared again: {name}: {'; '.join(RULES[rule].says for rule in rules)}", err=True)
+    for gone, song in done.renamed:
+        say(f"{song}: holds the audio of {gone}, whose files are gone; both are in {out}", err=True)
+    if done.renamed:
+        ids = [gone for gone, _ in done.renamed]
+        say(f"if they have other names now, take the old ones out: {command('data remove', out, *ids)}", err=True)
     left_alone_shown(out, done.left_alone)
     if done.not_moved:
         say(
@@ -152,6 +157,7 @@ def _as_json(before: Planned, done: "PrepareReport") -> dict[str, Any]:
         "refused": [{"song": song, "why": why} for song, why in done.failed],
         "left_alone": list(done.left_alone),
         "new_content": list(done.new_content),
+        "renamed": [{"song": gone, "now": song} for gone, song in done.renamed],
         **_found_as_json(before),
     }
 
