@@ -89,3 +89,36 @@ def test_a_folder_of_songs_of_which_one_is_called_with_mix_stays_one(tmp_path):
     lay_out(tmp_path, [f"songs/{song}/{stem}.wav" for song in ("Cafe", "With Mix", "Voices")
                        for stem in ("vocals", "instrumental", "Full Mix")])  # fmt: skip
     assert set(found(tmp_path)) == {"songs-Cafe", "songs-With_Mix", "songs-Voices"}
+
+
+def test_results_of_a_separation_beside_some_songs_are_left_out_in_one_line(tmp_path):
+    """The defect: one song that was separated made the whole collection be asked about."""
+    songs = [
+        "Album/01 - Eins.mp3",
+        "Album/02 夜.flac",
+        "Album/03.wav",
+        "Album/04.wav",
+        "Album/04.m4a",
+        "x.mp3",
+        "y.mp3",
+    ]
+    results = ["Album/01_-_Eins.vocals.wav", "Album/01_-_Eins.instrumental.wav", "Album/04-2.vocals.flac",
+               "Album/04-2.instrumental.flac"]  # fmt: skip
+    lay_out(tmp_path, [*songs, *results])
+    tracks = find_tracks([tmp_path])
+    assert tracks.layouts[0][1] == "flat"
+    assert sorted(song["mixture"][0] for song in found(tmp_path).values()) == sorted(songs)
+    ((where, why),) = tracks.problems
+    assert where == tmp_path / "Album/01_-_Eins.instrumental.wav"
+    assert why.startswith("written by a separation beside its song, and so 3 more; --layout stems")
+    assert set(find_tracks([tmp_path], "stems").tracks[0].stems) == {"vocals", "instrumental"}
+
+
+@pytest.mark.parametrize(
+    "beside", [["a.vocals.wav"], ["q.vocals.wav", "q.instrumental.wav"], ["a.vocals.wav", "a.instrumental.flac"]],
+    ids=["one side", "no song", "two formats"],
+)  # fmt: skip
+def test_stems_that_are_no_results_beside_their_song_are_asked_about(tmp_path, beside):
+    lay_out(tmp_path, [*(f"{name}.mp3" for name in "abcdef"), *beside])
+    with pytest.raises(DataError, match="are stems by their names"):
+        find_tracks([tmp_path])

@@ -1,11 +1,11 @@
 """The layouts, and which one a source has: one line of a table each."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from dataprep.audio.layouts import side_folders
-from dataprep.audio.layouts.flat import find_flat
+from dataprep.audio.layouts.flat import find_flat, separated_beside_songs
 from dataprep.audio.layouts.found import Found
 from dataprep.audio.layouts.musdb import find_musdb, is_musdb
 from dataprep.audio.layouts.song_folders import (
@@ -62,9 +62,11 @@ def recognise(source: Path, files: Sequence[Path]) -> Recognised:
         labelled = [layout for layout in TABLE if layout.name != "flat" and layout.has(source, files)]
         if labelled:
             return _most_used(labelled, source, files)
-        _refuse_stems(source, files)
-        unclear = half_named_folders(files)
-        return layout_of("flat")._replace(find=lambda _, all_files: _flat_without(unclear, source, all_files))
+        separated = separated_beside_songs(files)
+        songs = [path for path in files if path not in separated]
+        _refuse_stems(source, songs)
+        unclear = half_named_folders(songs)
+        return layout_of("flat")._replace(find=lambda _, files: _flat_without(unclear, separated, source, files))
     return layout_of("musdb" if is_musdb(source) else "flat")
 
 
@@ -102,9 +104,15 @@ def layout_of(name: str) -> Recognised:
     raise DataError(f"--layout {name}: unknown, expected auto or one of {', '.join(LAYOUTS)}")
 
 
-def _flat_without(unclear: Mapping[Path, str], source: Path, files: Sequence[Path]) -> Found:
-    found = find_flat(source, [path for path in files if path.parent not in unclear])
-    return Found(found.songs, tuple(unclear.items()))
+def _flat_without(
+    unclear: Mapping[Path, str], separated: Collection[Path], source: Path, files: Sequence[Path]
+) -> Found:
+    found = find_flat(source, [path for path in files if path.parent not in unclear and path not in separated])
+    problems = list(unclear.items())
+    if separated:
+        why = f"written by a separation beside its song, and so {len(separated) - 1} more; --layout stems takes them"
+        problems.append((min(separated), why))
+    return Found(found.songs, tuple(problems))
 
 
 _OF_STEMS = (("stems",), ("multitrack",), ("multitracks",))
