@@ -56,7 +56,9 @@ def plan(
     if not read_headers:
         return tuple(songs)
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
-        return tuple(pool.map(_with_length, tracks, songs))
+        songs = list(pool.map(_with_length, tracks, songs))
+    splits |= beside([song.id for song in songs if not song.refused], rule, before)  # the others take no place
+    return tuple(replace(song, split=splits[song.id]) for song in songs)
 
 
 def heeding(rule: SplitRule, tracks: Sequence[Track], *, published: bool) -> SplitRule:

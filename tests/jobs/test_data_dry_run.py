@@ -175,6 +175,30 @@ def test_what_headers_refuse_is_told_by_a_dry_run(tmp_path):
     assert [s["song"] for s in told["refused"]] == ["text"]
 
 
+def test_a_dry_run_tells_the_splits_that_the_work_gives_where_files_are_empty(tmp_path):
+    """The defect: what cannot be read took a place in the draw, and so songs had another split in the end."""
+    (tmp_path / "music").mkdir()
+    for k in range(12):
+        soundfile.write(tmp_path / "music" / f"{k}.wav", noise(0.2, k), RATE_HZ)
+    for k in range(12, 20):
+        (tmp_path / "music" / f"{k}.wav").write_bytes(b"")
+    told = dry(tmp_path / "music", "--out", tmp_path / "data", *SMALL)
+    songs = songs_of(tmp_path / "data", tmp_path / "music")
+    assert {s["song"]: s["split"] for s in told["songs"]} == {s.id: s.split for s in songs}
+    again = vr_data("prepare", tmp_path / "music", "--out", tmp_path / "data", *SMALL, "--dry-run").stdout
+    assert f"12 songs would be in {tmp_path / 'data'}, of which 12 are there already; nothing was written" in again
+
+
+def test_songs_that_stay_in_their_split_are_told_to_who_asked_for_another(tmp_path):
+    (tmp_path / "music").mkdir()
+    for k in range(8):
+        soundfile.write(tmp_path / "music" / f"{k}.wav", noise(0.2, k), RATE_HZ)
+    command = ("prepare", tmp_path / "music", "--out", tmp_path / "data", *SMALL)
+    vr_data(*command, "--split", "test=0.5")
+    assert "keep the split" not in vr_data(*command).stderr
+    assert "keep the split that they have in" in vr_data(*command, "--split", "test=0.1").stderr
+
+
 def test_a_file_that_is_named_is_done_or_refused_by_name(tmp_path):
     music = tmp_path / "music"
     music.mkdir()

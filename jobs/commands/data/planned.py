@@ -36,6 +36,8 @@ class Planned:
     songs: "Sequence[PlannedSong]"
     about_splits: str = ""
     """What became of the split that a published data set has."""
+    split_given: bool = False
+    """Whether the user has asked for a split: else nobody wonders where songs stay."""
     no_song_now: tuple[str, ...] = ()
     """Ids of songs of the data set that were made of files in the sources, and that these are no songs of now."""
 
@@ -142,7 +144,7 @@ def planned(
         )  # fmt: skip
     left = no_song_now(found.tracks, sources, existing) if existing is not None else ()
     songs = plan(found.tracks, rule, existing, read_headers=read_headers)
-    return Planned(sources, out, found, rule, songs, about, left)
+    return Planned(sources, out, found, rule, songs, about, split is not None, left)
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def prepare_shown(before: Planned, settings: "PrepareSettings", as_json: bool, o
         ids = [gone for gone, _ in done.renamed]
         say(f"if they have other names now, take the old ones out: {command('data remove', out, *ids)}", err=True)
     left_alone_shown(out, done.left_alone)
-    if done.not_moved:
+    if done.not_moved and before.split_given:
         say(
             f"{len(done.not_moved)} songs keep the split that they have in {out}, such as {done.not_moved[0]}; a list "
             "moves them: --split FILE",
@@ -93,7 +93,10 @@ def dry_run_shown(would: Planned, as_json: bool) -> int:
             say(f"{source}: layout {name}")
         for line in would.lines():
             say(line)
-        say(f"{len(would.songs) - len(would.refused())} songs would be in {would.out}; nothing was written")
+        songs = [song for song in would.songs if not song.refused]
+        there = sum(song.is_there for song in songs)
+        known = f", of which {there} are there already" if there else ""
+        say(f"{len(songs)} songs would be in {would.out}{known}; nothing was written")
     _not_used(would, refused)
     _no_song_now_shown(would)
     _require_named(would, [song for song, _ in would.refused()])
