@@ -10,8 +10,10 @@ from tests.masking import mask_of
 from vr_core.draws import Draws
 from vr_core.models.registry import build
 from vr_core.models.roformer import Rotary
+from vr_core.optim import parameter_groups
 from vr_core.specs.heads import HeadSpec
 from vr_core.specs.models import BsRoformerSpec, MelRoformerSpec
+from vr_core.specs.optim import OptimSpec
 from vr_core.specs.stft import StftSpec
 
 SMALL = StftSpec(n_fft=64, hop=16)
@@ -44,7 +46,8 @@ def spectrum(items: int, frames: int, seed: int = 0) -> torch.Tensor:
 def test_the_published_sizes(spec, width, blocks, stems, parameters):
     with torch.device("meta"):
         model = build(spec(width=width, blocks=blocks), 1025, head(stems))
-    assert sum(p.numel() for p in model.parameters()) == parameters
+    stored = [buffer for name, buffer in model.named_buffers() if name.endswith("freqs")]  # published as parameters
+    assert sum(tensor.numel() for tensor in [*model.parameters(), *stored]) == parameters
     assert len(model.band_split.to_features) == (62 if spec is BsRoformerSpec else 60)
 
 
@@ -163,8 +166,7 @@ def test_the_answer_is_that_of_a_slow_loop(spec, zero_dc):
     spec = spec.model_copy(update={"zero_dc": zero_dc})
     model = build(spec, BINS, head(2)).double().eval()
     for p in model.parameters():
-        if p.requires_grad:
-            p.data += 0.1 * torch.randn_like(p)
+        p.data += 0.1 * torch.randn_like(p)
     x = spectrum(2, 5)
     with torch.inference_mode():
         answer = model(x)["complex_mask"]
@@ -200,7 +202,7 @@ def test_an_item_is_the_same_in_any_batch_and_when_it_is_computed_again(recomput
             draws = Draws.of_items(5, range(10 + at, 10 + at + n))
             mask_of(model, x[at : at + n], draws).abs().square().sum().backward()
             at += n
-        return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
 
     whole = gradient([4])
     for cut in ([1, 3], [1] * 4):
@@ -252,6 +254,8 @@ def test_every_parameter_is_in_one_layer(spec):
     model = build(spec, BINS, head(2))
     for name, _ in model.named_parameters():
         assert sum(name.startswith(prefix) for prefix in model.layer_prefixes()) == 1, name
+    parameter_groups(model, OptimSpec())
+    assert not [name for name, parameter in model.named_parameters() if "rotary" in name]
 
 
 def test_what_it_hears_of_a_data_set_with_another_stft():

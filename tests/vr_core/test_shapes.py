@@ -6,7 +6,6 @@ A new model or objective needs no line here.
 import importlib
 import inspect
 import pkgutil
-import re
 import typing
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -83,7 +82,8 @@ WRONG: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("model", MODELS)
 def test_no_model_takes_a_wrong_shape(model: str, wrong: str) -> None:
     net = build(MODEL_SPECS[model], BINS)
-    with pytest.raises(TypeCheckError, match=f"parameters of .*{re.escape(type(net).forward.__qualname__)}"):
+    owner = type(net).forward.__qualname__.partition(".")[0]
+    with pytest.raises(TypeCheckError, match=rf"parameters of .*{owner}\."):
         net(WRONG[wrong](heard_by_a(model, 2, 13)))
 
 

@@ -81,8 +81,12 @@ class Sound:
 
 
 def heard_by(front: Front, sound: Sound) -> Inexact[Tensor, "I C F T"]:
-    """What a model with that front is given of a sound that has its STFT."""
-    return sound.phased() if front.phase else sound.magnitude
+    """What a model with that front is given of a sound that has its STFT; an item counts as a whole song."""
+    heard = sound.phased() if front.phase else sound.magnitude
+    if front.scale == "none":
+        return heard
+    peak = sound.magnitude.amax(dim=(1, 2, 3), keepdim=True)
+    return heard / torch.where(peak > 0, peak, 1)
 
 
 Sounds = Mapping[str, Sound]

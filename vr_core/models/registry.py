@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vr_core.models.bs_roformer import BsRoformer
+from vr_core.models.cascaded_net import CascadedNet
 from vr_core.models.dense_frame_transformer import DenseFrameTransformer
 from vr_core.models.mel_roformer import MelRoformer
 from vr_core.models.model import Model
@@ -13,6 +14,7 @@ from vr_core.specs.models import ModelSpec
 
 MODELS: dict[str, Callable[[Any, int, HeadSpec], Model]] = {
     "bs_roformer": BsRoformer,
+    "cascaded_net": CascadedNet,
     "dense_frame_transformer": DenseFrameTransformer,
     "mel_roformer": MelRoformer,
     "plain_stack": PlainStack,

@@ -44,10 +44,12 @@ class RmsNorm(nn.Module):
 class Rotary(nn.Module):
     """Rotary positions (Su et al. 2021, eq. 34), neighbours in pairs; the frequencies are stored and not trained."""
 
+    freqs: Float[Tensor, " pair"]
+
     def __init__(self, head_width: int) -> None:
         super().__init__()
         powers = torch.arange(0, head_width, 2).float() / head_width
-        self.freqs = nn.Parameter(_ROTARY_BASE**-powers, requires_grad=False)
+        self.register_buffer("freqs", _ROTARY_BASE**-powers)
 
     def forward(self, x_bhtk: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T K"]:
         angle = torch.outer(torch.arange(x_bhtk.shape[-2], device=x_bhtk.device, dtype=self.freqs.dtype), self.freqs)

@@ -1,6 +1,7 @@
 """What a model wants to hear: its STFT, with the Nyquist bin or without, magnitudes or complex numbers. No torch."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from vr_core.specs.stft import StftSpec
 
@@ -15,6 +16,10 @@ class Front:
     """Whether the Nyquist bin is its last one; it needs an own STFT, since data sets store none."""
     phase: bool = False
     """Whether it hears complex spectrograms."""
+    context_frames: int = 0
+    """Frames at either side of a window that it hears and whose answer does not count."""
+    scale: Literal["none", "song_peak"] = "none"
+    """`song_peak`: what it hears is divided by the largest magnitude of the whole song."""
 
     @property
     def takes_phase(self) -> bool:

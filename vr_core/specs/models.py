@@ -159,6 +159,36 @@ def _hz(mel: float) -> float:
     return _LINEAR_TO_HZ * math.exp((mel - _LINEAR_TO_MEL) / _MELS_A_NEPER)
 
 
+class CascadedNetSpec(Spec):
+    """The network of tsurumeso's vocal-remover v5 and v6 (`vr_core/models/cascaded_net.py`)."""
+
+    name: Literal["cascaded_net"] = "cascaded_net"
+    channels: Annotated[int, Field(gt=0, multiple_of=4)] = 32
+    """Of the last stage; published are 32 and 96."""
+    lstm: Annotated[int, Field(gt=0, multiple_of=4)] = 128
+    """Of both directions; published are 128 and 512."""
+    norm: Literal["item", "frozen_batch"] = "item"
+    """`frozen_batch`: by the statistics that a published file holds, which stay as they are."""
+    phase: bool = False
+    """Whether it hears complex numbers."""
+    auxiliary: bool = False
+    """Whether a file holds the weights of an auxiliary output, as those of v5 do; nothing computes it."""
+    stft: StftSpec | None = None
+    """Its own, with the Nyquist bin; by default the data set's without."""
+    context_frames: Annotated[int, Field(ge=0)] = 64
+    """Heard at either side of a window in separation, and not answered."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @property
+    def front(self) -> Front:
+        """Numbers over the peak of the song."""
+        return Front(
+            self.stft, nyquist=self.stft is not None, phase=self.phase, context_frames=self.context_frames,
+            scale="song_peak",
+        )  # fmt: skip
+
+
 ModelSpec = Annotated[
-    BsRoformerSpec | DenseFrameTransformerSpec | MelRoformerSpec | PlainStackSpec, Field(discriminator="name")
+    BsRoformerSpec | CascadedNetSpec | DenseFrameTransformerSpec | MelRoformerSpec | PlainStackSpec,
+    Field(discriminator="name"),
 ]
