@@ -20,6 +20,7 @@
     ├── Late               an answer did not come in time
     ├── DamagedRun         a file of a run folder is unreadable
     ├── DamagedLedger      the table of submitted runs is unreadable
+    ├── NoMemory           a device cannot hold what a separation computes at once
     └── SongsFailed        some songs could not be separated or scored; the others were
 
 The command line prints the message as one line and exits with the class's `exit_code`.
@@ -98,6 +99,10 @@ class NothingKept(UserError):
 
 class FolderTaken(UserError):
     """The folder given to vr quickstart or vr eval holds something else, is in use, or cannot be written."""
+
+
+class NoMemory(Failure):
+    """A device cannot hold what a separation computes at once."""
 
 
 class SongsFailed(Failure):

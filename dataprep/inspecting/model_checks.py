@@ -10,7 +10,7 @@ from dataprep.batches.order import Item, Read
 from dataprep.roles import Role
 from dataprep.shards.dataset import Dataset
 from dataprep.shards.manifest import SongRow
-from vr_core.audio.estimates import instrumental_mask
+from vr_core.audio.estimates import stem_mask
 from vr_core.models.model import Model
 
 WINDOWS = 8
@@ -67,7 +67,7 @@ def _foreign(data: Dataset, song: SongRow, role: Role, model: Model, crop_frames
     items = [Item(0, 0, length, (Read(song.id, role, start, length),)) for start in _starts(frames, length)]
     stem = read_batch(data, items).slots[role]
     magnitude = stem.codec.widen_magnitude(stem.columns, stem.scale).to(device)
-    mask = instrumental_mask(model.head, model(magnitude), magnitude).abs()
+    mask = stem_mask(model.head, model(magnitude), magnitude, "instrumental").abs()
     taken = mask if role == "vocals" else 1 - mask
     whole = float(magnitude.square().sum())
     return float((taken * magnitude).square().sum()) / whole if whole else 0.0

@@ -57,6 +57,8 @@ def evaluate(
         say(result.note, err=True)
     for line in result.left_out:
         say(line, err=True)
+    if result.stems_not_scored:
+        say(f"not scored, since only instrumental and vocals are known: {', '.join(result.stems_not_scored)}", err=True)
     if result.trained_on:
         say(f"trained on, so that their scores say nothing of new songs: {', '.join(result.trained_on)}", err=True)
     if as_json:

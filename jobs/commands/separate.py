@@ -1,4 +1,4 @@
-"""`vr separate`: songs into instrumental and vocals."""
+"""`vr separate`: songs into their stems."""
 
 import json
 import sys
@@ -45,16 +45,32 @@ def separate(
     normalise: Annotated[
         bool,
         typer.Option(
-            "--normalise", help="Lower both files by one gain until neither is beyond full scale; never raise them."
+            "--normalise", help="Lower all files by one gain until none is beyond full scale; never raise them."
         ),
     ] = False,
-    picture: Annotated[bool, typer.Option(help="Also draw mixture, vocals and instrumental as spectrograms.")] = True,
+    picture: Annotated[bool, typer.Option(help="Also draw mixture and stems as spectrograms.")] = True,
+    stems: Annotated[
+        str | None,
+        typer.Option(
+            help="Stems to write, such as vocals,drums; all: every one that the weights give.",
+            show_default="instrumental,vocals where the weights give them, else all",
+        ),
+    ] = None,
+    window_s: Annotated[
+        float | None,
+        typer.Option(
+            "--window-s",
+            min=0.01,
+            help="What the model hears at once, in seconds; longer is better, as far as memory goes.",
+            show_default="as in its training",
+        ),
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Separate songs into instrumental and vocals.
+    """Separate songs into instrumental and vocals, or other stems.
 
-    The two files sum to the song, PCM within half a step. PCM and flac clip what is beyond full scale. It
+    Instrumental and vocals sum to the song, PCM within half a step. PCM and flac clip what is beyond full scale. It
     is counted and told, and --normalise avoids it. The files are stereo, also those of a mono song, at the song's own
     sample rate.
 
@@ -69,12 +85,14 @@ def separate(
     from dataprep.audio.tracks import about_no_audio
     from jobs.errors import NoSongs, SongsFailed
     from jobs.scoring.results import read_record, scratch
-    from jobs.scoring.separate import OutputSettings, pick_device
+    from jobs.scoring.separate import OutputSettings, chosen_stems, pick_device, windows_for
     from jobs.scoring.separator import load_separator
     from jobs.scoring.songs import find_songs
+    from vr_core.audio.stems import given_stems
     from vr_core.small_files import DamagedFile
 
-    output = OutputSettings(out, file_format, _subtype(file_format, subtype), picture, normalise)
+    wanted = None if stems is None else tuple(stem.strip() for stem in stems.split(",") if stem.strip())
+    output = OutputSettings(out, file_format, _subtype(file_format, subtype), picture, normalise, wanted, window_s)
     found = find_songs(songs)
     if found.passed_over:
         say(
@@ -93,6 +111,8 @@ def separate(
         raise NoSongs("there is no song to separate; see the lines above")
     chosen = pick_device(device)
     model, meta = load_separator(checkpoint, chosen, partial(say, err=True))
+    chosen_stems(given_stems(model.head.stems), wanted)  # what is wrong with the options is said before any work
+    windows_for(meta, window_s)
     with scratch(out):  # where nothing can be written, no work is begun
         pass
     try:
@@ -216,9 +236,10 @@ def _separate_one(
 
 
 def _plain(song: "Song", files: "SeparatedSong", placed: "Placed") -> dict[str, Any]:
+    stems = {stem: str(path) for stem, path in files.stems.items()}
     return {
-        "song": str(song.path), "name": placed.name, "name_wanted": song.name,
-        "instrumental": str(files.instrumental), "vocals": str(files.vocals),
+        "song": str(song.path), "name": placed.name, "name_wanted": song.name, "stems": stems,
+        "instrumental": stems.get("instrumental"), "vocals": stems.get("vocals"),
         "picture": str(files.picture) if files.picture else None, "seconds": round(files.seconds, 3),
         "sample_rate_hz": files.sample_rate_hz, "gain_db": files.gain_db, "clipped_samples": files.clipped_samples,
     }  # fmt: skip
@@ -233,11 +254,11 @@ def _notes(files: "SeparatedSong", placed: "Placed") -> Iterator[str]:
         whose += " as it was before it changed" if placed.kept_earlier else ""
         yield f"its results are called {placed.name}: {placed.kept} {whose}, and was kept"
     if files.gain_db:
-        yield f"both results are {-files.gain_db:.2f} dB lower than the song, so that none is clipped"
+        yield f"its results are {-files.gain_db:.2f} dB lower than the song, so that none is clipped"
     clipped = {stem: count for stem, count in files.clipped_samples.items() if count}
     if clipped:
         where = " and ".join(f"{count:,} samples of the {stem}" for stem, count in clipped.items())
-        missed = "; the two do not sum to the song there" if "vocals" in clipped else ""
+        missed = "; they do not sum to the song there" if files.rest in clipped else ""
         yield f"{where} clipped{missed}; use --normalise, or wav with --subtype FLOAT"
 
 

@@ -212,6 +212,6 @@ def _separate(folder: Path, run: RunFolder, bar: "Bar") -> dict[str, Any]:
         lambda: open_audio(AudioSource(mixture), rate_hz), song.id, model, meta, OutputSettings(mixture.parent), device
     )
     return {
-        "song": song.id, "mixture": mixture, "instrumental": files.instrumental, "vocals": files.vocals,
+        "song": song.id, "mixture": mixture, **files.stems,
         "picture": files.picture, "before_db": mean["do_nothing_db"], "after_db": mean["sdr_db"],
     }  # fmt: skip

@@ -26,7 +26,8 @@ from jobs.runs.lookup import resolve_weights
 from jobs.scoring.results import STEMS, fitting_with_digest, read_record
 from jobs.scoring.separate import OutputSettings, SeparatedSong, pick_device, separate_song
 from vr_core.audio.metrics import Score, mean_db
-from vr_core.errors import StorageError, VrError
+from vr_core.audio.stems import given_stems
+from vr_core.errors import StorageError, VrError, WeightsError
 from vr_core.files import require_no_links, write_json
 from vr_core.small_files import DamagedFile
 from vr_core.specs.stft import StftSpec
@@ -55,11 +56,16 @@ class Evaluation:
     """What is to be said of the weights."""
     left_out: tuple[str, ...] = ()
     """What a folder holds beside the songs that can be scored, a line each."""
+    stems_not_scored: tuple[str, ...] = ()
+    """Stems that the weights give and no song is known in."""
 
     def plain(self) -> dict[str, Any]:
-        """`{"songs": [...], "mean": {...}, "trained_on": [...]}`; a mean is over the songs that have the score."""
+        """`songs`, `mean`, `trained_on` and `stems_not_scored`; a mean is over the songs that have the score."""
         mean = {name: mean_db(song[name] for song in self.songs) for name in SCORES}
-        return {"songs": self.songs, "mean": mean, "trained_on": self.trained_on}
+        return {
+            "songs": self.songs, "mean": mean, "trained_on": self.trained_on,
+            "stems_not_scored": list(self.stems_not_scored),
+        }  # fmt: skip
 
 
 def no_bar(seconds: dict[str, float]) -> AbstractContextManager[Callable[[str, float], None]]:
@@ -92,7 +98,8 @@ def evaluate(
         may_read: is called with the songs' files before any is read; what it raises ends the evaluation.
 
     Raises:
-        NotACheckpoint, WeightsError: the checkpoint cannot be used, or is of a pretraining run.
+        NotACheckpoint, WeightsError: the checkpoint cannot be used, is of a pretraining run, or gives neither
+            instrumental nor vocals.
         NoSongs: nothing in `data` has stems.
         DataError: `data` is missing, or its STFT settings are not the model's.
         FolderTaken: `out` holds a file of somebody else where one of ours would go.
@@ -101,6 +108,12 @@ def evaluate(
     chosen = pick_device(device)
     model, meta = load_model(weights, chosen)
     note = require_separation(meta, str(checkpoint))
+    given = given_stems(model.head.stems).names
+    if not set(STEMS) <= set(given):
+        raise WeightsError(
+            f"{checkpoint}: gives {', '.join(given)}, and scores are of {' and '.join(STEMS)}; give weights that "
+            "answer with one of these"
+        )
     left_out: list[str] = []
     songs = labelled_songs(data, split, None if meta.model.front.stft else meta.stft, left_out)
     known = stem_digests(data)
@@ -117,7 +130,9 @@ def evaluate(
     scored: list[dict[str, Any]] = []
     problems: list[tuple[str, str]] = []
     trained_on: list[str] = []
-    result = Evaluation(scored, problems, folder, trained_on, note, tuple(left_out))
+    result = Evaluation(
+        scored, problems, folder, trained_on, note, tuple(left_out), tuple(stem for stem in given if stem not in STEMS)
+    )
 
     def store() -> None:
         write_json(folder / FILE, {
@@ -191,8 +206,8 @@ def score_song(song: Track, files: SeparatedSong, sample_rate_hz: int) -> tuple[
     instrumental, vocals, nothing = Score(), Score(), Score()
     streams = (
         open_stems(song, sample_rate_hz),
-        open_audio(AudioSource(files.instrumental), sample_rate_hz),
-        open_audio(AudioSource(files.vocals), sample_rate_hz),
+        open_audio(AudioSource(files.stems["instrumental"]), sample_rate_hz),
+        open_audio(AudioSource(files.stems["vocals"]), sample_rate_hz),
     )
     hashes = {role: hashlib.sha256() for role in ROLES}
     for true, instrumental_estimate, vocals_estimate in zip(*streams, strict=True):

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from jobs.commands.separate import separate as command
 from tests.masking import Masking
 from vr_core.models.registry import build
+from vr_core.specs.heads import HeadSpec
 from vr_core.specs.models import PlainStackSpec
 from vr_core.specs.stft import StftSpec
 from vr_core.weights import WeightsMeta, save_weights
@@ -34,9 +35,11 @@ class Gain(Masking):
         return torch.full_like(magnitude, self.value)
 
 
-def tiny_weights(folder: Path) -> Path:
+def tiny_weights(folder: Path, *stems: str) -> Path:
+    """Untrained ones, that answer with these stems, by default with the instrumental."""
     torch.manual_seed(0)
-    save_weights(folder / "weights.safetensors", build(META.model, META.stft.bins).state_dict(), META)
+    meta = META.model_copy(update={"head": HeadSpec(stems=stems)}) if stems else META
+    save_weights(folder / "weights.safetensors", build(meta.model, meta.stft.bins, meta.head).state_dict(), meta)
     return folder / "weights.safetensors"
 
 

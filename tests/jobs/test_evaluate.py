@@ -25,6 +25,7 @@ from jobs.errors import FolderTaken, NoSongs, SongsFailed
 from jobs.scoring.evaluate import evaluate
 from jobs.scoring.results import FILE as RECORD
 from jobs.scoring.results import SongFile, place, scratch
+from tests.jobs.separations import tiny_weights
 from vr_core.errors import WeightsError
 from vr_core.models.registry import build
 from vr_core.specs.models import PlainStackSpec
@@ -88,7 +89,7 @@ def test_scores_are_those_of_the_files_against_the_original_audio(run_folder: Pa
     plain = result.plain()
     assert plain["mean"]["sdr_db"] == pytest.approx(sum(song["sdr_db"] for song in result.songs) / 2)
     stored = json.loads((result.folder / "eval.json").read_text())
-    assert {key: stored[key] for key in ("songs", "mean", "trained_on")} == plain
+    assert {key: stored[key] for key in ("songs", "mean", "trained_on", "stems_not_scored")} == plain
     assert stored["step"] == 7
 
 
@@ -144,7 +145,7 @@ def test_a_song_whose_audio_is_damaged_is_named_and_the_other_is_scored(run_fold
     assert "not scored: one:" in stderr
     assert "drums.wav" in stderr
     scores = json.loads(stdout)
-    assert set(scores) == {"songs", "mean", "trained_on"}
+    assert set(scores) == {"songs", "mean", "trained_on", "stems_not_scored"}
     assert [song["id"] for song in scores["songs"]] == ["two"]
     assert not list((run_folder / "eval").rglob("one.*"))
 
@@ -251,6 +252,27 @@ def test_what_of_a_folder_is_not_scored_is_said(run_folder: Path, music: Path) -
     assert "passed over, one stem alone has no score: 1 songs, such as alone" in stderr
     assert "passed over, no audio: 1 .jpg" in stderr
     assert "xff.wav: its name is not UTF-8; rename it" in stderr
+
+
+def test_of_more_stems_the_two_that_are_known_are_scored_and_the_others_named(music: Path, tmp_path: Path) -> None:
+    weights = tiny_weights(tmp_path, "drums", "vocals", "bass")
+    error, stdout, stderr = run_command(str(weights), str(music), "--device", "cpu", "--json")
+    assert error is None
+    assert "not scored, since only instrumental and vocals are known: drums, bass\n" in stderr
+    scores = json.loads(stdout)
+    assert scores["stems_not_scored"] == ["drums", "bass"]
+    [folder] = (tmp_path / "eval").iterdir()
+    assert not list(folder.glob("*drums*"))
+    for song in scores["songs"]:
+        vocals = soundfile.read(music / song["id"] / "vocals.wav")[0]
+        found = sdr(vocals, soundfile.read(folder / f"{song['id']}.vocals.wav")[0])
+        assert song["vocals_sdr_db"] == pytest.approx(found, abs=1e-3)
+
+
+def test_weights_that_give_neither_half_of_a_song_are_refused(music: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="gives drums, bass, rest, and scores are of instrumental and vocals"):
+        evaluate(tiny_weights(tmp_path, "drums", "bass"), music, device="cpu")
+    assert not (tmp_path / "eval").exists()
 
 
 def test_the_table_has_every_song_and_the_mean(run_folder: Path, music: Path) -> None:

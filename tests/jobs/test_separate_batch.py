@@ -100,9 +100,9 @@ def test_what_fails_after_the_first_file_leaves_none(
 def test_a_song_that_changes_meanwhile_is_a_problem_of_its_own(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cut(model: object, spec: object, blocks: object, *rest: object) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def cut(model: object, spec: object, blocks: object, *_: object, **__: object) -> Iterator[dict[str, np.ndarray]]:
         for block in blocks:
-            yield block[:, :100], block[:, :100]
+            yield dict.fromkeys(("instrumental", "vocals"), block[:, :100])
 
     monkeypatch.setattr(scoring, "separate", cut)
     write_song(tmp_path / "song.wav")
@@ -115,11 +115,11 @@ def test_after_ctrl_c_what_was_done_is_told(weights: Path, tmp_path: Path, monke
     begun = []
     real = scoring.separate
 
-    def interrupted(*arguments: object) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def interrupted(*arguments: object, **options: object) -> Iterator[dict[str, np.ndarray]]:
         begun.append(arguments)
         if len(begun) == 2:
             raise KeyboardInterrupt
-        yield from real(*arguments)
+        yield from real(*arguments, **options)
 
     monkeypatch.setattr(scoring, "separate", interrupted)
     for name in "abc":
@@ -142,9 +142,9 @@ def test_what_was_done_is_told_as_it_is_done(weights: Path, tmp_path: Path, monk
     seen = []
     real = scoring.separate
 
-    def watched(*arguments: object) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def watched(*arguments: object, **options: object) -> Iterator[dict[str, np.ndarray]]:
         seen.append(list(told))
-        yield from real(*arguments)
+        yield from real(*arguments, **options)
 
     monkeypatch.setattr(scoring, "separate", watched)
     monkeypatch.setattr("typer.echo", lambda line, file: told.append(line) if file is sys.stdout else None)
@@ -160,7 +160,7 @@ def test_a_rate_that_the_format_has_not_is_refused_before_any_work(
 ) -> None:
     begun = []
     real = scoring.separate
-    monkeypatch.setattr(scoring, "separate", lambda *arguments: (begun.append(1), real(*arguments))[1])
+    monkeypatch.setattr(scoring, "separate", lambda *given, **named: (begun.append(1), real(*given, **named))[1])
     write_song(tmp_path / "high.wav", rate_hz=768_000, seconds=0.05)
     write_song(tmp_path / "low.wav")
     arguments = (tmp_path / "high.wav", tmp_path / "low.wav", "-m", weights, "-o", tmp_path / "out", "--no-picture")

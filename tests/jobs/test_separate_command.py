@@ -60,7 +60,7 @@ def test_what_an_integer_format_clips_from_the_instrumental_is_kept_in_the_vocal
     output = OutputSettings(tmp_path, subtype="PCM_16", picture=False)
     song = partial(open_audio, AudioSource(tmp_path / "song.wav"), RATE_HZ)
     files = separate_song(song, "song", Gain(1.5), META, output)
-    parts = [soundfile.read(path)[0][:, 0] for path in (files.instrumental, files.vocals)]
+    parts = [soundfile.read(path)[0][:, 0] for path in (files.stems["instrumental"], files.stems["vocals"])]
     assert np.abs(parts[0]).max() > 0.999
     np.testing.assert_allclose(parts[0] + parts[1], wave, atol=2**-16)
     assert files.clipped_samples == {"instrumental": np.count_nonzero(np.abs(parts[0]) > 0.9999) * 2, "vocals": 0}
@@ -143,7 +143,7 @@ def test_one_gain_keeps_both_within_full_scale_and_the_sum(
     )
     gain = 10 ** (files.gain_db / 20)
     assert gain == pytest.approx(1 / (1.7 * max(mask, 1)), rel=0.05)  # the windows' ends are a little louder
-    parts = [soundfile.read(path)[0].T for path in (files.instrumental, files.vocals)]
+    parts = [soundfile.read(path)[0].T for path in (files.stems["instrumental"], files.stems["vocals"])]
     assert 0.999 < max(np.abs(part).max() for part in parts) <= 1
     assert files.clipped_samples == {"instrumental": 0, "vocals": 0}
     np.testing.assert_allclose(parts[0] + parts[1], gain * song, atol=2e-4)

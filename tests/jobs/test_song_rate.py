@@ -35,8 +35,8 @@ def parts(
     output = OutputSettings(path, subtype=subtype, picture=False, normalise=normalise)
     (path / "made").mkdir(exist_ok=True)
     files = make_files(song, rate_hz, "song", model, WIDE, output, path / "made")
-    instrumental, vocals = (soundfile.read(file)[0].T for file in (files.instrumental, files.vocals))
-    assert soundfile.info(files.vocals).samplerate == files.sample_rate_hz == rate_hz
+    instrumental, vocals = (soundfile.read(file)[0].T for file in (files.stems["instrumental"], files.stems["vocals"]))
+    assert soundfile.info(files.stems["vocals"]).samplerate == files.sample_rate_hz == rate_hz
     return instrumental, vocals, files
 
 
@@ -129,8 +129,8 @@ def test_a_song_at_the_models_rate_is_bit_for_bit_what_the_model_gives(tmp_path)
     soundfile.write(tmp_path / "song.wav", noise(20_000, 3).T, RATE_HZ, "FLOAT")
     source = AudioSource(tmp_path / "song.wav")
     windows = WindowSpec(frames=META.crop_frames, overlap_frames=META.crop_frames // 2)
-    pairs = list(separate(model, META.stft, open_audio(source, RATE_HZ), windows))
-    instrumental = np.concatenate([first for first, _ in pairs], axis=1)
+    blocks = list(separate(model, META.stft, open_audio(source, RATE_HZ), windows))
+    instrumental = np.concatenate([block["instrumental"] for block in blocks], axis=1)
     files = separate_song(
         partial(open_audio, source, RATE_HZ), "song", model, META, OutputSettings(tmp_path, picture=False)
     )
@@ -139,6 +139,6 @@ def test_a_song_at_the_models_rate_is_bit_for_bit_what_the_model_gives(tmp_path)
         tmp_path / "new",
     )  # fmt: skip
     for found in (files, made):
-        assert np.array_equal(soundfile.read(found.instrumental, dtype="float32")[0].T, instrumental)
+        assert np.array_equal(soundfile.read(found.stems["instrumental"], dtype="float32")[0].T, instrumental)
         mixture = read_audio(source, RATE_HZ)
-        assert np.array_equal(soundfile.read(found.vocals, dtype="float32")[0].T, mixture - instrumental)
+        assert np.array_equal(soundfile.read(found.stems["vocals"], dtype="float32")[0].T, mixture - instrumental)

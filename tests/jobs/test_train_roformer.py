@@ -37,7 +37,9 @@ def test_its_weights_separate_songs_at_their_own_stft(tiny_data: Path, tmp_path:
     song = np.random.default_rng(0).standard_normal((2, 9000)).astype(np.float32) * 0.1
     windows = WindowSpec(frames=meta.crop_frames, overlap_frames=meta.crop_frames // 2)
     pieces = list(separate(model, meta.stft, [song], windows))
-    instrumental, vocals = (np.concatenate([pair[i] for pair in pieces], axis=1) for i in (0, 1))
+    instrumental, vocals = (
+        np.concatenate([piece[stem] for piece in pieces], axis=1) for stem in ("instrumental", "vocals")
+    )
     np.testing.assert_allclose(instrumental + vocals, song, atol=1e-6)
     assert np.abs(vocals).mean() > 0
     # Another head is another shape, and is said so.

@@ -76,7 +76,7 @@ def separated(weights: Path, folder: Path) -> NDArray[np.float32]:
     model, meta = load_model(weights)
     song = partial(open_audio, AudioSource(folder / "song.wav"), RATE_HZ)
     parts = separate_song(song, "song", model, meta, OutputSettings(folder, picture=False))
-    instrumental: NDArray[np.float32] = soundfile.read(parts.instrumental, dtype="float32")[0]
+    instrumental: NDArray[np.float32] = soundfile.read(parts.stems["instrumental"], dtype="float32")[0]
     return instrumental
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.masking import Masking
-from vr_core.audio.estimates import estimate, instrumental_mask, masks_of
+from vr_core.audio.estimates import estimate, masks_of, stem_mask
 from vr_core.audio.sound import Sound
 from vr_core.draws import Draws
 from vr_core.models.registry import build
@@ -210,7 +210,7 @@ def test_an_amplitude_is_a_ratio_of_at_most_one_in_separation_and_itself_in_trai
 def test_the_instrumental_is_what_was_asked_for_or_what_the_vocals_leave(stems: tuple[str, ...]) -> None:
     values = {"instrumental": 0.75, "vocals": 0.5}
     answer = torch.stack([torch.full((1, 2, 3, 4), values[stem]) for stem in stems], dim=1)
-    mask = instrumental_mask(HeadSpec(stems=stems), {"mask": answer}, torch.ones(1, 2, 3, 4))
+    mask = stem_mask(HeadSpec(stems=stems), {"mask": answer}, torch.ones(1, 2, 3, 4), "instrumental")
     assert mask.unique().tolist() == [0.5 if stems == ("vocals",) else 0.75]
 
 

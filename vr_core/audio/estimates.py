@@ -28,17 +28,20 @@ def masks_of(head: HeadSpec, answer: Answer, magnitude: Float[Tensor, "I C F T"]
     return values
 
 
-def instrumental_mask(
-    head: HeadSpec, answer: Answer, magnitude: Float[Tensor, "I C F T"]
+def stem_mask(
+    head: HeadSpec, answer: Answer, magnitude: Float[Tensor, "I C F T"], stem: str
 ) -> Inexact[Tensor, "I C F T"]:
-    """As `masks_of`, of the instrumental: what a model that was asked for it says, or what its vocals leave.
+    """As `masks_of`, of one stem; the instrumental of a model that does not answer with it is what its vocals leave.
 
-    A model of pretraining has one mask of the whole mixture, and that is taken.
+    A model of pretraining has one mask of the whole mixture, and that is taken for the instrumental's.
+
+    Raises:
+        ValueError: another stem that the model does not answer with.
     """
     masks = masks_of(head, answer, magnitude)
-    if "instrumental" in head.stems:
-        return masks[:, head.stems.index("instrumental")]
-    return 1 - masks[:, head.stems.index("vocals")] if "vocals" in head.stems else masks[:, 0]
+    if stem == "instrumental" and stem not in head.stems:
+        return 1 - masks[:, head.stems.index("vocals")] if "vocals" in head.stems else masks[:, 0]
+    return masks[:, head.stems.index(stem)]
 
 
 def estimate(head: HeadSpec, answer: Answer, heard: Sound) -> dict[str, Sound]:

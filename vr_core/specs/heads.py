@@ -1,12 +1,14 @@
 """What a model answers: the schema, without torch. The objective asks for it, and a weights file says it."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from vr_core.config import Spec
 
 Kind = Literal["mask", "complex_mask", "amplitude"]
+StemName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9 _-]*$", max_length=40)]
+"""It stands in the names of files."""
 
 
 class HeadSpec(Spec):
@@ -15,7 +17,7 @@ class HeadSpec(Spec):
     kind: Kind = "mask"
     """`mask`: in (0, 1), times the mixture. `complex_mask`: any complex number, times the mixture. `amplitude`: the
     stem's magnitude."""
-    stems: tuple[str, ...] = Field(("instrumental",), min_length=1)
+    stems: tuple[StemName, ...] = Field(("instrumental",), min_length=1)
 
     @property
     def planes(self) -> int:
