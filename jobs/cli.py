@@ -40,6 +40,7 @@ from jobs.commands.jobs.show import show
 from jobs.commands.jobs.stop import stop
 from jobs.commands.jobs.submit import submit, train
 from jobs.commands.jobs.watch import watch
+from jobs.commands.models import models
 from jobs.commands.plan import plan
 from jobs.commands.quickstart import quickstart
 from jobs.commands.separate import separate
@@ -49,8 +50,8 @@ from jobs.commands.version import show_version
 from vr_core.errors import UserError
 
 ORDER_OF_USE = (
-    "quickstart", "data", "cluster", "plan", "submit", "train", "jobs", "trace", "eval", "separate", "import", "tune",
-    "trials",
+    "quickstart", "data", "cluster", "models", "plan", "submit", "train", "jobs", "trace", "eval", "separate", "import",
+    "tune", "trials",
 )  # fmt: skip
 """Commands and groups as the help of `vr` lists them; Typer would list all groups last."""
 
@@ -103,7 +104,7 @@ def _group(name: str, about: str, *commands: Callable[..., None]) -> typer.Typer
     return group
 
 
-for command in (quickstart, submit, train, tune, trials, plan, trace):
+for command in (quickstart, submit, train, tune, trials, models, plan, trace):
     app.command()(command)
 app.command("eval")(evaluate)
 app.command()(separate)

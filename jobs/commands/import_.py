@@ -18,17 +18,38 @@ def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint: .ckpt, .pth, .pt or .safetensors.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Weights file to write, such as NAME.safetensors.")],
     config: Annotated[
-        Path | None, typer.Option(metavar="YAML", help="The file's own YAML: its hop, chunk and stems.")
+        Path | None,
+        typer.Option(
+            metavar="YAML", help="The file's own YAML: its hop, chunk and stems.", show_default="options below say them"
+        ),
     ] = None,
     stems: Annotated[
-        str | None, typer.Option(help="Stems in the file's order, such as vocals,instrumental; before the YAML's.")
+        str | None,
+        typer.Option(
+            help="Stems in the file's order, such as vocals,instrumental; before the YAML's.",
+            show_default="the YAML's",
+        ),
     ] = None,
-    hop: Annotated[int | None, typer.Option(min=1, help="Hop of its STFT, in samples.")] = None,
-    n_fft: Annotated[int | None, typer.Option("--n-fft", min=2, help="Size of its STFT, in samples.")] = None,
+    hop: Annotated[
+        int | None,
+        typer.Option(min=1, help="Hop of its STFT, in samples.", show_default="the YAML's, else the usual one"),
+    ] = None,
+    n_fft: Annotated[
+        int | None,
+        typer.Option("--n-fft", min=2, help="Size of its STFT, in samples.", show_default="as its tensors say"),
+    ] = None,
     chunk: Annotated[
-        int | None, typer.Option(min=1, help="Length of its training crops, in samples: the window of separation.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Length of its training crops, in samples: the window of separation.",
+            show_default="the YAML's, else 8 s",
+        ),
     ] = None,
-    licence: Annotated[str | None, typer.Option(help="Its licence, which is kept in the weights file.")] = None,
+    licence: Annotated[
+        str | None,
+        typer.Option(help="Its licence, which is kept in the weights file.", show_default="none is kept"),
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Write over weights or a recipe that are there.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -37,7 +58,7 @@ def import_(
     BS-RoFormer, Mel-Band RoFormer and tsurumeso's vocal-remover are recognised by their tensors. A pickle is
     read without running anything in it. Beside the weights comes a recipe that trains them further.
 
-    Example: vr import model_bs_roformer.ckpt --config model_bs_roformer.yaml -o bs-roformer.safetensors
+    Example: vr import theirs.ckpt --config theirs.yaml -o roformer.safetensors
     """
     import psutil
 
@@ -101,8 +122,9 @@ def _show(about: dict[str, Any], meta: "WeightsMeta") -> None:
 def _parameters(meta: "WeightsMeta") -> int:
     import torch
 
+    from vr_core.models.figures import count_parameters
     from vr_core.models.registry import build
 
     with torch.device("meta"):
         model = build(meta.model, meta.model.front.bins_on(meta.stft), meta.head)
-    return sum(p.numel() for p in model.parameters())
+    return count_parameters(model)

@@ -20,7 +20,7 @@ from tests.lan import SHARED, Host, Lan, await_true
 from vr_core.config import to_yaml
 from vr_core.specs.stft import StftSpec
 
-PATIENCE_S = 180
+PATIENCE_S = 600
 _AHEAD_S = 3600
 EVERY_S = 0.3
 """Between two looks at a run's folder, whose lines are all read each time."""

@@ -35,7 +35,7 @@ class PlainStack(Model):
 
     def __init__(self, spec: PlainStackSpec, bins: int, head: HeadSpec) -> None:
         super().__init__()
-        self.bins, self.head = bins, head
+        self.bins, self.head, self.front = bins, head, spec.front
         self.compress = CompressedMagnitude()
         self.input = nn.Linear(STEREO * bins, spec.width)
         self.blocks = nn.ModuleList(PlainBlock(spec, i) for i in range(spec.blocks))

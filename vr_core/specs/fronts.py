@@ -20,6 +20,10 @@ class Front:
     """Frames at either side of a window that it hears and whose answer does not count."""
     scale: Literal["none", "song_peak"] = "none"
     """`song_peak`: what it hears is divided by the largest magnitude of the whole song."""
+    receptive_frames: int | None = None
+    """Frames that one frame of the answer depends on; None: all that it hears at once."""
+    least_frames: int = 1
+    """With fewer it gives no answer."""
 
     @property
     def takes_phase(self) -> bool:

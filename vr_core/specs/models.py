@@ -55,7 +55,7 @@ class PlainStackSpec(Spec):
     @property
     def front(self) -> Front:
         """Magnitudes, as they are stored."""
-        return AS_STORED
+        return Front(receptive_frames=1 + self.blocks * (self.kernel_frames - 1))
 
 
 class RoformerSpec(Spec):

@@ -1,0 +1,120 @@
+"""`vr models`: what can be trained and run, with figures, and which PC has room for it."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs.commands.terminal import Json, results, show_table
+
+if TYPE_CHECKING:
+    from cluster.inventory import Inventory
+    from vr_core.specs.configurations import Configuration
+
+
+def models(
+    inventory: Annotated[
+        Path | None,
+        typer.Option(
+            "-i", "--inventory", help="YAML file that describes the PCs: which can train what.", show_default="no PCs"
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List models by name and size, and which PC can train them.
+
+    A size gives its parameters, its STFT, and the work of a forward pass for each second of audio. With an
+    inventory it says for each PC's largest card whether it has room to train all of it, and how many items at once.
+    It counts memory in float32 and items as long as the size is usually trained with.
+
+    Example: vr models -i home.yaml
+    """
+    from cluster.inventory import Inventory
+    from vr_core.config import load
+    from vr_core.specs.configurations import CONFIGURATIONS
+
+    pcs = load(Inventory, inventory) if inventory is not None else None
+    found = {name: _about(configuration, pcs) for name, configuration in CONFIGURATIONS.items()}
+    if as_json:
+        print(json.dumps(found))
+        return
+    _show(found, pcs)
+
+
+def _about(configuration: "Configuration", pcs: "Inventory | None") -> dict[str, Any]:
+    """One row, as JSON-ready values."""
+    from vr_core.config import plain
+
+    front, stft = configuration.model.front, configuration.stft
+    return {
+        "about": configuration.about, "model": plain(configuration.model),
+        "parameters": configuration.figures.parameters, "head": configuration.head.kind,
+        "stems": list(configuration.head.stems), "n_fft": stft.n_fft, "hop": stft.hop,
+        "own_stft": front.stft is not None, "hears": "complex" if front.phase else "magnitude",
+        "receptive_frames": front.receptive_frames, "least_frames": front.least_frames,
+        "context_frames": front.context_frames, "crop_s": round(configuration.crop_s, 3),
+        "forward_gflop_per_s": round(configuration.figures.forward_flop_per_s / 1e9, 3),
+        "item_bytes": configuration.figures.item_bytes,
+        "item_bytes_recomputed": configuration.figures.recomputed_bytes,
+        **({} if pcs is None else {"pcs": _on(configuration, pcs)}),
+    }  # fmt: skip
+
+
+def _on(configuration: "Configuration", pcs: "Inventory") -> dict[str, dict[str, Any]]:
+    """PC → what its largest card can train; PCs without cards are left out."""
+    from dataclasses import asdict
+
+    from jobs.planning.fits import fit
+
+    cards_gib = {pc.name: max(gpu.memory_gib for gpu in pc.gpus) for pc in pcs.nodes if pc.gpus}
+    return {name: asdict(fit(configuration.figures, gib * 2**30)) for name, gib in cards_gib.items()}
+
+
+def _show(found: dict[str, dict[str, Any]], pcs: "Inventory | None") -> None:
+    from rich.table import Table
+
+    names = next(iter(found.values())).get("pcs", {})
+    table = Table(
+        "name",
+        "parameters",
+        "STFT",
+        "stems",
+        "GFLOP/s of audio",
+        "about" if pcs is None else "item s",
+        *names,
+        box=None,
+    )
+    for name, row in found.items():
+        cells = [_words(fit) for fit in row.get("pcs", {}).values()]
+        last = row["about"] if pcs is None else f"{row['crop_s']:.1f}"
+        stft = f"{row['n_fft']}/{row['hop']}" + ("" if row["own_stft"] else " or data's")
+        table.add_row(
+            name,
+            f"{row['parameters']:,}",
+            stft,
+            str(len(row["stems"])),
+            _figure(row["forward_gflop_per_s"]),
+            last,
+            *cells,
+        )
+    show_table(table)
+    if pcs is not None:
+        results().print(
+            "Items at once with all parameters trained; r: with model.recompute=true; LoRA: only with a frozen body, "
+            "which vr cannot train yet.", soft_wrap=True, markup=False, highlight=False,
+        )  # fmt: skip
+        without = [pc.name for pc in pcs.nodes if not pc.gpus]
+        if without:
+            results().print(f"Without a card that the inventory names: {', '.join(without)}.", markup=False)
+
+
+def _figure(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2f}"
+
+
+def _words(fit: dict[str, Any]) -> str:
+    if fit["way"] == "no":
+        return "no"
+    count = f"{fit['micro_batch']}{' r' if fit['recompute'] else ''}"
+    return count if fit["way"] == "whole" else f"LoRA {count}"

@@ -1,0 +1,145 @@
+"""Named configurations: what people train and share, with the settings that make up its size. No torch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from vr_core.specs.heads import MASK, HeadSpec
+from vr_core.specs.models import (
+    BsRoformerSpec,
+    CascadedNetSpec,
+    DenseFrameTransformerSpec,
+    MelRoformerSpec,
+    ModelSpec,
+    PlainStackSpec,
+)
+from vr_core.specs.stft import StftSpec
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one configuration, as `vr_core.models.figures.figures_of` counts them."""
+
+    parameters: int
+    """With the fixed numbers that published files hold among them."""
+    forward_flop_per_s: float
+    """Products and sums of a forward pass, for a second of stereo audio."""
+    item_bytes: int
+    """Kept in float32 for the backward pass of an item of `crop_s`."""
+    recomputed_bytes: int | None = None
+    """The same with `model.recompute`; None where the model has no such key."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A model of a certain size."""
+
+    about: str
+    """Whose it is, in a few words."""
+    model: ModelSpec
+    figures: Figures
+    head: HeadSpec = MASK
+    crop_s: float = 8.0
+    """Seconds of audio of an item, as it is usually trained."""
+
+    @property
+    def stft(self) -> StftSpec:
+        """Of what the model hears: its own, else the usual one of a data set."""
+        return self.model.front.stft_on(StftSpec())
+
+    @property
+    def crop_frames(self) -> int:
+        """Of what the model hears in `crop_s`."""
+        return round(self.crop_s * self.stft.sample_rate_hz / self.stft.hop)
+
+
+def _tsurumeso(**settings: Any) -> CascadedNetSpec:
+    return CascadedNetSpec(norm="frozen_batch", stft=StftSpec(), **settings)
+
+
+_COMPLEX = HeadSpec(kind="complex_mask")
+_SIX = HeadSpec(kind="complex_mask", stems=("bass", "drums", "other", "vocals", "guitar", "piano"))
+_BOTH = HeadSpec(stems=("instrumental", "vocals"))
+_OF_128, _OF_256, _OF_512 = (frames * 1024 / 44_100 for frames in (128, 256, 512))
+"""Seconds of so many frames of the usual STFT."""
+
+CONFIGURATIONS: dict[str, Configuration] = {
+    "bs_roformer/192x6": Configuration(
+        "a small one", BsRoformerSpec(width=192), Figures(24_591_340, 1.72e11, 15_546_497_028, 2_019_491_844), _COMPLEX
+    ),
+    "bs_roformer/256x12": Configuration(
+        "the community's, one stem",
+        BsRoformerSpec(width=256, blocks=12),
+        Figures(51_049_484, 4.49e11, 35_267_991_556, 3_041_648_644),
+        _COMPLEX,
+    ),
+    "bs_roformer/256x12-six": Configuration(
+        "the community's, six stems",
+        BsRoformerSpec(width=256, blocks=12),
+        Figures(174_656_564, 4.74e11, 36_480_599_556, 4_254_256_644),
+        _SIX,
+    ),
+    "bs_roformer/384x6": Configuration(
+        "the paper's size", BsRoformerSpec(), Figures(74_532_652, 3.69e11, 22_441_293_828, 3_257_507_844), _COMPLEX
+    ),
+    "bs_roformer/384x12": Configuration(
+        "the community's usual size",
+        BsRoformerSpec(blocks=12),
+        Figures(98_194_828, 7.28e11, 44_283_287_556, 4_171_735_044),
+        _COMPLEX,
+    ),
+    "bs_roformer/512x12": Configuration(
+        "the community's large one",
+        BsRoformerSpec(width=512, blocks=12),
+        Figures(159_758_092, 1.09e12, 53_298_583_556, 5_301_821_444),
+        _COMPLEX,
+    ),
+    "mel_roformer/384x6": Configuration(
+        "the community's usual size",
+        MelRoformerSpec(),
+        Figures(228_202_852, 3.88e11, 23_715_003_872, 3_523_664_352),
+        _COMPLEX,
+    ),
+    "mel_roformer/384x12": Configuration(
+        "the community's large one",
+        MelRoformerSpec(blocks=12),
+        Figures(251_869_636, 7.35e11, 46_626_655_712, 4_408_400_352),
+        _COMPLEX,
+    ),
+    "cascaded_net/v5": Configuration(
+        "tsurumeso's vocal-remover",
+        _tsurumeso(auxiliary=True),
+        Figures(14_740_882, 2.28e10, 1_437_081_960),
+        crop_s=_OF_256,
+    ),
+    "cascaded_net/v5-wide": Configuration(
+        "tsurumeso's wide one",
+        _tsurumeso(auxiliary=True, channels=96, lstm=512),
+        Figures(129_170_978, 2.04e11, 4_276_622_312),
+        crop_s=_OF_256,
+    ),
+    "cascaded_net/v5-complex": Configuration(
+        "tsurumeso's, hears phase",
+        _tsurumeso(auxiliary=True, phase=True),
+        Figures(14_742_866, 2.3e10, 1_458_065_768),
+        _COMPLEX,
+        crop_s=_OF_256,
+    ),
+    "cascaded_net/v6": Configuration(
+        "tsurumeso's, two stems", _tsurumeso(), Figures(14_740_898, 2.28e10, 1_441_278_312), _BOTH, crop_s=_OF_256
+    ),
+    "dense_frame_transformer/songs": Configuration(
+        "of the recipes songs-*, for 2 cores",
+        DenseFrameTransformerSpec(width=256, blocks=3, heads=4, feedforward=768, max_distance_frames=256, dropout=0),
+        Figures(5_641_688, 4.84e08, 18_239_488),
+        crop_s=_OF_128,
+    ),
+    "dense_frame_transformer/home": Configuration(
+        "of the recipes home-*",
+        DenseFrameTransformerSpec(width=1024, blocks=8, heads=16, feedforward=3072),
+        Figures(141_062_218, 1.29e10, 809_705_472),
+        crop_s=_OF_512,
+    ),
+    "plain_stack/256x3": Configuration(
+        "a baseline without attention", PlainStackSpec(), Figures(2_640_384, 2.27e08, 7_085_056), crop_s=_OF_128
+    ),
+}
