@@ -1,16 +1,18 @@
 """The schema of a recipe: everything that one run needs, read by the command line, the workers and Tune alike."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field, model_validator
 
+from dataprep.shards.columns import has_phase
 from vr_core.config import Spec, digest, identity, plain
-from vr_core.errors import ConfigError
+from vr_core.errors import ConfigError, command
 from vr_core.specs.bounds import Count, Positive
 from vr_core.specs.models import DenseFrameTransformerSpec, ModelSpec
 from vr_core.specs.objectives import ObjectiveSpec, SeparateSpec
 from vr_core.specs.optim import OptimSpec
+from vr_core.specs.slots import Stem
 from vr_core.specs.stft import StftSpec
 
 RUNS = Path("runs")
@@ -241,11 +243,6 @@ class Recipe(Spec):
         late = [pattern for pattern, step in self.optim.unfreeze.items() if step >= self.steps]
         if late:
             raise ValueError(f"optim.unfreeze: {late[0]!r} would never be trained in {self.steps} steps; use freeze")
-        if self.model.front.takes_phase and "mixture" in self.objective.signals.stems:
-            raise ValueError(
-                f"model.name {self.model.name}: hears phase, and mixtures are stored without; "
-                "take the objective separate"
-            )
         if self.nodes is not None and (self.workers.count != 1 or self.workers.labels):
             raise ValueError("nodes says where the workers are, and how many: leave out workers.count and .labels")
         if self.nodes is not None and self.nodes.min > self.batch.items:
@@ -255,6 +252,11 @@ class Recipe(Spec):
         if len(self.workers.labels) not in (0, 1, self.workers.count):
             raise ValueError(f"workers.labels must hold one entry, or one for each of {self.workers.count} workers")
         return self
+
+    @property
+    def needs_phase(self) -> bool:
+        """Whether items are read with their phase: for the objective, or for what the model hears."""
+        return self.objective.signals.phase or self.model.front.takes_phase
 
     @property
     def local_from_step(self) -> int:
@@ -282,13 +284,34 @@ class Recipe(Spec):
         return digest(identity(plain(self), without=NO_IDENTITY, added=ADDED_KEYS, removed=REMOVED_KEYS))
 
 
-def require_hearable(recipe: Recipe, stft: StftSpec) -> None:
-    """Check that the recipe's model hears something of crops of a data set with that STFT.
+class Stored(Protocol):
+    """How songs are stored: what a data set's manifest says, or the settings of its preparation."""
+
+    @property
+    def stft(self) -> StftSpec:
+        """Of the spectrograms."""
+        ...
+
+    def codec_of(self, role: Stem) -> str:
+        """Codec in which a role is stored."""
+        ...
+
+
+def require_hearable(recipe: Recipe, stored: Stored) -> None:
+    """Check that a data set has what the recipe reads of it, and that its model hears something of crops of that.
 
     Raises:
-        ConfigError: another sample rate, or crops that are shorter than one of its windows.
+        ConfigError: stems without the phase that is needed, another sample rate, or crops that are shorter than one of
+            the model's windows.
     """
-    own = recipe.model.front.stft
+    mute = [stem for stem in recipe.objective.signals.stems if not has_phase(stored.codec_of(stem))]
+    if mute and recipe.needs_phase:
+        prepare = command("data prepare", "SRC", "--out", "NEW", "--mixture-codec", "polar8")
+        raise ConfigError(
+            f"data: {recipe.data or 'the data set'}: stores {mute[0]}s without phase ({stored.codec_of(mute[0])}), "
+            f"which {recipe.objective.name} with {recipe.model.name} needs; prepare the music anew with it: `{prepare}`"
+        )
+    own, stft = recipe.model.front.stft, stored.stft
     if own is None:
         return
     if own.sample_rate_hz != stft.sample_rate_hz:

@@ -74,6 +74,7 @@ def as_json(manifest: Manifest) -> dict[str, Any]:
         "schema_version": manifest.schema_version,
         "digest": manifest.digest(),
         "codec": manifest.codec,
+        "mixture_codec": manifest.mixture_codec,
         "stft": plain(manifest.stft),
         "shards": len(manifest.shards),
         "shard_bytes": sum(shard.bytes for shard in manifest.shards.values()),

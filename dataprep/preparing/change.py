@@ -32,7 +32,8 @@ from vr_core.small_files import sha256_of
 def settings_of(manifest: Manifest) -> PrepareSettings:
     """How its songs were prepared."""
     how = manifest.preparation or _traces(manifest)
-    return PrepareSettings(stft=manifest.stft, codec=manifest.codec, **how.model_dump())  # type: ignore[arg-type]
+    codecs = {"codec": manifest.codec, "mixture_codec": manifest.mixture_codec}
+    return PrepareSettings(stft=manifest.stft, **codecs, **how.model_dump())  # type: ignore[arg-type]
 
 
 def _traces(manifest: Manifest) -> Preparation:

@@ -66,10 +66,13 @@ def existing_manifest(out: Path, settings: SongSettings) -> Manifest:
                 f"{out}: holds {strangers[0]}{f' and {len(strangers) - 1} more' if strangers[1:] else ''}, and no data "
                 "set; give a new folder with --out"
             )
-        return Manifest(stft=settings.stft, codec=settings.codec, shards={}, songs=())
+        return Manifest(
+            stft=settings.stft, codec=settings.codec, mixture_codec=settings.mixture_codec, shards={}, songs=()
+        )
     found = read_manifest(out)
-    mine, theirs = ({**plain(stft), "codec": codec} for stft, codec in
-                    ((settings.stft, settings.codec), (found.stft, found.codec)))  # fmt: skip
+    mine, theirs = (
+        {**plain(one.stft), "codec": one.codec, "mixture_codec": one.mixture_codec} for one in (settings, found)
+    )
     differ = [f"{key} is {theirs[key]} there and {mine[key]} here" for key in mine if mine[key] != theirs[key]]
     if differ:
         keep = [word for key, option in _OPTIONS.items() if mine[key] != theirs[key] for word in (option, theirs[key])]

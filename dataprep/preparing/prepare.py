@@ -201,7 +201,8 @@ def _prepare(
     songs = with_copies_in_one_split(songs, kept_fingerprints(out, songs), frame_s, before)
     named = {stem.shard for song in songs for stem in song.stems.values()}
     manifest = Manifest(
-        stft=settings.stft, codec=settings.codec, preparation=settings.preparation(), songs=tuple(songs),
+        stft=settings.stft, codec=settings.codec, mixture_codec=settings.mixture_codec,
+        preparation=settings.preparation(), songs=tuple(songs),
         shards={name: row for name, row in sorted(shards.items()) if name in named},
     )  # fmt: skip
     if replaced := set(existing.shards) - named:
@@ -252,7 +253,7 @@ def _plan(todo: Mapping[str, Surveyed], settings: PrepareSettings) -> tuple[tupl
     todo_s = {id: one.length_s for id, one in todo.items()}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = settings.workers or (1 if sum(todo_s.values()) <= _ONE_WORKER_S else cores)
-    frame_bytes = CHANNELS * settings.stft.bins * bin_bytes(settings.codec)
+    frame_bytes = CHANNELS * settings.stft.bins * max(map(bin_bytes, (settings.codec, settings.mixture_codec)))
     frames_per_s = settings.stft.sample_rate_hz / settings.stft.hop
     plans = plan_groups(
         todo_s, {id: one.stamp for id, one in todo.items()}, frame_bytes * frames_per_s, settings.shard_bytes, workers

@@ -22,7 +22,7 @@ from dataprep.fingerprints.fingerprint import Listener, can_listen
 from dataprep.preparing.stem_checks import StemChecks, energy, find_offset
 from dataprep.roles import Role
 from dataprep.shards.codecs import CODECS
-from dataprep.shards.manifest import MIXTURE_CODEC, Preparation, SongRow, StemRow
+from dataprep.shards.manifest import Preparation, SongRow, StemRow
 from dataprep.shards.writer import BATCH_FRAMES, ShardWriter, checksum
 from vr_core.specs.stft import StftSpec
 
@@ -39,6 +39,7 @@ class SongSettings(Preparation):
     stft: StftSpec = StftSpec()
     codec: Literal["polar8", "complex16"] = "polar8"
     """Of vocals and instrumentals."""
+    mixture_codec: Literal["magnitude8", "polar8", "complex16"] = "magnitude8"
     keep_suspicious: bool = False
     """Take songs whose mixture and stem are of two songs by their sound. It is not kept in the manifest."""
 
@@ -48,7 +49,7 @@ class SongSettings(Preparation):
 
     def codec_of(self, role: Role) -> str:
         """Codec in which a role is stored."""
-        return MIXTURE_CODEC if role == "mixture" else self.codec
+        return self.mixture_codec if role == "mixture" else self.codec
 
 
 def stored_roles(track: Track, settings: SongSettings) -> tuple[Role, ...]:

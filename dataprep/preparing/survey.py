@@ -15,7 +15,7 @@ from dataprep.audio.reading_rules import rules_of
 from dataprep.audio.tracks import Track, files_of
 from dataprep.errors import AudioError, DataError
 from dataprep.preparing.song import SongSettings, refuse_mismatch, sources_of, stored_roles
-from dataprep.shards.manifest import SongRow
+from dataprep.shards.manifest import MIXTURE_CODEC, SongRow
 from vr_core.config import digest, plain
 
 _BYTES_PER_S = 16_000
@@ -127,6 +127,8 @@ def _facts(track: Track, settings: SongSettings) -> list[Any]:
     how = plain(settings)
     if not settings.align:  # what was prepared before there was such a setting stays what it is
         del how["align"]
+    if settings.mixture_codec == MIXTURE_CODEC:  # likewise
+        del how["mixture_codec"]
     del how["keep_suspicious"]  # decides which songs are taken, and not what is stored of one
     return [files, how, stored_roles(track, settings)]
 

@@ -7,7 +7,7 @@ passage keeps its resolution beside a loud one.
 
     polar8      8-bit log magnitude (0 is zero; 1..255 lie 110/254 dB apart, up to the peak), 8-bit phase; 2 bytes a bin
     complex16   half-precision real and imaginary parts, divided by the peak; 4 bytes
-    magnitude8  the magnitude of polar8 alone, for mixtures in pretraining; 1 byte
+    magnitude8  the magnitude of polar8 alone, for mixtures unless they are asked for with phase; 1 byte
 
 Widening is by tables computed once in double precision, so that a CPU and a GPU see equal values. On a CPU it runs over
 pieces of about 32,768 numbers, on as many threads as torch has: pieces stay in the cache, and for so few numbers torch
@@ -42,7 +42,6 @@ class Codec(ABC):
     name: str
     columns: Mapping[str, str]
     """Of `dataprep.shards.columns`."""
-    has_phase = True
 
     @abstractmethod
     def encode(self, spectrogram: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
@@ -220,7 +219,6 @@ class Magnitude8(Codec):
 
     name = "magnitude8"
     columns = COLUMNS[name]
-    has_phase = False
 
     def encode(self, spectrogram: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
         """As `Codec.encode`."""
@@ -228,7 +226,7 @@ class Magnitude8(Codec):
         return {"magnitude": codes}, peak
 
     def _complex(self, columns: Columns, scale: Tensor) -> Tensor:
-        raise TypeError("magnitude8 stores no phase; read vocals and instrumental instead of the mixture")
+        raise TypeError("magnitude8 stores no phase; prepare the music with --mixture-codec polar8, or read its stems")
 
     def _magnitude(self, columns: Columns, scale: Tensor, out: Tensor) -> None:
         torch.mul(_look_up("magnitude", columns["magnitude"]), scale, out=out)

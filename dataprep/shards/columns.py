@@ -15,6 +15,11 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
 _ELEMENT_BYTES = {"uint8": 1, "float16": 2}
 
 
+def has_phase(codec: str) -> bool:
+    """Whether complex spectrograms can be made of what it stores."""
+    return len(COLUMNS[codec]) > 1
+
+
 def bin_bytes(codec: str) -> int:
     """What a bin of a channel takes."""
     return sum(_ELEMENT_BYTES[kind] for kind in COLUMNS[codec].values())

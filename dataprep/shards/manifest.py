@@ -6,7 +6,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -32,6 +32,7 @@ VERSIONS = "versions"
 """Folder of manifests that were replaced, by digest, for runs that began with them."""
 _VERSION = re.compile(r"[0-9a-f]{8}")
 MIXTURE_CODEC = "magnitude8"
+"""Of mixtures, unless their phase was asked for."""
 Natural = Annotated[int, Field(ge=0)]
 
 
@@ -112,7 +113,8 @@ class Manifest(Spec):
     schema_version: int = SCHEMA_VERSION
     stft: StftSpec
     codec: str
-    """Codec of vocals and instrumentals; mixtures are `magnitude8`."""
+    """Codec of vocals and instrumentals."""
+    mixture_codec: str = MIXTURE_CODEC
     preparation: Preparation | None = None
     """As of the last preparation; None in data sets of a time when it was not stored."""
     shards: dict[ShardName, ShardRow]
@@ -120,7 +122,7 @@ class Manifest(Spec):
 
     def codec_of(self, role: Role) -> str:
         """Codec in which a role is stored."""
-        return MIXTURE_CODEC if role == "mixture" else self.codec
+        return self.mixture_codec if role == "mixture" else self.codec
 
     def digest(self) -> str:
         """8 hex digits of what training depends on: settings, and each song's split, roles and content.
@@ -128,7 +130,16 @@ class Manifest(Spec):
         Where frames lie (shards, order of preparation, source paths) is not part of it.
         """
         songs = [[s.id, s.split, s.samples, {r: _trained_on(t) for r, t in s.stems.items()}] for s in self.songs]
-        return digest([self.schema_version, plain(self.stft), self.codec, songs])
+        # As it was before mixtures had a codec of their own, where they have the same as then.
+        mixtures = [] if self.mixture_codec == MIXTURE_CODEC else [self.mixture_codec]
+        return digest([self.schema_version, plain(self.stft), self.codec, *mixtures, songs])
+
+    def stored(self) -> dict[str, Any]:
+        """What is written of it; without the mixtures' codec where that is the usual one, so that any vr reads it."""
+        said = plain(self)
+        if self.mixture_codec == MIXTURE_CODEC:
+            del said["mixture_codec"]
+        return said
 
 
 def _trained_on(stem: StemRow) -> list[object]:
@@ -220,7 +231,7 @@ def replace_manifest(folder: Path, manifest: Manifest) -> None:
     if (folder / FILE).exists():
         old = read_manifest(folder)
         if old.digest() != manifest.digest():
-            write_json(folder, folder / VERSIONS / f"{old.digest()}.json", plain(old))
+            write_json(folder, folder / VERSIONS / f"{old.digest()}.json", old.stored())
     write_manifest(folder, manifest)
 
 
@@ -266,8 +277,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         NoSpaceError: the disk is full; the old manifest is untouched.
     """
     ordered = manifest.model_copy(update={"songs": tuple(sorted(manifest.songs, key=lambda song: song.id))})
-    write_json(folder, folder / FILE, plain(ordered))
-    write_json(folder, folder / SECOND, plain(ordered))
+    write_json(folder, folder / FILE, ordered.stored())
+    write_json(folder, folder / SECOND, ordered.stored())
 
 
 def write_json(folder: Path, path: Path, value: object) -> None:
@@ -290,9 +301,10 @@ def _remedy(path: Path) -> str:
 
 
 def _check_references(path: Path, manifest: Manifest) -> None:
-    if manifest.codec not in COLUMNS:
-        known = ", ".join(COLUMNS)
-        raise ManifestError(f"{path}: codec {manifest.codec!r} is not known here (known: {known}); update vr")
+    for codec in (manifest.codec, manifest.mixture_codec):
+        if codec not in COLUMNS:
+            known = ", ".join(COLUMNS)
+            raise ManifestError(f"{path}: codec {codec!r} is not known here (known: {known}); update vr")
     seen: set[str] = set()
     for song in manifest.songs:
         if song.id in seen:

@@ -36,9 +36,10 @@ class Arithmetic:
 def arithmetic_of(recipe: Recipe) -> Arithmetic:
     """Counted on tensors without memory; bins and codecs are the data set's where the recipe names one."""
     data = expanded(recipe.data) if recipe.data is not None else None
-    stored = read_manifest(data) if data is not None else SongSettings()
+    assumed = SongSettings(mixture_codec="polar8" if recipe.needs_phase else "magnitude8")
+    stored = read_manifest(data) if data is not None else assumed
     stft = stored.stft
-    require_hearable(recipe, stft)
+    require_hearable(recipe, stored)
     front, stored_frames = recipe.model.front, recipe.batch.crop_frames
     with torch.device("meta"):
         model = build(recipe.model, front.bins_on(stft), recipe.objective.head)

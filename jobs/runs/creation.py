@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import RunExists
-from jobs.recipe import Recipe, require_startable
+from jobs.recipe import Recipe, require_hearable, require_startable
 from jobs.runs.folder import RunFolder
 from jobs.runs.lookup import list_runs, resolve_run, resolve_weights
 from jobs.runs.provenance import read_origin
@@ -40,17 +40,19 @@ def resolve_paths(recipe: Recipe) -> Recipe:
 
 
 def require_data_set(recipe: Recipe) -> None:
-    """Check that `data` of the resolved `recipe` is a data set with songs to train on, before anything is made for it.
+    """Check that `data` of the resolved `recipe` is a data set that it can train on, before anything is made for it.
 
     Raises:
         ManifestError: it is none, or damaged.
-        ConfigError: none of its songs is of the split train.
+        ConfigError: none of its songs is of the split train, or they are stored so that the model does not hear them.
     """
     from dataprep.shards.manifest import read_manifest  # numpy with it: who only asks for states does without
 
     folder = Path(str(recipe.data))
-    if not any(song.split == "train" for song in read_manifest(folder).songs):
+    manifest = read_manifest(folder)
+    if not any(song.split == "train" for song in manifest.songs):
         raise ConfigError(f"data: {folder} has no song in its split train; add some with `vr data add`")
+    require_hearable(recipe, manifest)
 
 
 def repeats(recipe: Recipe) -> list[RunFolder]:

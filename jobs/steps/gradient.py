@@ -28,7 +28,7 @@ class ItemLosses:
         self.seed, self.bf16 = recipe.seed, bf16
         self._objective = objective_of(recipe.objective)
         signals, self._front = recipe.objective.signals, recipe.model.front
-        self._signals = replace(signals, phase=signals.phase or self._front.takes_phase)
+        self._signals = replace(signals, phase=recipe.needs_phase)
         self._device, self._dtype = device, weights_dtype(recipe)
         self._mixed = mixed(recipe, bf16)
 

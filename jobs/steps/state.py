@@ -101,7 +101,7 @@ class TrainState:
         Raises:
             ConfigError, ManifestError, WeightsError: recipe, data set and start do not fit together.
         """
-        require_hearable(recipe, data.manifest.stft)
+        require_hearable(recipe, data.manifest)
         torch.manual_seed(recipe.seed)  # initial weights only: nothing later draws from it
         model: nn.Module = build(recipe.model, recipe.model.front.bins_on(data.manifest.stft), recipe.objective.head)
         if saved is None and recipe.init is not None:

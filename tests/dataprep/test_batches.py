@@ -13,6 +13,7 @@ from dataprep.batches.loader import CodedBatch, Loader, read_batch, sounds_of
 from dataprep.batches.order import Item, Order, Read, cut, fixed_items, shards_read
 from dataprep.errors import ManifestError, ShardError
 from dataprep.shards.codecs import CODECS
+from dataprep.shards.columns import has_phase
 from dataprep.shards.dataset import Dataset
 from dataprep.shards.splits import SplitByList
 from tests.dataprep.data import STFT, small_data_set, whole_stem
@@ -81,7 +82,7 @@ def naive_magnitude(data: Dataset, item: Item, roles: set[str]) -> np.ndarray:
         columns = {name: column[:, wanted] for name, column in whole_stem(data, read.song, read.role).items()}
         peaks = np.array([data.song(read.song).stems[read.role].peaks[0]], np.float32)
         scale = torch.from_numpy(peaks).expand(1, read.frames)
-        widened = codec.widen(columns, scale) if codec.has_phase else codec.widen_magnitude(columns, scale)
+        widened = codec.widen(columns, scale) if has_phase(codec.name) else codec.widen_magnitude(columns, scale)
         values = widened[0].numpy().astype(np.complex128) * read.gain
         total[:, :, : read.frames] += values[::-1] if read.swap else values
     return np.abs(total)

@@ -56,6 +56,8 @@ def test_a_folder_without_one_says_what_to_do(tmp_path):
         (lambda raw: raw | {"schema_version": 2}, "schema version 2, this version of vr reads 1"),
         (lambda raw: {k: v for k, v in raw.items() if k != "codec"}, "codec: Field required"),
         (lambda raw: raw | {"codec": "mp3"}, "codec 'mp3' is not known"),
+        (lambda raw: raw | {"mixture_codec": "mp3"}, "codec 'mp3' is not known"),
+        (lambda raw: raw | {"mixture_codec": "polar8"}, "a mixture: no such shard"),
         (lambda raw: raw | {"colour": 1}, "colour"),
         (lambda raw: raw | {"shards": {}}, "a vocals: no such shard 'v.arrow'"),
         (lambda raw: raw | {"songs": raw["songs"] * 2}, "'a' stands twice"),

@@ -111,10 +111,12 @@ def test_arithmetic_is_that_of_the_model():
     assert 0 < frozen.parameters < found.parameters / 10
 
 
-@pytest.mark.parametrize("codec", ["polar8", "complex16"])
-def test_bytes_of_an_item_are_those_that_the_data_set_stores(tmp_path, codec):
+@pytest.mark.parametrize(
+    ("codec", "mixture_codec"), [("polar8", "magnitude8"), ("complex16", "magnitude8"), ("polar8", "complex16")]
+)
+def test_bytes_of_an_item_are_those_that_the_data_set_stores(tmp_path, codec, mixture_codec):
     song = labelled(tmp_path / "music", "a", 6_000, 1)
-    prepare([song], tmp_path / "data", SETTINGS.model_copy(update={"codec": codec}))
+    prepare([song], tmp_path / "data", SETTINGS.model_copy(update={"codec": codec, "mixture_codec": mixture_codec}))
     data = Dataset.open(tmp_path / "data")
     for objective in ("separate", "masked_frames"):
         spec = recipe_of(tmp_path / "data", **{"objective.name": objective})

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from dataprep.shards.manifest import Manifest
 from jobs.recipe import ADDED_KEYS, REMOVED_KEYS, Recipe, require_hearable, require_startable
 from jobs.recipes.shipped import read_recipe
 from jobs.runs.folder import RunFolder
@@ -123,12 +124,26 @@ def test_the_command_line_says_the_same_as_the_file() -> None:
     assert parse_yaml("optim: {lr: 1e-3}", "x") == {"optim": {"lr": 1e-3}}
 
 
-PRETRAIN = {"name": "masked_frames"}
-
-
-def test_a_model_that_hears_phase_is_not_trained_on_mixtures_without():
-    with pytest.raises(ConfigError, match="hears phase, and mixtures are stored without"):
-        validate(Recipe, {"name": "a", "steps": 1, "model": {"name": "bs_roformer"}, "objective": PRETRAIN}, "x")
+@pytest.mark.parametrize(
+    ("model", "objective", "stored", "refused"),
+    [
+        ("bs_roformer", "masked_frames", {}, True),
+        ("bs_roformer", "masked_frames", {"mixture_codec": "polar8"}, False),
+        ("bs_roformer", "masked_frames", {"mixture_codec": "complex16"}, False),
+        ("bs_roformer", "separate", {}, False),
+        ("plain_stack", "masked_frames", {}, False),
+    ],
+)
+def test_what_needs_phase_is_not_trained_on_mixtures_without(model, objective, stored, refused):
+    raw = {"name": "a", "steps": 1, "data": "/d", "model": {"name": model}, "objective": {"name": objective}}
+    recipe = validate(Recipe, raw, "x")
+    manifest = Manifest(stft=StftSpec(), codec="polar8", **stored, shards={}, songs=())
+    if not refused:
+        require_hearable(recipe, manifest)
+        return
+    with pytest.raises(ConfigError, match="data: /d: stores mixtures without phase") as caught:
+        require_hearable(recipe, manifest)
+    assert "`vr data prepare SRC --out NEW --mixture-codec polar8`" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -138,9 +153,9 @@ def test_a_model_that_hears_phase_is_not_trained_on_mixtures_without():
 def test_what_a_model_with_its_own_stft_cannot_hear_is_said(stft, crop, words):
     model = {"name": "bs_roformer", "stft": stft}
     raw = {"name": "a", "steps": 1, "model": model, "objective": {"name": "separate"}, "batch": {"crop_frames": crop}}
-    recipe = validate(Recipe, raw, "x")
+    recipe, stored = validate(Recipe, raw, "x"), Manifest(stft=StftSpec(), codec="polar8", shards={}, songs=())
     if words is None:
-        require_hearable(recipe, StftSpec())
+        require_hearable(recipe, stored)
     else:
         with pytest.raises(ConfigError, match=words):
-            require_hearable(recipe, StftSpec())
+            require_hearable(recipe, stored)

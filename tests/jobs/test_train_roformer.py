@@ -5,10 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dataprep.audio.tracks import Track, find_tracks
+from dataprep.preparing.prepare import PrepareSettings, prepare
+from dataprep.shards.splits import parse_split
+from jobs.runs.creation import require_data_set
+from tests.command_line import vr
 from tests.jobs.training import distance, finish, here, kill_after_checkpoint, last_weights, new_run, recipe_of
 from tests.jobs.training import start as start_ranks
 from vr_core.audio.separate import WindowSpec, separate
-from vr_core.errors import WeightsError
+from vr_core.errors import ConfigError, WeightsError
+from vr_core.specs.stft import StftSpec
 from vr_core.weights import load_model
 
 ROFORMER = {
@@ -47,3 +53,35 @@ def test_its_weights_separate_songs_at_their_own_stft(tiny_data: Path, tmp_path:
                                                "init": str(run.pointer("last") / "weights.safetensors")})  # fmt: skip
     with pytest.raises(WeightsError, match=r"mask_estimators\.1\.to_freqs"):
         here(new_run(tmp_path / "other", other))
+
+
+def test_it_is_pretrained_on_mixtures_that_are_stored_with_phase_and_on_no_others(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    songs = [
+        Track(t.id, {"mixture": t.stems["instrumental"]}) for t in find_tracks([tiny_data.parent / "songs"]).tracks
+    ]
+    for codec in ("magnitude8", "polar8"):
+        settings = PrepareSettings(stft=StftSpec(n_fft=64, hop=32), workers=1, mixture_codec=codec)
+        prepare(songs, tmp_path / codec, settings, split=parse_split("valid=0.2"))
+    pretraining = ROFORMER | {
+        "objective": {"name": "masked_frames", "token_frames": 2},
+        "steps": 6,
+        "out": tmp_path / "r",
+    }
+    refused = recipe_of(tmp_path / "magnitude8", **pretraining)
+    with pytest.raises(ConfigError, match="stores mixtures without phase"):
+        require_data_set(refused)
+    with pytest.raises(ConfigError, match="stores mixtures without phase"):
+        here(new_run(tmp_path / "refused", refused))
+    recipe = recipe_of(tmp_path / "polar8", **pretraining)
+    require_data_set(recipe)
+    run = new_run(tmp_path / "run", recipe)
+    here(run)
+    assert all(bool(tensor.isfinite().all()) for tensor in last_weights(run).values())
+    told = vr(
+        "train", "songs-pretrain", f"data={tmp_path / 'magnitude8'}", "model={name: bs_roformer}",
+        f"out={tmp_path / 'runs'}", code=2,
+    )  # fmt: skip
+    assert "--mixture-codec polar8" in told.stderr
+    assert not (tmp_path / "runs").exists()

@@ -1,5 +1,6 @@
 """Objectives: which frames are hidden, how, and that an item's loss does not depend on the batch it stands in."""
 
+import itertools
 import typing
 
 import pytest
@@ -80,6 +81,26 @@ def test_masked_loss_counts_hidden_frames_only() -> None:
     for i in range(5):
         frames = hidden[i].bool()
         assert losses[i].item() == pytest.approx((0.5 - x[i][:, :, frames]).abs().mean().item() * LOSS_SCALE, rel=1e-5)
+
+
+def test_of_a_mixture_with_phase_nothing_of_a_filled_frame_is_heard() -> None:
+    mixture, draws = phased(6, 16, 0), Draws.of_items(2, range(6))
+    spec = MaskedFramesSpec(rate=0.5, token_frames=2, ones=0.4, noise=0.4)
+    hidden, shown = hide_frames(spec, mixture.magnitude, draws)
+    posed = objective_of(spec).pose({"mixture": mixture}, draws)
+    heard = posed.heard.phased()
+    torch.testing.assert_close(heard.abs(), shown)
+    filled = 0
+    for item, frame in itertools.product(range(6), range(16)):
+        if torch.equal(shown[item, ..., frame], mixture.magnitude[item, ..., frame]):
+            assert torch.equal(heard[item, ..., frame], mixture.phased()[item, ..., frame])
+        else:
+            assert hidden[item, frame]
+            assert torch.equal(heard[item, ..., frame].real, shown[item, ..., frame])
+            assert not heard[item, ..., frame].imag.any()
+            filled += 1
+    assert 0 < filled < 6 * 16
+    assert objective_of(spec).pose({"mixture": Sound(STFT, mixture.magnitude)}, draws).heard.spectrum is None
 
 
 def test_separation_loss_is_l1_on_the_instrumentals_magnitude() -> None:

@@ -26,7 +26,11 @@ class MaskedFrames:
         """The mixture with frames hidden."""
         mixture = sounds["mixture"]
         hidden_it, shown = hide_frames(self._spec, mixture.magnitude, draws)
-        return Posed(Sound(mixture.stft, shown), {"mixture": mixture}, hidden_it)
+        spectrum = mixture.spectrum
+        if spectrum is not None:  # what fills a frame has phase zero: nothing is left of the frame
+            filled = (shown != mixture.magnitude).any(dim=1, keepdim=True).any(dim=2, keepdim=True)
+            spectrum = torch.where(filled, shown.to(spectrum.dtype), spectrum)
+        return Posed(Sound(mixture.stft, shown, spectrum), {"mixture": mixture}, hidden_it)
 
     def judge(self, answer: Answer, posed: Posed) -> dict[str, Float[Tensor, " item"]]:
         """As `Objective.judge`."""

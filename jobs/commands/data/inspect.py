@@ -78,7 +78,8 @@ def _show(data: Path, manifest: "Manifest") -> None:
         console.print(f"{name:>6}: {group_line(group)}", highlight=False)
     stft = manifest.stft
     console.print(
-        f"{data}: {manifest.codec}, {stft.sample_rate_hz} Hz, n_fft {stft.n_fft}, hop {stft.hop}, "
+        f"{data}: {manifest.codec}, mixtures {manifest.mixture_codec}, {stft.sample_rate_hz} Hz, "
+        f"n_fft {stft.n_fft}, hop {stft.hop}, "
         f"{len(manifest.shards)} shards, digest {manifest.digest()}", highlight=False,
     )  # fmt: skip
 

@@ -17,6 +17,13 @@ def prepare(
     layout: Layout = "auto",
     split: Split = None,
     codec: Annotated[str, typer.Option(help="polar8 (compact) or complex16 (twice the size).")] = "polar8",
+    mixture_codec: Annotated[
+        str,
+        typer.Option(
+            "--mixture-codec",
+            help="Of mixtures: magnitude8; polar8 and complex16 store phase too (2 and 4 times the size).",
+        ),
+    ] = "magnitude8",
     n_fft: Annotated[int, typer.Option(help="Length of a spectrum in samples.")] = 2048,
     hop: Annotated[int, typer.Option(help="Distance between spectra in samples.")] = 1024,
     mixture: Annotated[
@@ -49,7 +56,8 @@ def prepare(
     from vr_core.config import validate
 
     wanted = {
-        "stft": {"n_fft": n_fft, "hop": hop}, "codec": codec, "mixture": mixture, "workers": workers,
+        "stft": {"n_fft": n_fft, "hop": hop}, "codec": codec, "mixture_codec": mixture_codec,
+        "mixture": mixture, "workers": workers,
         "align": align, "keep_suspicious": keep_suspicious,
     }  # fmt: skip
     settings = validate(PrepareSettings, wanted, "command line")
