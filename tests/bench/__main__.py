@@ -5,13 +5,28 @@ import json
 import sys
 from typing import Any
 
-from tests.bench import codec, dedupe, detect, memory, nas, overhead, prepare, quality, reader, recovery, shares, sync
+from tests.bench import (
+    codec,
+    dedupe,
+    detect,
+    equal,
+    memory,
+    nas,
+    overhead,
+    prepare,
+    quality,
+    reader,
+    recovery,
+    shares,
+    sync,
+)
 from tests.bench.measurement import Benchmark, circumstances
 
 BENCHMARKS: dict[str, Benchmark] = {
     "codec": codec.BENCHMARK,
     "dedupe": dedupe.BENCHMARK,
     "detect": detect.BENCHMARK,
+    "equal": equal.BENCHMARK,
     "memory": memory.BENCHMARK,
     "nas": nas.BENCHMARK,
     "overhead": overhead.BENCHMARK,

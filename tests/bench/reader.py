@@ -29,8 +29,8 @@ from dataprep.batches.order import Item, Read
 from dataprep.shards.dataset import Dataset
 from dataprep.shards.manifest import Manifest, SongRow, StemRow, write_manifest
 from dataprep.shards.writer import BATCH_FRAMES, ShardWriter
-from tests.bench import peers
 from tests.bench.measurement import Benchmark
+from tests.bench.peers import LOADERS
 from vr_core.specs.stft import StftSpec
 
 FRAME_BYTES = 4096
@@ -193,7 +193,7 @@ def peer(*arguments: str) -> dict[str, float]:
     """What `peer_loaders.py` prints."""
     script = Path(__file__).with_name("peer_loaders.py")
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([peers.python(), script, *arguments], capture_output=True, text=True, env=environment)
+    done = subprocess.run([LOADERS.python(), script, *arguments], capture_output=True, text=True, env=environment)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(arguments[:2])}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1]) if arguments[0] == "measure" else {}
@@ -201,7 +201,7 @@ def peer(*arguments: str) -> dict[str, float]:
 
 def measure(quick: bool) -> dict[str, Any]:
     """Warm for both crops beside copy and libraries, cold for the long one beside the disk."""
-    peers.install()
+    LOADERS.install()
     songs, rounds, seconds = (16, 3, 0.5) if quick else (32, 5, 3.0)
     folder = Path(tempfile.mkdtemp(prefix="vr-bench-", dir="/var/tmp"))
     try:
@@ -221,7 +221,7 @@ def measure(quick: bool) -> dict[str, Any]:
     ratios |= {f"of_memory_copy_{crop}": found[f"ours_{crop}"] / found[f"memory_copy_{crop}"] for crop in CROPS}
     ratios["of_sequential_disk_cold_2048"] = found["cold_ours_2048"] / found["cold_sequential"]
     ratio = min(ratios[f"of_best_library_{crop}"] for crop in CROPS)
-    return {"ratio": ratio} | ratios | found | {"versions": peers.versions()}
+    return {"ratio": ratio} | ratios | found | {"versions": LOADERS.versions()}
 
 
 def _warm(
@@ -283,5 +283,5 @@ def _cold(folder: Path, songs: int, rounds: int) -> dict[str, Any]:
 BENCHMARK = Benchmark(
     "random crops from the page cache over the best of four libraries, the lesser of 256 and 2,048 frames; MB/s",
     measure,
-    peers.install,
+    LOADERS.install,
 )
