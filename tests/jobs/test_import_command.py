@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from tests.command_line import vr
-from tests.vr_core.published import BS_BANDS, mel_band_bins, roformer
+from tests.foreign_checkpoints import BS_BANDS, mel_band_bins, roformer
 from vr_core.models.registry import build
 from vr_core.specs.heads import HeadSpec
 from vr_core.specs.models import CascadedNetSpec

@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from tests.vr_core.published import BS_BANDS, mel_band_bins, roformer
+from tests.foreign_checkpoints import BS_BANDS, mel_band_bins, roformer
 from vr_core.errors import ConfigError, WeightsError
 from vr_core.importing.checkpoint import read_checkpoint
 from vr_core.importing.convert import convert
