@@ -187,7 +187,7 @@ class LogSpec(Spec):
 NO_IDENTITY = ("data", "out", "init", "log", "cache")
 """Keys that change where a run is and what is said of it, not what is computed."""
 ADDED_KEYS: dict[str, Any] = {
-    "curriculum": [], "optim.unfreeze": {}, "objective:separate.mask": "real",
+    "curriculum": [], "init_part": "all", "optim.unfreeze": {}, "objective:separate.mask": "real",
     "objective:separate.stems": ["instrumental"], "objective:separate.loss": "magnitude",
 }  # fmt: skip
 """Keys that recipes got after the first ids were given, with their defaults: at these they change no id
@@ -211,6 +211,8 @@ class Recipe(Spec):
     """Refuse to start without `init`: this recipe makes no sense from scratch."""
     init_reset: tuple[str, ...] = ()
     """Names of parameters that stay fresh, as shell patterns (`output.*`): the rest comes from `init`."""
+    init_part: Literal["all", "body"] = "all"
+    """body: heads of `init` are taken for stems that the recipe asks for too; other heads are fresh, and listed."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     steps: Count
     model: ModelSpec = DenseFrameTransformerSpec()
@@ -361,5 +363,7 @@ def require_startable(recipe: Recipe) -> None:
     require_effect(recipe, f"recipe {recipe.name}")
     if recipe.data is None:
         raise ConfigError(f"recipe {recipe.name}: no data set; add data=FOLDER (made by `vr data prepare`)")
+    if recipe.init_part == "body" and recipe.init is None:
+        raise ConfigError(f"recipe {recipe.name}: init_part body is of weights to start from; add init=WEIGHTS")
     if recipe.needs_init and recipe.init is None:
         raise ConfigError(f"recipe {recipe.name}: needs a start; add init=RUN_OR_CHECKPOINT (a pretraining run)")

@@ -1,21 +1,40 @@
 """Where a run begins: the weights of another, but for what its recipe starts anew."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor
 
 from dataprep.shards.dataset import Dataset
 from vr_core.errors import ConfigError
+from vr_core.models.model import Model
+from vr_core.models.registry import build
 from vr_core.weights import load_state, load_weights
 
 
-def start_from(model: nn.Module, init: Path, reset: Sequence[str], data: Dataset) -> None:
+def start_from(
+    model: Model,
+    init: Path,
+    reset: Sequence[str],
+    data: Dataset,
+    part: Literal["all", "body"] = "all",
+    note: Callable[[str], None] = lambda line: None,
+) -> None:
     """Take the weights of the file `init`, except those that a pattern of `reset` names.
 
+    Args:
+        model: changed in place.
+        init: the file.
+        reset: shell patterns of parameters that stay as they are.
+        data: that the run trains on.
+        part: body: heads of other stems stay as they are as well.
+        note: with `body`, called with a line for each head that is new or not taken.
+
     Raises:
-        WeightsError: they do not fit the model.
+        WeightsError: they, or their body, do not fit the model.
         ManifestError: they were trained on other spectrograms than the data set's.
         ConfigError: a pattern of `init_reset` names nothing.
     """
@@ -23,9 +42,46 @@ def start_from(model: nn.Module, init: Path, reset: Sequence[str], data: Dataset
     if meta.model.front.stft is None:  # else it has its own, which the model is compared with
         data.check(meta.stft)
     fresh = model.state_dict()
+    if part == "body":
+        with torch.device("meta"):
+            theirs = build(meta.model, meta.model.front.bins_on(meta.stft), meta.head)
+        state, lines = with_own_heads(state, theirs, model)
+        for line in lines:
+            note(f"init {init}: {line}")
     for pattern in reset:
         named = [name for name in fresh if fnmatch.fnmatchcase(name, pattern)]
         if not named:
             raise ConfigError(f"init_reset: {pattern!r} names no parameter of the model")
         state |= {name: fresh[name] for name in named}
     load_state(model, state, origin=str(init))
+
+
+def with_own_heads(state: Mapping[str, Tensor], theirs: Model, model: Model) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights for `model` out of those of a model with other heads, and a line for each head that is new or not taken.
+
+    A head is taken where it is of the same stems and of the same kind; where a model has one head for all its stems,
+    these must be the same. All else of `state` stays as it is, whether it fits or not.
+
+    Args:
+        state: name → tensor, of `theirs`.
+        theirs: the model that `state` is of; may be on the `meta` device.
+        model: the one that it is for.
+    """
+    before, own = _heads(theirs), _heads(model)
+    shared = own.keys() & before.keys() if theirs.head.kind == model.head.kind else set()
+    found = {name: tensor for name, tensor in state.items() if not name.startswith(tuple(before.values()))}
+    for stems, prefix in own.items():
+        if stems in shared:
+            old = before[stems]
+            found |= {prefix + n.removeprefix(old): tensor for n, tensor in state.items() if n.startswith(old)}
+        else:
+            found |= {n: tensor for n, tensor in model.state_dict().items() if n.startswith(prefix)}
+    lines = [f"the head of {stems} ({own[stems]}*) is new and starts fresh" for stems in own if stems not in shared]
+    lines += [f"its head of {stems} ({before[stems]}*) is not taken" for stems in before if stems not in shared]
+    return found, lines
+
+
+def _heads(model: Model) -> dict[str, str]:
+    """Stems of a head → prefix of its parameters."""
+    prefixes, stems = model.head_prefixes(), model.head.stems
+    return dict(zip(stems if len(prefixes) == len(stems) else [", ".join(stems)], prefixes, strict=True))

@@ -1,6 +1,6 @@
 """What a run is made of between two steps: model, optimisers, moving average, and how far it has come."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -95,17 +95,26 @@ class TrainState:
         self._shown: nn.Module | None = None
 
     @classmethod
-    def begin(cls, recipe: Recipe, data: Dataset, device: torch.device, saved: "TrainingFile | None") -> "TrainState":
+    def begin(
+        cls,
+        recipe: Recipe,
+        data: Dataset,
+        device: torch.device,
+        saved: "TrainingFile | None",
+        note: Callable[[str], None] = lambda line: None,
+    ) -> "TrainState":
         """The state of a run at a start: from a checkpoint, else from the recipe's `init`, else from its seed.
+
+        `note` is called with a line for each head that is not as in `init`.
 
         Raises:
             ConfigError, ManifestError, WeightsError: recipe, data set and start do not fit together.
         """
         require_hearable(recipe, data.manifest)
         torch.manual_seed(recipe.seed)  # initial weights only: nothing later draws from it
-        model: nn.Module = build(recipe.model, recipe.model.front.bins_on(data.manifest.stft), recipe.objective.head)
+        model = build(recipe.model, recipe.model.front.bins_on(data.manifest.stft), recipe.objective.head)
         if saved is None and recipe.init is not None:
-            start_from(model, recipe.init, recipe.init_reset, data)
+            start_from(model, recipe.init, recipe.init_reset, data, recipe.init_part, note)
         model.to(device, weights_dtype(recipe))
         state = cls(recipe, model, {MAIN: adamw(model, recipe.optim)})
         if saved is not None:

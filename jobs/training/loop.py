@@ -63,7 +63,7 @@ def train(
     saved = TrainingFile.of(checkpoint, recipe.batch.items) if checkpoint else None
     data = opens(require_data(recipe), recipe.cache, saved.data if saved else None)  # the version the run began with
     local = who_has_what(data, recipe, world)
-    state = TrainState.begin(recipe, data, world.device, saved)
+    state = TrainState.begin(recipe, data, world.device, saved, note if world.rank == 0 else lambda line: None)
     losses_of = ItemLosses(recipe, world.device, bf16=everywhere_bf16(world))
     calibration = Calibration(phases, state, losses_of, data, world)
     choice = SyncChoice(recipe, state, calibration.of_last_phase, world, saved.exchange if saved else None)

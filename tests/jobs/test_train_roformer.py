@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from dataprep.audio.tracks import Track, find_tracks
 from dataprep.preparing.prepare import PrepareSettings, prepare
@@ -35,7 +36,7 @@ def test_two_ranks_killed_and_resumed_by_one_end_where_one_ends(tiny_data: Path,
     assert distance(last_weights(run), last_weights(undisturbed)) < 1e-9
 
 
-def test_its_weights_separate_songs_at_their_own_stft(tiny_data: Path, tmp_path: Path) -> None:
+def test_its_weights_separate_songs_at_their_own_stft(tiny_data: Path, tmp_path: Path, capsys) -> None:
     run = new_run(tmp_path / "run", recipe_of(tiny_data, **ROFORMER))
     finish(start_ranks(run, 1, tmp_path / "meeting"))
     model, meta = load_model(run.pointer("last") / "weights.safetensors")
@@ -53,6 +54,23 @@ def test_its_weights_separate_songs_at_their_own_stft(tiny_data: Path, tmp_path:
                                                "init": str(run.pointer("last") / "weights.safetensors")})  # fmt: skip
     with pytest.raises(WeightsError, match=r"mask_estimators\.1\.to_freqs"):
         here(new_run(tmp_path / "other", other))
+    # Its body and the head of the one stem that both have are taken.
+    body = recipe_of(tiny_data, **ROFORMER | {
+        "objective": ROFORMER["objective"] | {"stems": ["instrumental"]}, "init_part": "body", "init": other.init,
+        "steps": 1, "optim.freeze": ["band_split.*", "layers.*", "final_norm.*", "mask_estimators.*.bias"],
+    })  # fmt: skip
+    begun = new_run(tmp_path / "begun", body)
+    capsys.readouterr()
+    here(begun)
+    assert "its head of vocals (mask_estimators.0.*) is not taken" in capsys.readouterr().err
+    before, after = last_weights(run), last_weights(begun)
+    # A start takes the averaged weights, which are those without `raw.`.
+    averaged = [name for name in after if not name.startswith("raw.")]
+    frozen = [name for name in averaged if not name.startswith("mask_estimators.") or name.endswith(".bias")]
+    assert any(name.startswith("mask_estimators.0.") for name in frozen)
+    for name in frozen:  # a start is taken in float32
+        of = name.replace("mask_estimators.0.", "mask_estimators.1.")
+        torch.testing.assert_close(after[name], before[of], rtol=1e-6, atol=1e-7)
 
 
 def test_it_is_pretrained_on_mixtures_that_are_stored_with_phase_and_on_no_others(

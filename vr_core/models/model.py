@@ -22,3 +22,10 @@ class Model(nn.Module):
     @abstractmethod
     def layer_prefixes(self) -> tuple[str, ...]:
         """Parameter-name prefixes from the input to the output, for layer-wise learning rates."""
+
+    def head_prefixes(self) -> tuple[str, ...]:
+        """Parameter-name prefixes of all that depends on what is answered: one for each stem of `head`, or one for all.
+
+        The last layer, unless a model says otherwise; the others are its body, which fits a model of any other head.
+        """
+        return self.layer_prefixes()[-1:]
