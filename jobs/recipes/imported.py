@@ -33,6 +33,7 @@ def recipe_of(meta: WeightsMeta, weights: Path) -> dict[str, Any] | None:
         "name": re.sub(r"[^a-z0-9]+", "-", weights.stem.lower()).strip("-")[:_NAME_LETTERS].strip("-") or "imported",
         "init": str(weights.absolute()),
         "needs_init": True,
+        **({} if tuple(stems) == meta.head.stems else {"init_part": "body"}),
         "steps": 2000,
         "model": model,
         "objective": {
