@@ -19,6 +19,9 @@ class Masking(Model):
     @abstractmethod
     def mask(self, magnitude: Tensor) -> Tensor: ...
 
+    def features(self, heard: Tensor, draws: Draws | None = None) -> Tensor:
+        return heard.abs().permute(0, 3, 1, 2).flatten(2)
+
     def layer_prefixes(self) -> tuple[str, ...]:
         return ()
 

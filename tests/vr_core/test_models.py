@@ -4,10 +4,13 @@ import typing
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from tests.masking import mask_of
 from vr_core.draws import Draws
+from vr_core.errors import ModelError
 from vr_core.models.registry import MODELS, build
+from vr_core.specs.heads import HeadSpec
 from vr_core.specs.models import CascadedNetSpec, DenseFrameTransformerSpec, ModelSpec, PlainStackSpec
 
 TINY = [
@@ -77,3 +80,35 @@ def test_dense_blocks_see_every_earlier_map() -> None:
     model = build(spec, bins=16)
     assert [block.bottleneck.in_features for block in model.blocks] == [2, 3, 4]
     assert model.output.mix.in_features == 5
+
+
+@pytest.mark.parametrize("spec", TINY, ids=told)
+def test_features_are_what_the_head_sees(spec: ModelSpec) -> None:
+    """A head of zeros answers the same whatever they are; and they do not depend on the head."""
+    torch.manual_seed(0)
+    model, other = build(spec, bins=16).eval(), build(spec, bins=16, head=HeadSpec(stems=("vocals", "drums"))).eval()
+    body = [name for name in model.state_dict() if not name.startswith((*model.head_prefixes(), "aux_out."))]
+    other.load_state_dict({name: model.state_dict()[name] for name in body}, strict=False)
+    heard = torch.rand(2, 2, 16, 9)
+    found = model.features(heard)
+    assert found.shape[:2] == (2, 9)
+    assert torch.equal(found, other.features(heard))
+    assert not torch.equal(found, model.features(heard + 1))
+
+
+@pytest.mark.parametrize("spec", TINY[:3], ids=told)
+def test_classes_are_answered_for_each_frame(spec: ModelSpec) -> None:
+    model = build(spec, bins=16, head=HeadSpec(kind="logits", classes=5))
+    logits = model(torch.rand(3, 2, 16, 7))["logits"]
+    assert logits.shape == (3, 7, 5)
+    assert (logits < 0).any()
+    assert (logits > 0).any()
+    torch.nn.functional.cross_entropy(logits.transpose(1, 2), torch.zeros(3, 7, dtype=torch.long)).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_model_that_answers_for_bins_alone_says_so() -> None:
+    with pytest.raises(ModelError, match="CascadedNet: answers for bins, not with classes"):
+        build(CascadedNetSpec(channels=4, lstm=4), bins=16, head=HeadSpec(kind="logits", classes=5))
+    with pytest.raises(ValidationError, match="logits have at least one class"):
+        HeadSpec(kind="mask", classes=5)

@@ -10,6 +10,7 @@ from tests.masking import Masking
 from vr_core.audio.estimates import estimate, masks_of, stem_mask
 from vr_core.audio.sound import Sound
 from vr_core.draws import Draws
+from vr_core.models.layers import CompressedMagnitude
 from vr_core.models.registry import build
 from vr_core.objectives.masked_frames import hide_frames
 from vr_core.objectives.objective import LOSS_SCALE, item_losses
@@ -223,6 +224,17 @@ def test_an_amplitude_is_a_ratio_of_at_most_one_in_separation_and_itself_in_trai
     masks = masks_of(head, said, heard.magnitude)[0, 0]
     torch.testing.assert_close(masks[0, 0], torch.tensor([0.0, 0.5, 1.0, 1.0], dtype=torch.float64))
     assert torch.equal(estimate(head, said, heard)["vocals"].magnitude, said["amplitude"][:, 0])
+
+
+def test_a_compressed_magnitude_is_what_the_network_sees_of_it() -> None:
+    head, heard = HeadSpec(kind="compressed", stems=("vocals",)), phased(1, 4, 0)
+    wanted = heard.magnitude[:, None] * torch.tensor([0.0, 0.5, 1.0, 3.0], dtype=torch.float64)
+    said = {"compressed": CompressedMagnitude()(wanted)}
+    torch.testing.assert_close(estimate(head, said, heard)["vocals"].magnitude, wanted[:, 0], rtol=1e-9, atol=1e-15)
+    masks = masks_of(head, said, heard.magnitude)[0, 0]
+    torch.testing.assert_close(masks[0, 0], torch.tensor([0.0, 0.5, 1.0, 1.0], dtype=torch.float64))
+    silent = {"compressed": torch.full_like(wanted, -9.0)}
+    assert not estimate(head, silent, heard)["vocals"].magnitude.any()
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,9 @@ class Ensemble(Model):
             masks.append(real * torch.exp(1j * (number + heard.real)) if self.front.phase else real)
         return {self.head.kind: torch.stack(masks, dim=1)}
 
+    def features(self, heard: Tensor, draws: Draws | None = None) -> Tensor:
+        return heard.abs().permute(0, 3, 1, 2).flatten(2)
+
     def layer_prefixes(self) -> tuple[str, ...]:
         return ()
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from vr_core.audio.sound import Sound
 from vr_core.models.heads import Answer
+from vr_core.models.layers import CompressedMagnitude
 from vr_core.specs.heads import HeadSpec
 
 _FAINT = 1e-9
@@ -22,10 +23,14 @@ def masks_of(head: HeadSpec, answer: Answer, magnitude: Float[Tensor, "I C F T"]
         answer: of the model.
         magnitude: the mixture's.
     """
+    if head.kind in ("amplitude", "compressed"):
+        return (_amplitudes(head, answer) / magnitude.clamp_min(_FAINT)[:, None]).clamp(max=1)
+    return answer[head.kind]
+
+
+def _amplitudes(head: HeadSpec, answer: Answer) -> Float[Tensor, "I S C F T"]:
     values = answer[head.kind]
-    if head.kind == "amplitude":
-        return (values / magnitude.clamp_min(_FAINT)[:, None]).clamp(max=1)
-    return values
+    return CompressedMagnitude.expanded(values) if head.kind == "compressed" else values
 
 
 def stem_mask(
@@ -50,8 +55,9 @@ def estimate(head: HeadSpec, answer: Answer, heard: Sound) -> dict[str, Sound]:
     Raises:
         ValueError: a complex mask on a mixture without phase.
     """
-    if head.kind == "amplitude":
-        return {stem: Sound(heard.stft, answer[head.kind][:, i]) for i, stem in enumerate(head.stems)}
+    if head.kind in ("amplitude", "compressed"):
+        amplitudes = _amplitudes(head, answer)
+        return {stem: Sound(heard.stft, amplitudes[:, i]) for i, stem in enumerate(head.stems)}
     masks = masks_of(head, answer, heard.magnitude)
     return {stem: _masked(masks[:, i], heard) for i, stem in enumerate(head.stems)}
 

@@ -20,7 +20,7 @@ from jaxtyping import Complex, Float, Inexact, Int
 from torch import Tensor, nn
 
 from vr_core.draws import Draws
-from vr_core.models.heads import Answer, answer_of
+from vr_core.models.heads import Answer, answer_of, require_per_bin
 from vr_core.models.layers import apply_dropout
 from vr_core.models.model import Model
 from vr_core.specs.heads import HeadSpec
@@ -162,6 +162,7 @@ class CascadedNet(Model):
 
     def __init__(self, spec: CascadedNetSpec, bins: int, head: HeadSpec) -> None:
         super().__init__()
+        require_per_bin(head, type(self).__name__)
         self.bins, self.head, self.front = bins, head, spec.front
         heard = bins - self.front.nyquist
         self.computed = _up_to_multiple(heard, 2**_HALVINGS * 2)
@@ -190,6 +191,24 @@ class CascadedNet(Model):
     def forward(self, heard_bcft: Inexact[Tensor, "B C {self.bins} T"], draws: Draws | None = None) -> Answer:
         """What the head asks for, of any number of frames; a Nyquist bin is told what the bin below it is."""
         bins, frames = self.bins - self.front.nyquist, heard_bcft.shape[-1]
+        values = self.out(self._maps(heard_bcft, draws))[:, :, :bins, :frames]
+        values = F.pad(values, (0, 0, 0, self.bins - bins), mode="replicate")
+        answer = answer_of(self.head, values.permute(0, 3, 1, 2).flatten(2), heard_bcft.shape[1])
+        if self.head.kind != "complex_mask":
+            return answer
+        size = answer[self.head.kind].abs()
+        return {self.head.kind: answer[self.head.kind] * (torch.tanh(size) / (size + 1e-8))}
+
+    def features(
+        self, heard_bcft: Inexact[Tensor, "B C {self.bins} T"], draws: Draws | None = None
+    ) -> Float[Tensor, "B T n"]:
+        """As `Model.features`: the last stage's channels of all bins that it computes."""
+        return self._maps(heard_bcft, draws)[..., : heard_bcft.shape[-1]].permute(0, 3, 1, 2).flatten(2)
+
+    def _maps(
+        self, heard_bcft: Inexact[Tensor, "B C {self.bins} T"], draws: Draws | None
+    ) -> Float[Tensor, "B _C {self.computed} _T"]:
+        bins = self.bins - self.front.nyquist
         x = self._padded(self._parts(heard_bcft) if self.front.phase else heard_bcft, bins)
         low, high = x.chunk(2, dim=2)
         maps = [x]
@@ -200,13 +219,8 @@ class CascadedNet(Model):
             below, above = narrow(net(low, draws)), higher(high, draws)
             maps.append(torch.cat([below, above], dim=2))
             low, high = torch.cat([low, below], dim=1), torch.cat([high, above], dim=1)
-        values = self.out(self.stg3_full_band_net(torch.cat(maps, dim=1), draws))[:, :, :bins, :frames]
-        values = F.pad(values, (0, 0, 0, self.bins - bins), mode="replicate")
-        answer = answer_of(self.head, values.permute(0, 3, 1, 2).flatten(2), heard_bcft.shape[1])
-        if self.head.kind != "complex_mask":
-            return answer
-        size = answer[self.head.kind].abs()
-        return {self.head.kind: answer[self.head.kind] * (torch.tanh(size) / (size + 1e-8))}
+        found: Tensor = self.stg3_full_band_net(torch.cat(maps, dim=1), draws)
+        return found
 
     def _parts(self, x: Complex[Tensor, "B C F T"]) -> Float[Tensor, "B 2*C F T"]:
         """The real parts of both channels, then the imaginary ones."""

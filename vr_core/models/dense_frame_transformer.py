@@ -50,18 +50,19 @@ class DenseBlock(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """All maps to the logits of the stereo masks, C·F of them a frame for each of `wanted`.
+    """All maps to the logits of the stereo masks, C·F of them a frame for each map of the head, or to its classes.
 
     The seed has no norm here; as in every pre-norm stack the maps grow with depth, and without one the first hundred
     steps go into undoing their scale.
     """
 
-    def __init__(self, maps: int, width: int, bins: int, wanted: int) -> None:
+    def __init__(self, maps: int, width: int, bins: int, head: HeadSpec) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        narrow = width != bins
-        self.mix = nn.Linear(maps, STEREO if narrow else wanted * STEREO)
-        self.project = nn.Linear(STEREO * width, wanted * STEREO * bins) if narrow else nn.Identity()
+        projected = width != bins or head.classes > 0
+        self.mix = nn.Linear(maps, STEREO if projected else head.maps * STEREO)
+        outputs = head.classes or head.maps * STEREO * bins
+        self.project = nn.Linear(STEREO * width, outputs) if projected else nn.Identity()
 
     def forward(self, maps_btmd: Float[Tensor, "B T maps D"]) -> Float[Tensor, "B T n"]:
         mixed = torch.einsum("btmd,cm->btcd", self.norm(maps_btmd), self.mix.weight) + self.mix.bias[:, None]
@@ -79,7 +80,7 @@ class DenseFrameTransformer(Model):
         # could not compare left with right otherwise.
         self.input = nn.Linear(STEREO * bins, STEREO * spec.width) if spec.width != bins else nn.Identity()
         self.blocks = nn.ModuleList(DenseBlock(STEREO + i, spec, i) for i in range(spec.blocks))
-        self.output = MaskHead(STEREO + spec.blocks, spec.width, bins, head.maps)
+        self.output = MaskHead(STEREO + spec.blocks, spec.width, bins, head)
 
     def layer_prefixes(self) -> tuple[str, ...]:
         """Parameter-name prefixes from the input to the output, for layer-wise learning rates."""
@@ -87,9 +88,20 @@ class DenseFrameTransformer(Model):
 
     def forward(self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None = None) -> Answer:
         """What the head asks for, of magnitudes of any number of frames."""
+        return answer_of(self.head, self.output(self._maps(magnitude_bcft, draws)), magnitude_bcft.shape[1])
+
+    def features(
+        self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None = None
+    ) -> Float[Tensor, "B T n"]:
+        """As `Model.features`: the maps, one after the other."""
+        return self._maps(magnitude_bcft, draws).flatten(2)
+
+    def _maps(
+        self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None
+    ) -> Float[Tensor, "B T maps D"]:
         batch, channels, bins, frames = magnitude_bcft.shape
         x = self.compress(magnitude_bcft).permute(0, 3, 1, 2).reshape(batch, frames, channels * bins)
         maps = self.input(x).reshape(batch, frames, channels, self.width)
         for block in self.blocks:
             maps = torch.cat([maps, block(maps, draws)[:, :, None]], dim=2)
-        return answer_of(self.head, self.output(maps), channels)
+        return maps

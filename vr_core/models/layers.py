@@ -152,6 +152,11 @@ class CompressedMagnitude(nn.Module):
     def forward(self, magnitude: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
         return (torch.log10(magnitude + self.FLOOR) - self.MEAN) * (1 / self.DEVIATION)
 
+    @classmethod
+    def expanded(cls, compressed: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        """Magnitudes of what `forward` gave; what lies below silence is silence."""
+        return (10 ** (compressed * cls.DEVIATION + cls.MEAN) - cls.FLOOR).clamp_min(0)
+
 
 def apply_dropout(x: Float[Tensor, "*any"], rate: float, draws: Draws | None, layer: int) -> Float[Tensor, "*any"]:
     """Dropout by counter (`Draws`); `draws` None means evaluation, in which nothing is dropped."""

@@ -2,8 +2,10 @@
 
 from abc import abstractmethod
 
-from torch import nn
+from jaxtyping import Float, Inexact
+from torch import Tensor, nn
 
+from vr_core.draws import Draws
 from vr_core.specs.fronts import AS_STORED, Front
 from vr_core.specs.heads import HeadSpec
 
@@ -18,6 +20,12 @@ class Model(nn.Module):
     """What it answers."""
     front: Front = AS_STORED
     """What it hears."""
+
+    @abstractmethod
+    def features(
+        self, heard: Inexact[Tensor, "item channel bin frame"], draws: Draws | None = None
+    ) -> Float[Tensor, "item frame feature"]:
+        """What the head sees, for other tasks: `[item, frame, feature]`."""
 
     @abstractmethod
     def layer_prefixes(self) -> tuple[str, ...]:

@@ -39,7 +39,8 @@ class PlainStack(Model):
         self.compress = CompressedMagnitude()
         self.input = nn.Linear(STEREO * bins, spec.width)
         self.blocks = nn.ModuleList(PlainBlock(spec, i) for i in range(spec.blocks))
-        self.output = nn.Sequential(nn.LayerNorm(spec.width), nn.Linear(spec.width, head.maps * STEREO * bins))
+        outputs = head.classes or head.maps * STEREO * bins
+        self.output = nn.Sequential(nn.LayerNorm(spec.width), nn.Linear(spec.width, outputs))
 
     def layer_prefixes(self) -> tuple[str, ...]:
         """Parameter-name prefixes from the input to the output, for layer-wise learning rates."""
@@ -47,8 +48,14 @@ class PlainStack(Model):
 
     def forward(self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None = None) -> Answer:
         """What the head asks for, of magnitudes of any number of frames."""
+        return answer_of(self.head, self.output(self.features(magnitude_bcft, draws)), magnitude_bcft.shape[1])
+
+    def features(
+        self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """As `Model.features`."""
         batch, channels, bins, frames = magnitude_bcft.shape
         x = self.input(self.compress(magnitude_bcft).permute(0, 3, 1, 2).reshape(batch, frames, channels * bins))
         for block in self.blocks:
             x = block(x, draws)
-        return answer_of(self.head, self.output(x), channels)
+        return x

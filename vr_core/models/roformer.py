@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vr_core.draws import Draws
-from vr_core.models.heads import Answer, answer_of
+from vr_core.models.heads import Answer, answer_of, require_per_bin
 from vr_core.models.layers import apply_dropout
 from vr_core.models.model import Model
 from vr_core.specs.heads import HeadSpec
@@ -150,6 +150,7 @@ class Roformer(Model):
     def __init__(self, spec: RoformerSpec, bins: int, head: HeadSpec, *, norm_each: bool) -> None:
         """`norm_each`: a norm after each transformer; else one before the masks."""
         super().__init__()
+        require_per_bin(head, type(self).__name__)
         self.bins, self.head, self.front, self.recompute = bins, head, spec.front, spec.recompute
         self.zero_dc, bands = spec.zero_dc, spec.bands_of(bins)
         places = list(itertools.chain(*bands))
@@ -185,16 +186,7 @@ class Roformer(Model):
     def forward(self, spectrum_bcft: Complex[Tensor, "B C {self.bins} T"], draws: Draws | None = None) -> Answer:
         """What the head asks for, of any number of frames."""
         batch, channels, bins, frames = spectrum_bcft.shape
-        # To frames of (bin, channel, real or imaginary).
-        x = torch.view_as_real(spectrum_bcft).permute(0, 3, 2, 1, 4)
-        x = x[:, :, self.places] if self.overlapping else x
-        x_btnd = self.band_split(x.reshape(batch, frames, -1))
-        for layer in self.layers:
-            over_time, over_bands = layer.children()
-            x_btnd = self._along(over_time, x_btnd.transpose(1, 2), draws).transpose(1, 2)
-            x_btnd = self._along(over_bands, x_btnd, draws)
-        if hasattr(self, "final_norm"):
-            x_btnd = self.final_norm(x_btnd)
+        x_btnd = self._bands(spectrum_bcft, draws)
         values = torch.stack([estimator(x_btnd) for estimator in self.mask_estimators], dim=2)
         values = values.reshape(batch, frames, len(self.head.stems), -1, channels, self.head.planes)
         if self.overlapping:
@@ -203,9 +195,30 @@ class Roformer(Model):
         answer = answer_of(self.head, values.permute(0, 1, 2, 5, 4, 3).reshape(batch, frames, -1), channels)
         if not self.zero_dc:
             return answer
-        keep = torch.ones(bins, 1, device=x.device, dtype=x.dtype)
+        keep = torch.ones(bins, 1, device=values.device, dtype=values.dtype)
         keep[0] = 0
         return {kind: values * keep for kind, values in answer.items()}
+
+    def features(
+        self, spectrum_bcft: Complex[Tensor, "B C {self.bins} T"], draws: Draws | None = None
+    ) -> Float[Tensor, "B T n"]:
+        """As `Model.features`: the vectors of all bands, one after the other."""
+        return self._bands(spectrum_bcft, draws).flatten(2)
+
+    def _bands(
+        self, spectrum_bcft: Complex[Tensor, "B C {self.bins} T"], draws: Draws | None
+    ) -> Float[Tensor, "B T N D"]:
+        # To frames of (bin, channel, real or imaginary).
+        x = torch.view_as_real(spectrum_bcft).permute(0, 3, 2, 1, 4)
+        x = x[:, :, self.places] if self.overlapping else x
+        x_btnd = self.band_split(x.flatten(2))
+        for layer in self.layers:
+            over_time, over_bands = layer.children()
+            x_btnd = self._along(over_time, x_btnd.transpose(1, 2), draws).transpose(1, 2)
+            x_btnd = self._along(over_bands, x_btnd, draws)
+        if hasattr(self, "final_norm"):
+            x_btnd = self.final_norm(x_btnd)
+        return x_btnd
 
     def _along(
         self, part: nn.Module, x_bnpd: Float[Tensor, "B M P D"], draws: Draws | None

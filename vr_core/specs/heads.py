@@ -2,22 +2,24 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vr_core.config import Spec
 
-Kind = Literal["mask", "complex_mask", "amplitude"]
+Kind = Literal["mask", "complex_mask", "amplitude", "compressed", "logits"]
 StemName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9 _-]*$", max_length=40)]
 """It stands in the names of files."""
 
 
 class HeadSpec(Spec):
-    """One answer for each stem, `[item, stem, channel, bin, frame]`."""
+    """One answer for each stem, `[item, stem, channel, bin, frame]`; of `logits`, `[item, frame, class]`."""
 
     kind: Kind = "mask"
     """`mask`: in (0, 1), times the mixture. `complex_mask`: any complex number, times the mixture. `amplitude`: the
-    stem's magnitude."""
+    stem's magnitude. `compressed`: the same on the scale that networks see. `logits`: of classes of each frame."""
     stems: tuple[StemName, ...] = Field(("instrumental",), min_length=1)
+    classes: Annotated[int, Field(ge=0)] = 0
+    """Of `logits` alone."""
 
     @property
     def planes(self) -> int:
@@ -28,6 +30,12 @@ class HeadSpec(Spec):
     def maps(self) -> int:
         """Real numbers of each bin of each channel."""
         return self.planes * len(self.stems)
+
+    @model_validator(mode="after")
+    def _classes(self) -> "HeadSpec":
+        if (self.kind == "logits") != (self.classes > 0):
+            raise ValueError(f"classes {self.classes}: logits have at least one class, and nothing else has any")
+        return self
 
 
 MASK = HeadSpec()
