@@ -1,6 +1,7 @@
 """`vr import`: a checkpoint of another program as a weights file of ours, and a recipe that trains it further."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,9 +73,13 @@ def import_(
     source, out = expanded(file), expanded(out)
     out = out if out.suffix == ".safetensors" else out.with_name(f"{out.name}.safetensors")
     recipe = out.with_suffix(".yaml")
+    given = {os.path.realpath(path) for path in (source, *([expanded(config)] if config is not None else []))}
     for path in (out, recipe):
-        if path.exists() and not replace:
-            raise WeightsError(f"{path}: is there already; give another --out, or --replace")
+        if os.path.realpath(path) in given:
+            raise WeightsError(f"{path}: would be written over what is imported; give another --out")
+        if os.path.lexists(path) and (path.is_dir() or not replace):
+            ways = "" if path.is_dir() else ", or --replace"
+            raise WeightsError(f"{path}: is there already; give another --out{ways}")
     named = stem_names([name.strip() for name in stems.split(",")]) if stems is not None else None
     said = Said(named, hop, n_fft, chunk_samples=chunk)
     if config is not None:

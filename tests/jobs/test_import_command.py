@@ -103,6 +103,18 @@ def test_what_is_there_is_replaced_only_when_that_is_said(tmp_path: Path) -> Non
     assert told["assumed"] == ["a hop of 441 samples is assumed, as of nearly all such files; --hop gives another"]
 
 
+def test_nothing_is_written_over_what_is_imported(tmp_path: Path) -> None:
+    torch.save(roformer("bs"), tmp_path / "roformer.ckpt")
+    (tmp_path / "roformer.yaml").write_text(said := config(["vocals"], None))
+    words = ("import", tmp_path / "roformer.ckpt", "--config", tmp_path / "roformer.yaml", "--replace", "-o")
+    told = vr(*words, tmp_path / "roformer", code=2).stderr
+    assert "roformer.yaml: would be written over what is imported; give another --out" in told
+    assert (tmp_path / "roformer.yaml").read_text() == said
+    (tmp_path / "mine.yaml").mkdir()
+    assert "mine.yaml: is there already; give another --out\n" in vr(*words, tmp_path / "mine", code=2).stderr
+    assert not (tmp_path / "mine.safetensors").exists()
+
+
 def test_a_model_without_vocals_gets_no_recipe(tmp_path: Path) -> None:
     torch.save(roformer("bs"), tmp_path / "theirs.ckpt")
     said = vr("import", tmp_path / "theirs.ckpt", "--stems", "drums", "-o", tmp_path / "mine")

@@ -1,12 +1,12 @@
 """tsurumeso's vocal-remover: files of v5 and v6, which come without a YAML."""
 
-from vr_core.importing.layout import Layout, Shapes
+from vr_core.importing.layout import Layout, NotBuilt, Shapes, stft_of
 from vr_core.importing.said import INSTRUMENTAL, VOCALS, Said
 from vr_core.specs.models import CascadedNetSpec
 from vr_core.specs.stft import StftSpec
 
-_FRAMES = 128
-"""Of the 256 that its training hears, without the 64 of context at either side."""
+_FRAMES = 256
+"""Of its training's crops, the 64 of context at either side included."""
 _MAPS = 2
 """Of a real mask: two channels."""
 
@@ -18,9 +18,10 @@ def cascaded_net(shapes: Shapes, said: Said) -> Layout | None:
     maps, channels = shapes["out.weight"][:2]
     phase = shapes["stg1_low_band_net.0.enc1.conv.0.weight"][1] > _MAPS
     lstm_gates, bins = shapes["stg3_full_band_net.lstm_dec2.lstm.weight_ih_l0"]
-    stft = StftSpec(
-        n_fft=4 * bins, hop=said.hop or StftSpec().hop, sample_rate_hz=said.sample_rate_hz or StftSpec().sample_rate_hz
-    )
+    n_fft = 4 * bins
+    if n_fft & (n_fft - 1) and said.n_fft != n_fft:  # UVR's files have the same names and say nothing else of it
+        raise NotBuilt(f"{2 * bins} bins, as UVR's models of several STFTs side by side have")
+    stft, notes = stft_of(n_fft, StftSpec().hop, said)
     stems = maps // (_MAPS * (1 + phase))
     spec = CascadedNetSpec(
         channels=channels,
@@ -38,4 +39,5 @@ def cascaded_net(shapes: Shapes, said: Said) -> Layout | None:
         stem_count=stems,
         default_frames=_FRAMES,
         stems={1: (INSTRUMENTAL,), 2: (INSTRUMENTAL, VOCALS)}.get(stems),
+        notes=notes,
     )

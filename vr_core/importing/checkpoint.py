@@ -24,14 +24,19 @@ from vr_core.small_files import DamagedFile, open_regular
 
 WRAPPERS = ("state_dict", "model_state_dict", "state")
 """Keys under which trainers put the weights, beside optimisers and counters."""
-PREFIXES = ("module.", "model.")
-"""Before each name in files of a model that was wrapped in training."""
+PREFIXES = ("module.", "model.", "_orig_mod.")
+"""Before each name in files of a model that was wrapped in training, once or more."""
+COPIES = 3
+"""Of a file's tensors in memory, most: those that were read, as bytes, and the file that is written."""
 _SCALAR = np.float64(0).__reduce__()[0]
 """What a number of numpy is made by; its module has had two names."""
 _SCALARS: tuple[Any, ...] = (
     np.dtype, (_SCALAR, "numpy.core.multiarray.scalar"), (_SCALAR, "numpy._core.multiarray.scalar"),
     *(getattr(np.dtypes, name) for name in ("Float32DType", "Float64DType", "Int64DType", "Int32DType", "BoolDType")),
 )  # fmt: skip
+
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.bool)
 
 
 def read_checkpoint(path: Path, available_bytes: int) -> dict[str, Tensor]:
@@ -105,10 +110,10 @@ def _unpacked_bytes(file: BinaryIO, path: Path) -> int:
 
 
 def _require_room(path: Path, size_bytes: int, available_bytes: int) -> None:
-    if size_bytes > available_bytes:
+    if COPIES * size_bytes > available_bytes:
         raise WeightsError(
             f"{path}: holds {size_bytes / 1e9:.1f} GB, and this PC has {available_bytes / 1e9:.1f} GB of memory free; "
-            "import it on another PC, or in half precision"
+            f"importing takes {COPIES} times the file; import it on another PC, or in half precision"
         )
 
 
@@ -119,9 +124,14 @@ def _named_tensors(raw: Any, path: Path) -> dict[str, Tensor]:
     tensors = {k: v for k, v in raw.items() if isinstance(v, Tensor)} if isinstance(raw, Mapping) else {}
     if not tensors:
         raise WeightsError(f"{path}: holds no tensors by name; give the checkpoint of a model")
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    odd = next((name for name, tensor in tensors.items() if tensor.dtype not in _DTYPES), None)
+    if odd is not None:
+        raise WeightsError(
+            f"{path}: {odd} holds {str(tensors[odd].dtype).removeprefix('torch.')}, which vr does not compute in; "
+            "give a file in float32 or half precision"
+        )
     return tensors
 
 

@@ -28,7 +28,7 @@ def convert(
 ) -> tuple[WeightsMeta, Recognised]:
     """Write `out` from the checkpoint `source`, whole or not at all; what it says of itself, and what was assumed.
 
-    The tensors keep their names, values and types. Needs memory of about the file's size.
+    The tensors keep their names, values and types. Needs memory of three times the file's size.
 
     Args:
         source: of torch or safetensors; nothing in it is executed.

@@ -6,7 +6,7 @@ from typing import Any
 
 from vr_core.errors import ConfigError, WeightsError
 from vr_core.importing.cascaded_net import cascaded_net
-from vr_core.importing.layout import Layout, Shapes
+from vr_core.importing.layout import Layout, NotBuilt, Shapes
 from vr_core.importing.roformers import bs_roformer, mel_roformer
 from vr_core.importing.said import Said
 from vr_core.specs.heads import HeadSpec
@@ -29,6 +29,7 @@ VARIANTS = {
     "tfc_tdf": "MDX23C (TFC-TDF)",
     "encoder_blocks": "MDX23C (TFC-TDF)",
     "conformer": "a Conformer network",
+    "stg1_low_band_net.enc1": "tsurumeso's vocal-remover before v5, or a VR model of UVR",
 }
 """A part of a tensor's name → what network has it; these are named in the refusal, and not built."""
 
@@ -60,8 +61,8 @@ def recognise(shapes: Shapes, said: Said, origin: str) -> Recognised:
     """
     for part, what in VARIANTS.items():
         if any(part in name for name in shapes):
-            raise WeightsError(f"{origin}: of {what}, which vr does not build; `vr models` lists what it does")
-    layout = next((found for of in LAYOUTS if (found := of(shapes, said))), None)
+            raise _not_built(origin, what)
+    layout = _layout_of(shapes, said, origin)
     if layout is None:
         first = ", ".join(list(shapes)[:2])
         raise WeightsError(
@@ -69,10 +70,35 @@ def recognise(shapes: Shapes, said: Said, origin: str) -> Recognised:
             "`vr models` lists what it does"
         )
     _require_agreement(layout.stated, said)
+    if said.chunk_samples is not None and said.chunk_samples < layout.stft.n_fft:
+        raise ConfigError(
+            f"{said.origin}: a chunk of {said.chunk_samples} samples is shorter than a window of {layout.stft.n_fft}; "
+            "give --chunk in samples, such as 352800 for 8 s"
+        )
     return Recognised(
         layout.model, HeadSpec(kind=layout.head, stems=_stems(layout, said, origin)), layout.stft,
         layout.frames_of(said.chunk_samples), tuple(layout.notes),
     )  # fmt: skip
+
+
+def _layout_of(shapes: Shapes, said: Said, origin: str) -> Layout | None:
+    for of in LAYOUTS:
+        try:
+            found = of(shapes, said)
+        except NotBuilt as error:
+            raise _not_built(origin, str(error)) from None
+        except (LookupError, ValueError, ZeroDivisionError):  # a tensor is missing, or of a size that no model has
+            raise WeightsError(
+                f"{origin}: begins like a {of.__name__}, and has other tensors than vr builds one of; give another "
+                "file, or one that was trained with the usual settings"
+            ) from None
+        if found is not None:
+            return found
+    return None
+
+
+def _not_built(origin: str, what: str) -> WeightsError:
+    return WeightsError(f"{origin}: of {what}, which vr does not build; `vr models` lists what it does")
 
 
 def _require_agreement(stated: Mapping[str, Any], said: Said) -> None:
@@ -98,7 +124,7 @@ def _stems(layout: Layout, said: Said, origin: str) -> tuple[str, ...]:
         )
     if len(stems) != layout.stem_count:
         raise ConfigError(
-            f"{said.origin}: names {len(stems)} stems ({', '.join(stems)}), the tensors have {layout.stem_count}; "
-            "give the file that belongs to it, or --stems"
+            f"{origin}: is said to have {len(stems)} stems ({', '.join(stems)}), the tensors have {layout.stem_count}; "
+            "give the YAML that belongs to it, or --stems"
         )
     return stems

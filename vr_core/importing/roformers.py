@@ -3,8 +3,8 @@
 import re
 from typing import Any
 
-from vr_core.errors import ConfigError, WeightsError
-from vr_core.importing.layout import Layout, Shapes
+from vr_core.errors import ConfigError
+from vr_core.importing.layout import Layout, NotBuilt, Shapes, stft_of
 from vr_core.importing.said import Said
 from vr_core.specs.models import BsRoformerSpec, MelRoformerSpec
 from vr_core.specs.stft import StftSpec
@@ -14,6 +14,11 @@ HOP = 441
 CHUNK_S = 8
 _BIN_NUMBERS = 4
 """Real numbers of a bin in a band: two channels, real and imaginary."""
+_WITHOUT_TENSORS = {
+    "stft_normalized": "normalised spectrograms (stft_normalized)",
+    "skip_connection": "a RoFormer with sums of earlier blocks (skip_connection)",
+}
+"""Keys of a YAML that change what a model computes and none of its tensors → what it is then."""
 
 
 def bs_roformer(shapes: Shapes, said: Said) -> Layout | None:
@@ -55,7 +60,7 @@ def _band_widths(shapes: Shapes) -> list[int]:
     count = _count(shapes, r"band_split\.to_features\.(\d+)\.")
     widths = [shapes[f"band_split.to_features.{i}.0.gamma"][0] for i in range(count)]
     if any(width % _BIN_NUMBERS for width in widths):
-        raise WeightsError("band_split: of a mono model; vr builds stereo ones")
+        raise NotBuilt("a mono RoFormer")
     return widths
 
 
@@ -64,27 +69,22 @@ def _zero_dc(said: Said) -> bool:
 
 
 def _stft(n_fft: int, said: Said) -> tuple[StftSpec, tuple[str, ...]]:
-    if said.n_fft not in (None, n_fft):
-        raise ConfigError(
-            f"{said.origin}: an STFT of {said.n_fft}, the tensors have bands of one of {n_fft}; give the file that "
-            "belongs to it"
-        )
-    if said.model.get("stft_normalized"):
-        raise ConfigError(f"{said.origin}: stft_normalized: vr builds models of spectrograms that are not normalised")
-    notes = (
-        () if said.hop else (f"a hop of {HOP} samples is assumed, as of nearly all such files; --hop gives another",)
-    )
-    stft = StftSpec(n_fft=n_fft, hop=said.hop or HOP, sample_rate_hz=said.sample_rate_hz or StftSpec().sample_rate_hz)
-    return stft, notes
+    for key, what in _WITHOUT_TENSORS.items():
+        if said.model.get(key):
+            raise NotBuilt(what)
+    window = said.model.get("stft_win_length", n_fft)
+    if window != n_fft:
+        raise NotBuilt(f"windows of {window} samples in an STFT of {n_fft} (stft_win_length)")
+    return stft_of(n_fft, HOP, said)
 
 
 def _common(shapes: Shapes) -> dict[str, Any]:
     """Settings that both have."""
     first = "layers.0.0.layers.0"
     if _count(shapes, r"layers\.(\d+)\.") and "layers.0.2.layers.0.0.norm.gamma" in shapes:
-        raise WeightsError("layers.0.2: linear attention (linear_transformer_depth), which vr does not build")
+        raise NotBuilt("linear attention (linear_transformer_depth)")
     if any(name.startswith(("layers.0.0.layers.1.", "layers.0.1.layers.1.")) for name in shapes):
-        raise WeightsError("layers.0.0.layers.1: several transformers in a row over time or bands; vr builds one")
+        raise NotBuilt("several transformers in a row over time or bands (time_transformer_depth)")
     width = shapes["band_split.to_features.0.1.weight"][0]
     heads = shapes[f"{first}.0.to_gates.weight"][0]
     hidden = _count(shapes, r"mask_estimators\.0\.to_freqs\.0\.0\.(\d+)\.weight") // 2

@@ -12,6 +12,9 @@ from vr_core.yaml12 import YAML_BYTES, kind_of, parse_yaml
 
 INSTRUMENTAL = "instrumental"
 VOCALS = "vocals"
+_NO_STEMS = ("mixture", "all")
+"""What `vr separate` calls the song, and every stem."""
+_NAME_LETTERS = 40
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,22 @@ def stem_names(names: Sequence[str]) -> tuple[str, ...]:
     """As vr calls them; `other` is the instrumental where nothing but vocals stands beside it.
 
     Raises:
-        ConfigError: a name without a letter, or one twice.
+        ConfigError: a name without a letter or digit, a long one, one twice, or one that is no stem's.
     """
     plain = [re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") for name in names]
     instrumental = {"inst", "instrum", "no_vocals", *(["other"] if set(plain) == {VOCALS, "other"} else [])}
     found = tuple(INSTRUMENTAL if name in instrumental else name for name in plain)
     if not all(found) or len(set(found)) < len(found):
-        raise ConfigError(f"stems {', '.join(map(repr, names))}: expected a name for each, and each once")
+        raise ConfigError(
+            f"stems {', '.join(map(repr, names))}: expected a name for each, and each once; give such as "
+            "--stems vocals,instrumental"
+        )
+    for name in found:
+        if name in _NO_STEMS or len(name) > _NAME_LETTERS:
+            raise ConfigError(
+                f"stem {name!r}: expected up to {_NAME_LETTERS} letters, and none of {', '.join(_NO_STEMS)}; "
+                "give another name with --stems"
+            )
     return found
 
 
