@@ -27,8 +27,7 @@ def recipe_of(meta: WeightsMeta, weights: Path) -> dict[str, Any] | None:
     model, phase = plain(meta.model), meta.head.kind == "complex_mask"
     if "recompute" in model:
         model["recompute"] = True
-    stored, own = StftSpec(), meta.stft
-    crop_samples = (meta.crop_frames - 1) * own.hop + (own.n_fft if meta.model.front.stft else 0)
+    crop_frames = meta.model.front.frames_for(StftSpec(), meta.crop_frames)
     recipe = {
         "name": re.sub(r"[^a-z0-9]+", "-", weights.stem.lower()).strip("-")[:_NAME_LETTERS].strip("-") or "imported",
         "init": str(weights.absolute()),
@@ -40,7 +39,7 @@ def recipe_of(meta: WeightsMeta, weights: Path) -> dict[str, Any] | None:
             "name": "separate", "mask": "complex" if phase else "real", "stems": stems,
             "loss": "waveform" if phase else "magnitude",
         },
-        "batch": {"items": 8, "micro_batch": 1, "crop_frames": -(-crop_samples // stored.hop) + 1},
+        "batch": {"items": 8, "micro_batch": 1, "crop_frames": crop_frames},
         "optim": {"lr": 1e-5, "warmup_steps": 100, "ema_decay": 0.999},
         "validation": {"every_steps": 200, "items": 16},
     }  # fmt: skip

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dataprep.batches.loader import CodedBatch, sounds_of
 from jobs.recipe import Recipe
 from jobs.steps.world import World
+from vr_core.audio.sound import seen_by
 from vr_core.draws import Draws
 from vr_core.objectives.objective import item_losses
 from vr_core.objectives.registry import objective_of
@@ -40,9 +41,7 @@ class ItemLosses:
         Where it is not told to train, the model is in evaluation mode meanwhile, whatever mode it is in.
         """
         sounds = sounds_of(batch, self._signals, self._device, self._dtype)
-        if self._front.stft is not None:
-            own = self._front.stft
-            sounds = {name: sound.at(own, nyquist=self._front.nyquist) for name, sound in sounds.items()}
+        sounds = {name: seen_by(self._front, sound) for name, sound in sounds.items()}
         seed = self.seed if seed is None else seed
         draws = Draws.of_items(seed, [item.index for item in batch.items], self._device)
         mode = contextlib.nullcontext() if training else evaluating(model)

@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from vr_core.audio.estimates import stem_mask
+from vr_core.audio.sound import Sound, heard_by
 from vr_core.audio.spectrogram import istft, stft
 from vr_core.audio.stems import given_stems
 from vr_core.config import Spec
@@ -92,7 +93,7 @@ def separate(
     windows = windows or WindowSpec()
     pieces = _analyse(mixture.watch(blocks), spec, windows.batch * windows.step, torch.device(device))
     done = 0
-    for signal in _synthesise(_mask(pieces, model, windows, masked, _scale_of(model, song_peak)), spec):
+    for signal in _synthesise(_mask(pieces, model, spec, windows, masked, song_peak), spec):
         found: dict[str, Block] = dict(zip(masked, signal.cpu().numpy(), strict=True))
         mixed = mixture.take(signal.shape[-1])
         if given.rest in needed:
@@ -134,22 +135,13 @@ def mask_spectrum(model: Model, spectrum: Tensor, windows: WindowSpec) -> Tensor
         The instrumental's, of the same shape.
     """
     whole = _Piece(spectrum, spectrum.new_zeros(spectrum.shape[0], spectrum.shape[-1]), samples=0)
-    scale = _scale_of(model, float(spectrum.abs().max()))
-    masked = _mask(iter([whole]), model, windows, ("instrumental",), scale)
+    # Which STFT it is of does not matter: the model hears the frames as they are.
+    masked = _mask(iter([whole]), model, StftSpec(), windows, ("instrumental",), float(spectrum.abs().max()))
     return torch.cat([piece.spectrum for piece in masked], dim=-1)[0]
 
 
 _PEAK_FRAMES = 1024
 """Of a song that are looked at together for its peak."""
-
-
-def _scale_of(model: Model, song_peak: float | None) -> float:
-    """What the model hears is divided by this."""
-    if model.front.scale == "none":
-        return 1.0
-    if song_peak is None:
-        raise ValueError("this model hears parts of the song's peak; give song_peak, from peak_magnitude")
-    return song_peak or 1.0
 
 
 @dataclass(frozen=True)
@@ -255,13 +247,20 @@ def _analyse(blocks: Iterator[Block], spec: StftSpec, chunk_frames: int, device:
 
 @torch.inference_mode()
 def _mask(
-    pieces: Iterator[_Piece], model: Model, windows: WindowSpec, stems: tuple[str, ...], scale: float
+    pieces: Iterator[_Piece],
+    model: Model,
+    spec: StftSpec,
+    windows: WindowSpec,
+    stems: tuple[str, ...],
+    song_peak: float | None,
 ) -> Iterator[_Piece]:
     """The same frames multiplied by the model's masks of `stems`, cross-faded where windows overlap.
 
     Frames are counted from the first that a window can hear: where the model hears context, silence is put before and
     after the song, and a window is that much longer than the frames of it that count.
     """
+    if model.front.scale == "song_peak" and song_peak is None:
+        raise ValueError("this model hears parts of the song's peak; give song_peak, from peak_magnitude")
     held: _Piece | None = None
     first = start = 0  # frame at which `held` begins; at which the next window begins
     weighted = torch.empty(0)
@@ -289,12 +288,10 @@ def _mask(
             group = [s - first for s in starts[i : i + windows.batch]]
             fade = torch.nn.functional.pad(_fade(length - 2 * context, weighted.device), (context, context))
             spectrum = held.with_nyquist() if nyquist else held.spectrum
-            heard = torch.stack([spectrum[..., s : s + length] for s in group])
-            if scale != 1:
-                heard = heard / scale
-            magnitude = heard.abs()
-            answer = model(heard if model.front.phase else magnitude)
-            masks = torch.stack([stem_mask(model.head, answer, magnitude, stem) for stem in stems], dim=1)
+            mixed = torch.stack([spectrum[..., s : s + length] for s in group])
+            sound = Sound(spec, mixed.abs(), mixed)
+            answer = model(heard_by(model.front, sound, song_peak))
+            masks = torch.stack([stem_mask(model.head, answer, sound.magnitude, stem) for stem in stems], dim=1)
             if masks.is_complex() and not weighted.is_complex():
                 weighted = weighted.to(masks.dtype)
             for s, mask in zip(group, masks, strict=True):

@@ -80,12 +80,24 @@ class Sound:
         return Sound(stft, spectrum.abs(), spectrum)
 
 
-def heard_by(front: Front, sound: Sound) -> Inexact[Tensor, "I C F T"]:
-    """What a model with that front is given of a sound that has its STFT; an item counts as a whole song."""
+def seen_by(front: Front, sound: Sound) -> Sound:
+    """A stored sound by the STFT of a model with that front: its own, else as it is; errors as `Sound.at`."""
+    return sound if front.stft is None else sound.at(front.stft, nyquist=front.nyquist)
+
+
+def heard_by(front: Front, sound: Sound, song_peak: float | None = None) -> Inexact[Tensor, "I C F T"]:
+    """What a model with that front is given: the only place, of training, separation and checks.
+
+    Args:
+        front: the model's.
+        sound: with its STFT (`seen_by`).
+        song_peak: the largest magnitude of the song that all items are of; without it an item counts as a whole song.
+    """
     heard = sound.phased() if front.phase else sound.magnitude
     if front.scale == "none":
         return heard
-    peak = sound.magnitude.amax(dim=(1, 2, 3), keepdim=True)
+    of_items = sound.magnitude.amax(dim=(1, 2, 3), keepdim=True)
+    peak = of_items if song_peak is None else torch.full_like(of_items, song_peak)
     return heard / torch.where(peak > 0, peak, 1)
 
 

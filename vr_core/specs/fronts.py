@@ -44,6 +44,12 @@ class Front:
             return frames
         return max(0, ((frames - 1) * data.hop - self.stft.n_fft) // self.stft.hop + 1)
 
+    def frames_for(self, data: StftSpec, frames: int) -> int:
+        """Fewest stored frames of which it hears so many."""
+        if self.stft is None:
+            return frames
+        return -(-((frames - 1) * self.stft.hop + self.stft.n_fft) // data.hop) + 1
+
 
 AS_STORED = Front()
 """Magnitudes of the data set's own STFT."""

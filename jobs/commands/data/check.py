@@ -27,7 +27,7 @@ def check(
     """
     from rich.table import Table
 
-    from dataprep.inspecting.model_checks import SUSPICIOUS, listen
+    from dataprep.inspecting.model_checks import SUSPICIOUS, listen, require_hearable
     from jobs.scoring.separate import pick_device
     from jobs.scoring.separator import load_separator
     from jobs.training.storage import open_data
@@ -35,7 +35,7 @@ def check(
     chosen = pick_device(device)
     separator, meta = load_separator(model, chosen, partial(say, err=True))
     opened = open_data(data)
-    opened.check(meta.stft)
+    require_hearable(opened, separator, meta.stft)
     with step_bar("listening", len(opened.manifest.songs)) as listened:
         scores = list(listen(opened, separator, meta.crop_frames, chosen, listened))
     scores.sort(key=lambda score: -score.foreign)
