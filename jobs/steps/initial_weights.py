@@ -69,19 +69,20 @@ def with_own_heads(state: Mapping[str, Tensor], theirs: Model, model: Model) -> 
     """
     before, own = _heads(theirs), _heads(model)
     shared = own.keys() & before.keys() if theirs.head.kind == model.head.kind else set()
-    found = {name: tensor for name, tensor in state.items() if not name.startswith(tuple(before.values()))}
-    for stems, prefix in own.items():
-        if stems in shared:
-            old = before[stems]
-            found |= {prefix + n.removeprefix(old): tensor for n, tensor in state.items() if n.startswith(old)}
-        else:
-            found |= {n: tensor for n, tensor in model.state_dict().items() if n.startswith(prefix)}
-    lines = [f"the head of {stems} ({own[stems]}*) is new and starts fresh" for stems in own if stems not in shared]
-    lines += [f"its head of {stems} ({before[stems]}*) is not taken" for stems in before if stems not in shared]
+    theirs_all = tuple(prefix for prefixes in before.values() for prefix in prefixes)
+    found = {name: tensor for name, tensor in state.items() if not name.startswith(theirs_all)}
+    for stems, prefixes in own.items():
+        old = before[stems] if stems in shared else ()
+        for mine, their in zip(prefixes, old, strict=False):
+            found |= {mine + n.removeprefix(their): tensor for n, tensor in state.items() if n.startswith(their)}
+        fresh = prefixes[len(old) :]  # of a shared head: an output that theirs has not
+        found |= {n: tensor for n, tensor in model.state_dict().items() if n.startswith(fresh)}
+    lines = [f"the head of {stems} ({own[stems][0]}*) is new and starts fresh" for stems in own if stems not in shared]
+    lines += [f"its head of {stems} ({before[stems][0]}*) is not taken" for stems in before if stems not in shared]
     return found, lines
 
 
-def _heads(model: Model) -> dict[str, str]:
-    """Stems of a head → prefix of its parameters."""
+def _heads(model: Model) -> dict[str, tuple[str, ...]]:
+    """Stems of a head → prefixes of its parameters."""
     prefixes, stems = model.head_prefixes(), model.head.stems
     return dict(zip(stems if len(prefixes) == len(stems) else [", ".join(stems)], prefixes, strict=True))

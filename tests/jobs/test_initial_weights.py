@@ -6,7 +6,7 @@ from jobs.steps.initial_weights import with_own_heads
 from vr_core.models.model import Model
 from vr_core.models.registry import build
 from vr_core.specs.heads import HeadSpec
-from vr_core.specs.models import BsRoformerSpec, ModelSpec, PlainStackSpec
+from vr_core.specs.models import BsRoformerSpec, CascadedNetSpec, ModelSpec, PlainStackSpec
 from vr_core.specs.stft import StftSpec
 from vr_core.weights import require_fit
 
@@ -63,6 +63,20 @@ def test_one_head_for_all_stems_is_taken_only_for_the_same_stems() -> None:
         "the head of vocals (output.*) is new and starts fresh", "its head of vocals, drums (output.*) is not taken",
     ]  # fmt: skip
     assert taken(theirs, model_of(STACK, "vocals", "drums", seed=1))[1] == []
+
+
+def test_an_auxiliary_output_is_of_the_head() -> None:
+    net = CascadedNetSpec(channels=4, lstm=8, norm="frozen_batch", auxiliary=True)
+    without = net.model_copy(update={"auxiliary": False})
+    theirs = model_of(net, "instrumental", kind="mask")
+    for spec, stems, fresh in (
+        (net, ("vocals", "instrumental"), {"out.weight", "aux_out.weight"}), (without, ("vocals",), {"out.weight"}),
+        (net, ("instrumental",), set()), (without, ("instrumental",), set()),
+    ):  # fmt: skip
+        found, _ = taken(theirs, model_of(spec, *stems, kind="mask", seed=1))
+        assert {name for name, source in found.items() if source == "fresh"} == fresh
+    found, lines = taken(model_of(without, "vocals", kind="mask"), model_of(net, "vocals", kind="mask", seed=1))
+    assert ({name for name, source in found.items() if source == "fresh"}, lines) == ({"aux_out.weight"}, [])
 
 
 def test_a_body_that_does_not_fit_is_refused_with_the_first_names() -> None:

@@ -188,6 +188,10 @@ class CascadedNet(Model):
             "stg3_full_band_net.", "out.",
         )  # fmt: skip
 
+    def head_prefixes(self) -> tuple[tuple[str, ...], ...]:
+        """One for all, with the weights of the auxiliary output where a file holds them."""
+        return (("out.", *(["aux_out."] if hasattr(self, "aux_out") else [])),)
+
     def forward(self, heard_bcft: Inexact[Tensor, "B C {self.bins} T"], draws: Draws | None = None) -> Answer:
         """What the head asks for, of any number of frames; a Nyquist bin is told what the bin below it is."""
         bins, frames = self.bins - self.front.nyquist, heard_bcft.shape[-1]

@@ -31,9 +31,9 @@ class Model(nn.Module):
     def layer_prefixes(self) -> tuple[str, ...]:
         """Parameter-name prefixes from the input to the output, for layer-wise learning rates."""
 
-    def head_prefixes(self) -> tuple[str, ...]:
-        """Parameter-name prefixes of all that depends on what is answered: one for each stem of `head`, or one for all.
+    def head_prefixes(self) -> tuple[tuple[str, ...], ...]:
+        """Prefixes of names of all that depends on what is answered: a group for each stem of `head`, or one for all.
 
         The last layer, unless a model says otherwise; the others are its body, which fits a model of any other head.
         """
-        return self.layer_prefixes()[-1:]
+        return (self.layer_prefixes()[-1:],)

@@ -179,9 +179,9 @@ class Roformer(Model):
         last = ("final_norm.",) if hasattr(self, "final_norm") else ()
         return ("band_split.", *(f"layers.{i}." for i in range(len(self.layers))), *last, "mask_estimators.")
 
-    def head_prefixes(self) -> tuple[str, ...]:
+    def head_prefixes(self) -> tuple[tuple[str, ...], ...]:
         """One for each stem."""
-        return tuple(f"mask_estimators.{i}." for i in range(len(self.mask_estimators)))
+        return tuple((f"mask_estimators.{i}.",) for i in range(len(self.mask_estimators)))
 
     def forward(self, spectrum_bcft: Complex[Tensor, "B C {self.bins} T"], draws: Draws | None = None) -> Answer:
         """What the head asks for, of any number of frames."""
