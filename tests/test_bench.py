@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench import models
 from tests.bench.__main__ import BENCHMARKS, main
 from tests.bench.measurement import Benchmark
 from tests.bench.shares import blocks_of, rate_in, steps_within
+from vr_core.specs.configurations import CONFIGURATIONS
 
 
 @pytest.fixture
@@ -45,6 +47,17 @@ def test_the_page_of_results_has_a_row_and_a_heading_for_every_benchmark():
     page = Path(__file__).with_name("bench").joinpath("README.md").read_text()
     assert re.findall(r"^\| \[(\w+)\]\(#\1\) \|", page, flags=re.MULTILINE) == sorted(BENCHMARKS)
     assert set(BENCHMARKS) <= set(re.findall(r"^## (\w+)$", page, flags=re.MULTILINE))
+
+
+def test_a_configuration_is_measured_by_its_own_arithmetic_and_cpu_time(monkeypatch):
+    monkeypatch.setattr(models, "_LEAST_S", 0.05)
+    monkeypatch.setattr(models, "matrix_flop_per_s", lambda: 1e10)
+    small = CONFIGURATIONS["plain_stack/256x3"]
+    found = models.measure_one(small, trained=True)
+    assert found["gflop_per_s"] == pytest.approx(small.figures.forward_flop_per_s / 1e9, rel=0.02)
+    assert found["share"] == pytest.approx(found["gflop_per_s"] / 10 / found["core_s_per_s"])
+    assert found["training_core_s_per_s"] > found["core_s_per_s"]
+    assert "training_core_s_per_s" not in models.measure_one(small, trained=False)
 
 
 def test_installing_measures_nothing(calls, capsys):

@@ -1,0 +1,108 @@
+"""What each configuration of `vr models` costs on one core: CPU seconds for a second of audio.
+
+Single-threaded, in float32, by the CPU time of this process: other work on the machine takes caches and the other half
+of a core, but not the time that is counted. Beside each configuration the same core multiplies matrices, and the share
+is what of that rate the configuration's own arithmetic reaches, as `vr_core.models.figures` counts it. A forward pass
+is that of one window in separation, which overlaps windows by half and so computes twice as much; a training step is
+forward, backward and AdamW of one item. Neither reads, decodes or transforms audio.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.bench.measurement import Benchmark
+from vr_core.models.figures import CHANNELS, figures_of
+from vr_core.models.model import Model
+from vr_core.models.registry import build
+from vr_core.optim import adamw
+from vr_core.specs.configurations import CONFIGURATIONS, Configuration
+from vr_core.specs.optim import OptimSpec
+
+WINDOW_S, CROP_S = 2.0, 1.0
+"""Of a forward pass, of a training step."""
+TRAINED_PARAMETERS = 30_000_000
+"""Larger ones are not trained on one core, and are measured in full runs alone."""
+_LEAST_S, _MATRIX = 1.0, 1024
+
+
+def core_s(work: Callable[[], object]) -> float:
+    """CPU seconds of `work`: the least of as many turns as take a second, one at least."""
+    found: list[float] = []
+    while sum(found) < _LEAST_S:
+        began = time.process_time()
+        work()
+        found.append(time.process_time() - began)
+    return min(found)
+
+
+def matrix_flop_per_s() -> float:
+    """Products and sums in a CPU second of float32 matrix multiplication."""
+    a, b = torch.rand(_MATRIX, _MATRIX), torch.rand(_MATRIX, _MATRIX)
+    return float(2 * _MATRIX**3 / core_s(lambda: a @ b))
+
+
+def measure_one(configuration: Configuration, *, trained: bool) -> dict[str, float]:
+    """Costs of one configuration, with the share of the matrix rate of the same minute.
+
+    Args:
+        configuration: any.
+        trained: measure a training step too.
+    """
+    model = build(configuration.model, configuration.model.front.bins_on(configuration.stft), configuration.head).eval()
+    window = replace(configuration, crop_s=WINDOW_S)
+    heard, rate = _noise(window), matrix_flop_per_s()
+    with torch.inference_mode():
+        forward_s = core_s(lambda: model(heard)) / WINDOW_S
+    flop_per_s = figures_of(window).forward_flop_per_s
+    found = {
+        "core_s_per_s": forward_s, "gflop_per_s": flop_per_s / 1e9, "matrix_gflop_per_core_s": rate / 1e9,
+        "share": flop_per_s / forward_s / rate,
+    }  # fmt: skip
+    if trained:
+        found["training_core_s_per_s"] = _training_s(model.train(), _noise(replace(configuration, crop_s=CROP_S)))
+    return found
+
+
+def _training_s(model: Model, heard: Tensor) -> float:
+    optimiser = adamw(model, OptimSpec())
+
+    def step() -> None:
+        optimiser.zero_grad()
+        model(heard)[model.head.kind].abs().mean().backward()
+        optimiser.step()
+
+    return core_s(step) / CROP_S
+
+
+def _noise(configuration: Configuration) -> Tensor:
+    """A window of the configuration's crop, `[1, channel, bin, frame]`."""
+    front = configuration.model.front
+    shape = (1, CHANNELS, front.bins_on(configuration.stft), configuration.crop_frames)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.complex64)
+    return noise if front.phase else noise.abs()
+
+
+def measure(quick: bool) -> dict[str, Any]:
+    """All configurations, or the small ones: their median share of the matrix rate."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = {}
+        for name, configuration in CONFIGURATIONS.items():
+            small = configuration.figures.parameters < TRAINED_PARAMETERS
+            if small or not quick:
+                found[name] = measure_one(configuration, trained=small)
+    finally:
+        torch.set_num_threads(threads)
+    return {"ratio": statistics.median(row["share"] for row in found.values())} | {
+        name: {key: float(f"{value:.4g}") for key, value in row.items()} for name, row in found.items()
+    }
+
+
+BENCHMARK = Benchmark("the share of a core's matrix rate that models reach in separation, median", measure)
