@@ -1,6 +1,6 @@
 """Fine-tuning: stems out of the mixture."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -10,12 +10,13 @@ from vr_core.audio.estimates import estimate
 from vr_core.audio.sound import Sound, Sounds
 from vr_core.draws import Draws
 from vr_core.models.heads import Answer
-from vr_core.objectives.objective import LOSS_SCALE, Posed
+from vr_core.objectives.losses import LOSSES
+from vr_core.objectives.objective import Posed
 from vr_core.specs.objectives import SeparateSpec
 
 
 class Separate:
-    """L1 between what the model says of each stem and the stem, over all elements."""
+    """Losses between what the model says of each stem and the stem, added up by weight."""
 
     def __init__(self, spec: SeparateSpec) -> None:
         """`spec` says which stems, what is answered, and what is compared."""
@@ -26,20 +27,17 @@ class Separate:
         return Posed(sounds["mixture"], {stem: sounds[stem] for stem in self._spec.stems})
 
     def judge(self, answer: Answer, posed: Posed) -> dict[str, Float[Tensor, " item"]]:
-        """As `Objective.judge`; of several stems the mean."""
+        """As `Objective.judge`; of several stems the mean. Terms are named by their loss, and times their weight."""
         estimates = estimate(self._spec.head, answer, posed.heard)
-        compared = _COMPARED[self._spec.loss]
-        losses = []
-        for stem in self._spec.stems:
-            error = (compared(estimates[stem]) - compared(posed.targets[stem])).abs()
-            # Over the axes as they lie in memory: to flatten them first would copy transposed frames.
-            losses.append(error.mean(dim=tuple(range(1, error.ndim))) * LOSS_SCALE)
-        return {"l1": losses[0] if len(losses) == 1 else torch.stack(losses).mean(dim=0)}
+        pairs = [(estimates[stem], posed.targets[stem]) for stem in self._spec.stems]
+        if not self._spec.losses:
+            return {"l1": _mean_of(LOSSES[self._spec.loss], pairs)}
+        return {name: _mean_of(LOSSES[name], pairs) * weight for name, weight in self._spec.losses.items()}
 
 
-_COMPARED: dict[str, Callable[[Sound], Tensor]] = {
-    "magnitude": lambda sound: sound.magnitude,
-    "spectrum": lambda sound: torch.view_as_real(sound.phased()),
-    "waveform": Sound.signal,
-}
-"""What of a sound is compared, for each loss."""
+def _mean_of(
+    loss: Callable[[Sound, Sound], Float[Tensor, " item"]], pairs: Sequence[tuple[Sound, Sound]]
+) -> Float[Tensor, " item"]:
+    """Over pairs of what is estimated and what is wanted."""
+    found = [loss(estimated, wanted) for estimated, wanted in pairs]
+    return found[0] if len(found) == 1 else torch.stack(found).mean(dim=0)

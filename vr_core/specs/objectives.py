@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from vr_core.config import Spec
-from vr_core.specs.bounds import Count, Fraction
+from vr_core.specs.bounds import Count, Fraction, Positive
 from vr_core.specs.heads import HeadSpec
 from vr_core.specs.slots import Signals, Slot
 
@@ -47,8 +47,14 @@ class MaskedFramesSpec(Spec):
         return self
 
 
+LossName = Literal["magnitude", "magnitude_mse", "spectrum", "waveform", "multi_stft", "mel", "log_snr"]
+"""Functions of `vr_core.objectives.losses`."""
+WITHOUT_PHASE: frozenset[LossName] = frozenset({"magnitude", "magnitude_mse", "mel"})
+"""Losses that compare magnitudes alone."""
+
+
 class SeparateSpec(Spec):
-    """Fine-tuning: stems out of the mixture, L1."""
+    """Fine-tuning: stems out of the mixture."""
 
     purpose: ClassVar[Purpose] = "separation"
     name: Literal["separate"] = "separate"
@@ -58,6 +64,8 @@ class SeparateSpec(Spec):
     """What the model is asked for; what they leave of the mixture is the rest."""
     loss: Literal["magnitude", "spectrum", "waveform"] = "magnitude"
     """L1 of magnitudes, of complex spectrograms (real and imaginary parts apart), or of samples."""
+    losses: dict[LossName, Positive] = {}
+    """Weights of losses that are added up; without any it is `loss` alone, with weight 1."""
     remix: Fraction = 0.8
     """Share of items whose vocals come from another song or place; the rest keep the song's own."""
     gain_db: Annotated[float, Field(ge=0, le=24)] = 6.0
@@ -76,7 +84,7 @@ class SeparateSpec(Spec):
                 Slot("vocals", "vocals", self.remix, self.gain_db, self.swap_channels, self.silent_vocals),
             ),
             {"mixture": ("instrumental", "vocals"), **{stem: (stem,) for stem in self.stems}},
-            phase=self.mask == "complex" or self.loss != "magnitude",
+            phase=self.mask == "complex" or not {*(self.losses or {self.loss: 1})} <= WITHOUT_PHASE,
         )
 
     @property
@@ -88,6 +96,12 @@ class SeparateSpec(Spec):
     def _each_once(self) -> "SeparateSpec":
         if len(set(self.stems)) < len(self.stems):
             raise ValueError(f"stems: each at most once, got {', '.join(self.stems)}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "SeparateSpec":
+        if self.losses and self.loss != "magnitude":
+            raise ValueError(f"losses replaces loss: leave out loss {self.loss}, or give it a weight among losses")
         return self
 
 
