@@ -189,7 +189,7 @@ NO_IDENTITY = ("data", "out", "init", "log", "cache")
 ADDED_KEYS: dict[str, Any] = {
     "curriculum": [], "init_part": "all", "optim.unfreeze": {}, "objective:separate.mask": "real",
     "objective:separate.stems": ["instrumental"], "objective:separate.loss": "magnitude",
-    "objective:separate.losses": {},
+    "objective:separate.losses": {}, "optim.power": 2.0, "optim.cooldown": 0.2, "optim.layer_rule": "geometric",
 }  # fmt: skip
 """Keys that recipes got after the first ids were given, with their defaults: at these they change no id
 (`vr_core.config.identity`)."""

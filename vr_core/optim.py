@@ -3,13 +3,14 @@
 import fnmatch
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from vr_core.errors import ConfigError, ModelError
 from vr_core.models.per_item import require_per_item
-from vr_core.specs.optim import OptimSpec
+from vr_core.specs.optim import BODY, OptimSpec
 
 
 def learning_rate_factor(step: int, steps: int, spec: OptimSpec) -> float:
@@ -24,11 +25,35 @@ def learning_rate_factor(step: int, steps: int, spec: OptimSpec) -> float:
     """
     if step <= spec.warmup_steps:
         return step / spec.warmup_steps
-    if spec.decay == "constant":
-        return 1.0
     progress = min((step - spec.warmup_steps) / max(steps - spec.warmup_steps, 1), 1.0)
-    shape = 1.0 - progress if spec.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
-    return spec.final_lr + (1.0 - spec.final_lr) * shape
+    return spec.final_lr + (1.0 - spec.final_lr) * _left(progress, spec)
+
+
+def _left(progress: float, spec: OptimSpec) -> float:
+    """How much of the way from the peak to the last rate is left, 1 to 0, after a share `progress` of the steps."""
+    match spec.decay:
+        case "constant":
+            return 1.0
+        case "linear":
+            return 1.0 - progress
+        case "polynomial":
+            return (1.0 - progress) ** spec.power
+        case "wsd":
+            return min((1.0 - progress) / spec.cooldown, 1.0)
+        case "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def layer_share(place: int, layers: int, spec: OptimSpec) -> float:
+    """Rate of a layer as a share of the last one's.
+
+    Args:
+        place: 0 for the layer at the input, `layers` - 1 for the one at the output.
+        layers: how many there are.
+        spec: with the rule.
+    """
+    after = layers - 1 - place
+    return 1.0 / (after + 1) if spec.layer_rule == "lineage" else spec.layer_decay**after
 
 
 def parameter_groups(model: nn.Module, spec: OptimSpec) -> list[dict[str, object]]:
@@ -36,26 +61,20 @@ def parameter_groups(model: nn.Module, spec: OptimSpec) -> list[dict[str, object
 
     Those of `unfreeze` are in the groups: until their step they have no gradients, and the optimiser passes over them.
 
-    Each group carries `lr_share`: `layer_decay` to the power of the layer's distance from the output. `set_rates`
-    writes `lr = peak × factor × lr_share` from it, so that one schedule never erases the layer-wise rates.
+    Each group carries `lr_share`, from `layer_share`. `set_rates` writes `lr = peak × factor × lr_share` from it, so
+    that one schedule never erases the layer-wise rates.
 
     Raises:
         ConfigError: a pattern of `freeze` names nothing, or nothing is left to train.
         ModelError: an item's loss would depend on the items beside it, or a parameter is in none of the layers.
     """
     require_per_item(model)
-    prefixes: tuple[str, ...] = model.layer_prefixes()  # type: ignore[operator]
-    outside = [name for name, _ in model.named_parameters() if not name.startswith(prefixes)]
-    if outside:
-        raise ModelError(
-            f"{type(model).__name__}: {', '.join(outside)}: in none of the layers that layer_prefixes() gives "
-            f"({', '.join(prefixes)}); add the layer there, at its place from input to output"
-        )
+    prefixes = _layers(model)
     freeze(model, spec.freeze)
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            depth = next(i for i, prefix in enumerate(prefixes) if name.startswith(prefix))
+            depth = _layer_of(name, prefixes)
             # Position vectors are no matrices of weights: pulling them to zero is pulling attention to no position.
             decayed = parameter.ndim >= 2 and not name.endswith(".distance")
             groups.setdefault((depth, decayed), []).append(parameter)
@@ -63,7 +82,7 @@ def parameter_groups(model: nn.Module, spec: OptimSpec) -> list[dict[str, object
         {
             "params": parameters,
             "lr": spec.lr,
-            "lr_share": spec.layer_decay ** (len(prefixes) - 1 - depth),
+            "lr_share": layer_share(depth, len(prefixes), spec),
             "weight_decay": spec.weight_decay if decayed else 0.0,
         }
         for (depth, decayed), parameters in sorted(groups.items())
@@ -71,20 +90,88 @@ def parameter_groups(model: nn.Module, spec: OptimSpec) -> list[dict[str, object
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
-    """Train all parameters of `model` but those that a shell pattern names.
+    """Train all parameters of `model` but those that a shell pattern names, or `body`.
 
     Raises:
         ConfigError: a pattern names nothing, or nothing is left to train.
     """
-    named = dict(model.named_parameters())
-    for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in named):
-            layers = ", ".join(model.layer_prefixes())  # type: ignore[operator]
-            raise ConfigError(f"optim.freeze or .unfreeze: {pattern!r} names no parameter; layers are {layers}")
-    for name, parameter in named.items():
-        parameter.requires_grad_(not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
-    if not any(parameter.requires_grad for parameter in named.values()):
+    frozen = {name for pattern in patterns for name in named_by(model, pattern)}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError("optim.freeze or .unfreeze: every parameter is frozen; leave something to train")
+
+
+def named_by(model: nn.Module, pattern: str) -> frozenset[str]:
+    """Names of the parameters that a pattern of `freeze` or `unfreeze` is about.
+
+    Raises:
+        ConfigError: none is.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    if pattern == BODY:
+        found = frozenset(name for name in names if not name.startswith(model.head_prefixes()))  # type: ignore[operator]
+    else:
+        found = frozenset(name for name in names if fnmatch.fnmatchcase(name, pattern))
+    if not found:
+        layers = ", ".join(model.layer_prefixes())  # type: ignore[operator]
+        raise ConfigError(f"optim.freeze or .unfreeze: {pattern!r} names no parameter; layers are {layers}")
+    return found
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """Layers that are trained alike, as a user is told of them."""
+
+    layers: tuple[str, ...]
+    """Their names, from the input to the output; a layer that is frozen in part is in two rows."""
+    parameters: int
+    lr: float
+    """Peak rate; 0 where it stays as it is."""
+    trained_from_step: int | None
+    """0 from the beginning, None never."""
+
+
+def group_rows(model: nn.Module, spec: OptimSpec) -> list[GroupRow]:
+    """What of a model is trained at which rate, and from when on; parameters may be without memory. Changes nothing.
+
+    Raises:
+        ConfigError: a pattern names nothing, or nothing would be trained.
+        ModelError: as `parameter_groups`.
+    """
+    prefixes = _layers(model)
+    frozen = {name for pattern in spec.freeze for name in named_by(model, pattern)}
+    later: dict[str, int] = {}
+    for pattern, step in spec.unfreeze.items():
+        for name in named_by(model, pattern):
+            later[name] = max(step, later.get(name, 0))
+    found: dict[tuple[float, int | None], tuple[dict[str, None], list[int]]] = {}
+    for name, parameter in sorted(model.named_parameters(), key=lambda named: _layer_of(named[0], prefixes)):
+        place = _layer_of(name, prefixes)
+        from_step = None if name in frozen else later.get(name, 0)
+        lr = 0.0 if from_step is None else spec.lr * layer_share(place, len(prefixes), spec)
+        layers, counts = found.setdefault((lr, from_step), ({}, []))
+        layers[prefixes[place].rstrip(".")] = None
+        counts.append(parameter.numel())
+    if all(from_step is None for _, from_step in found):
+        raise ConfigError("optim.freeze or .unfreeze: every parameter is frozen; leave something to train")
+    return [GroupRow(tuple(layers), sum(counts), *key) for key, (layers, counts) in found.items()]
+
+
+def _layers(model: nn.Module) -> tuple[str, ...]:
+    """Prefixes of the layers, in which every parameter is."""
+    prefixes: tuple[str, ...] = model.layer_prefixes()  # type: ignore[operator]
+    outside = [name for name, _ in model.named_parameters() if not name.startswith(prefixes)]
+    if outside:
+        raise ModelError(
+            f"{type(model).__name__}: {', '.join(outside)}: in none of the layers that layer_prefixes() gives "
+            f"({', '.join(prefixes)}); add the layer there, at its place from input to output"
+        )
+    return prefixes
+
+
+def _layer_of(name: str, prefixes: Sequence[str]) -> int:
+    return next(i for i, prefix in enumerate(prefixes) if name.startswith(prefix))
 
 
 def adamw(model: nn.Module, spec: OptimSpec) -> torch.optim.AdamW:

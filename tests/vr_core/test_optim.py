@@ -7,17 +7,29 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vr_core.config import plain, validate
 from vr_core.errors import ConfigError, ModelError
 from vr_core.models.registry import build
-from vr_core.optim import WeightAverage, adamw, learning_rate_factor, parameter_groups, set_rates
-from vr_core.specs.models import DenseFrameTransformerSpec
+from vr_core.optim import (
+    GroupRow,
+    WeightAverage,
+    adamw,
+    group_rows,
+    learning_rate_factor,
+    parameter_groups,
+    set_rates,
+)
+from vr_core.specs.heads import HeadSpec
+from vr_core.specs.models import BsRoformerSpec, DenseFrameTransformerSpec
 from vr_core.specs.optim import OptimSpec
 
+DECAYS = ["cosine", "linear", "constant", "polynomial", "wsd"]
+TWO = HeadSpec(kind="complex_mask", stems=("vocals", "drums"))
 MODEL = DenseFrameTransformerSpec(width=8, blocks=2, heads=2, feedforward=8)
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.integers(1, 500), st.integers(0, 100), st.sampled_from(["cosine", "linear", "constant"]))
+@given(st.integers(1, 500), st.integers(0, 100), st.sampled_from(DECAYS))
 def test_rate_rises_to_the_peak_and_falls_to_the_last_step(steps: int, warmup: int, decay: str) -> None:
     spec = OptimSpec(warmup_steps=min(warmup, steps), decay=decay, final_lr=0.1)
     rates = [learning_rate_factor(step, steps, spec) for step in range(1, steps + 1)]
@@ -33,6 +45,72 @@ def test_cosine_is_half_way_in_the_middle() -> None:
     spec = OptimSpec(warmup_steps=10, decay="cosine", final_lr=0.0)
     assert learning_rate_factor(60, 110, spec) == pytest.approx(0.5)
     assert learning_rate_factor(35, 110, spec) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
+
+
+@pytest.mark.parametrize(
+    ("keys", "table"),
+    [
+        # two steps up, then of eight steps the share that is left: 7/8, 6/8, ... 0, squared; a tenth stays
+        ({"decay": "polynomial"}, [0.5, 1, *(0.1 + 0.9 * (k / 8) ** 2 for k in range(7, -1, -1))]),
+        ({"decay": "polynomial", "power": 3}, [0.5, 1, *(0.1 + 0.9 * (k / 8) ** 3 for k in range(7, -1, -1))]),
+        # the peak until two of the eight steps are left, or half of them
+        ({"decay": "wsd", "cooldown": 0.25}, [0.5, 1, 1, 1, 1, 1, 1, 1, 0.55, 0.1]),
+        ({"decay": "wsd", "cooldown": 0.5}, [0.5, 1, 1, 1, 1, 1, 0.775, 0.55, 0.325, 0.1]),
+        ({"decay": "wsd", "cooldown": 1}, [0.5, 1, *(0.1 + 0.9 * k / 8 for k in range(7, -1, -1))]),
+    ],
+)
+def test_a_decay_is_its_table(keys: dict[str, object], table: list[float]) -> None:
+    spec = validate(OptimSpec, {"warmup_steps": 2, "final_lr": 0.1, **keys}, "x")
+    assert [learning_rate_factor(step, 10, spec) for step in range(1, 11)] == pytest.approx(table, abs=1e-12)
+
+
+def test_by_the_rule_of_the_lineage_a_layer_has_the_rate_over_its_place_from_the_end() -> None:
+    model = build(MODEL, bins=16)  # four layers
+    rates = {}
+    for group in parameter_groups(model, OptimSpec(lr=0.6, layer_rule="lineage")):
+        rates |= {id(p): 0.6 * group["lr_share"] for p in group["params"]}
+    expected = {"input.": 0.6 / 4, "blocks.0.": 0.6 / 3, "blocks.1.": 0.6 / 2, "output.": 0.6}
+    for name, p in model.named_parameters():
+        assert rates[id(p)] == pytest.approx(next(v for k, v in expected.items() if name.startswith(k))), name
+    with pytest.raises(ConfigError, match="layer_decay is of the geometric rule"):
+        validate(OptimSpec, {"layer_rule": "lineage", "layer_decay": 0.9}, "x")
+
+
+@pytest.mark.parametrize("written", ["body", ["body"]])
+def test_the_body_is_all_but_the_heads(written: object) -> None:
+    spec = validate(OptimSpec, {"freeze": written}, "x")
+    assert validate(OptimSpec, plain(spec), "x") == spec
+    for model in (
+        build(MODEL, bins=16),
+        build(BsRoformerSpec(width=8, blocks=1, heads=2, head_width=4, mask_expansion=1), bins=1025, head=TWO),
+    ):
+        parameter_groups(model, spec)
+        trained = {name for name, p in model.named_parameters() if p.requires_grad}
+        assert trained == {name for name, _ in model.named_parameters() if name.startswith(model.head_prefixes())}
+        assert 0 < len(trained) < len([*model.parameters()])
+
+
+def test_groups_are_told_by_layer_rate_and_when_they_are_trained() -> None:
+    model = build(MODEL, bins=16)
+    sizes = {
+        layer: sum(p.numel() for name, p in model.named_parameters() if name.startswith(f"{layer}."))
+        for layer in ("input", "blocks.0", "blocks.1", "output")
+    }
+    assert group_rows(model, OptimSpec(lr=0.1)) == [GroupRow(tuple(sizes), sum(sizes.values()), 0.1, 0)]
+    matrix = next(name for name, p in model.named_parameters() if name.startswith("blocks.1.") and p.ndim > 1)
+    part = model.get_parameter(matrix).numel()
+    spec = OptimSpec(lr=0.1, layer_decay=0.5, freeze=("input.*", matrix), unfreeze={"body": 7, "blocks.0.*": 9})
+    assert group_rows(model, spec) == [
+        GroupRow(("input", "blocks.1"), sizes["input"] + part, 0.0, None),
+        GroupRow(("blocks.0",), sizes["blocks.0"], pytest.approx(0.025), 9),
+        GroupRow(("blocks.1",), sizes["blocks.1"] - part, pytest.approx(0.05), 7),
+        GroupRow(("output",), sizes["output"], 0.1, 0),
+    ]
+    assert all(p.requires_grad for p in model.parameters())
+    with pytest.raises(ConfigError, match=r"'blocks\.7\.\*' names no parameter"):
+        group_rows(model, OptimSpec(unfreeze={"blocks.7.*": 3}))
+    with pytest.raises(ConfigError, match="every parameter is frozen"):
+        group_rows(model, OptimSpec(freeze=("body", "output.*")))
 
 
 def test_layer_wise_rates_survive_the_schedule() -> None:
