@@ -99,7 +99,7 @@ def test_groups_are_told_by_layer_rate_and_when_they_are_trained() -> None:
     assert group_rows(model, OptimSpec(lr=0.1)) == [GroupRow(tuple(sizes), sum(sizes.values()), 0.1, 0)]
     matrix = next(name for name, p in model.named_parameters() if name.startswith("blocks.1.") and p.ndim > 1)
     part = model.get_parameter(matrix).numel()
-    spec = OptimSpec(lr=0.1, layer_decay=0.5, freeze=("input.*", matrix), unfreeze={"body": 7, "blocks.0.*": 9})
+    spec = OptimSpec(lr=0.1, layer_decay=0.5, freeze=("input.*", matrix), unfreeze={"blocks.0.*": 9, "body": 7})
     assert group_rows(model, spec) == [
         GroupRow(("input", "blocks.1"), sizes["input"] + part, 0.0, None),
         GroupRow(("blocks.0",), sizes["blocks.0"], pytest.approx(0.025), 9),

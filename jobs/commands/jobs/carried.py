@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from cluster.node.head import Head
     from jobs.recipe import Recipe
@@ -28,13 +28,16 @@ def head_or_note() -> "tuple[Head | None, str]":
         return None, f"({error}; states are those of the run folders)"
 
 
-def train_run(run_of: "Callable[[], RunFolder]", recipe: "Recipe", as_json: bool) -> None:
+def train_run(
+    run_of: "Callable[[], RunFolder]", recipe: "Recipe", as_json: bool, told: "Mapping[str, object] | None" = None
+) -> None:
     """Carry the next attempt of a run by `recipe` in this process, to the end.
 
     Args:
         run_of: Makes the run, or names it; called when Ray is up and has room for its workers.
         recipe: The run's resolved recipe.
         as_json: Print the final state as JSON.
+        told: More that the JSON says.
 
     Raises:
         ClusterError, ClusterFailure, Unplaceable: the run cannot begin, and `run_of` was not called.
@@ -57,7 +60,7 @@ def train_run(run_of: "Callable[[], RunFolder]", recipe: "Recipe", as_json: bool
     if as_json:
         from vr_core.config import plain
 
-        print(json.dumps({"run": run.id, "folder": str(run.path), **plain(state)}))
+        print(json.dumps({"run": run.id, "folder": str(run.path), **plain(state), **(told or {})}))
     else:
         print(f"{run.id} is {state.state} at step {state.step} of {state.steps}: {run.path}", file=sys.stderr)
     if state.state == "stopped":

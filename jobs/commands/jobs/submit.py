@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,10 @@ from jobs.commands.terminal import Json, Yes
 from vr_core.errors import command
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TextIO
+
+    from jobs.planning.groups import Row
     from jobs.recipe import Recipe
 
 
@@ -26,25 +31,30 @@ def submit(
 ) -> None:
     """Submit a run to the cluster whose head runs here.
 
-    It shows what it will submit and, at a terminal, asks.
+    It shows what it will submit, and which layers are trained at which rate, and at a terminal it asks.
 
     Example: vr submit songs-pretrain data=DATA workers.count=2 --watch
     """
     from cluster.node.head import find_head
+    from jobs.planning.groups import groups_apart
     from jobs.queue.submit import start, submitted_runs
     from jobs.recipes.shipped import read_recipe
     from jobs.runs.creation import create_run, require_data_set, resolve_paths
 
     spec = read_recipe(recipe, overrides or [])
     if dry_run:
-        return _print_recipe(spec)
+        return _print_recipe(spec, as_json)
     head = find_head()
     resolved = resolve_paths(spec)
     require_data_set(resolved)
+    groups = groups_apart(resolved)
+    if not as_json:
+        _print_groups(groups, sys.stderr, "  ")
     run = create_run(resolved, again, confirm=None if yes else _confirm, reserved=submitted_runs())
     submission = start(head, run, resolved)
     if as_json:
-        print(json.dumps({"run": run.id, "folder": str(run.path), "submission": submission}))
+        told = {"run": run.id, "folder": str(run.path), "submission": submission}
+        print(json.dumps({**told, "groups": [asdict(row) for row in groups]}))
     else:
         print(f"{run.id} submitted as {submission}; watch it with: {command('jobs watch', run.path)}", file=sys.stderr)
     if watch:
@@ -61,29 +71,49 @@ def train(
 ) -> None:
     """Train here and now, without the queue.
 
-    It runs on the running cluster, or else on this machine alone. Ctrl-C writes a checkpoint and ends; `vr jobs resume`
+    It runs on the running cluster, or else on this machine alone, and first shows which layers are trained at which
+    rate. Ctrl-C writes a checkpoint and ends; `vr jobs resume`
     goes on.
 
     Example: vr train songs-pretrain data=DATA steps=100
     """
+    from jobs.planning.groups import groups_apart
     from jobs.queue.submit import submitted_runs
     from jobs.recipes.shipped import read_recipe
     from jobs.runs.creation import create_run, refuse_repeat, require_data_set, require_writable, resolve_paths
 
     spec = read_recipe(recipe, overrides or [])
     if dry_run:
-        return _print_recipe(spec)
+        return _print_recipe(spec, as_json)
     resolved = resolve_paths(spec)
     refuse_repeat(resolved, again)
     require_data_set(resolved)
     require_writable(resolved.out)
-    return train_run(lambda: create_run(resolved, again, reserved=submitted_runs()), resolved, as_json)
+    groups = groups_apart(resolved)
+    if not as_json:
+        _print_groups(groups, sys.stderr, "")
+    told = {"groups": [asdict(row) for row in groups]}
+    return train_run(lambda: create_run(resolved, again, reserved=submitted_runs()), resolved, as_json, told)
 
 
-def _print_recipe(recipe: "Recipe") -> None:
-    from vr_core.config import to_yaml
+def _print_recipe(recipe: "Recipe", as_json: bool) -> None:
+    from jobs.planning.groups import groups_of
+    from vr_core.config import plain, to_yaml
 
+    groups = groups_of(recipe)
+    if as_json:
+        print(json.dumps({"recipe": plain(recipe), "groups": [asdict(row) for row in groups]}))
+        return
     print(to_yaml(recipe), end="")
+    _print_groups(groups, sys.stdout, "# ")  # so that what is printed stays a recipe
+
+
+def _print_groups(groups: "Sequence[Row]", file: "TextIO", before: str) -> None:
+    """Which layers are trained at which rate, a line each, with `before` in front."""
+    from jobs.planning.groups import lines_of
+
+    for line in lines_of(groups):
+        print(f"{before}{line}", file=file)
 
 
 def _confirm(recipe: "Recipe") -> None:
