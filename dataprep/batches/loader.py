@@ -19,8 +19,9 @@ from dataprep.batches.order import Item
 from dataprep.shards.codecs import CODECS, Codec
 from dataprep.shards.columns import CHANNELS
 from dataprep.shards.dataset import Dataset
+from vr_core.audio.effects import altered
 from vr_core.audio.sound import Sound
-from vr_core.specs.slots import Signals
+from vr_core.specs.slots import Effects, Signals
 from vr_core.specs.stft import StftSpec
 
 READERS = 3
@@ -66,14 +67,15 @@ def sounds_of(batch: CodedBatch, signals: Signals, device: torch.device, dtype: 
         Name → `[item, channel, bin, frame]`, transposed views of frame-major memory.
 
     Raises:
-        TypeError: phase is needed, and a slot is stored without.
+        TypeError: phase is needed, or a slot has effects, and one is stored without phase.
     """
     slots = {name: _to(stem, device) for name, stem in batch.slots.items()}
     parts = {sound: tuple(name for name in names if name in slots) for sound, names in signals.sounds.items()}
     heard = {names for names in parts.values() if names}
-    if signals.phase:
-        spectra = {names: _spectrum([slots[name] for name in names]).to(dtype.to_complex()) for names in heard}
-        found = {names: Sound(batch.stft, spectrum.abs(), spectrum) for names, spectrum in spectra.items()}
+    if signals.phase or signals.altered:
+        widened = {name: _with_effects(batch, name, slots[name]) for names in heard for name in names}
+        spectra = {names: _sum([widened[name] for name in names]).to(dtype.to_complex()) for names in heard}
+        found = {names: Sound(batch.stft, x.abs(), x if signals.phase else None) for names, x in spectra.items()}
     else:
         found = {names: Sound(batch.stft, m.to(dtype)) for names, m in _magnitudes(slots, heard).items()}
     like = next(iter(found.values()))
@@ -82,12 +84,20 @@ def sounds_of(batch: CodedBatch, signals: Signals, device: torch.device, dtype: 
     return {sound: found[names] for sound, names in parts.items()}
 
 
-def _spectrum(stems: Sequence[CodedStem]) -> Tensor:
-    """Their sum, complex."""
-    first, *rest = stems
-    total = first.codec.widen(first.columns, first.scale)
-    for stem in rest:
-        total = total + stem.codec.widen(stem.columns, stem.scale)
+def _with_effects(batch: CodedBatch, slot: str, stem: CodedStem) -> Tensor:
+    """One slot of the items, complex, as their reads say."""
+    of_items = [{read.key: read.effects for read in item.reads} for item in batch.items]
+    return altered(_spectrum(stem), [effects.get(slot, Effects()) for effects in of_items], batch.stft)
+
+
+def _spectrum(stem: CodedStem) -> Tensor:
+    return stem.codec.widen(stem.columns, stem.scale)
+
+
+def _sum(spectra: Sequence[Tensor]) -> Tensor:
+    total, *rest = spectra
+    for spectrum in rest:
+        total = total + spectrum
     return total
 
 
@@ -105,7 +115,7 @@ def _magnitudes(slots: Mapping[str, CodedStem], wanted: Collection[tuple[str, ..
             one, found[names] = first.codec.mix_magnitudes(first.columns, first.scale, rest[0].columns, rest[0].scale)
             found.setdefault(names[:1], one)
         else:
-            found[names] = _spectrum([first, *rest]).abs()
+            found[names] = _sum([_spectrum(stem) for stem in (first, *rest)]).abs()
     return found
 
 

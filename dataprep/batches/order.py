@@ -13,9 +13,9 @@ import bisect
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from dataprep.errors import ManifestError
 from dataprep.roles import Role, Split
 from dataprep.shards.manifest import Manifest
 from vr_core.specs.objectives import ObjectiveSpec
-from vr_core.specs.slots import Slot
+from vr_core.specs.slots import Effects, Slot
 
 
 class CatalogueRow(NamedTuple):
@@ -50,6 +50,8 @@ class Read:
     """Left and right exchanged."""
     slot: str = ""
     """Key in the batch; by default the role."""
+    effects: Effects = Effects()
+    """What is done to it where it is widened."""
 
     @property
     def key(self) -> str:
@@ -82,6 +84,9 @@ class _Draws(NamedTuple):
 _START, _SWAP_ANCHOR = 0, 4
 _SECOND = _Draws(elsewhere=1, place=2, gain=3, swap=5, silent=6)
 _FURTHER_FROM = 8
+# The third word of a counter says what is drawn: 0 an item, 1 the order of an epoch, 2 what one slot has done to it.
+_EFFECTS = 2
+_LOST: tuple[Literal["left", "right", "equal"], ...] = ("left", "right", "equal")
 
 
 def _draws_of(number: int) -> _Draws:
@@ -147,8 +152,17 @@ class Order:
             song.id, self._anchor.stem, start, min(self.crop_frames, song.frames),
             swap=u[_SWAP_ANCHOR] < self._anchor.swap_channels, slot=self._anchor.name,
         )  # fmt: skip
-        others = (self._drawn(slot, _draws_of(i), song, start, u) for i, slot in enumerate(self._others))
-        return Item(index, epoch, self.crop_frames, (anchor, *(read for read in others if read is not None)))
+        reads = {anchor.slot: anchor}
+        for i, other in enumerate(self._others):
+            read = self._drawn(other, _draws_of(i), song, start, u)
+            if read is not None and (not other.beside or other.beside in reads):
+                reads[other.name] = read
+        altered = (
+            self._altered(drawn, reads[drawn.name], (0, place, _EFFECTS, i), epoch)
+            for i, drawn in enumerate((self._anchor, *self._others))
+            if drawn.name in reads
+        )
+        return Item(index, epoch, self.crop_frames, tuple(altered))
 
     def _drawn(self, slot: Slot, draws: _Draws, song: CatalogueRow, start: int, u: Sequence[float]) -> Read | None:
         """The slot's own part of `song` from frame `start` on, or a part of any song; None where it is silent."""
@@ -161,6 +175,19 @@ class Order:
         frames = min(self.crop_frames, other.frames - start)
         swap = u[draws.swap] < slot.swap_channels
         return Read(other.id, slot.stem, start, frames, gain, swap, slot.name)
+
+    def _altered(self, slot: Slot, read: Read, counter: tuple[int, int, int, int], epoch: int) -> Read:
+        """The read with the gain and the effects that are drawn for it."""
+        if not (slot.any_gain_db or slot.has_effects):
+            return read
+        gain, invert, channels, tilt = _uniform(self.seed, epoch, counter, 4)
+        lost = int(channels / slot.lose_channel * len(_LOST)) if channels < slot.lose_channel else None
+        effects = Effects(
+            invert=invert < slot.invert,
+            channels="both" if lost is None else _LOST[lost],
+            tilt_db=(2 * tilt - 1) * slot.tilt_db,
+        )
+        return replace(read, gain=read.gain * 10 ** ((2 * gain - 1) * slot.any_gain_db / 20), effects=effects)
 
     def _start(self, song: CatalogueRow, place: float) -> int:
         """First frame of a crop, `place` in [0, 1) running over all starts of a song."""
@@ -248,12 +275,13 @@ def fixed_items(
 ) -> tuple[Item, ...]:
     """Crops for validation, the same in every run: spread evenly over the split's songs, with their own stems.
 
-    Where two slots read the same stem, the second has it of the next song, and so on.
+    Where two slots read the same stem, the second has it of the next song, and so on. What an objective adds in
+    training alone is not there.
 
     Returns:
         `count` items, or none where no song of the split has the stems that the objective needs.
     """
-    slots = objective.signals.slots
+    slots = [slot for slot in objective.signals.slots if not slot.beside]
     songs = [song for song in sorted(catalogue_of(manifest, split)) if {slot.stem for slot in slots} <= {*song.roles}]
     if not songs:
         return ()

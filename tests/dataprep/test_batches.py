@@ -18,7 +18,7 @@ from dataprep.shards.dataset import Dataset
 from dataprep.shards.splits import SplitByList
 from tests.dataprep.data import STFT, small_data_set, whole_stem
 from vr_core.specs.objectives import MaskedFramesSpec, ObjectiveSpec, SeparateSpec
-from vr_core.specs.slots import Signals, Slot
+from vr_core.specs.slots import Effects, Signals, Slot
 from vr_core.specs.stft import StftSpec
 
 CROP = 48
@@ -71,7 +71,7 @@ def test_bit_identical_items_for_any_ranks_and_shares(data, objective, draw):
     assert found == expected
 
 
-def naive_magnitude(data: Dataset, item: Item, roles: set[str]) -> np.ndarray:
+def naive_magnitude(data: Dataset, item: Item, roles: set[str], altered=lambda values, _: values) -> np.ndarray:
     """`[channel, bin, frame]` in double precision, from whole stems."""
     total = np.zeros((2, STFT.bins, CROP), np.complex128)
     for read in item.reads:
@@ -84,7 +84,7 @@ def naive_magnitude(data: Dataset, item: Item, roles: set[str]) -> np.ndarray:
         scale = torch.from_numpy(peaks).expand(1, read.frames)
         widened = codec.widen(columns, scale) if has_phase(codec.name) else codec.widen_magnitude(columns, scale)
         values = widened[0].numpy().astype(np.complex128) * read.gain
-        total[:, :, : read.frames] += values[::-1] if read.swap else values
+        total[:, :, : read.frames] += altered(values[::-1] if read.swap else values, read.effects)
     return np.abs(total)
 
 
@@ -97,6 +97,43 @@ def test_magnitudes_equal_a_naive_mix(data):
     for i, item in enumerate(items):
         np.testing.assert_allclose(mixture[i], naive_magnitude(data, item, {"instrumental", "vocals"}), atol=1e-5)
         np.testing.assert_allclose(instrumental[i], naive_magnitude(data, item, {"instrumental"}), atol=1e-5)
+
+
+ALTERED = SeparateSpec(
+    stems=("vocals", "instrumental"), silent_vocals=0.2, more_vocals=0.5, stem_gain_db=6.0, invert=0.5,
+    lose_channel=0.5, tilt_db=3.0,
+)  # fmt: skip
+
+
+def naive_effects(values: np.ndarray, effects: Effects) -> np.ndarray:
+    """Of one read `[channel, bin, frame]`, a bin at a time."""
+    left, right = -values if effects.invert else values
+    found = {"both": (left, right), "left": (left, 0 * left), "right": (0 * left, right)}
+    altered = np.stack(found.get(effects.channels, ((left + right) / 2,) * 2))
+    for number in range(altered.shape[1]):
+        hz = max(number, 1) * STFT.sample_rate_hz / STFT.n_fft
+        altered[:, number] *= 10 ** (effects.tilt_db * np.log2(hz / 1000) / 20)
+    return altered
+
+
+@pytest.mark.parametrize("phase", [False, True])
+def test_effects_and_more_vocals_equal_a_naive_mix_and_do_not_depend_on_the_batch(data, phase):
+    objective = ALTERED.model_copy(update={"mask": "complex"}) if phase else ALTERED
+    items = Order.of(data.manifest, objective, 5, CROP).items(0, 40)
+    assert {len(item.reads) for item in items} == {1, 2, 3}
+    found = sounds_of(read_batch(data, items), objective.signals, CPU, torch.float32)
+    assert {sound.spectrum is not None for sound in found.values()} == {phase}
+    of_roles = {"mixture": {"vocals", "instrumental"}, "vocals": {"vocals"}, "instrumental": {"instrumental"}}
+    for i, item in enumerate(items):
+        alone = sounds_of(read_batch(data, [item]), objective.signals, CPU, torch.float32)
+        for name, roles in of_roles.items():
+            wanted = naive_magnitude(data, item, roles, naive_effects)
+            np.testing.assert_allclose(found[name].magnitude[i], wanted, atol=2e-5)
+            assert torch.equal(found[name].magnitude[i], alone[name].magnitude[0])
+
+
+def test_validation_has_no_effects_and_one_singer(data):
+    assert fixed_items(data.manifest, ALTERED, CROP, 6) == fixed_items(data.manifest, SEPARATE, CROP, 6)
 
 
 def test_pretraining_reads_mixtures_alone(data):

@@ -1,5 +1,6 @@
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from dataprep.batches.order import CatalogueRow, Item, Order, cut
 from dataprep.errors import ManifestError
 from vr_core.specs.objectives import MaskedFramesSpec, SeparateSpec
+from vr_core.specs.slots import Effects
 
 BOTH = ("instrumental", "vocals", "mixture")
 SONGS = (
@@ -107,6 +109,62 @@ def test_augmentation_has_the_shares_of_the_recipe():
     for song, frames in FRAMES.items():
         if song in ("a", "b", "c", "v"):
             assert by_song[song] / len(remixed) == near(frames / (40 + 9 + 100 + 51))
+
+
+EFFECTS = {"invert": 0.3, "lose_channel": 0.6, "tilt_db": 2.0, "stem_gain_db": 4.0}
+
+
+def test_effects_have_the_shares_of_the_recipe_for_each_stem_apart():
+    near = lambda value: pytest.approx(value, abs=0.025)  # noqa: E731
+    altered = SEPARATE.model_copy(update=EFFECTS)
+    voiced = tuple(item for item in order(altered).items(0, 4000) if len(item.reads) == 2)
+    for number in (0, 1):
+        found = [item.reads[number].effects for item in voiced]
+        assert shares(found, lambda e: e.invert) == near(0.3)
+        for channels in ("left", "right", "equal"):
+            assert shares(found, lambda e, channels=channels: e.channels == channels) == near(0.2)
+        slopes = [e.tilt_db for e in found]
+        assert (min(slopes), max(slopes)) == (near(-2), near(2))
+        assert sum(slopes) / len(slopes) == pytest.approx(0, abs=0.1)
+    assert shares(voiced, lambda i: i.reads[0].effects.invert and i.reads[1].effects.invert) == near(0.09)
+    assert shares(voiced, lambda i: i.reads[0].effects.tilt_db * i.reads[1].effects.tilt_db > 0) == near(0.5)
+    turned = [item for item in voiced if item.reads[0].effects.invert and item.reads[0].song != "i"]
+    assert shares(turned, lambda i: i.reads[1].start_frame == i.reads[0].start_frame) == pytest.approx(0.2, abs=0.06)
+    decibels = [20 * math.log10(item.reads[0].gain) for item in voiced]
+    assert (min(decibels), max(decibels)) == (near(-4), near(4))
+    assert max(20 * math.log10(item.reads[1].gain) for item in voiced) > 6
+
+
+@pytest.mark.parametrize("key", EFFECTS)
+def test_an_effect_alone_is_drawn_and_moves_nothing_else(key):
+    before, after, both = (
+        order(SEPARATE.model_copy(update=keys)).items(0, 100) for keys in ({}, {key: EFFECTS[key]}, EFFECTS)
+    )
+    without, plain = (
+        [[replace(r, gain=1.0, effects=Effects()) for r in i.reads] for i in items] for items in (after, before)
+    )
+    assert without == plain
+    assert after != before
+    field = {"lose_channel": "channels"}.get(key, key)
+    for item, together in zip(after, both, strict=True):
+        for read, other in zip(item.reads, together.reads, strict=True):
+            if key == "stem_gain_db":
+                assert (read.gain, read.effects) == (other.gain, Effects())
+            else:
+                assert read.effects == Effects(**{field: getattr(other.effects, field)})
+
+
+def test_more_vocals_are_a_strangers_and_beside_vocals_alone():
+    more = SEPARATE.model_copy(update={"more_vocals": 0.4})
+    items, before = order(more).items(0, 4000), order().items(0, 4000)
+    assert [tuple(r for r in i.reads if r.slot != "more_vocals") for i in items] == [i.reads for i in before]
+    voiced = [item for item in items if any(r.slot == "vocals" for r in item.reads)]
+    added = [item.reads[2] for item in voiced if len(item.reads) == 3]
+    assert len(added) / len(voiced) == pytest.approx(0.4, abs=0.025)
+    assert {(read.role, read.slot) for read in added} == {("vocals", "more_vocals")}
+    assert {read.song for read in added} == {"a", "b", "c", "v"}
+    assert 0 < len(voiced) < len(items)
+    assert all(len(item.reads) == 1 for item in items if item not in voiced)
 
 
 def test_switched_off_augmentation_is_off():

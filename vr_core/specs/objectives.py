@@ -3,7 +3,8 @@
 Reading, checking and submitting a recipe imports none.
 """
 
-from typing import Annotated, ClassVar, Literal
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -74,16 +75,33 @@ class SeparateSpec(Spec):
     """Share of items whose left and right are exchanged, drawn for each stem apart."""
     silent_vocals: Fraction = 0.02
     """Share of items without vocals: nothing to remove."""
+    more_vocals: Fraction = 0.0
+    """Share of items with vocals in which those of another song or place are heard as well."""
+    stem_gain_db: Annotated[float, Field(ge=0, le=24)] = 0.0
+    """Each stem is scaled by a gain drawn uniformly from ± this many decibels."""
+    invert: Fraction = 0.0
+    """Share of items in which a stem has the opposite polarity, drawn for each stem apart."""
+    lose_channel: Fraction = 0.0
+    """Share of items in which a stem is on the left alone, on the right alone or equal on both, for each stem apart."""
+    tilt_db: Annotated[float, Field(ge=0, le=6)] = 0.0
+    """Each stem's spectrum gets a slope drawn uniformly from ± this many decibels an octave, around 1 kHz."""
 
     @property
     def signals(self) -> Signals:
         """An instrumental, and vocals that are its own or another song's."""
+        altered: dict[str, Any] = {
+            "any_gain_db": self.stem_gain_db, "invert": self.invert, "lose_channel": self.lose_channel,
+            "tilt_db": self.tilt_db,
+        }  # fmt: skip
+        instrumental = Slot("instrumental", "instrumental", swap_channels=self.swap_channels, **altered)
+        vocals = Slot("vocals", "vocals", self.remix, self.gain_db, self.swap_channels, self.silent_vocals, **altered)
+        more = replace(vocals, name="more_vocals", elsewhere=1.0, silent=1 - self.more_vocals, beside="vocals")
+        sung = (vocals, more) if self.more_vocals else (vocals,)
+        voices = tuple(slot.name for slot in sung)
+        parts = {"instrumental": ("instrumental",), "vocals": voices}
         return Signals(
-            (
-                Slot("instrumental", "instrumental", swap_channels=self.swap_channels),
-                Slot("vocals", "vocals", self.remix, self.gain_db, self.swap_channels, self.silent_vocals),
-            ),
-            {"mixture": ("instrumental", "vocals"), **{stem: (stem,) for stem in self.stems}},
+            (instrumental, *sung),
+            {"mixture": ("instrumental", *voices), **{stem: parts[stem] for stem in self.stems}},
             phase=self.mask == "complex" or not {*(self.losses or {self.loss: 1})} <= WITHOUT_PHASE,
         )
 

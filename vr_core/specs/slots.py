@@ -2,9 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Stem = Literal["vocals", "instrumental", "mixture"]
+
+
+class Effects(NamedTuple):
+    """What is done to one signal of one item (`vr_core.audio.effects`)."""
+
+    invert: bool = False
+    """The opposite polarity."""
+    channels: Literal["both", "left", "right", "equal"] = "both"
+    """Which is heard: one alone, or the mean on both."""
+    tilt_db: float = 0.0
+    """Gain an octave."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,21 @@ class Slot:
     """Share of items whose left and right are exchanged."""
     silent: float = 0.0
     """Share of items without it."""
+    any_gain_db: float = 0.0
+    """A gain wherever it is from, drawn uniformly from ± so many decibels."""
+    invert: float = 0.0
+    """Share of items whose signal has the opposite polarity."""
+    lose_channel: float = 0.0
+    """Share of items whose signal is on the left alone, on the right alone, or equal on both, each as often."""
+    tilt_db: float = 0.0
+    """Its spectrum gets a slope, drawn uniformly from ± so many decibels an octave."""
+    beside: str = ""
+    """Name of the slot that this one is added to in training: absent where that one is, and in validation."""
+
+    @property
+    def has_effects(self) -> bool:
+        """Whether `Effects` are drawn for it."""
+        return bool(self.invert or self.lose_channel or self.tilt_db)
 
 
 @dataclass(frozen=True)
@@ -39,6 +65,14 @@ class Signals:
     """Name of a sound → the slots that add up to it."""
     phase: bool = False
     """Whether complex spectrograms are needed; magnitudes alone cost much less."""
+
+    @property
+    def altered(self) -> bool:
+        """Whether sounds are more than sums of one or two slots as they are stored: they are added with phase then.
+
+        By the objective and not by the batch, so that an item does not depend on the items beside it.
+        """
+        return any(slot.has_effects or slot.beside for slot in self.slots)
 
     @property
     def stems(self) -> tuple[Stem, ...]:
