@@ -277,10 +277,12 @@ def _separated(
     needed, peak = given.needed(wanted), None
     if model.front.scale == "song_peak":
         peak = peak_magnitude(open_mixture(model_hz), meta.stft, nyquist=model.front.nyquist, device=device)
-    blocks = separate(
-        model, meta.stft, open_mixture(model_hz), windows_for(meta, output.window_s), device, report,
-        stems=wanted, song_peak=peak,
-    )  # fmt: skip
+    blocks = _as_many_at_once_as_fit(
+        lambda windows: separate(
+            model, meta.stft, open_mixture(model_hz), windows, device, report, stems=wanted, song_peak=peak
+        ),
+        windows_for(meta, output.window_s),
+    )
     if rate_hz == model_hz:
         yield from blocks
         return
@@ -321,6 +323,27 @@ def _keep(
     return peak
 
 
+def _as_many_at_once_as_fit(
+    separated: Callable[[WindowSpec], Iterator[dict[str, Block]]], windows: WindowSpec
+) -> Iterator[dict[str, Block]]:
+    """The blocks of `separated`; with half as many windows at once, and again, where memory does not hold these."""
+    while True:
+        begun = False
+        try:
+            for block in separated(windows):
+                begun = True
+                yield block
+            return
+        except (RuntimeError, MemoryError) as error:
+            if begun or windows.batch == 1 or not _is_lack_of_memory(error):
+                raise
+        windows = windows.model_copy(update={"batch": windows.batch // 2})
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 def _within_memory(blocks: Iterator[dict[str, Block]], device: torch.device | str) -> Iterator[dict[str, Block]]:
     """The same blocks.
 
@@ -330,7 +353,7 @@ def _within_memory(blocks: Iterator[dict[str, Block]], device: torch.device | st
     try:
         yield from blocks
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "DefaultCPUAllocator" not in str(error):
+        if not _is_lack_of_memory(error):
             raise
         raise NoMemory(
             f"the memory of {device} does not hold what the model computes of a window; give a shorter --window-s"

@@ -222,3 +222,21 @@ def test_a_window_beyond_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.
     write_song(tmp_path / "song.wav")
     with pytest.raises(NoMemory, match="the memory of cpu does not hold .* --window-s"):
         made(tmp_path, Greedy(0.5), RATE_HZ)
+
+
+@pytest.mark.parametrize("room", [1, 2, 3, 8])
+def test_fewer_windows_are_computed_at_once_where_memory_holds_no_more(tmp_path: Path, room: int) -> None:
+    song = 0.1 * np.random.default_rng(0).standard_normal((2, 4 * RATE_HZ)).astype(np.float32)
+    counts: list[int] = []
+
+    class Large(Gain):
+        def forward(self, magnitude: torch.Tensor, draws: object = None) -> Answer:
+            if len(magnitude) > room:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            counts.append(len(magnitude))
+            return super().forward(magnitude)
+
+    found = make_files(lambda rate: [song], RATE_HZ, "x", Large(1.0), META, OutputSettings(tmp_path), tmp_path)
+    assert max(counts) == {1: 1, 2: 2, 3: 2, 8: 8}[room]
+    read, _ = soundfile.read(found.stems["instrumental"], dtype="float32")
+    assert np.abs(read.T - song).max() < 1e-5
