@@ -86,6 +86,10 @@ def together(recipe: Recipe, folder: Path, speeds: list[tuple[float, float, int]
          [[8], [1], [1, 1]]),
         ({"name": "plain_stack", "width": 16, "blocks": 2}, {"name": "separate", "silent_vocals": 0.3},
          [(0, 1, 4), (0, 1, 4)], [[3, 3], [3, 2]]),
+        # Stems that are altered, several vocals, and a sum of losses.
+        (TINY["model"], {"name": "separate", "silent_vocals": 0.3, "more_vocals": 0.5, "invert": 0.5, "tilt_db": 3,
+                         "lose_channel": 0.5, "stem_gain_db": 6, "losses": {"mel": 1, "multi_stft": 2}},
+         [(0, 1, 4), (0, 1, 4)], [[3, 3], [3, 2]]),
     ],
 )  # fmt: skip
 def test_any_cut_gives_the_gradient_of_one_device(

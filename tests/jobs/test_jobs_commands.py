@@ -36,5 +36,7 @@ def test_ctrl_c_on_training_here_saves_and_exits_as_interrupted(tiny_data, tmp_p
         process.wait()
     assert process.returncode == 130
     [run] = list_runs(tmp_path / "runs")
-    assert json.loads(shown)["state"] == run.state().state == "stopped"
+    told = json.loads(shown)
+    assert told["state"] == run.state().state == "stopped"
+    assert [row["trained_from_step"] for row in told["groups"]] == [0]
     assert run.last_step() == run.state().step > 0

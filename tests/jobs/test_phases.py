@@ -19,6 +19,16 @@ def test_a_recipe_without_either_has_one_phase_which_is_itself() -> None:
     assert (phase.first_step, phase.recipe) == (0, recipe())
 
 
+def test_the_body_may_stay_for_the_first_steps_or_for_all() -> None:
+    heads_first = phases_of(recipe(optim={"freeze": ["input.*"], "unfreeze": {"body": 40}}))
+    assert [(p.first_step, p.recipe.optim.freeze) for p in heads_first] == [
+        (0, ("input.*", "body")),
+        (40, ("input.*",)),
+    ]
+    for_all = phases_of(recipe(optim={"freeze": "body", "unfreeze": {"output.*": 9}}))
+    assert [p.recipe.optim.freeze for p in for_all] == [("body", "output.*"), ("body",)]
+
+
 def test_phases_change_the_crop_and_what_is_frozen_at_their_steps() -> None:
     found = phases_of(
         recipe(
