@@ -1,6 +1,7 @@
 """AdamW's parameter groups, the learning rate of a step, and the moving average of the weights."""
 
 import fnmatch
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -110,7 +111,8 @@ def named_by(model: nn.Module, pattern: str) -> frozenset[str]:
     """
     names = [name for name, _ in model.named_parameters()]
     if pattern == BODY:
-        found = frozenset(name for name in names if not name.startswith(model.head_prefixes()))  # type: ignore[operator]
+        heads = tuple(itertools.chain(*model.head_prefixes()))  # type: ignore[operator]
+        found = frozenset(name for name in names if not name.startswith(heads))
     else:
         found = frozenset(name for name in names if fnmatch.fnmatchcase(name, pattern))
     if not found:

@@ -37,7 +37,8 @@ def stamp_once(track: Track) -> str:
             files.append([role, str(source.path.resolve()), source.stream, facts.st_size, facts.st_mtime_ns])
     settings = SETTINGS.song_settings()
     how = plain(settings)
-    del how["align"], how["keep_suspicious"]
+    for key in ("align", "keep_suspicious", "mixture_codec"):  # which came later
+        del how[key]
     return digest([files, how, stored_roles(track, settings)], 16)
 
 

@@ -49,7 +49,9 @@ def test_inspect_prints_ids_whole_and_a_line_for_each_song(data):
     for name in (LONG.format("first"), LONG.format("second"), "音楽"):
         [line] = [line for line in lines if line.strip().startswith(name)]
         assert re.search(r" (train|valid|test) +0:08\.0 ", line)
-    assert [line for line in lines if line.startswith(f"{data}: polar8, 44100 Hz") and "digest" in line]
+    assert [
+        line for line in lines if line.startswith(f"{data}: polar8, mixtures magnitude8, 44100 Hz") and "digest" in line
+    ]
 
 
 def test_dedupe_prints_both_ids_in_one_line(data):
