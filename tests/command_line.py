@@ -5,6 +5,7 @@ A real process is for what only a process shows: that it ends, by what signal, a
 
 import contextlib
 import io
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,6 +44,19 @@ def vr(*arguments: object, code: int | None = 0, stdin: str = "") -> Said:
     assert isinstance(ended, int), f"vr ended with {ended!r}, which is no exit code"
     said = Said(out.getvalue(), err.getvalue(), ended)
     assert code is None or said.code == code, said
+    return said
+
+
+def vr_apart(*arguments: object) -> Said:
+    """Run `vr ARGUMENTS` in a process of its own: for what starts Ray, which keeps the first token that it reads.
+
+    Raises:
+        AssertionError: an exit code that is not 0; says what was printed.
+    """
+    words = [sys.executable, "-m", "jobs.cli", *map(str, arguments)]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    said = Said(done.stdout, done.stderr, done.returncode)
+    assert said.code == 0, said
     return said
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from jobs.recipes.shipped import read_recipe
 from jobs.runs.creation import create_run
-from tests.command_line import vr
+from tests.command_line import vr, vr_apart
 from tests.foreign_checkpoints import BS_BANDS, mel_band_bins, roformer
 from tests.jobs.training import here
 from vr_core.models.registry import build
@@ -83,7 +83,7 @@ def test_a_file_of_others_separates_is_scored_and_trains(kind: str, songs: Path,
         "validation.items=2", "workers.device=cpu", "optim.lr=1e-2", "optim.warmup_steps=0", "optim.ema_decay=0",
     ]  # fmt: skip
     if kind == "six":  # with all that the command does; the others without Ray, which takes a while to start
-        vr("train", tmp_path / "mine.yaml", *words)
+        vr_apart("train", tmp_path / "mine.yaml", *words)
     else:
         here(create_run(read_recipe(str(tmp_path / "mine.yaml"), words)))
     [run] = (tmp_path / "runs").iterdir()
