@@ -31,7 +31,8 @@ from jobs.execution.messages import carried, first_cause, read_words
 from jobs.execution.placement import Missing, Node, Placement, machine_name
 from jobs.execution.ray_train import Fits
 from jobs.execution.retry import Failed
-from jobs.recipe import Recipe, without_effect
+from jobs.recipe import Recipe
+from jobs.recipes.checks import without_effect
 from jobs.runs.folder import RunFolder
 from jobs.runs.progress import last_step
 from jobs.runs.provenance import read_kept_origin, read_machines, read_origin

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from jobs.recipe import Recipe
 from vr_core.config import plain, validate
-from vr_core.specs.objectives import SeparateSpec
+from vr_core.specs.objectives import TrainedStem
 from vr_core.specs.stft import StftSpec
 from vr_core.weights import WeightsMeta
 from vr_core.yaml12 import dump_yaml
@@ -20,8 +20,7 @@ def recipe_of(meta: WeightsMeta, weights: Path) -> dict[str, Any] | None:
     Its crops are those of the model's training, so that a step sees what the model knows. Its rate is a fine-tuning
     one: an imported model is better than anything that a few hours at home could begin anew.
     """
-    known = get_args(get_args(SeparateSpec.model_fields["stems"].annotation)[0])
-    stems = [stem for stem in meta.head.stems if stem in known]
+    stems = [stem for stem in meta.head.stems if stem in get_args(TrainedStem)]
     if not stems:
         return None
     model, phase = plain(meta.model), meta.head.kind == "complex_mask"

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
-from jobs.recipe import Recipe, require_effect
+from jobs.recipe import Recipe
+from jobs.recipes.checks import require_effect
 from vr_core.config import load
 from vr_core.errors import ConfigError
 from vr_core.small_files import expanded

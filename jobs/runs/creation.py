@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import RunExists
-from jobs.recipe import Recipe, require_hearable, require_startable
+from jobs.recipe import Recipe
+from jobs.recipes.checks import require_hearable, require_startable
 from jobs.runs.folder import RunFolder
 from jobs.runs.lookup import list_runs, resolve_run, resolve_weights
 from jobs.runs.provenance import read_origin

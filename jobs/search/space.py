@@ -6,7 +6,8 @@ import random
 from collections.abc import Mapping
 from typing import Literal
 
-from jobs.recipe import Recipe, TuneSpec, require_effect
+from jobs.recipe import Recipe, TuneSpec
+from jobs.recipes.checks import require_effect
 from vr_core.config import Spec, override, plain, validate
 from vr_core.errors import ConfigError
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from dataprep.shards.dataset import Dataset
 from jobs.checkpoints.format import Checkpoint
 from jobs.errors import NotACheckpoint, RunFailed
-from jobs.recipe import Recipe, require_hearable
+from jobs.recipe import Recipe
+from jobs.recipes.checks import require_hearable
 from jobs.steps.gradient import evaluating, weights_dtype
 from jobs.steps.initial_weights import start_from
 from jobs.steps.phases import Phase

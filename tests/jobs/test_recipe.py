@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from dataprep.shards.manifest import Manifest
-from jobs.recipe import ADDED_KEYS, REMOVED_KEYS, Recipe, require_hearable, require_startable
+from jobs.recipe import ADDED_KEYS, REMOVED_KEYS, Recipe
+from jobs.recipes.checks import require_hearable, require_startable
 from jobs.recipes.shipped import read_recipe
 from jobs.runs.folder import RunFolder
 from vr_core.config import load, parse_overrides, plain, to_yaml, validate
@@ -141,7 +142,7 @@ def test_what_needs_phase_is_not_trained_on_mixtures_without(model, objective, s
     if not refused:
         require_hearable(recipe, manifest)
         return
-    with pytest.raises(ConfigError, match="data: /d: stores mixtures without phase") as caught:
+    with pytest.raises(ConfigError, match="data: /d: stores the mixture without phase") as caught:
         require_hearable(recipe, manifest)
     assert "`vr data prepare SRC --out NEW --mixture-codec polar8`" in str(caught.value)
 
