@@ -4,12 +4,13 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from dataprep.preparing.song import SongSettings
 from dataprep.shards.columns import CHANNELS, bin_bytes
 from dataprep.shards.manifest import read_manifest
-from jobs.recipe import Recipe, require_hearable
+from jobs.recipe import Recipe
+from jobs.recipes.checks import require_hearable
+from vr_core.models.figures import forward_flop, unheard
 from vr_core.models.registry import build
 from vr_core.optim import parameter_groups
 from vr_core.small_files import expanded
@@ -43,15 +44,12 @@ def arithmetic_of(recipe: Recipe) -> Arithmetic:
     front, stored_frames = recipe.model.front, recipe.batch.crop_frames
     with torch.device("meta"):
         model = build(recipe.model, front.bins_on(stft), recipe.objective.head)
-        shape = (1, CHANNELS, front.bins_on(stft), front.frames_on(stft, stored_frames))
-        heard = torch.empty(shape, dtype=torch.complex64 if front.phase else torch.float32)
-        with FlopCounterMode(display=False) as counter:
-            model(heard, None)
+        flop = forward_flop(model, unheard(front, front.bins_on(stft), front.frames_on(stft, stored_frames)))
     parameter_groups(model, recipe.optim)  # takes frozen ones out
     return Arithmetic(
         bins=stft.bins,
         shapes=tuple(tuple(p.shape) for p in model.parameters() if p.requires_grad),
-        item_flop=3.0 * counter.get_total_flops(),
+        item_flop=3.0 * flop,
         item_bytes=sum(bin_bytes(stored.codec_of(slot.stem)) for slot in recipe.objective.signals.slots)
         * CHANNELS
         * stft.bins

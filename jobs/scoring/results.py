@@ -214,8 +214,9 @@ def names_before(known: Mapping[str, Result], song: SongFile) -> list[str]:
         known: name of a result → what is known of it.
         song: with the content that it had then.
     """
-    found = (Path(file).stem.rpartition(".") for file, of in known.items() if of.song == song.path and song.made(of))
-    return sorted({name for name, _, stem in found if name and stem in STEMS})
+    # NAME.STEM.wav of any stem; a picture is called NAME.png, in which a dot may be of the name.
+    files = (Path(file) for file, of in known.items() if of.song == song.path and song.made(of))
+    return sorted({file.stem.rpartition(".")[0] for file in files if file.suffix != ".png"} - {""})
 
 
 def _replaceable(path: Path, song: SongFile, result: Result | None) -> bool:

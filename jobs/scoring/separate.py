@@ -14,22 +14,18 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from dataprep.audio.files import BLOCK_SAMPLES, regrouped
-from dataprep.audio.resample import resample
+from dataprep.audio.files import BLOCK_SAMPLES
 from dataprep.audio.writing import full_scale, to_pcm, write_audio
 from dataprep.errors import AudioError
-from jobs.errors import NoDevice, NoMemory
+from jobs.errors import NoDevice
 from jobs.scoring.results import fitting_with_digest, scratch
+from jobs.scoring.streams import Block, Open, stems_at
 from vr_core.audio.picture import MelPicture, draw
-from vr_core.audio.separate import WindowSpec, peak_magnitude, separate
+from vr_core.audio.separate import WindowSpec
 from vr_core.audio.stems import GivenStems, given_stems
 from vr_core.errors import ConfigError
 from vr_core.models.model import Model
 from vr_core.weights import WeightsMeta
-
-Block = NDArray[np.float32]
-Open = Callable[[int], Iterable[Block]]
-"""From a sample rate in Hz to a mixture from its start: `[2, sample]` blocks as `open_audio` cuts them."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +195,8 @@ def make_files(
     masked = [stem for stem in needed if stem in given.masked]
     files = {stem: folder / f"{stem}.{output.format}" for stem in needed}
     report = (lambda samples: progress(samples / meta.stft.sample_rate_hz)) if progress else None
-    separated = _within_memory(_separated(open_mixture, rate_hz, model, meta, output, device, report), device)
+    windows = windows_for(meta, output.window_s)
+    separated = stems_at(open_mixture, rate_hz, model, meta, wanted, windows, device, report)
     clipped: Counter[str] = Counter()
 
     def stored(stem: str, blocks: Iterable[NDArray[np.floating]]) -> Iterator[NDArray[np.generic]]:
@@ -258,55 +255,6 @@ def make_files(
     )  # fmt: skip
 
 
-def _separated(
-    open_mixture: Open,
-    rate_hz: int,
-    model: Model,
-    meta: WeightsMeta,
-    output: OutputSettings,
-    device: torch.device | str,
-    report: Callable[[int], None] | None,
-) -> Iterator[dict[str, Block]]:
-    """The stems that are needed, at `rate_hz`.
-
-    At another rate than the model's, the one that keeps what the model does not hear is the mixture minus the resampled
-    others that sum to it with that one.
-    """
-    given, model_hz = given_stems(model.head.stems), meta.stft.sample_rate_hz
-    wanted = chosen_stems(given, output.stems)
-    needed, peak = given.needed(wanted), None
-    if model.front.scale == "song_peak":
-        peak = peak_magnitude(open_mixture(model_hz), meta.stft, nyquist=model.front.nyquist, device=device)
-    blocks = _as_many_at_once_as_fit(
-        lambda windows: separate(
-            model, meta.stft, open_mixture(model_hz), windows, device, report, stems=wanted, song_peak=peak
-        ),
-        windows_for(meta, output.window_s),
-    )
-    if rate_hz == model_hz:
-        yield from blocks
-        return
-    heard = [stem for stem in needed if stem != given.keeper]
-    together = resample(
-        (np.concatenate([b[stem] for stem in heard]) for b in blocks), 2 * len(heard), model_hz, rate_hz
-    )
-    for mixed, resampled in zip_longest(open_mixture(rate_hz), regrouped(together, BLOCK_SAMPLES)):
-        # Both ways of resampling round the length: the stems may end a few samples earlier or later than the song.
-        if mixed is None:
-            continue
-        found = np.zeros((2 * len(heard), mixed.shape[1]), np.float32)
-        if resampled is not None:
-            end = min(found.shape[1], resampled.shape[1])
-            found[:, :end] = resampled[:, :end]
-        stems = {stem: found[2 * i : 2 * i + 2] for i, stem in enumerate(heard)}
-        if given.keeper in needed:
-            stems[given.keeper] = mixed
-            for stem in (given.rest, *given.rest_of):
-                if stem != given.keeper:
-                    stems[given.keeper] = stems[given.keeper] - stems[stem]
-        yield stems
-
-
 def _keep(
     separated: Iterable[dict[str, Block]], masked: Sequence[str], wanted: Collection[str], path: Path, rate_hz: int
 ) -> float:
@@ -321,43 +269,6 @@ def _keep(
 
     write_audio(path, watched(), rate_hz, "FLOAT")
     return peak
-
-
-def _as_many_at_once_as_fit(
-    separated: Callable[[WindowSpec], Iterator[dict[str, Block]]], windows: WindowSpec
-) -> Iterator[dict[str, Block]]:
-    """The blocks of `separated`; with half as many windows at once, and again, where memory does not hold these."""
-    while True:
-        begun = False
-        try:
-            for block in separated(windows):
-                begun = True
-                yield block
-            return
-        except (RuntimeError, MemoryError) as error:
-            if begun or windows.batch == 1 or not _is_lack_of_memory(error):
-                raise
-        windows = windows.model_copy(update={"batch": windows.batch // 2})
-
-
-def _is_lack_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def _within_memory(blocks: Iterator[dict[str, Block]], device: torch.device | str) -> Iterator[dict[str, Block]]:
-    """The same blocks.
-
-    Raises:
-        NoMemory: the device had too little for them.
-    """
-    try:
-        yield from blocks
-    except (RuntimeError, MemoryError) as error:
-        if not _is_lack_of_memory(error):
-            raise
-        raise NoMemory(
-            f"the memory of {device} does not hold what the model computes of a window; give a shorter --window-s"
-        ) from error
 
 
 def _read(path: Path, first_channel: int = 0) -> Iterator[Block]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tests.bench.measurement import Benchmark
-from vr_core.models.figures import CHANNELS, figures_of
+from vr_core.models.figures import figures_of, unheard
 from vr_core.models.model import Model
 from vr_core.models.registry import build
 from vr_core.optim import adamw
@@ -83,7 +83,7 @@ def _training_s(model: Model, heard: Tensor) -> float:
 def _noise(configuration: Configuration) -> Tensor:
     """A window of the configuration's crop, `[1, channel, bin, frame]`."""
     front = configuration.model.front
-    shape = (1, CHANNELS, front.bins_on(configuration.stft), configuration.crop_frames)
+    shape = unheard(front, front.bins_on(configuration.stft), configuration.crop_frames).shape
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.complex64)
     return noise if front.phase else noise.abs()
 

@@ -60,6 +60,17 @@ def test_a_song_keeps_the_name_of_its_results_however_it_is_named(tmp_path):
     assert put(tmp_path, SONG, "in its album", "album-intro") == both("intro-2")
 
 
+def test_a_song_keeps_the_name_of_whichever_stems_it_has_results_of(tmp_path):
+    """Also of one with a dot in it, which ends the name of a picture too."""
+    with scratch(tmp_path) as made:
+        files = {ending: made / f"x{ending}" for ending in (".drums.wav", ".png")}
+        for path in files.values():
+            path.write_text("x")
+        placed = place(tmp_path, SONG, "album-vol.1", files)
+    assert placed.files[".drums.wav"].name == "album-vol.1.drums.wav"
+    assert put(tmp_path, SONG, "by itself") == both("album-vol.1")
+
+
 def test_a_copy_of_a_song_under_another_name_has_results_of_its_own(tmp_path):
     put(tmp_path, SONG, "first", "album-intro")
     assert put(tmp_path, SongFile("/music/copy.wav", SONG.sha256), "second", "copy") == both("copy")

@@ -19,6 +19,7 @@ from jobs.commands import progress
 from jobs.commands.terminal import say
 from jobs.errors import NoSongs, SongsFailed
 from jobs.scoring import separate as scoring
+from jobs.scoring import streams
 from tests.jobs.separations import (
     CODED,
     RATE_HZ,
@@ -104,7 +105,7 @@ def test_a_song_that_changes_meanwhile_is_a_problem_of_its_own(
         for block in blocks:
             yield dict.fromkeys(("instrumental", "vocals"), block[:, :100])
 
-    monkeypatch.setattr(scoring, "separate", cut)
+    monkeypatch.setattr(streams, "separate", cut)
     write_song(tmp_path / "song.wav")
     error, _, stderr = run_command(tmp_path / "song.wav", "-m", weights, "-o", tmp_path / "out")
     assert isinstance(error, SongsFailed)
@@ -113,7 +114,7 @@ def test_a_song_that_changes_meanwhile_is_a_problem_of_its_own(
 
 def test_after_ctrl_c_what_was_done_is_told(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = []
-    real = scoring.separate
+    real = streams.separate
 
     def interrupted(*arguments: object, **options: object) -> Iterator[dict[str, np.ndarray]]:
         begun.append(arguments)
@@ -121,7 +122,7 @@ def test_after_ctrl_c_what_was_done_is_told(weights: Path, tmp_path: Path, monke
             raise KeyboardInterrupt
         yield from real(*arguments, **options)
 
-    monkeypatch.setattr(scoring, "separate", interrupted)
+    monkeypatch.setattr(streams, "separate", interrupted)
     for name in "abc":
         write_song(tmp_path / "album" / f"{name}.wav")
     error, stdout, stderr = run_command(tmp_path / "album", "-m", weights, "-o", tmp_path / "out", "--json")
@@ -140,13 +141,13 @@ def test_what_was_done_is_told_as_it_is_done(weights: Path, tmp_path: Path, monk
     """The second song's work sees the first one's lines."""
     told: list[str] = []
     seen = []
-    real = scoring.separate
+    real = streams.separate
 
     def watched(*arguments: object, **options: object) -> Iterator[dict[str, np.ndarray]]:
         seen.append(list(told))
         yield from real(*arguments, **options)
 
-    monkeypatch.setattr(scoring, "separate", watched)
+    monkeypatch.setattr(streams, "separate", watched)
     monkeypatch.setattr("typer.echo", lambda line, file: told.append(line) if file is sys.stdout else None)
     for name in "ab":
         write_song(tmp_path / "album" / f"{name}.wav")
@@ -159,8 +160,8 @@ def test_a_rate_that_the_format_has_not_is_refused_before_any_work(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = []
-    real = scoring.separate
-    monkeypatch.setattr(scoring, "separate", lambda *given, **named: (begun.append(1), real(*given, **named))[1])
+    real = streams.separate
+    monkeypatch.setattr(streams, "separate", lambda *given, **named: (begun.append(1), real(*given, **named))[1])
     write_song(tmp_path / "high.wav", rate_hz=768_000, seconds=0.05)
     write_song(tmp_path / "low.wav")
     arguments = (tmp_path / "high.wav", tmp_path / "low.wav", "-m", weights, "-o", tmp_path / "out", "--no-picture")

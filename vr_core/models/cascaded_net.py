@@ -23,10 +23,10 @@ from vr_core.draws import Draws
 from vr_core.models.heads import Answer, answer_of, require_per_bin
 from vr_core.models.layers import apply_dropout
 from vr_core.models.model import Model
+from vr_core.specs.fronts import STEREO
 from vr_core.specs.heads import HeadSpec
 from vr_core.specs.models import CascadedNetSpec
 
-STEREO = 2
 _HALVINGS = 4
 _DILATIONS = ((4, 2), (8, 4), (12, 6))
 

@@ -20,10 +20,9 @@ from vr_core.models.layers import (
     apply_dropout,
 )
 from vr_core.models.model import Model
+from vr_core.specs.fronts import STEREO
 from vr_core.specs.heads import HeadSpec
 from vr_core.specs.models import DenseFrameTransformerSpec
-
-STEREO = 2
 
 
 class DenseBlock(nn.Module):

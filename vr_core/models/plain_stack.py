@@ -10,10 +10,9 @@ from vr_core.draws import Draws
 from vr_core.models.heads import Answer, answer_of
 from vr_core.models.layers import CompressedMagnitude, FrameConv, SquaredReluFeedForward, apply_dropout
 from vr_core.models.model import Model
+from vr_core.specs.fronts import STEREO
 from vr_core.specs.heads import HeadSpec
 from vr_core.specs.models import PlainStackSpec
-
-STEREO = 2
 
 
 class PlainBlock(nn.Module):

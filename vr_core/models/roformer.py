@@ -22,10 +22,10 @@ from vr_core.draws import Draws
 from vr_core.models.heads import Answer, answer_of, require_per_bin
 from vr_core.models.layers import apply_dropout
 from vr_core.models.model import Model
+from vr_core.specs.fronts import STEREO
 from vr_core.specs.heads import HeadSpec
 from vr_core.specs.models import RoformerSpec
 
-STEREO = 2
 _ROTARY_BASE = 10_000.0
 
 
