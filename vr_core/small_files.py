@@ -10,6 +10,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from vr_core.errors import ConfigError, UserError
 
 SMALL_BYTES = 1 << 26
 """More is no small file: the largest of ours is a manifest, some 2 kB for each song."""
+_PIECE_BYTES = 1 << 20
 DEPTH = 50
 """Levels of lists and mappings in each other."""
 
@@ -69,14 +71,22 @@ def open_regular(path: Path) -> BufferedReader:
     return open(handle, "rb")
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: Path, progress: Callable[[int], None] = lambda count: None) -> str:
     """Hex digest of the regular file `path`, of any size.
+
+    Args:
+        path: the file.
+        progress: called with the bytes that have been read since.
 
     Raises:
         OSError, DamagedFile: as `open_regular`.
     """
+    digest = hashlib.sha256()
     with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+            progress(len(piece))
+    return digest.hexdigest()
 
 
 def read_bytes(path: Path, most_bytes: int = SMALL_BYTES) -> bytes:

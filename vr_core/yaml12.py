@@ -128,8 +128,8 @@ def parse_yaml(text: str, origin: str, *, tuples: bool = False) -> Any:
         raise ConfigError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Mapping at the top of the YAML file `path`.
+def read_yaml(path: Path, *, tuples: bool = False) -> dict[str, Any]:
+    """Mapping at the top of the YAML file `path`; `tuples` as in `parse_yaml`.
 
     Raises:
         ConfigError: the file is missing, unreadable, not YAML or not a mapping.
@@ -140,7 +140,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
     except DamagedFile as error:
         raise ConfigError(str(error)) from None
-    value = parse_yaml(text, str(path))
+    value = parse_yaml(text, str(path), tuples=tuples)
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: expected `key: value` lines at the top, found {kind_of(value)}")
     return value

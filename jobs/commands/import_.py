@@ -86,18 +86,19 @@ def import_(
         said = said.over(read_said(expanded(config)))
     size_bytes = source.stat().st_size if source.is_file() else 0
     with byte_bar(f"reading {source.name}", size_bytes) as progress:
-        meta, found = convert(
+        made = convert(
             source, said, out, licence=licence, available_bytes=psutil.virtual_memory().available, progress=progress
         )
+    meta = made.meta
     trained_by = recipe_of(meta, out)
     if trained_by is not None:
         with whole_file(recipe) as draft:
             draft.write_text(recipe_text(trained_by))
     about = {
         "weights": str(out), "recipe": str(recipe) if trained_by is not None else None, "model": meta.model.name,
-        "parameters": _parameters(meta), "stems": list(meta.head.stems), "n_fft": meta.stft.n_fft,
+        "parameters": made.parameters, "stems": list(meta.head.stems), "n_fft": meta.stft.n_fft,
         "hop": meta.stft.hop, "crop_frames": meta.crop_frames, "file": str(source),
-        "sha256": meta.imported.sha256 if meta.imported else None, "licence": licence, "assumed": list(found.notes),
+        "sha256": meta.imported.sha256 if meta.imported else None, "licence": licence, "assumed": list(made.assumed),
     }  # fmt: skip
     if as_json:
         print(json.dumps(about))
@@ -122,14 +123,3 @@ def _show(about: dict[str, Any], meta: "WeightsMeta") -> None:
     say(f"  {command('separate', 'SONG.mp3', '-m', about['weights'], '-o', 'separated')}")
     if about["recipe"]:
         say(f"  {command('submit', about['recipe'], 'data=DATA')}")
-
-
-def _parameters(meta: "WeightsMeta") -> int:
-    import torch
-
-    from vr_core.models.figures import count_parameters
-    from vr_core.models.registry import build
-
-    with torch.device("meta"):
-        model = build(meta.model, meta.model.front.bins_on(meta.stft), meta.head)
-    return count_parameters(model)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.commands.terminal import Json, results, show_table
+from jobs.commands.terminal import Json, say, show_table
 
 if TYPE_CHECKING:
     from cluster.inventory import Inventory
@@ -100,13 +100,13 @@ def _show(found: dict[str, dict[str, Any]], pcs: "Inventory | None") -> None:
         )
     show_table(table)
     if pcs is not None:
-        results().print(
+        say(
             "Items at once with all parameters trained; r: with model.recompute=true; LoRA: only with a frozen body, "
-            "which vr cannot train yet.", soft_wrap=True, markup=False, highlight=False,
-        )  # fmt: skip
+            "which vr cannot train yet."
+        )
         without = [pc.name for pc in pcs.nodes if not pc.gpus]
         if without:
-            results().print(f"Without a card that the inventory names: {', '.join(without)}.", markup=False)
+            say(f"Without a card that the inventory names: {', '.join(without)}.")
 
 
 def _figure(number: float) -> str:

@@ -78,14 +78,11 @@ def _unpickled(path: Path, *, mapped: bool) -> Any:
 def _as_weights_error(path: Path) -> Iterator[None]:
     try:
         yield
-    except pickle.UnpicklingError as error:
-        said = str(error)
-        if "GLOBAL" in said or "Unsupported" in said or "allowed" in said:
-            raise WeightsError(
-                f"{path}: holds more than tensors and plain values, which can run code when loaded; nothing of it was "
-                "run; ask its author for a safetensors file, or for the state dict alone"
-            ) from None
-        raise WeightsError(f"{path}: damaged or no checkpoint ({_line(said)}); copy or download it again") from None
+    except pickle.UnpicklingError:  # torch has one error for both, and only words to tell them apart
+        raise WeightsError(
+            f"{path}: damaged, or holds more than tensors and plain values, which can run code when loaded; nothing of "
+            "it was run; download it again, or ask its author for a safetensors file or the state dict alone"
+        ) from None
     except (RuntimeError, safetensors.SafetensorError, EOFError, ValueError, KeyError, UnicodeDecodeError) as error:
         raise WeightsError(
             f"{path}: damaged, cut short or no checkpoint ({_line(error)}); copy or download it again"

@@ -1,20 +1,30 @@
 """A checkpoint of another program becomes a weights file of ours."""
 
-import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from vr_core.errors import WeightsError
+from vr_core.errors import StorageError
 from vr_core.importing.checkpoint import read_checkpoint
-from vr_core.importing.recognise import Recognised, recognise
+from vr_core.importing.recognise import recognise
 from vr_core.importing.said import Said
+from vr_core.models.figures import count_parameters
 from vr_core.models.registry import build
-from vr_core.small_files import open_regular
+from vr_core.small_files import sha256_of
 from vr_core.weights import Imported, WeightsMeta, require_finite, require_fit, save_weights
 
-_PIECE_BYTES = 1 << 24
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written."""
+
+    meta: WeightsMeta
+    parameters: int
+    """As published, with the fixed numbers among them."""
+    assumed: tuple[str, ...]
+    """A line for each thing that neither the file nor the user says."""
 
 
 def convert(
@@ -25,8 +35,8 @@ def convert(
     licence: str | None,
     available_bytes: int,
     progress: Callable[[int], None],
-) -> tuple[WeightsMeta, Recognised]:
-    """Write `out` from the checkpoint `source`, whole or not at all; what it says of itself, and what was assumed.
+) -> Converted:
+    """Write `out` from the checkpoint `source`, whole or not at all.
 
     The tensors keep their names, values and types. Needs memory of three times the file's size.
 
@@ -52,19 +62,15 @@ def convert(
     meta = WeightsMeta(
         model=found.model, head=found.head, stft=found.stft, crop_frames=found.crop_frames, step=0, run=out.stem,
         purpose="separation",
-        imported=Imported(file=source.name, sha256=_sha256(source, progress), licence=licence),
+        imported=Imported(file=source.name, sha256=_digest(source, progress), licence=licence),
     )  # fmt: skip
     save_weights(out, state, meta)
-    return meta, found
+    return Converted(meta, count_parameters(model), found.notes)
 
 
-def _sha256(path: Path, progress: Callable[[int], None]) -> str:
-    digest = hashlib.sha256()
+def _digest(path: Path, progress: Callable[[int], None]) -> str:
+    """Of a file that was read a moment ago."""
     try:
-        with open_regular(path) as file:
-            while piece := file.read(_PIECE_BYTES):
-                digest.update(piece)
-                progress(len(piece))
+        return sha256_of(path, progress)
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror}); give a checkpoint file") from None
-    return digest.hexdigest()
+        raise StorageError(f"{path}: cannot be read any more ({error.strerror}); check its disk") from None

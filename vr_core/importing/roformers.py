@@ -81,7 +81,7 @@ def _stft(n_fft: int, said: Said) -> tuple[StftSpec, tuple[str, ...]]:
 def _common(shapes: Shapes) -> dict[str, Any]:
     """Settings that both have."""
     first = "layers.0.0.layers.0"
-    if _count(shapes, r"layers\.(\d+)\.") and "layers.0.2.layers.0.0.norm.gamma" in shapes:
+    if "layers.0.2.layers.0.0.norm.gamma" in shapes:
         raise NotBuilt("linear attention (linear_transformer_depth)")
     if any(name.startswith(("layers.0.0.layers.1.", "layers.0.1.layers.1.")) for name in shapes):
         raise NotBuilt("several transformers in a row over time or bands (time_transformer_depth)")

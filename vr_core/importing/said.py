@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from vr_core.errors import ConfigError
-from vr_core.small_files import DamagedFile, read_text
-from vr_core.yaml12 import YAML_BYTES, kind_of, parse_yaml
+from vr_core.specs.heads import STEM_LETTERS
+from vr_core.yaml12 import kind_of, read_yaml
 
 INSTRUMENTAL = "instrumental"
 VOCALS = "vocals"
 _NO_STEMS = ("mixture", "all")
 """What `vr separate` calls the song, and every stem."""
-_NAME_LETTERS = 40
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,7 @@ def read_said(path: Path) -> Said:
     Raises:
         ConfigError: no such YAML, or a value of another kind.
     """
-    try:
-        raw = parse_yaml(read_text(path, YAML_BYTES), str(path), tuples=True)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
-    except DamagedFile as error:
-        raise ConfigError(str(error)) from None
+    raw = read_yaml(path, tuples=True)
     audio, model, training, inference = (
         _section(raw, name, path) for name in ("audio", "model", "training", "inference")
     )
@@ -77,16 +71,16 @@ def stem_names(names: Sequence[str]) -> tuple[str, ...]:
             "--stems vocals,instrumental"
         )
     for name in found:
-        if name in _NO_STEMS or len(name) > _NAME_LETTERS:
+        if name in _NO_STEMS or len(name) > STEM_LETTERS:
             raise ConfigError(
-                f"stem {name!r}: expected up to {_NAME_LETTERS} letters, and none of {', '.join(_NO_STEMS)}; "
+                f"stem {name!r}: expected up to {STEM_LETTERS} letters, and none of {', '.join(_NO_STEMS)}; "
                 "give another name with --stems"
             )
     return found
 
 
-def _section(raw: Any, name: str, path: Path) -> Mapping[str, Any]:
-    value = raw.get(name, {}) if isinstance(raw, Mapping) else None
+def _section(raw: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:
+    value = raw.get(name, {})
     if not isinstance(value, Mapping):
         raise ConfigError(f"{path}: {name}: expected keys with values, found {kind_of(value)}")
     return value

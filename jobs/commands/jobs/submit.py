@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TextIO
 
-    from jobs.planning.groups import Row
     from jobs.recipe import Recipe
+    from vr_core.specs.optim import GroupRow
 
 
 def submit(
@@ -108,7 +108,7 @@ def _print_recipe(recipe: "Recipe", as_json: bool) -> None:
     _print_groups(groups, sys.stdout, "# ")  # so that what is printed stays a recipe
 
 
-def _print_groups(groups: "Sequence[Row]", file: "TextIO", before: str) -> None:
+def _print_groups(groups: "Sequence[GroupRow]", file: "TextIO", before: str) -> None:
     """Which layers are trained at which rate, a line each, with `before` in front."""
     from jobs.planning.groups import lines_of
 
