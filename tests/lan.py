@@ -19,7 +19,6 @@ import json
 import os
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tests.box.cgroups import Groups
+from tests.box.clock.setting import set_clock, variables
 from tests.box.files import HOME, SHARED, binds, write_files
 from tests.box.holding import PROCESS, held, hold, pids_beside, watch
 
@@ -38,8 +38,6 @@ PROGRAMS = ("ip", "tc", "nsenter", "unshare", "setpriv", "ssh-keygen", "/usr/sbi
 MARK = "VR_LAN"
 """In the environment of every process of a box: the box's folder."""
 _BURST_BYTES = 65_536
-_CLOCK = "clock"
-"""File in a host's home folder that says how far its clock is off."""
 
 
 def require(*more: str) -> None:
@@ -215,9 +213,7 @@ class Host:
 
         Files keep this machine's times, as on a share.
         """
-        # In place: processes have the file in their memory.
-        with (self.home / _CLOCK).open("r+b" if (self.home / _CLOCK).exists() else "wb") as file:
-            file.write(struct.pack("<q", offset_days * 86_400))
+        set_clock(self.home, offset_days)
 
     def memory(self, limit_bytes: int | None) -> None:
         """Let the host's processes together have so much memory; None: all there is."""
@@ -320,8 +316,7 @@ class Lan:
         path = f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         own = {"PATH": path, "HOME": HOME, "PYTHONPATH": str(ROOT), "COLUMNS": "200", MARK: str(self.folder)}
         if self.clocks:
-            shifts = ROOT / "tests/box/clock"  # `sitecustomize.py`, which every Python imports at its start
-            own |= {"PYTHONPATH": f"{shifts}:{ROOT}", "VR_LAN_CLOCK": f"{HOME}/{_CLOCK}"}
+            own |= variables(HOME, ROOT)
         return {name: os.environ[name] for name in kept if name in os.environ} | own
 
     def _close(self) -> None:

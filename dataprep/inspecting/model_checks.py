@@ -12,7 +12,7 @@ from dataprep.roles import Role
 from dataprep.shards.columns import has_phase
 from dataprep.shards.dataset import Dataset
 from dataprep.shards.manifest import SongRow
-from vr_core.audio.estimates import stem_mask
+from vr_core.audio.estimates import stem_masks
 from vr_core.audio.sound import heard_by, seen_by
 from vr_core.errors import WeightsError
 from vr_core.models.model import Model
@@ -108,7 +108,7 @@ def _foreign(data: Dataset, song: SongRow, role: Role, model: Model, crop_frames
     # One window after the other: several at once of a large model may be more than a card holds.
     for i in range(len(heard)):
         window, magnitude = heard[i : i + 1], sound.magnitude[i : i + 1]
-        mask = stem_mask(model.head, model(window), magnitude, "instrumental")
+        mask = stem_masks(model.head, model(window), magnitude, ("instrumental",))[:, 0]
         taken = (mask if role == "vocals" else 1 - mask).abs() * magnitude
         counted = slice(context, -context) if 0 < 2 * context < magnitude.shape[-1] else slice(None)
         taken_energy += float(taken[..., counted].square().sum())

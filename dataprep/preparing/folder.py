@@ -84,5 +84,5 @@ def existing_manifest(out: Path, settings: SongSettings) -> Manifest:
     return found
 
 
-_OPTIONS = {"n_fft": "--n-fft", "hop": "--hop", "codec": "--codec"}
+_OPTIONS = {"n_fft": "--n-fft", "hop": "--hop", "codec": "--codec", "mixture_codec": "--mixture-codec"}
 """Of `vr data prepare`, by setting of a data set."""

@@ -14,10 +14,9 @@ from dataprep.audio.decoders import AudioSource
 from dataprep.audio.tracks import Track
 from dataprep.errors import DataError, PrepareError
 from dataprep.preparing import prepare as prepare_module
-from dataprep.preparing.change import examine, repair, settings_of
+from dataprep.preparing.change import examine, repair
 from dataprep.preparing.group import plan_groups
 from dataprep.preparing.prepare import PrepareProgress, prepare
-from dataprep.preparing.survey import survey
 from dataprep.roles import Role
 from dataprep.shards.codecs import CODECS
 from dataprep.shards.dataset import Dataset
@@ -25,27 +24,10 @@ from dataprep.shards.manifest import Follows, read_manifest
 from dataprep.shards.splits import SplitByList, parse_fractions, parse_list
 from dataprep.shards.writer import verify
 from tests.dataprep.data import SETTINGS, STFT, files, labelled, mixture_only, small_data_set, sound, whole_stem, write
-from vr_core.audio.spectrogram import istft, stft
-from vr_core.config import digest, plain
+from tests.dataprep.heard import decoded, snr_db, without_nyquist
+from vr_core.audio.spectrogram import stft
 
 ROOT = Path(__file__).parents[2]
-
-
-def decoded(data: Dataset, song: str, role: Role) -> np.ndarray:
-    """`[2, sample]` of a stored stem."""
-    row = data.song(song)
-    codec = CODECS[data.manifest.codec_of(role)]
-    scale = torch.from_numpy(data.peaks(song, role, 0, row.frames))[None]
-    return istft(codec.widen(whole_stem(data, song, role), scale)[0], row.samples, STFT).numpy()
-
-
-def snr_db(signal: np.ndarray, estimate: np.ndarray) -> float:
-    return float(10 * np.log10(np.square(signal).sum() / np.square(signal - estimate).sum()))
-
-
-def without_nyquist(signal: np.ndarray) -> np.ndarray:
-    result: np.ndarray = istft(stft(torch.from_numpy(signal), STFT)[0], signal.shape[1], STFT).numpy()
-    return result
 
 
 def test_what_is_stored_is_what_was_heard(tmp_path):
@@ -85,45 +67,6 @@ def test_mixtures_of_labelled_songs_can_be_left_out(tmp_path):
     assert stems["a"] == ["instrumental", "vocals"]
     assert stems["m1"] == ["mixture"]
     assert snr_db(without_nyquist(sound(40_000, 0)), decoded(Dataset.open(tmp_path / "data"), "a", "vocals")) > 60
-
-
-@pytest.mark.parametrize(("codec", "at_least_db"), [("polar8", 36), ("complex16", 60)])
-def test_mixtures_can_be_stored_with_phase(tmp_path, codec, at_least_db):
-    settings = SETTINGS.model_copy(update={"mixture_codec": codec})
-    tracks, report = small_data_set(tmp_path, settings=settings)
-    data = Dataset.open(tmp_path / "data")
-    assert data.manifest == report.manifest
-    assert {row.codec for row in data.manifest.shards.values()} == {"polar8", codec}
-    originals = {"a": sound(40_000, 0) + sound(40_000, 1000), "m1": sound(30_000, 50)}
-    for song, original in originals.items():
-        assert snr_db(without_nyquist(original), decoded(data, song, "mixture")) > at_least_db
-    assert settings_of(data.manifest).song_settings() == settings.song_settings()
-    assert prepare(tracks, tmp_path / "data", settings).prepared == ()
-    with pytest.raises(PrepareError, match=f"mixture_codec is {codec} there and magnitude8 here"):
-        prepare(tracks, tmp_path / "data", SETTINGS)
-
-
-def test_a_data_set_of_mixtures_without_phase_is_what_it_was(small, tmp_path):
-    """Digest, stamps and the file: what was written before knows nothing of a codec of mixtures."""
-    manifest = read_manifest(small / "data")
-    assert "mixture_codec" not in json.loads((small / "data" / "manifest.json").read_text())
-    assert "mixture_codec" not in json.loads((small / "data" / "manifest.second.json").read_text())
-    songs = [
-        [s.id, s.split, s.samples, {r: [t.content_sha256, t.frames, *([] if t.audible is None else [t.audible])]
-                                    for r, t in s.stems.items()}]
-        for s in manifest.songs
-    ]  # fmt: skip
-    assert manifest.digest() == digest([1, plain(manifest.stft), "polar8", songs])
-    assert manifest.model_copy(update={"mixture_codec": "polar8"}).digest() != manifest.digest()
-    track = mixture_only(tmp_path, "m1", 3_000, 50)
-    path = track.stems["mixture"][0].path
-    os.utime(path, ns=(1, 1))
-    seen = survey([track], SETTINGS.song_settings())[0]["m1"]
-    how = {"mixture": True, "max_song_s": 86_400.0, "stft": plain(STFT), "codec": "polar8"}
-    files = [["mixture", str(path.resolve()), 0, path.stat().st_size, 1]]
-    assert seen.stamp == digest([files, how, ["mixture"]], 16)
-    with_phase = SETTINGS.song_settings().model_copy(update={"mixture_codec": "polar8"})
-    assert survey([track], with_phase)[0]["m1"].stamp != seen.stamp
 
 
 IN_TWO_PROCESSES = """

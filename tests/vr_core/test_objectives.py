@@ -1,25 +1,20 @@
 """Objectives: which frames are hidden, how, and that an item's loss does not depend on the batch it stands in."""
 
 import itertools
-import math
 import typing
 
-import numpy as np
 import pytest
 import torch
 
-from tests.masking import Masking
-from vr_core.audio.estimates import estimate, masks_of, stem_mask
+from tests.vr_core.posed import SEPARATIONS, STFT, WEIGHTED, Identity, example, phased, told
+from vr_core.audio.estimates import estimate, masks_of, stem_masks
 from vr_core.audio.sound import Sound
-from vr_core.audio.spectrogram import stft as analysed
 from vr_core.draws import Draws
 from vr_core.models.layers import CompressedMagnitude
 from vr_core.models.registry import build
-from vr_core.objectives.losses import LOSSES, WINDOWS, _modulus
 from vr_core.objectives.masked_frames import hide_frames
 from vr_core.objectives.objective import LOSS_SCALE, item_losses
 from vr_core.objectives.registry import OBJECTIVES, objective_of
-from vr_core.objectives.separate import Separate
 from vr_core.specs.heads import HeadSpec
 from vr_core.specs.models import (
     BsRoformerSpec,
@@ -29,21 +24,8 @@ from vr_core.specs.models import (
     ModelSpec,
     PlainStackSpec,
 )
-from vr_core.specs.objectives import WITHOUT_PHASE, LossName, MaskedFramesSpec, ObjectiveSpec, SeparateSpec
+from vr_core.specs.objectives import MaskedFramesSpec, ObjectiveSpec
 from vr_core.specs.stft import StftSpec
-
-STFT = StftSpec(n_fft=64, hop=32)
-
-
-class Identity(Masking):
-    """A model whose mask is one value everywhere."""
-
-    def __init__(self, value: float) -> None:
-        super().__init__()
-        self.value = value
-
-    def mask(self, magnitude: torch.Tensor) -> torch.Tensor:
-        return torch.full_like(magnitude, self.value)
 
 
 def test_every_tag_has_a_function() -> None:
@@ -108,30 +90,6 @@ def test_of_a_mixture_with_phase_nothing_of_a_filled_frame_is_heard() -> None:
     assert objective_of(spec).pose({"mixture": Sound(STFT, mixture.magnitude)}, draws).heard.spectrum is None
 
 
-def test_separation_loss_is_l1_on_the_instrumentals_magnitude() -> None:
-    x, y = torch.rand(3, 2, 4, 5), torch.rand(3, 2, 4, 5)
-    sounds, draws = {"mixture": Sound(STFT, x), "instrumental": Sound(STFT, y)}, Draws.of_items(0, range(3))
-    losses = item_losses(Separate(SeparateSpec()), Identity(0.25), sounds, draws, training=True)["l1"]
-    torch.testing.assert_close(losses, (0.25 * x - y).abs().mean(dim=(1, 2, 3)) * LOSS_SCALE)
-
-
-SEPARATIONS = [
-    SeparateSpec(mask=mask, loss=loss, stems=stems)
-    for mask in ("real", "complex")
-    for loss in ("magnitude", "spectrum", "waveform")
-    for stems in (("instrumental",), ("vocals", "instrumental"))
-]
-WEIGHTED = [
-    SeparateSpec(mask=mask, losses={loss: 1.0})
-    for mask in ("real", "complex")
-    for loss in ("magnitude_mse", "multi_stft", "mel", "log_snr")
-]
-WEIGHTED += [
-    SeparateSpec(
-        mask=mask, losses={"waveform": 1.0, "multi_stft": 0.25, "log_snr": 3.0}, stems=("vocals", "instrumental")
-    )
-    for mask in ("real", "complex")
-]
 MODELS = [
     DenseFrameTransformerSpec(width=8, blocks=2, heads=2, feedforward=8, dropout=0.3),
     DenseFrameTransformerSpec(width=STFT.bins, blocks=1, heads=2, feedforward=8, dropout=0.3),  # nothing projected
@@ -140,153 +98,6 @@ MODELS = [
 OWN_STFT = {"stft": StftSpec(n_fft=64, hop=16), "dropout": 0.3}
 ROFORMER = {"width": 8, "blocks": 1, "heads": 2, "head_width": 4, "mask_expansion": 1}
 HEARING_PHASE = [BsRoformerSpec(**ROFORMER, **OWN_STFT), MelRoformerSpec(mel_bands=4, **ROFORMER, **OWN_STFT)]
-
-
-def told(spec: ObjectiveSpec) -> str:
-    keys = ("mask", "loss", "stems", "losses")
-    return "-".join(str(x) for x in (spec.name, *(getattr(spec, key, "") for key in keys)))
-
-
-def phased(items: int, frames: int, seed: int) -> Sound:
-    generator = torch.Generator().manual_seed(seed)
-    parts = torch.randn(2, items, 2, STFT.bins, frames, dtype=torch.float64, generator=generator) * 0.1
-    spectrum = torch.complex(parts[0], parts[1])
-    return Sound(STFT, spectrum.abs(), spectrum)
-
-
-def example(items: int, frames: int = 10) -> dict[str, Sound]:
-    stems = {stem: phased(items, frames, seed) for seed, stem in enumerate(("vocals", "instrumental"))}
-    both = stems["vocals"].phased() + stems["instrumental"].phased()
-    return stems | {"mixture": Sound(STFT, both.abs(), both)}
-
-
-def naive_samples(spectrum: torch.Tensor) -> torch.Tensor:
-    """Weighted overlap-add of `[channel, bin, frame]`, sample by sample, between the outer centres."""
-    frames, size, hop = spectrum.shape[-1], STFT.n_fft, STFT.hop
-    n = torch.arange(size, dtype=torch.float64)
-    window = 0.5 - 0.5 * torch.cos(2 * torch.pi * n / size)
-    total = torch.zeros(2, (frames - 1) * hop + size, dtype=torch.float64)
-    weight = torch.zeros_like(total[0])
-    for frame in range(frames):
-        piece = torch.fft.irfft(torch.nn.functional.pad(spectrum[..., frame], (0, 1)) * size / 4, n=size)
-        total[:, frame * hop : frame * hop + size] += piece * window
-        weight[frame * hop : frame * hop + size] += window**2
-    inner = slice(size // 2, size // 2 + (frames - 1) * hop)
-    return total[:, inner] / weight[inner]
-
-
-def naive_multi_stft(difference: np.ndarray) -> float:
-    """Of `[channel, sample]`: frame by frame, silence around it."""
-    found = []
-    for size in (4096, 2048, 1024, 512, 256):
-        n_fft, half = max(size, 2048), size // 2
-        window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
-        around = np.pad(difference, ((0, 0), (half, half)))
-        frames = [around[:, at : at + size] for at in range(0, difference.shape[1] + 1, 147)]
-        moduli = [np.abs(np.fft.rfft(frame * window, n_fft)) * 2 / window.sum() for frame in frames]
-        found.append(np.mean(moduli))
-    return float(np.mean(found)) * 1000
-
-
-def naive_mel(difference: np.ndarray, stft: StftSpec) -> float:
-    """Of `[channel, bin, frame]`: triangles on Slaney's scale, which is linear up to 1 kHz and logarithmic above."""
-    top = stft.sample_rate_hz / 2
-    mels = np.linspace(0, 15 + 27 * math.log(top / 1000) / math.log(6.4), stft.bins // 8 + 2)
-    edges = np.where(mels < 15, mels * 1000 / 15, 1000 * np.exp((mels - 15) * math.log(6.4) / 27))
-    hz = np.arange(difference.shape[1]) * stft.sample_rate_hz / stft.n_fft
-    bands = []
-    for low, middle, high in zip(edges, edges[1:], edges[2:], strict=False):
-        weights = np.maximum(0, np.minimum((hz - low) / (middle - low), (high - hz) / (high - middle)))
-        bands.append(np.tensordot(weights / weights.sum(), difference, (0, 1)))
-    return float(np.abs(bands).mean()) * 1000
-
-
-def naive_loss(name: str, estimated: torch.Tensor, wanted: torch.Tensor, stft: StftSpec = STFT) -> float:
-    """Of `[channel, bin, frame]` complex."""
-    levels = (estimated.abs() - wanted.abs()).numpy()
-    if name == "magnitude":
-        return float(np.abs(levels).mean()) * 1000
-    if name == "magnitude_mse":
-        return float((levels**2).mean()) * 1e6
-    if name == "mel":
-        return naive_mel(levels, stft)
-    if name == "spectrum":
-        difference = (estimated - wanted).numpy()
-        return float(np.abs([difference.real, difference.imag]).mean()) * 1000
-    samples, target = naive_samples(estimated).numpy(), naive_samples(wanted).numpy()
-    if name == "waveform":
-        return float(np.abs(samples - target).mean()) * 1000
-    if name == "multi_stft":
-        return naive_multi_stft(samples - target)
-    assert name == "log_snr"
-    return 10 * math.log10((((samples - target) ** 2).mean() + 1e-8) / ((target**2).mean() + 1e-8))
-
-
-@pytest.mark.parametrize("spec", [*SEPARATIONS, *WEIGHTED], ids=told)
-def test_every_separation_loss_is_that_of_a_slow_loop(spec: SeparateSpec) -> None:
-    torch.manual_seed(1)
-    model = build(PlainStackSpec(width=8, blocks=1), STFT.bins, spec.head).double().eval()
-    sounds = example(3)
-    found = item_losses(objective_of(spec), model, sounds, Draws.of_items(0, range(3)), training=False)
-    assert [*found] == ([*spec.losses] or ["l1"])
-    with torch.inference_mode():
-        [answer] = model(sounds["mixture"].magnitude).values()
-    assert answer.is_complex() == (spec.mask == "complex")
-    for item, (name, losses) in itertools.product(range(3), found.items()):
-        of_stems = [
-            naive_loss(
-                spec.loss if name == "l1" else name,
-                answer[item, number] * sounds["mixture"].phased()[item],
-                sounds[stem].phased()[item],
-            )
-            for number, stem in enumerate(spec.stems)
-        ]
-        wanted = sum(of_stems) / len(of_stems) * spec.losses.get(name, 1.0)
-        # torchaudio's filters are of float32
-        assert losses[item].item() == pytest.approx(wanted, rel=1e-5 if name == "mel" else 1e-9), name
-
-
-def test_every_loss_of_the_schema_has_a_function_and_asks_for_phase_where_it_reads_it() -> None:
-    assert typing.get_args(LossName) == tuple(LOSSES)
-    for name, loss in LOSSES.items():
-        with_phase, without = phased(2, 8, 0), Sound(STFT, phased(2, 8, 0).magnitude)
-        assert SeparateSpec(losses={name: 1.0}).signals.phase is (name not in WITHOUT_PHASE)
-        if name in WITHOUT_PHASE:
-            assert torch.equal(loss(without, without), torch.zeros(2, dtype=torch.float64))
-        else:
-            with pytest.raises(ValueError, match="no phase"):
-                loss(without, with_phase)
-    assert SeparateSpec(losses={"magnitude": 1.0, "waveform": 0.1}).signals.phase
-
-
-def test_one_loss_with_weight_one_is_the_loss_by_its_name() -> None:
-    sounds, draws = example(3), Draws.of_items(0, range(3))
-    for name in ("magnitude", "spectrum", "waveform"):
-        by_name, weighted = (
-            item_losses(Separate(spec), Identity(0.25), sounds, draws, training=False)
-            for spec in (SeparateSpec(loss=name), SeparateSpec(losses={name: 1.0}))
-        )
-        assert torch.equal(by_name["l1"], weighted[name])
-    with pytest.raises(ValueError, match=r"losses replaces loss: leave out loss spectrum"):
-        SeparateSpec(loss="spectrum", losses={"mel": 1.0})
-
-
-def test_a_silent_stem_has_a_bounded_ratio_and_a_full_scale_sine_is_one_in_every_window() -> None:
-    silent = phased(2, 8, 0)
-    silent = Sound(STFT, silent.magnitude * 0, silent.phased() * 0)
-    estimated = Sound(STFT, silent.magnitude, silent.phased().requires_grad_())
-    [loss] = LOSSES["log_snr"](estimated, silent).sum().reshape(1)
-    loss.backward()
-    assert loss.item() == 0
-    assert torch.isfinite(torch.view_as_real(estimated.spectrum.grad)).all()
-    stft = StftSpec()
-    bin_hz = stft.sample_rate_hz / 256
-    time_s = torch.arange(stft.n_fft * 8, dtype=torch.float64) / stft.sample_rate_hz
-    tone, _ = analysed(torch.sin(2 * torch.pi * 8 * bin_hz * time_s).expand(1, 1, -1), stft)
-    [*peaks] = (
-        _modulus(Sound(stft, tone.abs(), tone).signal()[0], window)[0, :, 40].max().item() for window in WINDOWS
-    )
-    assert peaks == pytest.approx([1.0] * len(WINDOWS), rel=1e-3)
 
 
 CUT = [(model, spec) for model in MODELS for spec in (MaskedFramesSpec(token_frames=3), *SEPARATIONS)]
@@ -347,7 +158,7 @@ def test_a_compressed_magnitude_is_what_the_network_sees_of_it() -> None:
 def test_the_instrumental_is_what_was_asked_for_or_what_the_vocals_leave(stems: tuple[str, ...]) -> None:
     values = {"instrumental": 0.75, "vocals": 0.5}
     answer = torch.stack([torch.full((1, 2, 3, 4), values[stem]) for stem in stems], dim=1)
-    mask = stem_mask(HeadSpec(stems=stems), {"mask": answer}, torch.ones(1, 2, 3, 4), "instrumental")
+    mask = stem_masks(HeadSpec(stems=stems), {"mask": answer}, torch.ones(1, 2, 3, 4), ["instrumental"])[:, 0]
     assert mask.unique().tolist() == [0.5 if stems == ("vocals",) else 0.75]
 
 
