@@ -4,14 +4,13 @@ import fnmatch
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from vr_core.errors import ConfigError, ModelError
 from vr_core.models.per_item import require_per_item
-from vr_core.specs.optim import BODY, OptimSpec
+from vr_core.specs.optim import BODY, GroupRow, OptimSpec
 
 
 def learning_rate_factor(step: int, steps: int, spec: OptimSpec) -> float:
@@ -119,19 +118,6 @@ def named_by(model: nn.Module, pattern: str) -> frozenset[str]:
         layers = ", ".join(model.layer_prefixes())  # type: ignore[operator]
         raise ConfigError(f"optim.freeze or .unfreeze: {pattern!r} names no parameter; layers are {layers}")
     return found
-
-
-@dataclass(frozen=True)
-class GroupRow:
-    """Layers that are trained alike, as a user is told of them."""
-
-    layers: tuple[str, ...]
-    """Their names, from the input to the output; a layer that is frozen in part is in two rows."""
-    parameters: int
-    lr: float
-    """Peak rate; 0 where it stays as it is."""
-    trained_from_step: int | None
-    """0 from the beginning, None never."""
 
 
 def group_rows(model: nn.Module, spec: OptimSpec) -> list[GroupRow]:

@@ -35,9 +35,10 @@ def fit(figures: Figures, memory_bytes: float) -> Fit:
     """
     free = memory_bytes - RESERVED_BYTES
     lora_bytes = FROZEN_BYTES + LORA_SHARE * TRAINED_BYTES
-    for way, parameter_bytes in (("whole", TRAINED_BYTES), ("lora", lora_bytes)):
+    ways: tuple[tuple[Way, float], ...] = (("whole", TRAINED_BYTES), ("lora", lora_bytes))
+    for way, parameter_bytes in ways:
         for recompute, item_bytes in ((False, figures.item_bytes), (True, figures.recomputed_bytes)):
             room = free - parameter_bytes * figures.parameters
             if item_bytes is not None and room >= item_bytes:
-                return Fit(way, int(room // item_bytes), recompute)  # type: ignore[arg-type]
+                return Fit(way, int(room // item_bytes), recompute)
     return Fit("no", 0, False)

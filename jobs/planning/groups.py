@@ -8,32 +8,21 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from dataprep.shards.manifest import read_manifest
 from jobs.recipe import Recipe
 from vr_core.config import plain, validate
 from vr_core.errors import ConfigError, Failure, UserError
 from vr_core.small_files import expanded
+from vr_core.specs.optim import GroupRow
 from vr_core.specs.stft import StftSpec
 
 MOST_NAMED = 3
 """Layers of a row that are named; of more the first and the last."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """Layers that are trained alike; as `vr_core.optim.GroupRow`, which takes torch to import."""
-
-    layers: tuple[str, ...]
-    parameters: int
-    lr: float
-    """Peak rate; 0 where they stay as they are."""
-    trained_from_step: int | None
-    """0 from the beginning, None never."""
-
-
-def groups_of(recipe: Recipe) -> list[Row]:
+def groups_of(recipe: Recipe) -> list[GroupRow]:
     """The rows of a recipe, from the input to the output.
 
     The number of bins is the data set's, or the usual one where there is none to be read.
@@ -52,10 +41,10 @@ def groups_of(recipe: Recipe) -> list[Row]:
             model = build(recipe.model, recipe.model.front.bins_on(_stft_of(recipe)), recipe.objective.head)
         except (RuntimeError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"model {recipe.model.name}: cannot be built: {error}") from None
-    return [Row(**asdict(row)) for row in group_rows(model, recipe.optim)]
+    return group_rows(model, recipe.optim)
 
 
-def groups_apart(recipe: Recipe) -> list[Row]:
+def groups_apart(recipe: Recipe) -> list[GroupRow]:
     """As `groups_of`, by a process of its own.
 
     Raises:
@@ -68,14 +57,14 @@ def groups_apart(recipe: Recipe) -> list[Row]:
     try:
         told = json.loads(done.stdout)
         if "error" not in told:
-            return [Row(**{**row, "layers": tuple(row["layers"])}) for row in told["rows"]]
+            return [GroupRow(**{**row, "layers": tuple(row["layers"])}) for row in told["rows"]]
     except (ValueError, KeyError, TypeError):
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise Failure(f"the model's parameters could not be counted (exit code {done.returncode}): {last}") from None
     raise UserError(told["error"])
 
 
-def lines_of(rows: Sequence[Row]) -> list[str]:
+def lines_of(rows: Sequence[GroupRow]) -> list[str]:
     """The table, a heading and a line each."""
     cells = [("layers", "parameters", "peak rate", "trained")]
     cells += [(_named(row.layers), f"{row.parameters:,}", f"{row.lr:.3g}", _when(row)) for row in rows]
@@ -89,7 +78,7 @@ def _named(layers: Sequence[str]) -> str:
     return f"{layers[0]} to {layers[-1]} ({len(layers)} layers)"
 
 
-def _when(row: Row) -> str:
+def _when(row: GroupRow) -> str:
     if row.trained_from_step is None:
         return "no, frozen"
     return f"after step {row.trained_from_step}" if row.trained_from_step else "yes"

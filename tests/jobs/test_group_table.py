@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jobs.planning.groups import Row, groups_apart, groups_of, lines_of
+from jobs.planning.groups import groups_apart, groups_of, lines_of
 from jobs.recipe import Recipe
 from tests.command_line import vr
 from tests.jobs.training import recipe_of
@@ -14,6 +14,7 @@ from vr_core.config import parse_overrides, validate
 from vr_core.errors import ConfigError, UserError
 from vr_core.models.registry import build
 from vr_core.specs.models import PlainStackSpec
+from vr_core.specs.optim import GroupRow
 from vr_core.yaml12 import parse_yaml
 
 STACK = {"name": "plain_stack", "width": 16, "blocks": 1}
@@ -35,8 +36,8 @@ def test_the_numbers_are_those_of_the_model_that_is_trained(tiny_data: Path) -> 
     }
     rows = groups_of(spec)
     assert rows == [
-        Row(("input", "blocks.0"), count["input"] + count["blocks"], 0.0, None),
-        Row(("output",), count["output"], 0.02, 0),
+        GroupRow(("input", "blocks.0"), count["input"] + count["blocks"], 0.0, None),
+        GroupRow(("output",), count["output"], 0.02, 0),
     ]
     assert groups_apart(spec) == rows
 
@@ -57,9 +58,9 @@ def test_a_data_set_that_is_not_there_has_the_usual_bins(tmp_path: Path) -> None
 
 def test_the_table_says_layers_parameters_rates_and_when() -> None:
     rows = [
-        Row(("input",), 12, 0.0, None),
-        Row(tuple(f"blocks.{i}" for i in range(12)), 1_234_567, 0.0005, 500),
-        Row(("norm", "output"), 99, 0.001, 0),
+        GroupRow(("input",), 12, 0.0, None),
+        GroupRow(tuple(f"blocks.{i}" for i in range(12)), 1_234_567, 0.0005, 500),
+        GroupRow(("norm", "output"), 99, 0.001, 0),
     ]
     assert lines_of(rows) == [
         "layers                             parameters  peak rate  trained",

@@ -1,5 +1,8 @@
 """The only place where a model's answer becomes sound: training and separation both call it."""
 
+from collections.abc import Sequence
+
+import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
@@ -33,10 +36,10 @@ def _amplitudes(head: HeadSpec, answer: Answer) -> Float[Tensor, "I S C F T"]:
     return CompressedMagnitude.expanded(values) if head.kind == "compressed" else values
 
 
-def stem_mask(
-    head: HeadSpec, answer: Answer, magnitude: Float[Tensor, "I C F T"], stem: str
-) -> Inexact[Tensor, "I C F T"]:
-    """As `masks_of`, of one stem; the instrumental of a model that does not answer with it is what its vocals leave.
+def stem_masks(
+    head: HeadSpec, answer: Answer, magnitude: Float[Tensor, "I C F T"], stems: Sequence[str]
+) -> Inexact[Tensor, "I stem C F T"]:
+    """As `masks_of`, of some stems; the instrumental of a model that does not answer with it is what its vocals leave.
 
     A model of pretraining has one mask of the whole mixture, and that is taken for the instrumental's.
 
@@ -44,9 +47,13 @@ def stem_mask(
         ValueError: another stem that the model does not answer with.
     """
     masks = masks_of(head, answer, magnitude)
-    if stem == "instrumental" and stem not in head.stems:
-        return 1 - masks[:, head.stems.index("vocals")] if "vocals" in head.stems else masks[:, 0]
-    return masks[:, head.stems.index(stem)]
+
+    def of(stem: str) -> Inexact[Tensor, "I C F T"]:
+        if stem == "instrumental" and stem not in head.stems:
+            return 1 - masks[:, head.stems.index("vocals")] if "vocals" in head.stems else masks[:, 0]
+        return masks[:, head.stems.index(stem)]
+
+    return torch.stack([of(stem) for stem in stems], dim=1)
 
 
 def estimate(head: HeadSpec, answer: Answer, heard: Sound) -> dict[str, Sound]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from vr_core.audio.estimates import stem_mask
+from vr_core.audio.estimates import stem_masks
 from vr_core.audio.sound import Sound, heard_by
 from vr_core.audio.spectrogram import istft, stft
 from vr_core.audio.stems import given_stems
@@ -284,14 +284,15 @@ def _mask(
             # The last window moves back to end with the song; a song shorter than a window is one short window.
             starts.append(max(end - most, 0))
         length = min(most, end)
+        # Without a window there may be fewer frames than context, and none to fade.
+        fade = torch.nn.functional.pad(_fade(max(length - 2 * context, 0), weighted.device), (context, context))
         for i in range(0, len(starts), windows.batch):
             group = [s - first for s in starts[i : i + windows.batch]]
-            fade = torch.nn.functional.pad(_fade(length - 2 * context, weighted.device), (context, context))
             spectrum = held.with_nyquist() if nyquist else held.spectrum
             mixed = torch.stack([spectrum[..., s : s + length] for s in group])
             sound = Sound(spec, mixed.abs(), mixed)
             answer = model(heard_by(model.front, sound, song_peak))
-            masks = torch.stack([stem_mask(model.head, answer, sound.magnitude, stem) for stem in stems], dim=1)
+            masks = stem_masks(model.head, answer, sound.magnitude, stems)
             if masks.is_complex() and not weighted.is_complex():
                 weighted = weighted.to(masks.dtype)
             for s, mask in zip(group, masks, strict=True):

@@ -5,6 +5,7 @@ Legend: I item, C channel, F bin, T frame, N sample.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Complex, Float, Inexact
@@ -39,9 +40,15 @@ class Sound:
         Every one of them lies under all the frames that it needs where frames overlap by half, so nothing is missing
         at the ends; the Nyquist bin is zero where it is not there.
 
+        Several losses compare it: it is computed once.
+
         Raises:
             ValueError: it has no phase, or is a single frame.
         """
+        return self._signal
+
+    @cached_property
+    def _signal(self) -> Float[Tensor, "I C N"]:
         spectrum = self.phased()
         frames = spectrum.shape[-1]
         if frames < 2:

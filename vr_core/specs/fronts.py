@@ -5,6 +5,9 @@ from typing import Literal
 
 from vr_core.specs.stft import StftSpec
 
+STEREO = 2
+"""Channels of all that models hear and answer."""
+
 
 @dataclass(frozen=True)
 class Front:

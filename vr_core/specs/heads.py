@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 from vr_core.config import Spec
 
 Kind = Literal["mask", "complex_mask", "amplitude", "compressed", "logits"]
-StemName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9 _-]*$", max_length=40)]
+STEM_LETTERS = 40
+StemName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9 _-]*$", max_length=STEM_LETTERS)]
 """It stands in the names of files."""
 
 

@@ -5,6 +5,7 @@ Reading, checking and submitting a recipe imports none.
 
 import itertools
 import math
+from abc import abstractmethod
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -83,13 +84,13 @@ class RoformerSpec(Spec):
         """Complex spectrograms with their Nyquist bin."""
         return Front(self.stft, nyquist=True, phase=True)
 
+    @abstractmethod
     def bands_of(self, bins: int) -> tuple[range, ...]:
         """The bins of each band, of so many bins from 0 Hz to the Nyquist frequency.
 
         Raises:
             ValueError: no such bands can be made of so many bins.
         """
-        raise NotImplementedError
 
     @model_validator(mode="after")
     def _bands(self) -> "RoformerSpec":

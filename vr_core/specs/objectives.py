@@ -54,6 +54,10 @@ WITHOUT_PHASE: frozenset[LossName] = frozenset({"magnitude", "magnitude_mse", "m
 """Losses that compare magnitudes alone."""
 
 
+TrainedStem = Literal["instrumental", "vocals"]
+"""What labelled songs have."""
+
+
 class SeparateSpec(Spec):
     """Fine-tuning: stems out of the mixture."""
 
@@ -61,7 +65,7 @@ class SeparateSpec(Spec):
     name: Literal["separate"] = "separate"
     mask: Literal["real", "complex"] = "real"
     """What the model answers. A complex mask also corrects the phase, which a real one takes from the mixture."""
-    stems: Annotated[tuple[Literal["instrumental", "vocals"], ...], Field(min_length=1)] = ("instrumental",)
+    stems: Annotated[tuple[TrainedStem, ...], Field(min_length=1)] = ("instrumental",)
     """What the model is asked for; what they leave of the mixture is the rest."""
     loss: Literal["magnitude", "spectrum", "waveform"] = "magnitude"
     """L1 of magnitudes, of complex spectrograms (real and imaginary parts apart), or of samples."""

@@ -3,6 +3,7 @@
 Reading, checking and submitting a recipe imports none.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -19,6 +20,19 @@ def _patterns(value: Any) -> Any:
     if value == BODY:
         return (BODY,)
     return tuple(value) if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """Layers that are trained alike, as a user is told of them."""
+
+    layers: tuple[str, ...]
+    """Their names, from the input to the output; a layer that is frozen in part is in two rows."""
+    parameters: int
+    lr: float
+    """Peak rate; 0 where it stays as it is."""
+    trained_from_step: int | None
+    """0 from the beginning, None never."""
 
 
 class OptimSpec(Spec):
