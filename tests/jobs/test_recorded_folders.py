@@ -24,7 +24,8 @@ WITHIN = 1e-12
 
 
 @pytest.fixture
-def runs(tmp_path):
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))  # other tests of this process submit runs
     return lay_out(tmp_path)
 
 

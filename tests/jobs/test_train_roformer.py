@@ -88,9 +88,9 @@ def test_it_is_pretrained_on_mixtures_that_are_stored_with_phase_and_on_no_other
         "out": tmp_path / "r",
     }
     refused = recipe_of(tmp_path / "magnitude8", **pretraining)
-    with pytest.raises(ConfigError, match="stores mixtures without phase"):
+    with pytest.raises(ConfigError, match="stores the mixture without phase"):
         require_data_set(refused)
-    with pytest.raises(ConfigError, match="stores mixtures without phase"):
+    with pytest.raises(ConfigError, match="stores the mixture without phase"):
         here(new_run(tmp_path / "refused", refused))
     recipe = recipe_of(tmp_path / "polar8", **pretraining)
     require_data_set(recipe)
