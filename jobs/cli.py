@@ -32,7 +32,6 @@ from jobs.commands.data.stage import stage
 from jobs.commands.data.synth import synth
 from jobs.commands.entry import run
 from jobs.commands.evaluate import evaluate
-from jobs.commands.import_ import import_
 from jobs.commands.jobs.list import list_
 from jobs.commands.jobs.logs import logs
 from jobs.commands.jobs.resume import resume
@@ -47,11 +46,13 @@ from jobs.commands.separate import separate
 from jobs.commands.trace import trace
 from jobs.commands.tune import trials, tune
 from jobs.commands.version import show_version
+from jobs.commands.weights.export import export
+from jobs.commands.weights.import_ import import_
 from vr_core.errors import UserError
 
 ORDER_OF_USE = (
     "quickstart", "data", "cluster", "models", "plan", "submit", "train", "jobs", "trace", "eval", "separate", "import",
-    "tune", "trials",
+    "export", "tune", "trials",
 )  # fmt: skip
 """Commands and groups as the help of `vr` lists them; Typer would list all groups last."""
 
@@ -109,6 +110,7 @@ for command in (quickstart, submit, train, tune, trials, models, plan, trace):
 app.command("eval")(evaluate)
 app.command()(separate)
 app.command("import")(import_)
+app.command()(export)
 data = _group(
     "data", "Make songs up, prepare data sets, look into them.",
     synth, prepare, inspect, dedupe, check, verify, stage, add, remove, prune,

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from vr_core.config import Spec, digest, identity, plain
 from vr_core.errors import ConfigError
 from vr_core.specs.bounds import Count, Positive
+from vr_core.specs.lora import LoraSpec
 from vr_core.specs.models import DenseFrameTransformerSpec, ModelSpec
 from vr_core.specs.objectives import ObjectiveSpec, SeparateSpec
 from vr_core.specs.optim import OptimSpec
@@ -184,7 +185,8 @@ class LogSpec(Spec):
 NO_IDENTITY = ("data", "out", "init", "log", "cache")
 """Keys that change where a run is and what is said of it, not what is computed."""
 ADDED_KEYS: dict[str, Any] = {
-    "curriculum": [], "init_part": "all", "optim.unfreeze": {}, "objective:separate.mask": "real",
+    "curriculum": [], "init_part": "all", "lora": None, "optim.unfreeze": {}, "optim.name": "adamw",
+    "objective:separate.mask": "real",
     "objective:separate.stems": ["instrumental"], "objective:separate.loss": "magnitude",
     "objective:separate.losses": {}, "optim.power": 2.0, "optim.cooldown": 0.2, "optim.layer_rule": "geometric",
     "objective:separate.more_vocals": 0.0, "objective:separate.stem_gain_db": 0.0, "objective:separate.invert": 0.0,
@@ -220,6 +222,8 @@ class Recipe(Spec):
     batch: BatchSpec = BatchSpec()
     curriculum: tuple[CurriculumSpec, ...] = ()
     optim: OptimSpec = OptimSpec()
+    lora: LoraSpec | None = None
+    """Where set, the model of `init` stays as it is and low-rank factors beside it are trained."""
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """auto: bfloat16 autocast where every worker has a GPU with such units, float32 elsewhere. float64: for proofs."""
     validation: ValidationSpec = ValidationSpec()
@@ -249,6 +253,9 @@ class Recipe(Spec):
             raise ValueError("nodes says where the workers are, and how many: leave out workers.count and .labels")
         if self.nodes is not None and self.nodes.min > self.batch.items:
             raise ValueError(f"nodes.min {self.nodes.min} is more than batch.items {self.batch.items}")
+        ways = self.sync.auto if isinstance(self.sync, AutoSyncSpec) else (self.sync,)
+        if self.optim.name == "schedule_free" and "diloco" in ways:
+            raise ValueError("optim.name schedule_free: its two sets of weights do not go with local steps; use adamw")
         if self.workers.count > self.batch.items:
             raise ValueError(f"workers.count {self.workers.count} is more than batch.items {self.batch.items}")
         if len(self.workers.labels) not in (0, 1, self.workers.count):

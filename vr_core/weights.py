@@ -7,7 +7,8 @@ safetensors writes several in random order, and equal weights must give equal fi
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,18 +21,21 @@ from torch import Tensor, nn
 from vr_core.config import Spec, plain, validate
 from vr_core.errors import ConfigError, StorageError, WeightsError, command
 from vr_core.files import storage_failure, whole_file
+from vr_core.lora import merged
 from vr_core.models.model import Model
 from vr_core.models.registry import build
 from vr_core.small_files import DamagedFile, open_regular, parse_json
 from vr_core.specs.bounds import Count
 from vr_core.specs.heads import MASK, HeadSpec
+from vr_core.specs.lora import LoraSpec
 from vr_core.specs.models import ModelSpec
 from vr_core.specs.objectives import Purpose
 from vr_core.specs.stft import StftSpec
 
 FORMAT: Literal[1] = 1
 _KEY = "vr"
-
+BASE = "base.safetensors"
+"""In the folder of a run with LoRA: the weights that stayed."""
 
 DIGEST_DIGITS = 16
 """Of the SHA-256 of a stem's samples: so many hex digits tell all stems apart, and a file stays small."""
@@ -59,6 +63,14 @@ class Imported(Spec):
     """As the user said; None: nobody said."""
 
 
+class Adapter(Spec):
+    """That a file holds only what was trained beside weights that stayed."""
+
+    lora: LoraSpec
+    base: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of the tensors of the weights that stayed."""
+
+
 class WeightsMeta(Spec):
     """What a weights file says about itself."""
 
@@ -83,6 +95,8 @@ class WeightsMeta(Spec):
     """Of the stems that the run and its parents were trained on, as far as these say it; sorted. No titles."""
     imported: Imported | None = None
     """None: of a run of vr."""
+    adapter: Adapter | None = None
+    """None: the file holds all weights of its model."""
 
 
 class _Header(WeightsMeta):
@@ -103,7 +117,7 @@ def save_weights(path: Path, state: Mapping[str, Tensor], meta: WeightsMeta) -> 
     tensors = _untied({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
     said = plain(meta)
     # As in all files of before, which have no such keys.
-    for key, usual in (("head", MASK), ("imported", None)):
+    for key, usual in (("head", MASK), ("imported", None), ("adapter", None)):
         if getattr(meta, key) == usual:
             del said[key]
     header = json.dumps({**said, "sha256": _sha256(tensors)}, sort_keys=True)
@@ -128,18 +142,58 @@ def _untied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], WeightsMeta]:
-    """State dict (on the CPU) and description in the weights file `path`.
+    """State dict (on the CPU) and description in the weights file `path`: of a run with LoRA its factors alone.
 
     Raises:
         WeightsError: missing, not ours, damaged, or of another format version.
         StorageError: its storage failed.
     """
+    state, header = _load(path)
+    return state, _meta(header)
+
+
+def load_merged(path: Path) -> tuple[dict[str, Tensor], WeightsMeta]:
+    """All weights of the model in the weights file `path`, low-rank factors added to what they belong to.
+
+    Raises:
+        WeightsError, StorageError: as `load_weights`; or the weights that stayed are not there.
+    """
+    part, meta = load_weights(path)
+    if meta.adapter is None:
+        return part, meta
+    folders = (path.parent, *path.parents[2:3])  # beside it, or in the folder of its run
+    for file in (folder / BASE for folder in folders):
+        if os.path.lexists(file):
+            base, header = _load(file)
+            if header.sha256 != meta.adapter.base:
+                continue
+            try:
+                return merged(base, part, meta.adapter.lora), meta.model_copy(update={"adapter": None})
+            except ConfigError as error:
+                raise WeightsError(f"{path}: {error}") from None
+    raise WeightsError(
+        f"{path}: holds only what was trained by LoRA, and the weights that it belongs to are not in {BASE} beside it "
+        f"or in its run's folder; give the run, or a file that `{command('export', 'RUN', '-o', 'FILE')}` wrote"
+    )
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of the tensors in the weights file `path`, as its header says it.
+
+    Raises:
+        WeightsError, StorageError: as `read_meta`.
+    """
+    with _opened(path) as file:
+        return _header((file.metadata() or {}).get(_KEY), path).sha256
+
+
+def _load(path: Path) -> "tuple[dict[str, Tensor], _Header]":
     with _opened(path) as file:
         header = _header((file.metadata() or {}).get(_KEY), path)
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     if _sha256(state) != header.sha256:
         raise WeightsError(f"{path}: damaged (its tensors differ from its checksum); take another or copy it again")
-    return state, _meta(header)
+    return state, header
 
 
 def read_meta(path: Path) -> WeightsMeta:
@@ -194,9 +248,9 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Model, W
     """The model in the weights file `path`, in evaluation mode on `device`, and its description.
 
     Raises:
-        WeightsError, StorageError: as `load_weights` and `load_state`.
+        WeightsError, StorageError: as `load_merged` and `load_state`.
     """
-    state, meta = load_weights(path)
+    state, meta = load_merged(path)
     with torch.device("meta"):  # what the header says may be more than any memory holds
         require_fit(build(meta.model, meta.model.front.bins_on(meta.stft), meta.head), state, origin=str(path))
     model = build(meta.model, meta.model.front.bins_on(meta.stft), meta.head)
@@ -204,20 +258,23 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Model, W
     return model.to(device).eval(), meta
 
 
-def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+def load_state(
+    model: nn.Module, state: Mapping[str, Tensor], origin: str, names: Collection[str] | None = None
+) -> None:
     """Copy `state` into `model`, every tensor of it and nothing else.
 
     Args:
         model: changed in place, or not at all.
         state: as from `load_weights`.
         origin: what the message calls the weights.
+        names: of the model's weights that `state` must have; all, unless given.
 
     Raises:
         WeightsError: names or shapes differ from the model's, or a value is not finite.
     """
-    require_fit(model, state, origin)
+    require_fit(model, state, origin, names)
     require_finite(state, origin)
-    model.load_state_dict(state)
+    model.load_state_dict(state, strict=names is None)
 
 
 def require_finite(state: Mapping[str, Tensor], origin: str) -> None:
@@ -231,13 +288,17 @@ def require_finite(state: Mapping[str, Tensor], origin: str) -> None:
         raise WeightsError(f"{origin}: {broken[0]} holds values that are not finite; take an earlier checkpoint")
 
 
-def require_fit(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+def require_fit(
+    model: nn.Module, state: Mapping[str, Tensor], origin: str, names: Collection[str] | None = None
+) -> None:
     """Compare the names and shapes of `state` with the model's, which may be on the `meta` device.
+
+    Of the model's weights those with these `names` are wanted, or all.
 
     Raises:
         WeightsError: they differ.
     """
-    own = model.state_dict()
+    own = {name: value for name, value in model.state_dict().items() if names is None or name in names}
     problems = [f"{name} is missing" for name in own if name not in state]
     problems += [f"{name} is unknown" for name in state if name not in own]
     problems += [

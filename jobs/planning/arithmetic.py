@@ -10,6 +10,7 @@ from dataprep.shards.columns import CHANNELS, bin_bytes
 from dataprep.shards.manifest import read_manifest
 from jobs.recipe import Recipe
 from jobs.recipes.checks import require_hearable
+from vr_core.lora import adapt
 from vr_core.models.figures import forward_flop, unheard
 from vr_core.models.registry import build
 from vr_core.optim import parameter_groups
@@ -24,7 +25,7 @@ class Arithmetic:
     shapes: tuple[tuple[int, ...], ...]
     """Of the trained parameters."""
     item_flop: float
-    """Forward and backward: three times the forward pass's products and sums."""
+    """Forward and backward: `passes_of` times the forward pass's products and sums."""
     item_bytes: int
     """As stored: of each signal that the objective reads, by the data set's codecs."""
 
@@ -32,6 +33,15 @@ class Arithmetic:
     def parameters(self) -> int:
         """Trained ones."""
         return sum(math.prod(shape) for shape in self.shapes)
+
+
+def passes_of(recipe: Recipe) -> int:
+    """A step's arithmetic in forward passes: that pass, gradients of what layers hear, and gradients of their weights.
+
+    LoRA computes none of the weights that stay. What is recomputed is a second forward pass.
+    """
+    recomputed = bool(getattr(recipe.model, "recompute", False))
+    return 2 + (recipe.lora is None) + recomputed
 
 
 def arithmetic_of(recipe: Recipe) -> Arithmetic:
@@ -45,11 +55,13 @@ def arithmetic_of(recipe: Recipe) -> Arithmetic:
     with torch.device("meta"):
         model = build(recipe.model, front.bins_on(stft), recipe.objective.head)
         flop = forward_flop(model, unheard(front, front.bins_on(stft), front.frames_on(stft, stored_frames)))
+        if recipe.lora is not None:
+            adapt(model, recipe.lora)
     parameter_groups(model, recipe.optim)  # takes frozen ones out
     return Arithmetic(
         bins=stft.bins,
         shapes=tuple(tuple(p.shape) for p in model.parameters() if p.requires_grad),
-        item_flop=3.0 * flop,
+        item_flop=float(passes_of(recipe) * flop),
         item_bytes=sum(bin_bytes(stored.codec_of(slot.stem)) for slot in recipe.objective.signals.slots)
         * CHANNELS
         * stft.bins

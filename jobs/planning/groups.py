@@ -33,6 +33,7 @@ def groups_of(recipe: Recipe) -> list[GroupRow]:
     """
     import torch
 
+    from vr_core.lora import adapt
     from vr_core.models.registry import build
     from vr_core.optim import group_rows
 
@@ -41,6 +42,8 @@ def groups_of(recipe: Recipe) -> list[GroupRow]:
             model = build(recipe.model, recipe.model.front.bins_on(_stft_of(recipe)), recipe.objective.head)
         except (RuntimeError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"model {recipe.model.name}: cannot be built: {error}") from None
+        if recipe.lora is not None:
+            adapt(model, recipe.lora)
     return group_rows(model, recipe.optim)
 
 
@@ -93,8 +96,11 @@ def _stft_of(recipe: Recipe) -> StftSpec:
 
 def main() -> None:
     """Answer for the recipe on stdin."""
+    from jobs.training.base import require_plain
+
     recipe = validate(Recipe, json.load(sys.stdin), "recipe")
     try:
+        require_plain(recipe)
         print(json.dumps({"rows": [asdict(row) for row in groups_of(recipe)]}))
     except UserError as error:
         print(json.dumps({"error": str(error)}))

@@ -12,7 +12,7 @@ from dataprep.shards.dataset import Dataset
 from vr_core.errors import ConfigError
 from vr_core.models.model import Model
 from vr_core.models.registry import build
-from vr_core.weights import load_state, load_weights
+from vr_core.weights import load_merged, load_state
 
 
 def start_from(
@@ -22,7 +22,7 @@ def start_from(
     data: Dataset,
     part: Literal["all", "body"] = "all",
     note: Callable[[str], None] = lambda line: None,
-) -> None:
+) -> frozenset[str]:
     """Take the weights of the file `init`, except those that a pattern of `reset` names.
 
     Args:
@@ -33,12 +33,15 @@ def start_from(
         part: body: heads of other stems stay as they are as well.
         note: with `body`, called with a line for each head that is new or not taken.
 
+    Returns:
+        Names of the parameters that have stayed as they were.
+
     Raises:
         WeightsError: they, or their body, do not fit the model.
         ManifestError: they were trained on other spectrograms than the data set's.
         ConfigError: a pattern of `init_reset` names nothing.
     """
-    state, meta = load_weights(init)
+    state, meta = load_merged(init)
     if meta.model.front.stft is None:  # else it has its own, which the model is compared with
         data.check(meta.stft)
     fresh = model.state_dict()
@@ -53,7 +56,10 @@ def start_from(
         if not named:
             raise ConfigError(f"init_reset: {pattern!r} names no parameter of the model")
         state |= {name: fresh[name] for name in named}
+    own = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
+    untouched = frozenset(name for name, value in state.items() if own.get(name) == value.data_ptr())
     load_state(model, state, origin=str(init))
+    return untouched
 
 
 def with_own_heads(state: Mapping[str, Tensor], theirs: Model, model: Model) -> tuple[dict[str, Tensor], list[str]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,12 @@ from jobs.recipes.checks import require_hearable
 from jobs.steps.gradient import evaluating, weights_dtype
 from jobs.steps.initial_weights import start_from
 from jobs.steps.phases import Phase
+from vr_core.errors import ConfigError
+from vr_core.lora import adapt, copy_of
 from vr_core.models.registry import build
-from vr_core.optim import WeightAverage, adamw, freeze, global_norm, set_rates
+from vr_core.optim import WeightAverage, freeze, global_norm, set_rates
+from vr_core.optimisers import MAIN, mean_weights, optimisers_of
 from vr_core.weights import load_state
-
-MAIN = "main"
-"""The optimiser of a recipe's `optim:`; the first of `TrainState.optimisers`."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,8 @@ class TrainingFile:
     """What one uses, from the file beside it; only where it was read."""
     folder: Path | None = None
     """Where it was read."""
+    optim: str = "adamw"
+    """Name of the recipe's optimiser."""
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, items: int) -> "TrainingFile":
@@ -61,6 +62,7 @@ class TrainingFile:
             raw["model"], {MAIN: raw["optimiser"], **raw.get("optimisers", {})}, int(raw["step"]),
             int(raw["skipped_in_a_row"]), int(raw["position"]), raw["data"], raw.get("exchange"),
             int(raw.get("world", 1)), raw.get("diloco"), checkpoint.weights, checkpoint.folder,
+            raw.get("optim", "adamw"),
         )  # fmt: skip
         positions = {found.position, checkpoint.row.position}
         if positions != {found.step * items}:
@@ -76,7 +78,7 @@ class TrainingFile:
         return {
             "model": self.model, "optimiser": self.optimisers[MAIN], "optimisers": others, "step": self.step,
             "skipped_in_a_row": self.skipped_in_a_row, "position": self.position, "data": self.data,
-            "exchange": self.exchange, "world": self.world, "diloco": self.diloco,
+            "exchange": self.exchange, "world": self.world, "diloco": self.diloco, "optim": self.optim,
         }  # fmt: skip
 
 
@@ -86,7 +88,10 @@ class TrainState:
     def __init__(self, recipe: Recipe, model: nn.Module, optimisers: dict[str, torch.optim.Optimizer]) -> None:
         """Before the first step and the first phase; the optimisers hold what requires a gradient."""
         self.model, self.optimisers = model, optimisers
-        self.average = WeightAverage(model, recipe.optim.ema_decay) if recipe.optim.ema_decay else None
+        decay = recipe.optim.ema_decay
+        self.kept = _kept(model, recipe)
+        """Names of the weights that checkpoints hold and workers exchange: all, or those that LoRA trains."""
+        self.average = WeightAverage(model, decay, self.kept) if decay else None
         self.step, self.skipped_in_a_row = 0, 0
         self.phase: Phase | None = None
         self._recipe = recipe
@@ -106,7 +111,8 @@ class TrainState:
     ) -> "TrainState":
         """The state of a run at a start: from a checkpoint, else from the recipe's `init`, else from its seed.
 
-        `note` is called with a line for each head that is not as in `init`.
+        With LoRA the recipe's `init` holds what a checkpoint has not. `note` is called with a line for each head that
+        is not as in `init`.
 
         Raises:
             ConfigError, ManifestError, WeightsError: recipe, data set and start do not fit together.
@@ -114,16 +120,26 @@ class TrainState:
         require_hearable(recipe, data.manifest)
         torch.manual_seed(recipe.seed)  # initial weights only: nothing later draws from it
         model = build(recipe.model, recipe.model.front.bins_on(data.manifest.stft), recipe.objective.head)
-        if saved is None and recipe.init is not None:
-            start_from(model, recipe.init, recipe.init_reset, data, recipe.init_part, note)
+        fresh: frozenset[str] = frozenset()
+        if recipe.init is not None and (saved is None or recipe.lora is not None):
+            said = note if saved is None else lambda line: None
+            fresh = start_from(model, recipe.init, recipe.init_reset, data, recipe.init_part, said)
+        if recipe.lora is not None:
+            adapt(model, recipe.lora, fresh)
         model.to(device, weights_dtype(recipe))
-        state = cls(recipe, model, {MAIN: adamw(model, recipe.optim)})
+        state = cls(recipe, model, optimisers_of(model, recipe.optim))
         if saved is not None:
             state._restore(saved)
         return state
 
     def _restore(self, saved: "TrainingFile") -> None:
-        load_state(self.model, saved.model, origin=f"checkpoint of step {saved.step}")
+        load_state(self.model, saved.model, f"checkpoint of step {saved.step}", self._wanted)
+        own = self._recipe.optim.name
+        if saved.optim != own:
+            raise ConfigError(
+                f"optim.name {own}: step {saved.step} of this run was trained with {saved.optim}, and a run keeps its "
+                f"optimiser; put that back, or start a new run with init={saved.folder}"
+            )
         for name in self.optimisers.keys() & saved.optimisers.keys():  # one that is new begins afresh
             self.optimisers[name].load_state_dict(saved.optimisers[name])
         if self.average is not None:
@@ -194,21 +210,21 @@ class TrainState:
 
     @contextmanager
     def shown(self, agreed: nn.Module) -> Iterator[nn.Module]:
-        """What a user gets, to evaluate: the moving average, else `agreed`, the weights that all ranks share."""
-        if self.average is None:
+        """What a user gets, to evaluate: a mean of the weights, else `agreed`, which all ranks share."""
+        if self.average is None and not self._averages_itself:
             with evaluating(agreed):
                 yield agreed
             return
         if self._shown is None:
-            self._shown = deepcopy(agreed).eval()
-        self._shown.load_state_dict(self.average.weights)
+            self._shown = copy_of(agreed).eval()
+        self._shown.load_state_dict(self.weights(agreed), strict=self._wanted is None)
         yield self._shown
 
     def own(self) -> dict[str, Any]:
         """This rank's weights and moments, for a file of its own in a checkpoint."""
         others = {name: of.state_dict() for name, of in self.optimisers.items() if name != MAIN}
         return {
-            "model": self.model.state_dict(), "optimiser": self.optimisers[MAIN].state_dict(), "optimisers": others,
+            "model": self.kept_of(self.model), "optimiser": self.optimisers[MAIN].state_dict(), "optimisers": others,
         }  # fmt: skip
 
     def restore_own(self, part: dict[str, Any], origin: str) -> None:
@@ -217,7 +233,7 @@ class TrainState:
         Raises:
             WeightsError: it does not fit the model.
         """
-        load_state(self.model, part["model"], origin=origin)
+        load_state(self.model, part["model"], origin, self._wanted)
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(part["optimiser"] if name == MAIN else part["optimisers"][name])
 
@@ -226,10 +242,43 @@ class TrainState:
     ) -> TrainingFile:
         """All of it for a checkpoint; the arguments as in `TrainingFile`."""
         return TrainingFile(
-            self.model.state_dict(), {name: of.state_dict() for name, of in self.optimisers.items()}, self.step,
+            self.kept_of(self.model), {name: of.state_dict() for name, of in self.optimisers.items()}, self.step,
             self.skipped_in_a_row, self.step * self._recipe.batch.items, data, exchange, world, diloco,
+            optim=self._recipe.optim.name,
         )  # fmt: skip
 
     def weights(self, agreed: nn.Module) -> dict[str, Tensor]:
         """What `shown` shows, as a state dict."""
-        return self.average.weights if self.average is not None else agreed.state_dict()
+        if self.average is not None:
+            return self.average.weights
+        if self._averages_itself:
+            return {**self.kept_of(agreed), **mean_weights(agreed, self.optimisers[MAIN])}
+        return self.kept_of(agreed)
+
+    @property
+    def _averages_itself(self) -> bool:
+        return self._recipe.optim.name == "schedule_free"
+
+    def kept_of(self, model: nn.Module) -> dict[str, Tensor]:
+        """What a checkpoint holds of the weights of `model`, which is this one or a copy."""
+        return {name: value for name, value in model.state_dict().items() if name in self.kept}
+
+    @property
+    def fixed(self) -> frozenset[str]:
+        """Names of weights and buffers that are the same on every rank from the first step to the last."""
+        if self._recipe.lora is None:
+            return frozenset()
+        named = (*self.model.named_parameters(), *self.model.named_buffers())
+        return frozenset(name for name, _ in named) - self.kept
+
+    @property
+    def _wanted(self) -> frozenset[str] | None:
+        """What weights of this run must name; None: all of the model's."""
+        return self.kept if self._recipe.lora is not None else None
+
+
+def _kept(model: nn.Module, recipe: Recipe) -> frozenset[str]:
+    if recipe.lora is None:
+        return frozenset(model.state_dict())
+    fixed: frozenset[str] = model.frozen_base  # type: ignore[assignment]
+    return frozenset(name for name, _ in model.named_parameters()) - fixed

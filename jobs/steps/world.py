@@ -5,7 +5,7 @@ in the loop communicates, so the order of set-up can be read where a `World` is 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,8 +87,15 @@ class World:
             sample[:1].cpu()  # until it is there
         return time.monotonic() - began_s
 
-    def data_parallel(self, model: nn.Module, hook: Callable[[Any, Any], Any]) -> nn.Module:
-        """`model` whose backward pass hands each bucket of gradients to `hook`, a communication hook of torch's."""
-        parallel = nn.parallel.DistributedDataParallel(model)
+    def data_parallel(
+        self, model: nn.Module, hook: Callable[[Any, Any], Any], fixed: Collection[str] = ()
+    ) -> nn.Module:
+        """`model` whose backward pass hands each bucket of gradients to `hook`, a communication hook of torch's.
+
+        Weights and buffers of the names `fixed` are the same on all ranks and stay so: they never travel.
+        """
+        parallel_of = nn.parallel.DistributedDataParallel
+        parallel_of._set_params_and_buffers_to_ignore_for_model(model, list(fixed))  # type: ignore[no-untyped-call]
+        parallel = parallel_of(model)
         parallel.register_comm_hook(None, hook)
         return parallel

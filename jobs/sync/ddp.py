@@ -40,7 +40,7 @@ class Ddp:
         """As `Sync.enter`: torch fixes which gradients travel when it wraps the model."""
         self._model = self._parallel = state.model
         if self._world.size > 1:
-            self._parallel = self._world.data_parallel(state.model, self._hook)
+            self._parallel = self._world.data_parallel(state.model, self._hook, state.fixed)
         self.clock.begin()
 
     def _hook(self, _: None, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:

@@ -16,7 +16,6 @@ of an outer SGD with Nesterov momentum, and all go on from the outer optimiser's
 """
 
 from collections.abc import Collection, Sequence
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from jobs.recipe import Recipe
 from jobs.steps.world import World
+from vr_core.lora import copy_of
 
 TRAVELS = torch.bfloat16
 
@@ -47,8 +47,9 @@ class LocalSteps:
         self._recipe, self._behind_steps, self._world = recipe, behind_steps, world
         self._names = [name for name, _ in model.named_parameters() if name in trained]
         self._own = [dict(model.named_parameters())[name] for name in self._names]
-        self.agreed = deepcopy(model).requires_grad_(True)
-        self._agreed = [dict(self.agreed.named_parameters())[name] for name in self._names]
+        self.agreed = copy_of(model)
+        self._agreed = [dict(self.agreed.named_parameters())[name].requires_grad_(True) for name in self._names]
+        self._fixed: frozenset[str] = getattr(model, "frozen_base", frozenset())
         self._own_buffers, self._agreed_buffers = list(model.buffers()), list(self.agreed.buffers())
         self._outer = torch.optim.SGD(
             self._agreed, recipe.diloco.lr, recipe.diloco.momentum, nesterov=recipe.diloco.momentum > 0
@@ -124,8 +125,9 @@ class LocalSteps:
 
     def state(self) -> dict[str, Any]:
         """What all workers have in common, for a checkpoint of the step at which a round has just ended."""
+        agreed = {name: value for name, value in self.agreed.state_dict().items() if name not in self._fixed}
         return {
-            "agreed": self.agreed.state_dict(), "outer": self._outer.state_dict(),
+            "agreed": agreed, "outer": self._outer.state_dict(),
             "travelling": self._began is not None, "steps": self._steps, "items": self._items,
         }  # fmt: skip
 
@@ -138,7 +140,7 @@ class LocalSteps:
             others: all workers' own weights of then, where their number has changed since: the outer step is taken from
                 these, and every worker begins with what it gives. Without it the model has this worker's already.
         """
-        self.agreed.load_state_dict(state["agreed"])
+        self.agreed.load_state_dict(state["agreed"], strict=not self._fixed)
         self._outer.load_state_dict(state["outer"])
         if others:
             self._join(state, others)

@@ -8,7 +8,7 @@ from jobs.recipe import Recipe
 from jobs.runs.folder import RunFolder
 from vr_core.errors import VrError
 from vr_core.specs.objectives import ObjectiveSpec
-from vr_core.weights import DIGEST_DIGITS, Parent, WeightsMeta, read_meta
+from vr_core.weights import DIGEST_DIGITS, Adapter, Parent, WeightsMeta, digest_of, read_meta
 
 _SILENCE_DB = -120.0
 """Of digital silence `StemRow.loudness_db` says this, or less."""
@@ -28,7 +28,8 @@ def trained_on(manifest: Manifest, objective: ObjectiveSpec) -> set[str]:
 def describe(run: RunFolder, recipe: Recipe, manifest: Manifest, note: Callable[[str], None]) -> WeightsMeta:
     """What checkpoints of `run` say of themselves, but for their step.
 
-    What the run began with is read from `init`; where that is gone, from the run's own newest checkpoint.
+    What the run began with is read from `init`; where that is gone, from the run's own newest checkpoint. With LoRA it
+    is the run's own copy of that.
     """
     own = trained_on(manifest, recipe.objective)
     parents: tuple[Parent, ...] = ()
@@ -40,6 +41,7 @@ def describe(run: RunFolder, recipe: Recipe, manifest: Manifest, note: Callable[
         model=recipe.model, head=recipe.objective.head, stft=recipe.model.front.stft_on(manifest.stft),
         crop_frames=recipe.model.front.frames_on(manifest.stft, recipe.batch.crop_frames), step=0, run=run.id,
         purpose=recipe.objective.purpose, data=manifest.digest(), parents=parents, trained_on=tuple(sorted(own)),
+        adapter=Adapter(lora=recipe.lora, base=digest_of(recipe.init)) if recipe.lora and recipe.init else None,
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from jobs.steps.step_plan import StepPlan
 from jobs.steps.step_report import RankReport
 from jobs.steps.world import World
 from jobs.sync.choice import SyncChoice
+from jobs.training.base import with_own_base
 from jobs.training.checkpointer import Checkpointer
 from jobs.training.data import require_data, staging_ahead, who_has_what
 from jobs.training.evaluation import BEST_OF, Evaluations
@@ -61,6 +62,7 @@ def train(
     start = begin(run, start, world)  # before anything is read that it will change
     checkpoint = newest_checkpoint(run, recipe, world)  # the same step on every rank
     saved = TrainingFile.of(checkpoint, recipe.batch.items) if checkpoint else None
+    recipe = with_own_base(recipe, run, saved, world)
     data = opens(require_data(recipe), recipe.cache, saved.data if saved else None)  # the version the run began with
     local = who_has_what(data, recipe, world)
     state = TrainState.begin(recipe, data, world.device, saved, note if world.rank == 0 else lambda line: None)

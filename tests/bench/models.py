@@ -20,7 +20,7 @@ from tests.bench.measurement import Benchmark
 from vr_core.models.figures import figures_of, unheard
 from vr_core.models.model import Model
 from vr_core.models.registry import build
-from vr_core.optim import adamw
+from vr_core.optimisers import adamw
 from vr_core.specs.configurations import CONFIGURATIONS, Configuration
 from vr_core.specs.optim import OptimSpec
 

@@ -17,7 +17,7 @@ from jobs.recipe import Recipe
 from jobs.steps.gradient import ItemLosses
 from jobs.steps.phases import phases_of
 from jobs.steps.shares import Speed
-from jobs.steps.state import MAIN, TrainState
+from jobs.steps.state import TrainState
 from jobs.steps.step_plan import StepPlan
 from jobs.steps.world import World
 from jobs.sync.busy_clock import BusyClock
@@ -26,7 +26,7 @@ from tests.jobs import ranks
 from tests.jobs.training import TINY, finish, recipe_of
 from vr_core.config import load, plain
 from vr_core.models.registry import build
-from vr_core.optim import adamw
+from vr_core.optimisers import optimisers_of
 
 pytestmark = pytest.mark.xdist_group("ranks")
 
@@ -39,7 +39,7 @@ def gradient_of_a_rank(folder: Path, speeds: list[tuple[float, float, int]], ran
     data = Dataset.open(recipe.data)
     torch.manual_seed(0)
     model = build(recipe.model, data.manifest.stft.bins).double()
-    state = TrainState(recipe, model, {MAIN: adamw(model, recipe.optim)})
+    state = TrainState(recipe, model, optimisers_of(model, recipe.optim))
     sync = Ddp(recipe.sync, ItemLosses(recipe, CPU, bf16=False), World(rank, world, CPU), BusyClock(CPU))
     sync.enter(state)
     everywhere = np.ones((world, len(data.manifest.shards)), bool)

@@ -26,7 +26,8 @@ from tests.jobs.training import (
     start,
 )
 from vr_core.models.registry import build
-from vr_core.optim import adamw, learning_rate_factor, set_rates
+from vr_core.optim import learning_rate_factor, set_rates
+from vr_core.optimisers import adamw
 
 pytestmark = pytest.mark.xdist_group("ranks")
 

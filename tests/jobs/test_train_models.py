@@ -14,7 +14,7 @@ from vr_core.draws import Draws
 from vr_core.models.registry import build
 from vr_core.objectives.objective import item_losses
 from vr_core.objectives.registry import objective_of
-from vr_core.optim import adamw
+from vr_core.optimisers import adamw
 from vr_core.specs.stft import StftSpec
 from vr_core.weights import load_model
 

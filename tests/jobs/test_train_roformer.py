@@ -11,19 +11,21 @@ from dataprep.preparing.prepare import PrepareSettings, prepare
 from dataprep.shards.splits import parse_split
 from jobs.runs.creation import require_data_set
 from tests.command_line import vr
-from tests.jobs.training import distance, finish, here, kill_after_checkpoint, last_weights, new_run, recipe_of
+from tests.jobs.training import (
+    ROFORMER,
+    distance,
+    finish,
+    here,
+    kill_after_checkpoint,
+    last_weights,
+    new_run,
+    recipe_of,
+)
 from tests.jobs.training import start as start_ranks
 from vr_core.audio.separate import WindowSpec, separate
 from vr_core.errors import ConfigError, WeightsError
 from vr_core.specs.stft import StftSpec
 from vr_core.weights import load_model
-
-ROFORMER = {
-    "model": {"name": "bs_roformer", "width": 8, "blocks": 1, "heads": 2, "head_width": 4, "dropout": 0.1,
-              "stft": {"n_fft": 64, "hop": 16}},
-    "objective": {"name": "separate", "mask": "complex", "loss": "spectrum", "stems": ["vocals", "instrumental"]},
-    "precision": "float64", "steps": 20, "workers.shares": "equal", "batch.crop_frames": 16, "optim.lr": 1e-3,
-}  # fmt: skip
 
 
 def test_two_ranks_killed_and_resumed_by_one_end_where_one_ends(tiny_data: Path, tmp_path: Path) -> None:

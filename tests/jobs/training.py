@@ -35,6 +35,14 @@ TINY: dict[str, Any] = {
     "log": {"tensorboard": False},
 }  # fmt: skip
 
+ROFORMER = {
+    "model": {"name": "bs_roformer", "width": 8, "blocks": 1, "heads": 2, "head_width": 4, "dropout": 0.1,
+              "stft": {"n_fft": 64, "hop": 16}},
+    "objective": {"name": "separate", "mask": "complex", "loss": "spectrum", "stems": ["vocals", "instrumental"]},
+    "precision": "float64", "steps": 20, "workers.shares": "equal", "batch.crop_frames": 16, "optim.lr": 1e-3,
+}  # fmt: skip
+"""Over `TINY`: a BS-RoFormer in float64, cut alike however many ranks there are."""
+
 
 def recipe_of(data: Path, **changes: Any) -> Recipe:
     return validate(Recipe, override({**TINY, "data": str(data)}, changes), "test")

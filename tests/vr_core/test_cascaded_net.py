@@ -8,7 +8,8 @@ from vr_core.audio.sound import Sound, heard_by
 from vr_core.draws import Draws
 from vr_core.models.per_item import require_per_item
 from vr_core.models.registry import build
-from vr_core.optim import WeightAverage, adamw
+from vr_core.optim import WeightAverage
+from vr_core.optimisers import adamw
 from vr_core.specs.heads import MASK, HeadSpec
 from vr_core.specs.models import CascadedNetSpec
 from vr_core.specs.optim import OptimSpec

@@ -14,12 +14,12 @@ from vr_core.models.registry import build
 from vr_core.optim import (
     GroupRow,
     WeightAverage,
-    adamw,
     group_rows,
     learning_rate_factor,
     parameter_groups,
     set_rates,
 )
+from vr_core.optimisers import adamw
 from vr_core.specs.heads import HeadSpec
 from vr_core.specs.models import BsRoformerSpec, DenseFrameTransformerSpec
 from vr_core.specs.optim import OptimSpec
@@ -174,6 +174,8 @@ def test_moving_average_follows_its_recurrence() -> None:
 
 class Counting(torch.nn.Module):
     """Counts its passes, and keeps a table that it multiplies with."""
+
+    frozen_base: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
         super().__init__()

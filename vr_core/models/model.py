@@ -20,6 +20,8 @@ class Model(nn.Module):
     """What it answers."""
     front: Front = AS_STORED
     """What it hears."""
+    frozen_base: frozenset[str] = frozenset()
+    """Names of the parameters that no training changes: all under low-rank factors (`vr_core.lora`)."""
 
     @abstractmethod
     def features(

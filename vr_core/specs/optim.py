@@ -36,8 +36,11 @@ class GroupRow:
 
 
 class OptimSpec(Spec):
-    """AdamW with warm-up and decay by step, clipping, layer-wise rates and freezing."""
+    """An optimiser with warm-up and decay by step, clipping, layer-wise rates and freezing."""
 
+    name: Literal["adamw", "muon", "schedule_free"] = "adamw"
+    """`muon`: for the matrices between the first layer and the heads, with AdamW for the rest. `schedule_free`: AdamW
+    that averages its steps in place of a decay (`vr_core/optimisers.py`)."""
     lr: Positive = 1e-3
     """Peak rate of the last layer (of all layers where `layer_decay` is 1)."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.98)
@@ -67,6 +70,14 @@ class OptimSpec(Spec):
     Ruder 2018, "Universal Language Model Fine-tuning for Text Classification", section 3.3, gradual unfreezing)."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Exponential moving average of the weights; 0 turns it off."""
+
+    @model_validator(mode="after")
+    def _one_average(self) -> "OptimSpec":
+        if self.name == "schedule_free" and (self.decay != "constant" or self.ema_decay):
+            raise ValueError("name schedule_free averages its steps itself: give decay constant and ema_decay 0")
+        if self.name == "schedule_free" and not self.betas[0]:
+            raise ValueError("name schedule_free needs betas above 0: the first one weighs its average")
+        return self
 
     @model_validator(mode="after")
     def _one_rule(self) -> "OptimSpec":
