@@ -86,6 +86,8 @@ def require_startable(recipe: Recipe) -> None:
     require_effect(recipe, f"recipe {recipe.name}")
     if recipe.data is None:
         raise ConfigError(f"recipe {recipe.name}: no data set; add data=FOLDER (made by `vr data prepare`)")
+    if recipe.lora is not None and recipe.init is None:
+        raise ConfigError(f"recipe {recipe.name}: lora trains beside a model; add init=WEIGHTS")
     if recipe.init_part == "body" and recipe.init is None:
         raise ConfigError(f"recipe {recipe.name}: init_part body is of weights to start from; add init=WEIGHTS")
     if recipe.needs_init and recipe.init is None:

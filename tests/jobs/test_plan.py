@@ -100,6 +100,45 @@ def test_diloco_makes_two_cards_at_1_gbit_worth_having_where_no_exchange_of_grad
     assert half.step_s == pytest.approx((2 * 0.446 / 0.86 + one.step_s) / 2, rel=0.01), "at first all on each"
 
 
+def planned(name, *changes, link_gbit=1.0):
+    """What `vr plan` says of a shipped recipe on the 3090 Ti and the 3080 Ti of the example."""
+    file = ROOT / "jobs" / "recipes" / f"{name}.yaml"
+    given = load(Recipe, file, ["sync=plain", *changes])
+    counted = arithmetic_of(given)
+    machines, _ = machines_of(
+        load(Inventory, EXAMPLE), given, counted.item_flop, {}, {"attic": link_gbit, "study": link_gbit}
+    )
+    return counted, predict(machines, given, counted.shapes), predict(machines[:1], given, counted.shapes).step_s
+
+
+def test_a_second_pc_helps_a_roformer_and_not_the_dense_net():
+    """Of the same arithmetic: a RoFormer computes some thirty times more for each number that travels."""
+    counted, both, alone_s = planned("roformer-finetune", "model.recompute=false")
+    assert counted.parameters == 51_049_420
+    assert alone_s == pytest.approx(5.3, abs=0.05)
+    assert both.machines == ("attic", "study")
+    assert 4.0 < both.step_s < 4.7
+    eight = "batch.items=8"
+    assert planned("roformer-finetune", eight, "sync=bf16")[1].machines == ("attic", "study")
+    counted, dense, dense_s = planned("home-finetune", "batch.items=16")
+    assert counted.parameters == 141_062_218
+    assert (dense.machines, dense.step_s) == (("attic",), dense_s)
+    assert dense.all_step_s > 20 * dense_s
+    # Where no gradients travel it helps all the same.
+    local = planned("home-finetune", "batch.items=16", "sync=diloco", "diloco.start_step=0")[1]
+    assert (local.machines, local.step_s < dense_s) == (("attic", "study"), True)
+
+
+@pytest.mark.parametrize("items", [2, 8, 16])
+def test_with_lora_a_fiftieth_travels_and_a_second_pc_always_helps(items):
+    counted, both, alone_s = planned("roformer-lora", f"batch.items={items}")
+    whole, _, _ = planned("roformer-finetune")
+    assert counted.parameters < 0.02 * whole.parameters
+    assert both.machines == ("attic", "study")
+    assert both.sent_bytes == 4 * counted.parameters
+    assert both.step_s < 0.66 * alone_s
+
+
 def test_arithmetic_is_that_of_the_model():
     """Of a product of matrices 2 n m k; of the reference model 0.87 GFLOP a token, forward and backward."""
     home = load(Recipe, ROOT / "jobs" / "recipes" / "home-pretrain.yaml")
