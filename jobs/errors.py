@@ -5,6 +5,7 @@
     ├── UnknownRun         no run of that name
     ├── NotACheckpoint     not a checkpoint of ours, or a damaged one
     ├── Unplaceable        the machine here can never hold the recipe's workers
+    ├── ItemTooLarge       a device has no memory for one item of a recipe
     ├── NoDevice           a GPU was asked for and there is none
     ├── NoSongs            nothing to separate or to score
     ├── NoSteps            a run has not got far enough for what was asked
@@ -43,6 +44,10 @@ class NotACheckpoint(UserError):
 
 class Unplaceable(UserError):
     """The machine here can never hold the recipe's workers."""
+
+
+class ItemTooLarge(UserError):
+    """A device has no memory for one item of a recipe."""
 
 
 class RunFailed(Failure):

@@ -3,7 +3,7 @@
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -23,10 +23,13 @@ from jobs.steps.world import World
 from jobs.sync.busy_clock import BusyClock
 from jobs.sync.ddp import Ddp
 from tests.jobs import ranks
-from tests.jobs.training import TINY, finish, recipe_of
+from tests.jobs.training import ROFORMER, TINY, finish, recipe_of
 from vr_core.config import load, plain
+from vr_core.lora import adapt
+from vr_core.models.model import Model
 from vr_core.models.registry import build
 from vr_core.optimisers import optimisers_of
+from vr_core.specs.objectives import LossName
 
 pytestmark = pytest.mark.xdist_group("ranks")
 
@@ -34,11 +37,21 @@ CPU = torch.device("cpu")
 ITEMS = 11
 
 
+def model_of(recipe: Recipe, data: Dataset) -> Model:
+    torch.manual_seed(0)
+    model = build(recipe.model, recipe.model.front.bins_on(data.manifest.stft), recipe.objective.head).double()
+    if recipe.lora is not None:
+        adapt(model, recipe.lora)
+        for name, parameter in model.named_parameters():
+            if name.endswith("lora_b"):  # zero at the start, which would leave no gradient for the other
+                parameter.data.normal_(std=0.1)
+    return model
+
+
 def gradient_of_a_rank(folder: Path, speeds: list[tuple[float, float, int]], rank: int, world: int) -> None:
     recipe = load(Recipe, folder / "recipe.yaml")
     data = Dataset.open(recipe.data)
-    torch.manual_seed(0)
-    model = build(recipe.model, data.manifest.stft.bins).double()
+    model = model_of(recipe, data)
     state = TrainState(recipe, model, optimisers_of(model, recipe.optim))
     sync = Ddp(recipe.sync, ItemLosses(recipe, CPU, bf16=False), World(rank, world, CPU), BusyClock(CPU))
     sync.enter(state)
@@ -53,7 +66,10 @@ def gradient_of_a_rank(folder: Path, speeds: list[tuple[float, float, int]], ran
             sync.backward(read_batch(data, batches[number]), plan, step, last=number == len(batches) - 1)
         pieces = [len(batch) for batch in batches]
         assert sync.clock.busy_s() > 0
-    save_file({name: p.grad for name, p in model.named_parameters()}, folder / f"gradient-{rank}.safetensors")
+    save_file(
+        {name: p.grad for name, p in model.named_parameters() if p.requires_grad},
+        folder / f"gradient-{rank}.safetensors",
+    )
     (folder / f"pieces-{rank}.json").write_text(json.dumps(pieces))
 
 
@@ -61,13 +77,12 @@ def alone(recipe: Recipe) -> dict[str, torch.Tensor]:
     """Every item by itself, one after the other, each mean divided by the number of items: the plain definition."""
     data = Dataset.open(recipe.data)
     order = Order.of(data.manifest, recipe.objective, recipe.seed, recipe.batch.crop_frames)
-    torch.manual_seed(0)
-    model = build(recipe.model, data.manifest.stft.bins).double()
+    model = model_of(recipe, data)
     losses_of = ItemLosses(recipe, CPU, bf16=False)
     for item in order.items(recipe.batch.items, recipe.batch.items):
         [loss] = losses_of.total(model, read_batch(data, [item]), training=True)
         (loss / recipe.batch.items).backward()
-    return {name: p.grad for name, p in model.named_parameters()}
+    return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
 
 def together(recipe: Recipe, folder: Path, speeds: list[tuple[float, float, int]]) -> tuple[list[dict], list[list]]:
@@ -90,15 +105,20 @@ def together(recipe: Recipe, folder: Path, speeds: list[tuple[float, float, int]
         (TINY["model"], {"name": "separate", "silent_vocals": 0.3, "more_vocals": 0.5, "invert": 0.5, "tilt_db": 3,
                          "lose_channel": 0.5, "stem_gain_db": 6, "losses": {"mel": 1, "multi_stft": 2}},
          [(0, 1, 4), (0, 1, 4)], [[3, 3], [3, 2]]),
+        # Low-rank factors of a RoFormer, and every loss that there is.
+        (ROFORMER["model"], {"name": "separate", "mask": "complex", "losses": dict.fromkeys(get_args(LossName), 1)},
+         [(0, 1, 3), (0, 2.5, 2)], [[3, 3, 2], [2, 1]]),
     ],
 )  # fmt: skip
 def test_any_cut_gives_the_gradient_of_one_device(
     tiny_data: Path, tmp_path: Path, model: dict[str, Any], objective: dict[str, Any], speeds: list, pieces: list
 ) -> None:
-    recipe = recipe_of(
-        tiny_data, model=model, objective=objective, precision="float64", **{"batch.items": ITEMS, "model.dropout": 0.1}
-        if "dropout" in model else {"batch.items": ITEMS},
-    )  # fmt: skip
+    more = {"batch.items": ITEMS}
+    if "dropout" in model:
+        more["model.dropout"] = 0.1
+    if model["name"] == "bs_roformer":
+        more |= {"lora": {"rank": 2}, "init": "/of/another/run", "batch.crop_frames": 16}
+    recipe = recipe_of(tiny_data, model=model, objective=objective, precision="float64", **more)
     wanted = alone(recipe)
     gradients, cut = together(recipe, tmp_path, speeds)
     assert cut == pieces

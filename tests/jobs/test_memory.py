@@ -8,7 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.training.speed.measure import fits_here
+from jobs.errors import ItemTooLarge
+from jobs.steps.gradient import ItemLosses
+from jobs.training.speed.measure import explained, fits_here
 from jobs.training.speed.memory import (
     MARGIN,
     Fit,
@@ -17,7 +19,9 @@ from jobs.training.speed.memory import (
     fitting,
     fitting_on_gpu,
     largest,
+    too_large,
 )
+from tests.jobs.training import here, new_run, recipe_of
 
 MIB = 2**20
 
@@ -115,6 +119,42 @@ def test_a_path_of_the_machine_outside_means_the_containers_own_group(tree):
 def test_the_budget_is_the_least_that_anything_allows():
     assert budget_bytes(0.001) == int(0.001 * 2**30)
     assert budget_bytes(10**6) <= budget_bytes() * 1.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "ways"),
+    [
+        ({}, "shorter crops (batch.crop_frames=8)"),
+        ({"init": "/w"}, "shorter crops (batch.crop_frames=8) or 'lora={rank: 8}'"),
+        ({"init": "/w", "lora": {}}, "shorter crops (batch.crop_frames=8)"),
+        ({"model": {"name": "bs_roformer"}}, "shorter crops (batch.crop_frames=8) or model.recompute=true"),
+        ({"model": {"name": "bs_roformer", "recompute": True}}, "shorter crops (batch.crop_frames=8)"),
+    ],
+)
+def test_what_would_need_less_is_said(tmp_path, changes, ways):
+    said = too_large(recipe_of(tmp_path, **changes), "RTX 3080 Ti")
+    assert said == f"one item of 16 frames does not fit the memory of RTX 3080 Ti; try {ways}"
+
+
+def test_a_device_without_room_for_one_item_ends_the_run_with_that(tiny_data, tmp_path, monkeypatch):
+    def no_room(*_args, **_options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    run = new_run(tmp_path / "run", recipe_of(tiny_data, **{"batch.micro_batch": 1}))
+    with monkeypatch.context() as patched:
+        patched.setattr(ItemLosses, "terms", no_room)
+        with pytest.raises(ItemTooLarge, match="one item of 16 frames does not fit"):
+            here(run)
+    here(run)  # its speed is known now
+    again = new_run(tmp_path / "again", recipe_of(tiny_data, **{"batch.micro_batch": 1}))
+    monkeypatch.setattr(ItemLosses, "terms", no_room)
+    with pytest.raises(ItemTooLarge, match="try shorter crops"):
+        here(again)
+
+
+def test_more_than_one_item_at_once_is_not_given_up_by_that(tmp_path):
+    with pytest.raises(torch.OutOfMemoryError), explained(recipe_of(tmp_path), lambda: 2, "RTX 3080 Ti"):
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 @pytest.mark.gpu

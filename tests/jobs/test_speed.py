@@ -79,9 +79,12 @@ def test_a_speed_is_kept_for_its_key_alone(tmp_path, monkeypatch):
     assert kept_row(key) is None
     keep_speed(key, Speed(0.1, 0.25, 2))
     assert kept_row(key).speed == Speed(0.1, 0.25, 2)
-    for change in ({"model.width": 32}, {"batch.crop_frames": 17}, {"objective.name": "masked_frames"}):
+    changes = ({"model.width": 32}, {"batch.crop_frames": 17}, {"objective.name": "masked_frames"}, {"lora": {}})
+    for change in (*changes, {"optim.name": "muon"}):
         other = recipe_of(tmp_path, **change)
         assert kept_row(key_of(other, 32, CPU, False)) is None, change
+        assert kept_speeds(other, 32) == {}, change
+    assert list(kept_speeds(recipe, 32).values()) == [Speed(0.1, 0.25, 2)]
     same = recipe_of(tmp_path, steps=99, seed=5)
     assert kept_row(key_of(same, 32, CPU, False)).speed == Speed(0.1, 0.25, 2)
 

@@ -13,7 +13,7 @@ from jobs.steps.state import TrainState
 from jobs.steps.step_plan import StepPlan
 from jobs.steps.world import World
 from jobs.training.speed.kept import keep_or_note, keep_others, key_of, note_begin, note_end
-from jobs.training.speed.measure import bytes_of, speed_here, speeds_of_all, trying
+from jobs.training.speed.measure import bytes_of, explained, speed_here, speeds_of_all, trying
 from jobs.training.speed.memory import models_kept
 
 
@@ -39,7 +39,7 @@ class Calibration:
         """
         now = phase_at(phases, state.step)
         self._keys: dict[Phase, dict[str, Any]] = {}
-        self._world = world
+        self._world, self._recipe = world, now.recipe
         self._noted: set[Phase] = set()
         self.speeds: dict[Phase, list[Speed]] = {}
         """Phase → speed of each rank."""
@@ -85,8 +85,13 @@ class Calibration:
 
         So does one that is out of memory at any time.
         """
-        with trying(lambda: self._key(state)):
+        key = self._key(state)
+        with explained(self._recipe, lambda: self._micro_batch(state), key["device"]), trying(lambda: self._key(state)):
             yield
+
+    def _micro_batch(self, state: TrainState) -> int:
+        assert state.phase is not None
+        return self.speeds[state.phase][self._world.rank].micro_batch
 
     def _key(self, state: TrainState) -> dict[str, Any]:
         assert state.phase is not None

@@ -44,19 +44,26 @@ class SpeedRow(Spec):
 
 def key_of(recipe: Recipe, bins: int, device: torch.device, bf16: bool) -> dict[str, Any]:
     """All that a measurement depends on, JSON-ready."""
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
-        "threads": torch.get_num_threads() if device.type == "cpu" else 0,
-        "torch": str(torch.__version__),
-        "model": plain(recipe.model),
-        "objective": plain(recipe.objective),
-        "freeze": list(recipe.optim.freeze),
-        "bins": bins,
-        "crop_frames": recipe.batch.crop_frames,
-        "micro_batch": recipe.batch.micro_batch,
-        "precision": [recipe.precision, bf16],
-        "models_kept": models_kept(recipe),
-    }
+    # As in the keys of before, which have neither.
+    lora = {} if recipe.lora is None else {"lora": plain(recipe.lora)}
+    optimiser = {} if recipe.optim.name == "adamw" else {"optimiser": recipe.optim.name}
+    return (
+        lora
+        | optimiser
+        | {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+            "threads": torch.get_num_threads() if device.type == "cpu" else 0,
+            "torch": str(torch.__version__),
+            "model": plain(recipe.model),
+            "objective": plain(recipe.objective),
+            "freeze": list(recipe.optim.freeze),
+            "bins": bins,
+            "crop_frames": recipe.batch.crop_frames,
+            "micro_batch": recipe.batch.micro_batch,
+            "precision": [recipe.precision, bf16],
+            "models_kept": models_kept(recipe),
+        }
+    )
 
 
 def kept_row(key: dict[str, Any]) -> SpeedRow | None:
@@ -70,12 +77,12 @@ def kept_row(key: dict[str, Any]) -> SpeedRow | None:
 def kept_speeds(recipe: Recipe, bins: int) -> dict[str, Speed]:
     """Device → speed of the measurements kept on this PC that are of this model, objective and batch."""
     wanted = key_of(recipe, bins, torch.device("cpu"), False)
-    same = ("model", "objective", "freeze", "bins", "crop_frames", "micro_batch")
+    same = ("model", "objective", "freeze", "bins", "crop_frames", "micro_batch", "lora", "optimiser")
     found = {}
     for file in sorted((state_folder() / "speeds").glob("*.json")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ConfigError):
             reported = read_json(file)
-            if all(reported["key"][part] == wanted[part] for part in same):
+            if all(reported["key"].get(part) == wanted.get(part) for part in same):
                 found[str(reported["key"]["device"])] = validate(SpeedRow, reported["speed"], str(file)).speed
     return found
 

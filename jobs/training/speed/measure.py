@@ -18,6 +18,7 @@ from cluster.node.head import this_member
 from dataprep.batches.loader import BUFFERS, CodedBatch, read_batch
 from dataprep.batches.order import Order
 from dataprep.shards.dataset import Dataset
+from jobs.errors import ItemTooLarge
 from jobs.recipe import Recipe
 from jobs.steps.gradient import ItemLosses
 from jobs.steps.shares import Speed
@@ -31,6 +32,7 @@ from jobs.training.speed.memory import (
     fitting_on_gpu,
     forget_peak,
     peak_bytes,
+    too_large,
 )
 
 ROUNDS, ROUND_S = 3, 0.1
@@ -94,6 +96,9 @@ def speed_here(
     """This device's speed at this recipe: as kept on this PC, else measured with the model as it is, which stays so.
 
     `more_bytes` are what the run will hold on the device besides what is there now.
+
+    Raises:
+        ItemTooLarge: it has no memory for one item.
     """
     kept = kept_row(key)
     if kept is not None and not kept.elsewhere:
@@ -105,7 +110,8 @@ def speed_here(
         losses_of.total(model, read(count), training=True).sum().backward()  # type: ignore[no-untyped-call]
 
     fit = _fit_here(recipe, model, compute, read(1), device, more_bytes)
-    speed = measure_and_keep(key, compute, fit, device)
+    with explained(recipe, lambda: fit.micro_batch, key["device"]):
+        speed = measure_and_keep(key, compute, fit, device)
     model.zero_grad(set_to_none=True)
     return speed
 
@@ -136,6 +142,21 @@ def trying(key: Callable[[], dict[str, Any]]) -> Iterator[None]:
         raise
     finally:
         note_end(key(), too_much=out_of_memory)
+
+
+@contextlib.contextmanager
+def explained(recipe: Recipe, micro_batch: Callable[[], int], device: str) -> Iterator[None]:
+    """Where the block finds no memory for items one by one, say what would need less: no start could take fewer.
+
+    Raises:
+        ItemTooLarge: so it was.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if micro_batch() > 1 or not is_out_of_memory(error):
+            raise
+        raise ItemTooLarge(too_large(recipe, device)) from error
 
 
 def _begun_again(key: dict[str, Any], kept: SpeedRow) -> Speed:
@@ -209,8 +230,9 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def bytes_of(model: nn.Module) -> int:
-    """Of its parameters."""
-    return sum(p.numel() * p.element_size() for p in model.parameters())
+    """Of its parameters, without those that no training changes."""
+    fixed: frozenset[str] = getattr(model, "frozen_base", frozenset())
+    return sum(p.numel() * p.element_size() for name, p in model.named_parameters() if name not in fixed)
 
 
 def speeds_of_all(speed: Speed, world: World) -> list[Speed]:

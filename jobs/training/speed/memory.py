@@ -54,6 +54,17 @@ def largest(first_bytes: int, second_bytes: int, budget_bytes: int, most: int) -
     return max(1, min(most, 1 + int((MARGIN * budget_bytes - first_bytes) // an_item)))
 
 
+def too_large(recipe: Recipe, device: str) -> str:
+    """What to say where `device` has no memory for a single item: what would need less."""
+    frames = recipe.batch.crop_frames
+    ways = [f"shorter crops (batch.crop_frames={max(1, frames // 2)})"]
+    if getattr(recipe.model, "recompute", None) is False:
+        ways.append("model.recompute=true")
+    if recipe.lora is None and recipe.init is not None:
+        ways.append("'lora={rank: 8}'")
+    return f"one item of {frames} frames does not fit the memory of {device}; try {' or '.join(ways)}"
+
+
 @dataclass(frozen=True)
 class Fit:
     """What fits into a worker's memory."""
