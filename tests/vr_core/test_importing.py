@@ -174,6 +174,13 @@ def test_variants_that_vr_does_not_build_are_named(name: str, words: str) -> Non
         recognise(shapes_of(roformer("bs")) | {name: (3,)}, Said(stems=("vocals",)), "x")
 
 
+@pytest.mark.parametrize("name", ["lora_A", "lora_A.default.weight", "lora_magnitude_vector"])
+def test_factors_that_are_not_merged_are_told(name: str) -> None:
+    theirs = shapes_of(roformer("bs")) | {f"layers.0.0.layers.0.0.to_qkv.{name}": (8, 16)}
+    with pytest.raises(WeightsError, match=r"^x: holds low-rank factors \(LoRA\).*; merge them with the program"):
+        recognise(theirs, Said(stems=("vocals",)), "x")
+
+
 @pytest.mark.parametrize(("name", "words"), [
     ("layers.0.2.layers.0.0.norm.gamma", "linear attention"),
     ("layers.0.0.layers.1.0.norm.gamma", "several transformers"),

@@ -59,6 +59,11 @@ def recognise(shapes: Shapes, said: Said, origin: str) -> Recognised:
         WeightsError: of an architecture that vr has not, which is named where it is known.
         ConfigError: `said` contradicts the tensors, or says too little.
     """
+    if any("lora" in name.lower() for name in shapes):
+        raise WeightsError(
+            f"{origin}: holds low-rank factors (LoRA) beside or in place of weights; merge them with the program that "
+            "trained them, and import what that writes"
+        )
     for part, what in VARIANTS.items():
         if any(part in name for name in shapes):
             raise _not_built(origin, what)
