@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from tests.bench import (
+    attention,
     codec,
     dedupe,
     detect,
@@ -24,6 +25,7 @@ from tests.bench import (
 from tests.bench.measurement import Benchmark, circumstances
 
 BENCHMARKS: dict[str, Benchmark] = {
+    "attention": attention.BENCHMARK,
     "codec": codec.BENCHMARK,
     "dedupe": dedupe.BENCHMARK,
     "detect": detect.BENCHMARK,
