@@ -46,7 +46,7 @@ class Ports(Spec):
     """Head with a LAN address only: where a join code is traded for the token, over TLS."""
     worker_low: Port = 10002
     worker_high: Port = 10999
-    """Each worker process takes one port of this range."""
+    """Each worker process takes one port of this range, without the last: see `again` of `ray_argv`."""
 
     def singles(self, *, head: bool, lan: bool = True) -> dict[str, int]:
         """Name → port of what the node itself listens on, without the range of its workers; `lan`: others may join."""
@@ -172,9 +172,26 @@ def head_address(text: str) -> str:
 
 
 def ray_argv(
-    node: NodeStart, ports: Ports, temp_dir: Path, python: str, said: Mapping[str, str] | None = None
+    node: NodeStart,
+    ports: Ports,
+    temp_dir: Path,
+    python: str,
+    said: Mapping[str, str] | None = None,
+    *,
+    again: bool = False,
 ) -> list[str]:
-    """The command that starts `node` and stays; holds no secret. `said`: labels besides those of `node`."""
+    """The command that starts `node` and stays; holds no secret.
+
+    Args:
+        node: what to start.
+        ports: of its services.
+        temp_dir: Ray's folder.
+        python: of the command.
+        said: labels besides those of `node`.
+        again: with the node manager on the last port of the workers' range. While a PC was away, the head's connection
+            to its node manager waits ever longer before it tries again, up to 120 s, and meanwhile fails every health
+            check of a node that has come back on the same port. On another one it is a new connection.
+    """
     labels = {**node.labels, **(said or {})}
     argv = [python, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     if node.head is None:
@@ -191,14 +208,14 @@ def ray_argv(
         *argv,
         f"--node-ip-address={node.address}",
         f"--node-name={node.name}",
-        f"--node-manager-port={ports.node_manager}",
+        f"--node-manager-port={ports.worker_high if again else ports.node_manager}",
         f"--object-manager-port={ports.object_manager}",
         f"--runtime-env-agent-port={ports.runtime_env_agent}",
         f"--dashboard-agent-grpc-port={ports.dashboard_agent_grpc}",
         f"--dashboard-agent-listen-port={ports.dashboard_agent_http}",
         f"--metrics-export-port={ports.metrics}",
         f"--min-worker-port={ports.worker_low}",
-        f"--max-worker-port={ports.worker_high}",
+        f"--max-worker-port={ports.worker_high - 1}",
         f"--num-cpus={node.cpus}",
         f"--num-gpus={len(node.gpus)}",
         f"--labels={','.join(f'{key}={value}' for key, value in sorted(labels.items()))}",

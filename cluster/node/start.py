@@ -69,6 +69,7 @@ def start_ray(
     process_spec = RayProcessSpec(
         name=node.name,
         argv=tuple(ray_argv(node, ports, folder, sys.executable, said)),
+        again_argv=() if node.head is None else tuple(ray_argv(node, ports, folder, sys.executable, said, again=True)),
         log=log,
         temp_dir=folder,
         token_file=token_file,

@@ -68,6 +68,7 @@ class Supervisor:
         self.process_spec = process_spec
         self.ending = ending
         self.ray: subprocess.Popen[bytes] | None = None
+        self.starts = 0
         self.started_s = 0.0
         self.log_from = 0
         """Where in the log the newest start begins."""
@@ -134,9 +135,9 @@ class Supervisor:
         self.came_up = False
         self.started_s = time.monotonic()
         parent = os.getpid()
-        self.ray = subprocess.Popen(
-            self.process_spec.argv, stdin=subprocess.DEVNULL, preexec_fn=lambda: _end_with(parent)
-        )
+        self.starts += 1
+        argv = self.process_spec.argv if self.starts % 2 else self.process_spec.again_argv or self.process_spec.argv
+        self.ray = subprocess.Popen(argv, stdin=subprocess.DEVNULL, preexec_fn=lambda: _end_with(parent))
 
     def _watch(self) -> Ended:
         """Return when Ray has ended, or is to; nothing of it is left then."""

@@ -26,6 +26,8 @@ class RayProcessSpec(Spec):
     name: str
     """Of the node."""
     argv: tuple[str, ...]
+    again_argv: tuple[str, ...] = ()
+    """Of every second start, where it is another: see `again` of `cluster.node.ray_start.ray_argv`."""
     log: Path
     """Where the supervisor's output goes, and so Ray's."""
     temp_dir: Path

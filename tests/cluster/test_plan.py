@@ -95,6 +95,15 @@ def test_a_worker_is_told_its_head_its_cards_and_its_labels():
     }
 
 
+def test_a_node_that_starts_again_has_its_manager_on_a_port_that_no_worker_takes():
+    node, ports = node_start(FACTS, SPEC, head="192.168.1.9:7000"), Ports()
+    first = ray_options(ray_argv(node, ports, Path("ray"), "python3"))
+    again = ray_options(ray_argv(node, ports, Path("ray"), "python3", again=True))
+    assert {name for name in first if first[name] != again[name]} == {"node_manager_port"}
+    assert (first["node_manager_port"], again["node_manager_port"]) == (6380, 10999)
+    assert first["max_worker_port"] == again["max_worker_port"] == 10998
+
+
 def test_no_two_ports_of_a_node_are_the_same_and_a_block_holds_them_all():
     for ports in (Ports(), ports_from(20000)):
         singles = ports.singles(head=True)

@@ -194,6 +194,16 @@ def test_what_was_up_is_started_again_and_nothing_of_the_first_is_left(supervise
     assert in_session(ref) == []
 
 
+def test_every_second_start_is_the_other_one(supervised, tmp_path):
+    waits = Timings(ray_quick_s=0.001, ray_first_delay_s=0.01)
+    again = ("sh", "-c", f"{UP} echo again >> $HERE/starts; exit 1")
+    ref = supervised(f"{UP} echo first >> $HERE/starts; exit 1", timings=waits, again_argv=again)
+    starts = tmp_path / "starts"
+    await_true(lambda: starts.exists() and len(starts.read_text().split()) >= 4)
+    assert starts.read_text().split()[:4] == ["first", "again", "first", "again"]
+    assert alive(ref)
+
+
 def test_ray_whose_raylet_has_ended_has_left_and_is_started_again(supervised, tmp_path):
     (tmp_path / "raylet").symlink_to("/usr/bin/sleep")
     waits = Timings(raylet_gone_s=0.1, left_s=0.1, ray_first_delay_s=0.1)
