@@ -14,7 +14,7 @@ from copy import deepcopy
 from typing import Any, TypeVar
 
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from vr_core.errors import ConfigError
@@ -98,7 +98,9 @@ def _chosen(model: Model, spec: LoraSpec, whole: Collection[str]) -> set[str]:
     return chosen
 
 
-def merged(base: Mapping[str, Tensor], part: Mapping[str, Tensor], spec: LoraSpec) -> dict[str, Tensor]:
+def merged(
+    base: Mapping[str, Shaped[Tensor, "..."]], part: Mapping[str, Shaped[Tensor, "..."]], spec: LoraSpec
+) -> dict[str, Shaped[Tensor, "..."]]:
     """The weights of the plain model that computes the same: W + (alpha / rank) B A.
 
     Args:

@@ -7,8 +7,11 @@ from vr_core.models.bs_roformer import BsRoformer
 from vr_core.models.cascaded_net import CascadedNet
 from vr_core.models.dense_frame_transformer import DenseFrameTransformer
 from vr_core.models.mel_roformer import MelRoformer
+from vr_core.models.mmdenselstm import MMDenseLstm
+from vr_core.models.mmdensenet import MMDenseNet
 from vr_core.models.model import Model
 from vr_core.models.plain_stack import PlainStack
+from vr_core.models.unet import UNet
 from vr_core.specs.heads import MASK, HeadSpec
 from vr_core.specs.models import ModelSpec
 
@@ -17,7 +20,10 @@ MODELS: dict[str, Callable[[Any, int, HeadSpec], Model]] = {
     "cascaded_net": CascadedNet,
     "dense_frame_transformer": DenseFrameTransformer,
     "mel_roformer": MelRoformer,
+    "mmdenselstm": MMDenseLstm,
+    "mmdensenet": MMDenseNet,
     "plain_stack": PlainStack,
+    "unet": UNet,
 }
 
 

@@ -9,8 +9,11 @@ from vr_core.specs.models import (
     CascadedNetSpec,
     DenseFrameTransformerSpec,
     MelRoformerSpec,
+    MMDenseLstmSpec,
+    MMDenseNetSpec,
     ModelSpec,
     PlainStackSpec,
+    UNetSpec,
 )
 from vr_core.specs.stft import StftSpec
 
@@ -59,6 +62,7 @@ def _tsurumeso(**settings: Any) -> CascadedNetSpec:
 _COMPLEX = HeadSpec(kind="complex_mask")
 _SIX = HeadSpec(kind="complex_mask", stems=("bass", "drums", "other", "vocals", "guitar", "piano"))
 _BOTH = HeadSpec(stems=("instrumental", "vocals"))
+_AMPLITUDE = HeadSpec(kind="amplitude")
 _OF_128, _OF_256, _OF_512 = (frames * 1024 / 44_100 for frames in (128, 256, 512))
 """Seconds of so many frames of the usual STFT."""
 
@@ -138,6 +142,23 @@ CONFIGURATIONS: dict[str, Configuration] = {
         DenseFrameTransformerSpec(width=1024, blocks=8, heads=16, feedforward=3072),
         Figures(141_062_218, 1.29e10, 809_705_472),
         crop_s=_OF_512,
+    ),
+    "mmdensenet/paper": Configuration(
+        "multi-band dense net",
+        MMDenseNetSpec(stft=StftSpec()),
+        Figures(339_468, 6.4e09, 1_045_188_148),
+        _AMPLITUDE,
+        crop_s=_OF_256,
+    ),
+    "mmdenselstm/paper": Configuration(
+        "the same with LSTMs",
+        MMDenseLstmSpec(stft=StftSpec(n_fft=4096)),
+        Figures(1_370_805, 7.35e09, 1_777_023_156),
+        _AMPLITUDE,
+        crop_s=_OF_256,
+    ),
+    "unet/paper": Configuration(
+        "the first U-Net for songs", UNetSpec(), Figures(9_823_010, 1.04e09, 30_736_472), crop_s=_OF_128
     ),
     "plain_stack/256x3": Configuration(
         "a baseline without attention", PlainStackSpec(), Figures(2_640_384, 2.27e08, 7_085_056), crop_s=_OF_128

@@ -189,7 +189,56 @@ class CascadedNetSpec(Spec):
         )  # fmt: skip
 
 
+class UNetSpec(Spec):
+    """The U-Net of Jansson et al. 2017 (`vr_core/models/unet.py`)."""
+
+    name: Literal["unet"] = "unet"
+    channels: Count = 16
+    """Of the first layer; each further one has twice as many."""
+    levels: Annotated[int, Field(ge=2, le=8)] = 6
+    """Halvings of bins and frames."""
+    scale: Literal["log", "song_peak"] = "log"
+    """What it hears: magnitudes on a logarithmic scale, or over the peak of the song as in the paper."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+
+    @property
+    def front(self) -> Front:
+        """Magnitudes, as they are stored or over the song's peak."""
+        return Front(scale="none" if self.scale == "log" else "song_peak")
+
+
+class _MultiBandDenseSpec(Spec):
+    """What the multi-band dense nets have (`vr_core/models/multi_band_dense.py`)."""
+
+    stft: StftSpec | None = None
+    """Its own, with the Nyquist bin; by default the data set's without."""
+
+    @property
+    def front(self) -> Front:
+        """Magnitudes, as they are stored or of its own STFT."""
+        return Front(self.stft, nyquist=self.stft is not None)
+
+
+class MMDenseNetSpec(_MultiBandDenseSpec):
+    """MMDenseNet (`vr_core/models/mmdensenet.py`), of 0.34 million parameters."""
+
+    name: Literal["mmdensenet"] = "mmdensenet"
+
+
+class MMDenseLstmSpec(_MultiBandDenseSpec):
+    """MMDenseLSTM (`vr_core/models/mmdenselstm.py`), of 1.4 million parameters."""
+
+    name: Literal["mmdenselstm"] = "mmdenselstm"
+
+
 ModelSpec = Annotated[
-    BsRoformerSpec | CascadedNetSpec | DenseFrameTransformerSpec | MelRoformerSpec | PlainStackSpec,
+    BsRoformerSpec
+    | CascadedNetSpec
+    | DenseFrameTransformerSpec
+    | MelRoformerSpec
+    | MMDenseLstmSpec
+    | MMDenseNetSpec
+    | PlainStackSpec
+    | UNetSpec,
     Field(discriminator="name"),
 ]

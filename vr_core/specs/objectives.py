@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from vr_core.config import Spec
 from vr_core.specs.bounds import Count, Fraction, Positive
-from vr_core.specs.heads import HeadSpec
+from vr_core.specs.heads import HeadSpec, Kind
 from vr_core.specs.slots import Signals, Slot
 
 Purpose = Literal["separation", "pretraining"]
@@ -63,8 +63,9 @@ class SeparateSpec(Spec):
 
     purpose: ClassVar[Purpose] = "separation"
     name: Literal["separate"] = "separate"
-    mask: Literal["real", "complex"] = "real"
-    """What the model answers. A complex mask also corrects the phase, which a real one takes from the mixture."""
+    mask: Literal["real", "complex", "amplitude"] = "real"
+    """What the model answers. A complex mask also corrects the phase, which a real one takes from the mixture. An
+    amplitude is the stem's magnitude itself, used as a ratio to the mixture in separation, one at most."""
     stems: Annotated[tuple[TrainedStem, ...], Field(min_length=1)] = ("instrumental",)
     """What the model is asked for; what they leave of the mixture is the rest."""
     loss: Literal["magnitude", "spectrum", "waveform"] = "magnitude"
@@ -112,7 +113,8 @@ class SeparateSpec(Spec):
     @property
     def head(self) -> HeadSpec:
         """One mask for each stem."""
-        return HeadSpec(kind="complex_mask" if self.mask == "complex" else "mask", stems=self.stems)
+        kinds: dict[str, Kind] = {"real": "mask", "complex": "complex_mask", "amplitude": "amplitude"}
+        return HeadSpec(kind=kinds[self.mask], stems=self.stems)
 
     @model_validator(mode="after")
     def _each_once(self) -> "SeparateSpec":
