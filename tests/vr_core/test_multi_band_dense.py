@@ -6,7 +6,16 @@ import torch.nn.functional as F
 
 from vr_core.audio.estimates import masks_of
 from vr_core.config import validate
-from vr_core.models.multi_band_dense import DenseBlock, DenseUNet, LstmMap, NetShape, SameConv, sections_of
+from vr_core.models.multi_band_dense import (
+    BinAffine,
+    DenseBlock,
+    DenseUNet,
+    GatedOutput,
+    LstmMap,
+    NetShape,
+    SameConv,
+    sections_of,
+)
 from vr_core.models.registry import build
 from vr_core.specs.heads import HeadSpec
 from vr_core.specs.models import MMDenseLstmSpec, MMDenseNetSpec
@@ -56,6 +65,20 @@ def test_the_lstm_goes_over_frames_with_bins_as_features() -> None:
         one = (x[item] * part.conv.weight[0]).sum(0) + part.conv.bias  # [bin, frame]
         states, _ = part.lstm(one.T[None])
         torch.testing.assert_close(found[item, 0].T, states[0] @ part.linear.weight.T + part.linear.bias)
+
+
+def test_each_bin_has_an_affine_map_on_the_way_in_and_out() -> None:
+    torch.manual_seed(0)
+    into, out = BinAffine(5), GatedOutput(3, 2, 5)
+    for part in (into, out):
+        part.scale.data, part.bias.data = torch.randn(5, 1), torch.randn(5, 1)
+    x = torch.randn(2, 3, 5, 4)
+    expected = torch.stack([(x[:, :, i] - into.bias[i]) / into.scale[i].abs() for i in range(5)], dim=2)
+    torch.testing.assert_close(into(x), expected)
+    maps = out.conv(out.norm(x))
+    gated = maps[:, :2] / (1 + torch.exp(-maps[:, 2:]))
+    expected = torch.stack([gated[:, :, i] * out.scale[i] + out.bias[i] for i in range(5)], dim=2)
+    torch.testing.assert_close(out(x), expected)
 
 
 def test_sizes_halve_upwards_rounded_and_come_back() -> None:
