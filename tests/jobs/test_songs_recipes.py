@@ -1,0 +1,55 @@
+"""Every shipped recipe of invented songs that begins from nothing: some steps of it, then a song separated by it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from jobs.recipes.shipped import read_recipe, shipped_recipes
+from jobs.runs.creation import create_run
+from tests.command_line import vr
+from tests.jobs.training import here
+
+QUICK = ("songs-unet",)
+"""The others take longer, and are of the long tier."""
+NAMES = sorted(
+    name
+    for name in shipped_recipes()
+    if name.startswith("songs-") and not (spec := read_recipe(name)).needs_init and spec.objective.name == "separate"
+)
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three invented songs of 4 s with their data set, at the usual STFT."""
+    folder = tmp_path_factory.mktemp("songs")
+    vr("data", "synth", folder / "songs", "--songs", 3, "--seconds", 4)
+    vr("data", "prepare", folder / "songs", "--out", folder / "data", "--split", "valid=0.34,test=0")
+    return folder
+
+
+def test_there_is_one_for_each_of_the_convolutional_nets() -> None:
+    assert {"songs-unet", "songs-mmdensenet", "songs-mmdenselstm"} <= set(NAMES)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in QUICK else pytest.mark.long("vr_core/models", "jobs/recipes")) for n in NAMES],
+)
+def test_it_trains_and_separates(name: str, songs: Path, tmp_path: Path) -> None:
+    words = [
+        f"data={songs / 'data'}", f"out={tmp_path / 'runs'}", "steps=2", "batch.items=2", "batch.crop_frames=32",
+        "validation={every_steps: 2, items: 1}", "workers={device: cpu}",
+    ]  # fmt: skip
+    run = create_run(read_recipe(name, words))
+    here(run)
+    song = next((songs / "songs").rglob("*.wav"))
+    done = vr("separate", song, "-m", run.path, "-o", tmp_path / "out", "--device", "cpu", "--json").stdout
+    [row] = json.loads(done)["songs"]
+    instrumental, vocals = (soundfile.read(row[stem])[0] for stem in ("instrumental", "vocals"))
+    mixture = soundfile.read(song)[0]
+    assert instrumental.shape == vocals.shape == mixture.shape
+    assert np.abs(instrumental + vocals - mixture).max() < 1e-3
+    assert np.abs(instrumental).max() > 0
