@@ -25,7 +25,11 @@ from tests.lan import SHARED, await_true
 from vr_core.specs.stft import StftSpec
 from vr_core.weights import load_merged, load_weights
 
-pytestmark = [pytest.mark.xdist_group("box"), pytest.mark.ray]
+pytestmark = [
+    pytest.mark.xdist_group("box"),
+    pytest.mark.ray,
+    pytest.mark.long("vr_core", "jobs/training", "jobs/steps", "jobs/sync", "jobs/checkpoints"),
+]
 
 STEPS = 36
 CHANGES = (
