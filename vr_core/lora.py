@@ -9,6 +9,7 @@ third of a step. Legend: R rank, I inputs, O outputs.
 
 import fnmatch
 import math
+import re
 from collections.abc import Collection, Mapping
 from copy import deepcopy
 from typing import Any, TypeVar
@@ -24,7 +25,6 @@ from vr_core.specs.lora import BLOCKS, LoraSpec
 
 DOWN, UP = "lora_a", "lora_b"
 """Names of A and B, beside the layer's `weight`."""
-_MOST_NAMED = 4
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
@@ -89,10 +89,10 @@ def _chosen(model: Model, spec: LoraSpec, whole: Collection[str]) -> set[str]:
             else set(fnmatch.filter(linear, pattern))
         )
         if not found:
-            more = ", …" if len(linear) > _MOST_NAMED else ""
+            alike = dict.fromkeys(re.sub(r"\d+", "*", name) for name in linear)
             raise ConfigError(
                 f"lora.patterns: {pattern!r} names no linear layer of more than {spec.rank} inputs and outputs; "
-                f"there are {', '.join(linear[:_MOST_NAMED]) or 'none'}{more}"
+                f"there are {', '.join(alike) or 'none'}"
             )
         chosen |= found
     return chosen
