@@ -24,6 +24,7 @@ SMALLEST = {
     "unet": {"channels": 4, "levels": 2, "dropout": 0.0},
     "mmdensenet": {},
     "mmdenselstm": {},
+    "seed_frame_transformer": {"blocks": 1, "heads": 2, "feedforward": 8, "crop_frames": 16, "dropout": 0.0},
     "mel_roformer": {"width": 8, "blocks": 1, "heads": 2, "head_width": 4, "mel_bands": 4, "stft": OWN_STFT},
     "cascaded_net": {"channels": 4, "lstm": 4, "dropout": 0.0},
     "cascaded_net of a file": {

@@ -19,6 +19,7 @@ from vr_core.specs.models import (
     MMDenseNetSpec,
     ModelSpec,
     PlainStackSpec,
+    SeedFrameTransformerSpec,
     UNetSpec,
 )
 
@@ -31,6 +32,7 @@ TINY = [
     UNetSpec(channels=4, levels=2, dropout=0.5),
     MMDenseNetSpec(),
     MMDenseLstmSpec(),
+    SeedFrameTransformerSpec(blocks=2, heads=2, feedforward=8, crop_frames=20, dropout=0.5),
 ]
 
 
@@ -89,6 +91,7 @@ def test_layers_cover_every_parameter_once_from_input_to_output(spec: ModelSpec)
         assert sum(name.startswith(prefix) for prefix in prefixes) == 1, name
     assert (prefixes[0], prefixes[-1]) in {
         ("input.", "output."), ("stg1_low_band_net.", "out."), ("down.0.", "output."),
+        ("blocks.0.", "output."),
     }  # fmt: skip
 
 

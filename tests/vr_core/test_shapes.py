@@ -22,7 +22,7 @@ from vr_core.draws import Draws
 from vr_core.models.registry import MODELS, build
 from vr_core.objectives.objective import item_losses
 from vr_core.objectives.registry import OBJECTIVES, objective_of
-from vr_core.specs.models import BsRoformerSpec, MelRoformerSpec, ModelSpec
+from vr_core.specs.models import BsRoformerSpec, MelRoformerSpec, ModelSpec, SeedFrameTransformerSpec
 from vr_core.specs.objectives import ObjectiveSpec
 from vr_core.specs.stft import StftSpec
 
@@ -38,7 +38,10 @@ def default_specs(union: object) -> dict[str, typing.Any]:
 
 MODEL_SPECS, OBJECTIVE_SPECS = default_specs(ModelSpec), default_specs(ObjectiveSpec)
 TINY = {"width": 8, "blocks": 1, "heads": 2, "head_width": 4}  # the defaults have 75 million parameters and more
-MODEL_SPECS |= {"bs_roformer": BsRoformerSpec(**TINY), "mel_roformer": MelRoformerSpec(mel_bands=2, **TINY)}
+MODEL_SPECS |= {
+    "bs_roformer": BsRoformerSpec(**TINY), "mel_roformer": MelRoformerSpec(mel_bands=2, **TINY),
+    "seed_frame_transformer": SeedFrameTransformerSpec(heads=3, crop_frames=13),  # as wide as the bins
+}  # fmt: skip
 
 
 STFT = StftSpec(n_fft=64, hop=32)

@@ -11,6 +11,7 @@ from vr_core.models.mmdenselstm import MMDenseLstm
 from vr_core.models.mmdensenet import MMDenseNet
 from vr_core.models.model import Model
 from vr_core.models.plain_stack import PlainStack
+from vr_core.models.seed_frame_transformer import SeedFrameTransformer
 from vr_core.models.unet import UNet
 from vr_core.specs.heads import MASK, HeadSpec
 from vr_core.specs.models import ModelSpec
@@ -23,6 +24,7 @@ MODELS: dict[str, Callable[[Any, int, HeadSpec], Model]] = {
     "mmdenselstm": MMDenseLstm,
     "mmdensenet": MMDenseNet,
     "plain_stack": PlainStack,
+    "seed_frame_transformer": SeedFrameTransformer,
     "unet": UNet,
 }
 

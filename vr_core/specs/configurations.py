@@ -13,6 +13,7 @@ from vr_core.specs.models import (
     MMDenseNetSpec,
     ModelSpec,
     PlainStackSpec,
+    SeedFrameTransformerSpec,
     UNetSpec,
 )
 from vr_core.specs.stft import StftSpec
@@ -63,8 +64,14 @@ _COMPLEX = HeadSpec(kind="complex_mask")
 _SIX = HeadSpec(kind="complex_mask", stems=("bass", "drums", "other", "vocals", "guitar", "piano"))
 _BOTH = HeadSpec(stems=("instrumental", "vocals"))
 _AMPLITUDE = HeadSpec(kind="amplitude")
-_OF_128, _OF_256, _OF_512 = (frames * 1024 / 44_100 for frames in (128, 256, 512))
+_OF_128, _OF_256, _OF_512, _OF_1024 = (frames * 1024 / 44_100 for frames in (128, 256, 512, 1024))
 """Seconds of so many frames of the usual STFT."""
+
+_OF_THE_SEED = {
+    2: Figures(33_436_177, 3.39e09, 423_747_584),
+    4: Figures(66_872_352, 6.79e09, 881_082_368),
+    8: Figures(133_744_714, 1.36e10, 1_946_845_184),
+}
 
 CONFIGURATIONS: dict[str, Configuration] = {
     "bs_roformer/192x6": Configuration(
@@ -160,6 +167,12 @@ CONFIGURATIONS: dict[str, Configuration] = {
     "unet/paper": Configuration(
         "the first U-Net for songs", UNetSpec(), Figures(9_823_010, 1.04e09, 30_736_472), crop_s=_OF_128
     ),
+    **{
+        f"seed_frame_transformer/{blocks}": Configuration(
+            "of 2022-05-10, its slips kept", SeedFrameTransformerSpec(blocks=blocks), figures, crop_s=_OF_1024
+        )
+        for blocks, figures in _OF_THE_SEED.items()
+    },
     "plain_stack/256x3": Configuration(
         "a baseline without attention", PlainStackSpec(), Figures(2_640_384, 2.27e08, 7_085_056), crop_s=_OF_128
     ),

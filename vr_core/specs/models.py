@@ -189,6 +189,23 @@ class CascadedNetSpec(Spec):
         )  # fmt: skip
 
 
+class SeedFrameTransformerSpec(Spec):
+    """The seed's stack as it was published, its slips kept (`vr_core/models/seed_frame_transformer.py`)."""
+
+    name: Literal["seed_frame_transformer"] = "seed_frame_transformer"
+    blocks: Count = 2
+    heads: Count = 8
+    feedforward: Annotated[int, Field(gt=0, multiple_of=4)] = 3072
+    crop_frames: Count = 1024
+    """Most frames that it hears at once; `batch.crop_frames` is this many."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @property
+    def front(self) -> Front:
+        """Magnitudes, as they are stored."""
+        return AS_STORED
+
+
 class UNetSpec(Spec):
     """The U-Net of Jansson et al. 2017 (`vr_core/models/unet.py`)."""
 
@@ -239,6 +256,7 @@ ModelSpec = Annotated[
     | MMDenseLstmSpec
     | MMDenseNetSpec
     | PlainStackSpec
+    | SeedFrameTransformerSpec
     | UNetSpec,
     Field(discriminator="name"),
 ]
