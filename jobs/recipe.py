@@ -253,6 +253,10 @@ class Recipe(Spec):
             raise ValueError("nodes says where the workers are, and how many: leave out workers.count and .labels")
         if self.nodes is not None and self.nodes.min > self.batch.items:
             raise ValueError(f"nodes.min {self.nodes.min} is more than batch.items {self.batch.items}")
+        most = getattr(self.model, "crop_frames", None)
+        longest = max([self.batch.crop_frames, *(row.crop_frames for row in self.curriculum)])
+        if most is not None and longest > most:
+            raise ValueError(f"batch.crop_frames {longest}: {self.model.name} hears at most model.crop_frames {most}")
         ways = self.sync.auto if isinstance(self.sync, AutoSyncSpec) else (self.sync,)
         if self.optim.name == "schedule_free" and "diloco" in ways:
             raise ValueError("optim.name schedule_free: its two sets of weights do not go with local steps; use adamw")

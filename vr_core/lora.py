@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping
 from copy import deepcopy
 from typing import Any, TypeVar
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -84,7 +85,7 @@ def _chosen(model: Model, spec: LoraSpec, whole: Collection[str]) -> set[str]:
     chosen: set[str] = set()
     for pattern in spec.patterns:
         found = (
-            {name for name in linear if not name.startswith(outside)}
+            {name for name in linear if not f"{name}.".startswith(outside)}
             if pattern == BLOCKS
             else set(fnmatch.filter(linear, pattern))
         )
@@ -130,8 +131,9 @@ def merged(
 def _added(
     weight: Float[Tensor, "O I"], down: Float[Tensor, "R I"], up: Float[Tensor, "O R"], spec: LoraSpec
 ) -> Float[Tensor, "O I"]:
-    # In float64, then rounded once: nothing is lost beside what the factors themselves say.
-    return (weight.double() + (up.double() @ down.double()) * (spec.alpha / spec.rank)).to(weight.dtype)
+    # In float64, then rounded once, and never to half precision: what is added is often less than its last digit.
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    return (weight.double() + (up.double() @ down.double()) * (spec.alpha / spec.rank)).to(wide)
 
 
 def copy_of(model: AnyModule) -> AnyModule:

@@ -75,9 +75,7 @@ def parameter_groups(model: nn.Module, spec: OptimSpec) -> list[dict[str, object
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             depth = _layer_of(name, prefixes)
-            # Position vectors are no matrices of weights: pulling them to zero is pulling attention to no position.
-            decayed = parameter.ndim >= 2 and not name.endswith(".distance")
-            groups.setdefault((depth, decayed), []).append(parameter)
+            groups.setdefault((depth, is_matrix(name, parameter)), []).append(parameter)
     return [
         {
             "params": parameters,
@@ -87,6 +85,14 @@ def parameter_groups(model: nn.Module, spec: OptimSpec) -> list[dict[str, object
         }
         for (depth, decayed), parameters in sorted(groups.items())
     ]
+
+
+def is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter holds weights of sums; biases, norms and position vectors do not, and are not decayed.
+
+    Pulling position vectors to zero is pulling attention to no position.
+    """
+    return parameter.ndim >= 2 and not name.endswith((".distance", ".places"))
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vr_core.errors import ConfigError
-from vr_core.optim import parameter_groups
+from vr_core.optim import is_matrix, parameter_groups
 from vr_core.specs.optim import OptimSpec
 
 MAIN = "main"
@@ -48,7 +48,9 @@ def muon(model: nn.Module, spec: OptimSpec) -> dict[str, Optimizer]:
         ConfigError: no matrix is trained there.
     """
     groups = parameter_groups(model, spec)
-    chosen = {id(p) for name, p in model.named_parameters() if p.ndim == 2 and _is_inner(model, name)}
+    chosen = {
+        id(p) for name, p in model.named_parameters() if p.ndim == 2 and is_matrix(name, p) and _is_inner(model, name)
+    }
     matrices = _those(groups, lambda p: id(p) in chosen)
     if not matrices:
         raise ConfigError("optim.name muon: no matrix between the first layer and the heads is trained; use adamw")

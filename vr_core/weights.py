@@ -120,7 +120,7 @@ def save_weights(path: Path, state: Mapping[str, Tensor], meta: WeightsMeta) -> 
     for key, usual in (("head", MASK), ("imported", None), ("adapter", None)):
         if getattr(meta, key) == usual:
             del said[key]
-    header = json.dumps({**said, "sha256": _sha256(tensors)}, sort_keys=True)
+    header = json.dumps({**said, "sha256": tensors_digest(tensors)}, sort_keys=True)
     data = safetensors.torch.save(tensors, {_KEY: header})
     try:
         with whole_file(path) as draft:
@@ -161,11 +161,10 @@ def load_merged(path: Path) -> tuple[dict[str, Tensor], WeightsMeta]:
     part, meta = load_weights(path)
     if meta.adapter is None:
         return part, meta
-    folders = (path.parent, *path.parents[2:3])  # beside it, or in the folder of its run
-    for file in (folder / BASE for folder in folders):
+    for file in (folder / BASE for folder in base_folders(path)):
         if os.path.lexists(file):
             base, header = _load(file)
-            if header.sha256 != meta.adapter.base:
+            if header.sha256 != meta.adapter.base or header.head != meta.head:
                 continue
             try:
                 return merged(base, part, meta.adapter.lora), meta.model_copy(update={"adapter": None})
@@ -175,6 +174,11 @@ def load_merged(path: Path) -> tuple[dict[str, Tensor], WeightsMeta]:
         f"{path}: holds only what was trained by LoRA, and the weights that it belongs to are not in {BASE} beside it "
         f"or in its run's folder; give the run, or a file that `{command('export', 'RUN', '-o', 'FILE')}` wrote"
     )
+
+
+def base_folders(path: Path) -> tuple[Path, ...]:
+    """Where weights are looked for that belong to the factors in `path`: beside it, and in the folder of its run."""
+    return (path.parent, *path.parents[2:3])
 
 
 def digest_of(path: Path) -> str:
@@ -191,7 +195,7 @@ def _load(path: Path) -> "tuple[dict[str, Tensor], _Header]":
     with _opened(path) as file:
         header = _header((file.metadata() or {}).get(_KEY), path)
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    if _sha256(state) != header.sha256:
+    if tensors_digest(state) != header.sha256:
         raise WeightsError(f"{path}: damaged (its tensors differ from its checksum); take another or copy it again")
     return state, header
 
@@ -313,7 +317,8 @@ def require_fit(
         )
 
 
-def _sha256(tensors: Mapping[str, Tensor]) -> str:
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values, whatever their order."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]

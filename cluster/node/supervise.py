@@ -68,7 +68,8 @@ class Supervisor:
         self.process_spec = process_spec
         self.ending = ending
         self.ray: subprocess.Popen[bytes] | None = None
-        self.starts = 0
+        self.starts = int(process_spec.after_boot)
+        """The one before the boot counts: what follows it is on the other port."""
         self.started_s = 0.0
         self.log_from = 0
         """Where in the log the newest start begins."""

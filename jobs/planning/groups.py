@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from dataprep.shards.manifest import read_manifest
 from jobs.recipe import Recipe
@@ -18,12 +19,17 @@ from vr_core.small_files import expanded
 from vr_core.specs.optim import GroupRow
 from vr_core.specs.stft import StftSpec
 
+if TYPE_CHECKING:
+    from vr_core.weights import WeightsMeta
+
 MOST_NAMED = 3
 """Layers of a row that are named; of more the first and the last."""
 
 
-def groups_of(recipe: Recipe) -> list[GroupRow]:
+def groups_of(recipe: Recipe, init: "WeightsMeta | None" = None) -> list[GroupRow]:
     """The rows of a recipe, from the input to the output.
+
+    With LoRA and `init`, a description of the weights that it begins with, what starts fresh is looked for as well.
 
     The number of bins is the data set's, or the usual one where there is none to be read.
 
@@ -33,6 +39,7 @@ def groups_of(recipe: Recipe) -> list[GroupRow]:
     """
     import torch
 
+    from jobs.steps.initial_weights import starts_fresh
     from vr_core.lora import adapt
     from vr_core.models.registry import build
     from vr_core.optim import group_rows
@@ -43,7 +50,10 @@ def groups_of(recipe: Recipe) -> list[GroupRow]:
         except (RuntimeError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"model {recipe.model.name}: cannot be built: {error}") from None
         if recipe.lora is not None:
-            adapt(model, recipe.lora)
+            theirs = None
+            if init is not None and recipe.init_part == "body":
+                theirs = build(init.model, init.model.front.bins_on(init.stft), init.head)
+            adapt(model, recipe.lora, starts_fresh(model, theirs, recipe.init_reset))
     return group_rows(model, recipe.optim)
 
 
@@ -97,11 +107,13 @@ def _stft_of(recipe: Recipe) -> StftSpec:
 def main() -> None:
     """Answer for the recipe on stdin."""
     from jobs.training.base import require_plain
+    from vr_core.weights import read_meta
 
     recipe = validate(Recipe, json.load(sys.stdin), "recipe")
     try:
         require_plain(recipe)
-        print(json.dumps({"rows": [asdict(row) for row in groups_of(recipe)]}))
+        init = read_meta(recipe.init) if recipe.lora is not None and recipe.init is not None else None
+        print(json.dumps({"rows": [asdict(row) for row in groups_of(recipe, init)]}))
     except UserError as error:
         print(json.dumps({"error": str(error)}))
 

@@ -73,8 +73,7 @@ def with_own_heads(state: Mapping[str, Tensor], theirs: Model, model: Model) -> 
         theirs: the model that `state` is of; may be on the `meta` device.
         model: the one that it is for.
     """
-    before, own = _heads(theirs), _heads(model)
-    shared = own.keys() & before.keys() if theirs.head.kind == model.head.kind else set()
+    before, own, shared = _compared(theirs, model)
     theirs_all = tuple(prefix for prefixes in before.values() for prefix in prefixes)
     found = {name: tensor for name, tensor in state.items() if not name.startswith(theirs_all)}
     for stems, prefixes in own.items():
@@ -86,6 +85,29 @@ def with_own_heads(state: Mapping[str, Tensor], theirs: Model, model: Model) -> 
     lines = [f"the head of {stems} ({own[stems][0]}*) is new and starts fresh" for stems in own if stems not in shared]
     lines += [f"its head of {stems} ({before[stems][0]}*) is not taken" for stems in before if stems not in shared]
     return found, lines
+
+
+def starts_fresh(model: Model, theirs: Model | None, reset: Sequence[str]) -> frozenset[str]:
+    """Names of the parameters of `model` that no weights are taken for; both models may be on the `meta` device.
+
+    Args:
+        model: that begins.
+        theirs: what its body comes from, where only that is taken; None where all is.
+        reset: shell patterns, as of `start_from`.
+    """
+    prefixes: tuple[str, ...] = ()
+    if theirs is not None:
+        before, own, shared = _compared(theirs, model)
+        prefixes = tuple(p for stems in own for p in own[stems][len(before[stems]) if stems in shared else 0 :])
+    names = [name for name, _ in model.named_parameters()]
+    named = {name for pattern in reset for name in fnmatch.filter(names, pattern)}
+    return frozenset(name for name in names if name in named or (prefixes and name.startswith(prefixes)))
+
+
+def _compared(theirs: Model, model: Model) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]], set[str]]:
+    """The heads of both, and the stems of those that are taken."""
+    before, own = _heads(theirs), _heads(model)
+    return before, own, set(own.keys() & before.keys()) if theirs.head.kind == model.head.kind else set()
 
 
 def _heads(model: Model) -> dict[str, tuple[str, ...]]:

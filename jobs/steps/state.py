@@ -120,12 +120,10 @@ class TrainState:
         require_hearable(recipe, data.manifest)
         torch.manual_seed(recipe.seed)  # initial weights only: nothing later draws from it
         model = build(recipe.model, recipe.model.front.bins_on(data.manifest.stft), recipe.objective.head)
-        fresh: frozenset[str] = frozenset()
         if recipe.init is not None and (saved is None or recipe.lora is not None):
-            said = note if saved is None else lambda line: None
-            fresh = start_from(model, recipe.init, recipe.init_reset, data, recipe.init_part, said)
+            start_from(model, recipe.init, recipe.init_reset, data, recipe.init_part, note)
         if recipe.lora is not None:
-            adapt(model, recipe.lora, fresh)
+            adapt(model, recipe.lora)
         model.to(device, weights_dtype(recipe))
         state = cls(recipe, model, optimisers_of(model, recipe.optim))
         if saved is not None:

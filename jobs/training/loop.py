@@ -62,10 +62,11 @@ def train(
     start = begin(run, start, world)  # before anything is read that it will change
     checkpoint = newest_checkpoint(run, recipe, world)  # the same step on every rank
     saved = TrainingFile.of(checkpoint, recipe.batch.items) if checkpoint else None
-    recipe = with_own_base(recipe, run, saved, world)
     data = opens(require_data(recipe), recipe.cache, saved.data if saved else None)  # the version the run began with
+    tell = note if world.rank == 0 else lambda line: None
+    recipe = with_own_base(recipe, run, data, saved, world, tell)
     local = who_has_what(data, recipe, world)
-    state = TrainState.begin(recipe, data, world.device, saved, note if world.rank == 0 else lambda line: None)
+    state = TrainState.begin(recipe, data, world.device, saved, tell)
     losses_of = ItemLosses(recipe, world.device, bf16=everywhere_bf16(world))
     calibration = Calibration(phases, state, losses_of, data, world)
     choice = SyncChoice(recipe, state, calibration.of_last_phase, world, saved.exchange if saved else None)

@@ -152,8 +152,23 @@ def test_a_device_without_room_for_one_item_ends_the_run_with_that(tiny_data, tm
         here(again)
 
 
+def test_after_a_step_was_taken_somebody_else_may_have_the_memory(tiny_data, tmp_path, monkeypatch):
+    run = new_run(tmp_path / "run", recipe_of(tiny_data, **{"batch.micro_batch": 1}))
+    whole, calls = ItemLosses.terms, []
+
+    def no_room_later(self, *given, **options):
+        calls.append(1)
+        if (run.checkpoints / "step-00000003").exists():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return whole(self, *given, **options)
+
+    monkeypatch.setattr(ItemLosses, "terms", no_room_later)
+    with pytest.raises(torch.OutOfMemoryError):  # which is tried again
+        here(run)
+
+
 def test_more_than_one_item_at_once_is_not_given_up_by_that(tmp_path):
-    with pytest.raises(torch.OutOfMemoryError), explained(recipe_of(tmp_path), lambda: 2, "RTX 3080 Ti"):
+    with pytest.raises(torch.OutOfMemoryError), explained(lambda: recipe_of(tmp_path), lambda: False, "x"):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 

@@ -119,6 +119,13 @@ def test_powersgd_is_read_in_old_recipes_and_refused_where_a_run_would_take_it()
     assert recipe(sync={"auto": ["bf16", "powersgd"]}).sync_choices == ("bf16",)
 
 
+def test_crops_longer_than_a_model_can_hear_are_refused() -> None:
+    raw = {"name": "a", "steps": 9, "model": {"name": "seed_frame_transformer", "crop_frames": 64}}
+    with pytest.raises(ConfigError, match="batch.crop_frames 256: seed_frame_transformer hears at most .* 64"):
+        validate(Recipe, raw, "x")
+    validate(Recipe, raw | {"batch": {"crop_frames": 64}}, "x")
+
+
 def test_the_command_line_says_the_same_as_the_file() -> None:
     given = parse_overrides(["optim.lr=1e-3", "name=no", "batch.items=4"])
     assert given == {"optim.lr": 1e-3, "name": "no", "batch.items": 4}

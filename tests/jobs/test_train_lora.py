@@ -14,6 +14,7 @@ from jobs.runs.folder import RunFolder
 from tests.command_line import vr
 from tests.jobs.training import ROFORMER, distance, here, kill_after_checkpoint, last_weights, new_run, recipe_of
 from tests.jobs.training import start as start_ranks
+from vr_core.config import to_yaml
 from vr_core.errors import ConfigError, WeightsError
 from vr_core.weights import BASE, load_merged, load_model, load_weights
 
@@ -139,6 +140,72 @@ def test_what_starts_fresh_is_trained_whole(teacher, tiny_data, tmp_path) -> Non
     names = set(read_newest(whole)[0].weights)
     assert {name.split(".")[1] for name in names if not is_factor(name)} == {"1"}
     load_model(whole.pointer("last") / "weights.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("stems", "more"),
+    [
+        (["instrumental", "vocals"], {}),  # the other order
+        (["instrumental"], {}),  # one of them
+    ],
+)
+def test_heads_of_the_run_are_what_its_weights_have(stems, more, teacher, tiny_data, tmp_path) -> None:
+    changes = {"objective": ROFORMER["objective"] | {"stems": stems}, "steps": 3, "init_part": "body", **more}
+    run = new_run(tmp_path / "run", lora(tiny_data, teacher, **changes))
+    here(run)
+    model, meta = load_model(run.pointer("last") / "weights.safetensors")
+    before, _ = load_model(teacher)
+    assert meta.head.stems == tuple(stems)
+    x = torch.randn(1, 2, 33, 8, dtype=torch.complex64)
+    [(_, answer)], [(_, expected)] = model(x).items(), before(x).items()
+    for place, stem in enumerate(stems):
+        # Three steps move it a little; another stem's head says something else.
+        off = (answer[:, place] - expected[:, ["vocals", "instrumental"].index(stem)]).abs().max()
+        assert off < 0.3 * (expected[:, 0] - expected[:, 1]).abs().max()
+
+
+def test_a_new_head_that_is_trained_whole_is_in_the_weights(teacher, tiny_data, tmp_path) -> None:
+    one = new_run(tmp_path / "one", recipe_of(tiny_data, **ROFORMER | {
+        "steps": 1, "objective": ROFORMER["objective"] | {"stems": ["vocals"]}}))  # fmt: skip
+    here(one)
+    changes = {"steps": 3, "init_part": "body", "lora.whole": ["mask_estimators.1.*"]}
+    run = new_run(tmp_path / "run", lora(tiny_data, one.pointer("last") / "weights.safetensors", **changes))
+    here(run)
+    assert load_model(run.pointer("last") / "weights.safetensors")[1].head.stems == ("vocals", "instrumental")
+
+
+def test_what_would_start_fresh_is_found_before_a_run_is_made(teacher, tiny_data, tmp_path) -> None:
+    recipe = tmp_path / "reset.yaml"
+    recipe.write_text(to_yaml(lora(tiny_data, teacher, **{"init_reset": ["mask_estimators.0.*"], "steps": 3})))
+    told = vr("train", recipe, f"out={tmp_path / 'runs'}", code=2).stderr
+    assert "lora: mask_estimators.0" in told
+    assert "add it to lora.whole, such as mask_estimators.*" in told
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_lost_base_is_made_again_only_where_it_is_the_same(teacher, tiny_data, tmp_path) -> None:
+    init = tmp_path / "init.safetensors"
+    init.write_bytes(teacher.read_bytes())
+    run = new_run(tmp_path / "run", lora(tiny_data, init, **{"steps": 3}))
+    here(run)
+    (run.path / BASE).unlink()
+    other = new_run(tmp_path / "other", recipe_of(tiny_data, **ROFORMER | {"steps": 1, "seed": 5}))
+    here(other)
+    init.write_bytes((other.pointer("last") / "weights.safetensors").read_bytes())
+    (run.path / "recipe.yaml").write_text((run.path / "recipe.yaml").read_text().replace('"steps": 3', '"steps": 6'))
+    with pytest.raises(WeightsError, match="not the weights that step 3 was trained beside"):
+        here(RunFolder(run.path))
+    assert not (run.path / BASE).exists()
+    init.write_bytes(teacher.read_bytes())
+    assert here(RunFolder(run.path)).how == "finished"
+
+
+def test_an_export_never_takes_the_place_of_what_it_needs(teacher, tiny_data, tmp_path) -> None:
+    run = new_run(tmp_path / "run", lora(tiny_data, teacher, **{"steps": 3}))
+    here(run)
+    told = vr("export", run.path, "-o", run.path / "base", "--replace", code=2).stderr
+    assert "would be written over what is exported" in told
+    load_model(run.pointer("last") / "weights.safetensors")
 
 
 def test_the_plan_counts_what_travels(tiny_data, teacher) -> None:

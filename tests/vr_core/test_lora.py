@@ -17,7 +17,13 @@ from vr_core.optimisers import adamw
 from vr_core.specs.configurations import CONFIGURATIONS
 from vr_core.specs.heads import HeadSpec
 from vr_core.specs.lora import LoraSpec
-from vr_core.specs.models import BsRoformerSpec, CascadedNetSpec, DenseFrameTransformerSpec, ModelSpec
+from vr_core.specs.models import (
+    BsRoformerSpec,
+    CascadedNetSpec,
+    DenseFrameTransformerSpec,
+    ModelSpec,
+    SeedFrameTransformerSpec,
+)
 from vr_core.specs.optim import OptimSpec
 from vr_core.specs.stft import StftSpec
 
@@ -97,6 +103,25 @@ def test_merged_in_float32_it_is_equal_to_a_millionth() -> None:
     plain.load_state_dict(merged(base, {n: t for n, t in model.state_dict().items() if n not in base}, spec))
     [(_, answer)], [(_, expected)] = plain(x).items(), model(x).items()
     assert ((answer - expected).abs().max() / expected.abs().max()).item() < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_lose_nothing_of_what_is_added(dtype: torch.dtype) -> None:
+    weight = torch.full((4, 4), 0.37, dtype=dtype)
+    part = {"x.lora_a": torch.full((1, 4), 0.01), "x.lora_b": torch.full((4, 1), 0.01)}
+    found = merged({"x.weight": weight}, part, LoraSpec(rank=1, alpha=1))["x.weight"]
+    torch.testing.assert_close(found - weight.float(), torch.full((4, 4), 1e-4), rtol=1e-3, atol=0)
+
+
+def test_what_is_read_and_never_called_gets_no_factors() -> None:
+    spec = SeedFrameTransformerSpec(blocks=4, heads=2, feedforward=8, crop_frames=6)
+    for model in (build(spec, 8, HeadSpec(stems=("vocals", "drums"))), model_of("dense_frame_transformer")):
+        adapt(model, LoraSpec(patterns=("*",), rank=1))
+        model(torch.rand(1, 2, model.bins, 5).to(next(model.parameters()).dtype))["mask"].sum().backward()
+        assert all(p.grad is not None for n, p in model.named_parameters() if n not in model.frozen_base)
+    whole = build(DenseFrameTransformerSpec(width=16, blocks=2, heads=2, feedforward=24), 33)
+    adapt(whole, LoraSpec(rank=2))
+    assert not [n for n, _ in whole.named_parameters() if "lora" in n and n.startswith(("input", "output"))]
 
 
 def test_rank_8_trains_less_than_a_fiftieth_of_the_common_roformer() -> None:

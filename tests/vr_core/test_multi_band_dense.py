@@ -71,7 +71,7 @@ def test_each_bin_has_an_affine_map_on_the_way_in_and_out() -> None:
     torch.manual_seed(0)
     into, out = BinAffine(5), GatedOutput(3, 2, 5)
     for part in (into, out):
-        part.scale.data, part.bias.data = torch.randn(5, 1), torch.randn(5, 1)
+        part.scale.data, part.bias.data = torch.randn(5), torch.randn(5)
     x = torch.randn(2, 3, 5, 4)
     expected = torch.stack([(x[:, :, i] - into.bias[i]) / into.scale[i].abs() for i in range(5)], dim=2)
     torch.testing.assert_close(into(x), expected)

@@ -8,9 +8,9 @@ import torch
 from vr_core.errors import ConfigError
 from vr_core.models.model import Model
 from vr_core.models.registry import build
-from vr_core.optim import set_rates
+from vr_core.optim import parameter_groups, set_rates
 from vr_core.optimisers import MAIN, MUON, OPTIMISERS, mean_weights, optimisers_of
-from vr_core.specs.models import DenseFrameTransformerSpec
+from vr_core.specs.models import DenseFrameTransformerSpec, SeedFrameTransformerSpec
 from vr_core.specs.optim import OptimSpec
 
 SPECS = {
@@ -79,6 +79,19 @@ def test_muon_takes_the_matrices_between_the_first_layer_and_the_heads() -> None
         optimisers_of(model, SPECS["muon"].model_copy(update={"freeze": ("blocks.*",)}))
 
 
+def test_position_vectors_are_neither_decayed_nor_matrices() -> None:
+    torch.manual_seed(0)
+    model = build(SeedFrameTransformerSpec(blocks=2, heads=2, feedforward=8, crop_frames=6), 8)
+    places = dict(model.named_parameters())["blocks.1.parts.2.places"]
+    assert not any(
+        p is places for group in optimisers_of(model, SPECS["muon"])[MUON].param_groups for p in group["params"]
+    )
+    [decay] = [
+        g["weight_decay"] for g in parameter_groups(model, SPECS["adamw"]) if any(p is places for p in g["params"])
+    ]
+    assert decay == 0
+
+
 def test_a_step_of_muon_is_orthogonal_and_as_long_as_adams() -> None:
     """Of a matrix n x m all singular values of the step are 0.2 sqrt(max(n, m)), to the iteration's tolerance."""
     model, spec = model_of(), SPECS["muon"].model_copy(update={"weight_decay": 0.0})
@@ -122,8 +135,10 @@ def test_schedule_free_is_algorithm_1_and_its_mean_is_x() -> None:
             )
 
 
-@pytest.mark.parametrize("keys", [{"ema_decay": 0.9, "decay": "constant"}, {"ema_decay": 0}, {"betas": (0.0, 0.9)}])
+@pytest.mark.parametrize(
+    "keys", [{"ema_decay": 0.9, "decay": "constant"}, {"ema_decay": 0}, {"betas": (0.0, 0.9)}, {"unfreeze": {"a": 3}}]
+)
 def test_schedule_free_takes_no_second_average_and_no_decay(keys: dict[str, object]) -> None:
-    usual = {"decay": "constant", "ema_decay": 0} if "betas" in keys else {}
+    usual = {} if "ema_decay" in keys else {"decay": "constant", "ema_decay": 0}
     with pytest.raises(ValueError, match="name schedule_free"):
         OptimSpec(name="schedule_free", **{**usual, **keys})

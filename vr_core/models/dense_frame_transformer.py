@@ -15,6 +15,7 @@ from vr_core.models.layers import (
     BranchedConv,
     CompressedMagnitude,
     GatedLinear,
+    MapSum,
     RelativeAttention,
     SquaredReluFeedForward,
     apply_dropout,
@@ -30,7 +31,7 @@ class DenseBlock(nn.Module):
 
     def __init__(self, maps: int, spec: DenseFrameTransformerSpec, index: int) -> None:
         super().__init__()
-        self.bottleneck = nn.Linear(maps, 1)
+        self.bottleneck = MapSum(maps, 1)
         self.parts = nn.ModuleList(
             [
                 GatedLinear(spec.width),
@@ -59,7 +60,7 @@ class MaskHead(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         projected = width != bins or head.classes > 0
-        self.mix = nn.Linear(maps, STEREO if projected else head.maps * STEREO)
+        self.mix = MapSum(maps, STEREO if projected else head.maps * STEREO)
         outputs = head.classes or head.maps * STEREO * bins
         self.project = nn.Linear(STEREO * width, outputs) if projected else nn.Identity()
 

@@ -36,6 +36,10 @@ class FrameConv(nn.Module):
         return y.squeeze(2).transpose(1, 2)
 
 
+class MapSum(nn.Linear):
+    """Weights of a sum of maps, which the model reads: it is never called, so that nothing may take its place."""
+
+
 class GatedLinear(nn.Module):
     """Pre-norm gated linear unit: D -> 2D, half of it gating the other (Dauphin et al. 2017, eq. 1)."""
 

@@ -218,10 +218,10 @@ class BinAffine(nn.Module):
 
     def __init__(self, bins: int) -> None:
         super().__init__()
-        self.scale, self.bias = nn.Parameter(torch.ones(bins, 1)), nn.Parameter(torch.zeros(bins, 1))
+        self.scale, self.bias = nn.Parameter(torch.ones(bins)), nn.Parameter(torch.zeros(bins))
 
     def forward(self, x: Float[Tensor, "B C F T"]) -> Float[Tensor, "B C F T"]:
-        return (x - self.bias) / (self.scale.abs() + 1e-12)
+        return (x - self.bias[:, None]) / (self.scale.abs()[:, None] + 1e-12)
 
 
 class GatedOutput(nn.Module):
@@ -230,10 +230,10 @@ class GatedOutput(nn.Module):
     def __init__(self, maps: int, outputs: int, bins: int) -> None:
         super().__init__()
         self.norm, self.conv = nn.GroupNorm(1, maps), nn.Conv2d(maps, 2 * outputs, 1)
-        self.scale, self.bias = nn.Parameter(torch.ones(bins, 1)), nn.Parameter(torch.zeros(bins, 1))
+        self.scale, self.bias = nn.Parameter(torch.ones(bins)), nn.Parameter(torch.zeros(bins))
 
     def forward(self, x: Float[Tensor, "B C F T"]) -> Float[Tensor, "B _C F T"]:
-        return F.glu(self.conv(self.norm(x)), dim=1) * self.scale + self.bias
+        return F.glu(self.conv(self.norm(x)), dim=1) * self.scale[:, None] + self.bias[:, None]
 
 
 def sections_of(bins: int, shares: Sequence[int]) -> list[int]:

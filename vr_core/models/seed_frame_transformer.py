@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from vr_core.draws import Draws
 from vr_core.errors import ModelError
 from vr_core.models.heads import Answer, answer_of, require_per_bin
-from vr_core.models.layers import BranchedConv, FrameConv, GatedLinear, SquaredReluFeedForward, apply_dropout
+from vr_core.models.layers import BranchedConv, FrameConv, GatedLinear, MapSum, SquaredReluFeedForward, apply_dropout
 from vr_core.models.model import Model
 from vr_core.specs.fronts import STEREO
 from vr_core.specs.heads import HeadSpec
@@ -56,7 +56,7 @@ class SeedBlock(nn.Module):
 
     def __init__(self, maps: int, bins: int, spec: SeedFrameTransformerSpec, index: int) -> None:
         super().__init__()
-        self.norm, self.bottleneck = nn.LayerNorm(bins), nn.Linear(maps, 1)
+        self.norm, self.bottleneck = nn.LayerNorm(bins), MapSum(maps, 1)
         self.parts = nn.ModuleList(
             [
                 GatedLinear(bins),
@@ -87,7 +87,7 @@ class SeedFrameTransformer(Model):
             )
         self.bins, self.head, self.front, self.most_frames = bins, head, spec.front, spec.crop_frames
         self.blocks = nn.ModuleList(SeedBlock(STEREO + i, bins, spec, i) for i in range(spec.blocks))
-        self.output = nn.Linear(STEREO + spec.blocks, STEREO * head.maps)
+        self.output = MapSum(STEREO + spec.blocks, STEREO * head.maps)
 
     def layer_prefixes(self) -> tuple[str, ...]:
         """As `Model.layer_prefixes`."""

@@ -75,6 +75,8 @@ class OptimSpec(Spec):
     def _one_average(self) -> "OptimSpec":
         if self.name == "schedule_free" and (self.decay != "constant" or self.ema_decay):
             raise ValueError("name schedule_free averages its steps itself: give decay constant and ema_decay 0")
+        if self.name == "schedule_free" and self.unfreeze:
+            raise ValueError("name schedule_free averages from the first step on: leave out unfreeze, or use adamw")
         if self.name == "schedule_free" and not self.betas[0]:
             raise ValueError("name schedule_free needs betas above 0: the first one weighs its average")
         return self

@@ -28,11 +28,12 @@ def export(
     from vr_core.errors import WeightsError
     from vr_core.models.figures import count_parameters
     from vr_core.small_files import expanded
-    from vr_core.weights import load_model, read_meta, save_weights
+    from vr_core.weights import BASE, base_folders, load_model, read_meta, save_weights
 
     source, out = resolve_weights(run), expanded(out)
     out = out if out.suffix == ".safetensors" else out.with_name(f"{out.name}.safetensors")
-    if os.path.realpath(out) == os.path.realpath(source):
+    own = {os.path.realpath(file) for file in (source, *(folder / BASE for folder in base_folders(source)))}
+    if os.path.realpath(out) in own:
         raise WeightsError(f"{out}: would be written over what is exported; give another --out")
     if os.path.lexists(out) and (out.is_dir() or not replace):
         raise WeightsError(f"{out}: is there already; give another --out{'' if out.is_dir() else ', or --replace'}")

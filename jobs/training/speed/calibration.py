@@ -39,7 +39,7 @@ class Calibration:
         """
         now = phase_at(phases, state.step)
         self._keys: dict[Phase, dict[str, Any]] = {}
-        self._world, self._recipe = world, now.recipe
+        self._world = world
         self._noted: set[Phase] = set()
         self.speeds: dict[Phase, list[Speed]] = {}
         """Phase → speed of each rank."""
@@ -85,13 +85,22 @@ class Calibration:
 
         So does one that is out of memory at any time.
         """
-        key = self._key(state)
-        with explained(self._recipe, lambda: self._micro_batch(state), key["device"]), trying(lambda: self._key(state)):
+        device = self._key(state)["device"]
+        with (
+            explained(lambda: self._phase(state).recipe, lambda: self._never_fitted(state), device),
+            trying(lambda: self._key(state)),
+        ):
             yield
 
-    def _micro_batch(self, state: TrainState) -> int:
+    def _never_fitted(self, state: TrainState) -> bool:
+        """Whether this rank computes items of this phase one by one, and has taken no step of them."""
+        phase = self._phase(state)
+        return phase not in self._noted and self.speeds[phase][self._world.rank].micro_batch == 1
+
+    @staticmethod
+    def _phase(state: TrainState) -> Phase:
         assert state.phase is not None
-        return self.speeds[state.phase][self._world.rank].micro_batch
+        return state.phase
 
     def _key(self, state: TrainState) -> dict[str, Any]:
         assert state.phase is not None

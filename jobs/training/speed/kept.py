@@ -80,7 +80,7 @@ def kept_speeds(recipe: Recipe, bins: int) -> dict[str, Speed]:
     same = ("model", "objective", "freeze", "bins", "crop_frames", "micro_batch", "lora", "optimiser")
     found = {}
     for file in sorted((state_folder() / "speeds").glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ConfigError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError):
             reported = read_json(file)
             if all(reported["key"].get(part) == wanted.get(part) for part in same):
                 found[str(reported["key"]["device"])] = validate(SpeedRow, reported["speed"], str(file)).speed

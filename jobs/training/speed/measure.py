@@ -110,7 +110,7 @@ def speed_here(
         losses_of.total(model, read(count), training=True).sum().backward()  # type: ignore[no-untyped-call]
 
     fit = _fit_here(recipe, model, compute, read(1), device, more_bytes)
-    with explained(recipe, lambda: fit.micro_batch, key["device"]):
+    with explained(lambda: recipe, lambda: fit.micro_batch == 1, key["device"]):
         speed = measure_and_keep(key, compute, fit, device)
     model.zero_grad(set_to_none=True)
     return speed
@@ -145,8 +145,13 @@ def trying(key: Callable[[], dict[str, Any]]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def explained(recipe: Recipe, micro_batch: Callable[[], int], device: str) -> Iterator[None]:
+def explained(recipe: Callable[[], Recipe], never_fitted: Callable[[], bool], device: str) -> Iterator[None]:
     """Where the block finds no memory for items one by one, say what would need less: no start could take fewer.
+
+    Args:
+        recipe: whose items they are at that moment.
+        never_fitted: whether one at once is computed and none has been; later somebody else may have taken the memory.
+        device: for the user.
 
     Raises:
         ItemTooLarge: so it was.
@@ -154,9 +159,9 @@ def explained(recipe: Recipe, micro_batch: Callable[[], int], device: str) -> It
     try:
         yield
     except RuntimeError as error:
-        if micro_batch() > 1 or not is_out_of_memory(error):
+        if not never_fitted() or not is_out_of_memory(error):
             raise
-        raise ItemTooLarge(too_large(recipe, device)) from error
+        raise ItemTooLarge(too_large(recipe(), device)) from error
 
 
 def _begun_again(key: dict[str, Any], kept: SpeedRow) -> Speed:

@@ -60,7 +60,7 @@ def too_large(recipe: Recipe, device: str) -> str:
     ways = [f"shorter crops (batch.crop_frames={max(1, frames // 2)})"]
     if getattr(recipe.model, "recompute", None) is False:
         ways.append("model.recompute=true")
-    if recipe.lora is None and recipe.init is not None:
+    if recipe.lora is None and recipe.init is not None and hasattr(recipe.model, "heads"):
         ways.append("'lora={rank: 8}'")
     return f"one item of {frames} frames does not fit the memory of {device}; try {' or '.join(ways)}"
 
