@@ -28,6 +28,7 @@ OPTIM = {"warmup_steps": 10, "decay": "wsd", "ema_decay": 0.98}
 WAYS: dict[str, dict[str, Any]] = {
     "whole": {"optim": {**OPTIM, "lr": 5e-4}},
     "LoRA, rank 8": {"optim": {**OPTIM, "lr": 5e-3}, "lora": {"rank": 8, "alpha": 16}},
+    "LoRA, rank 8, lower rate": {"optim": {**OPTIM, "lr": 1e-3}, "lora": {"rank": 8, "alpha": 16}},
     "layer rates, 0.6 from layer to layer": {"optim": {**OPTIM, "lr": 5e-4, "layer_decay": 0.6}},
     "body frozen": {"optim": {**OPTIM, "lr": 5e-4, "freeze": "body"}},
 }
