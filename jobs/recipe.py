@@ -186,6 +186,7 @@ NO_IDENTITY = ("data", "out", "init", "log", "cache")
 """Keys that change where a run is and what is said of it, not what is computed."""
 ADDED_KEYS: dict[str, Any] = {
     "curriculum": [], "init_part": "all", "lora": None, "optim.unfreeze": {}, "optim.name": "adamw",
+    "model:dense_frame_transformer.causal": False,
     "objective:separate.mask": "real",
     "objective:separate.stems": ["instrumental"], "objective:separate.loss": "magnitude",
     "objective:separate.losses": {}, "optim.power": 2.0, "optim.cooldown": 0.2, "optim.layer_rule": "geometric",

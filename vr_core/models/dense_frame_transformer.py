@@ -3,6 +3,8 @@
 Legend: B batch, C channel, F bin, T frame, D feature (width). A frame is a token and its bins are its features. Block i
 sees 2 + i maps `[D, T]`: a 1×1 convolution (a weighted sum) takes them to one, the block refines it, and the result is
 one more map, as in a dense net. A last 1×1 convolution over all maps gives the stereo mask.
+
+With `causal` a frame of the answer depends on no later one: convolutions are padded on the left, attention looks back.
 """
 
 import torch
@@ -35,8 +37,8 @@ class DenseBlock(nn.Module):
         self.parts = nn.ModuleList(
             [
                 GatedLinear(spec.width),
-                BranchedConv(spec.width, spec.feedforward),
-                RelativeAttention(spec.width, spec.heads, spec.max_distance_frames),
+                BranchedConv(spec.width, spec.feedforward, causal=spec.causal),
+                RelativeAttention(spec.width, spec.heads, spec.max_distance_frames, causal=spec.causal),
                 SquaredReluFeedForward(spec.width, spec.feedforward),
             ]
         )

@@ -13,26 +13,29 @@ from vr_core.draws import Draws
 
 
 class FrameConv(nn.Module):
-    """Depthwise convolution over time, centred."""
+    """Depthwise convolution over time: centred, or over the past and the present frame."""
 
-    def __init__(self, width: int, kernel_frames: int, *, identity: bool = False) -> None:
+    def __init__(self, width: int, kernel_frames: int, *, identity: bool = False, causal: bool = False) -> None:
         """`identity` starts as Primer's MDHA does: 0.5 on the present frame, the rest spread over the others."""
         super().__init__()
-        self.kernel_frames = kernel_frames
+        self.kernel_frames, self.causal = kernel_frames, causal
         self.weight = nn.Parameter(torch.empty(width, 1, 1, kernel_frames))
         self.bias = nn.Parameter(torch.zeros(width))
         if identity:
             # google-research/primer t5_models.py: 0.5 and 0.5/(k-1)... stated for k = 3 as 0.5/3.
             nn.init.constant_(self.weight, 0.5 / kernel_frames)
             with torch.no_grad():
-                self.weight[..., kernel_frames // 2] = 0.5
+                self.weight[..., -1 if causal else kernel_frames // 2] = 0.5
         else:
             nn.init.uniform_(self.weight, -(kernel_frames**-0.5), kernel_frames**-0.5)
 
     def forward(self, x_btd: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         # As a 2-D convolution over [B, D, 1, T] with D innermost: 2 to 4 times faster on CPU than conv1d.
         x_bd1t = x_btd.transpose(1, 2).unsqueeze(2)
-        y = F.conv2d(x_bd1t, self.weight, self.bias, padding=(0, self.kernel_frames // 2), groups=self.weight.shape[0])
+        padding = self.kernel_frames // 2
+        if self.causal:
+            x_bd1t, padding = F.pad(x_bd1t, (self.kernel_frames - 1, 0)), 0
+        y = F.conv2d(x_bd1t, self.weight, self.bias, padding=(0, padding), groups=self.weight.shape[0])
         return y.squeeze(2).transpose(1, 2)
 
 
@@ -59,13 +62,13 @@ class BranchedConv(nn.Module):
     and added. Then a norm and kernel 7 back to the width.
     """
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, *, causal: bool = False) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.left = nn.Sequential(FrameConv(width, 11), nn.Linear(width, hidden // 2), nn.ReLU())
-        self.right = nn.Sequential(FrameConv(width, 7), nn.Linear(width, hidden // 4))
+        self.left = nn.Sequential(FrameConv(width, 11, causal=causal), nn.Linear(width, hidden // 2), nn.ReLU())
+        self.right = nn.Sequential(FrameConv(width, 7, causal=causal), nn.Linear(width, hidden // 4))
         self.mid_norm = nn.LayerNorm(hidden // 2)
-        self.out = nn.Sequential(FrameConv(hidden // 2, 7), nn.Linear(hidden // 2, width))
+        self.out = nn.Sequential(FrameConv(hidden // 2, 7, causal=causal), nn.Linear(hidden // 2, width))
 
     def forward(self, x_btd: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         x_btd = self.norm(x_btd)
@@ -79,17 +82,20 @@ class RelativeAttention(nn.Module):
 
     logits[i, j] = (q_i · k_j + q_i · e_{j-i}) / sqrt(K), K the width of a head: Shaw et al. 2018, eq. 5, computed by
     the skewing of Music Transformer (Huang et al. 2019, sec. 3.4.1) in its two-sided form with 2L-1 vectors. q, k and
-    v each pass a depthwise convolution over 3 frames (Primer's MDHA, So et al. 2021, sec. 3), centred because nothing
-    here is causal. The seed scaled by the whole width and added q_j · e_i; both are corrected.
+    v each pass a depthwise convolution over 3 frames (Primer's MDHA, So et al. 2021, sec. 3), centred unless the model
+    is causal. The seed scaled by the whole width and added q_j · e_i; both are corrected.
+
+    Causal: a frame attends to itself and to those before it, with L vectors and the one-sided skew (sec. 3.4.1).
     """
 
-    def __init__(self, width: int, heads: int, max_distance_frames: int) -> None:
+    def __init__(self, width: int, heads: int, max_distance_frames: int, *, causal: bool = False) -> None:
         super().__init__()
-        self.heads, self.max_distance_frames = heads, max_distance_frames
+        self.heads, self.max_distance_frames, self.causal = heads, max_distance_frames, causal
         self.norm = nn.LayerNorm(width)
         self.query_key_value = nn.Linear(width, 3 * width)
-        self.conv = FrameConv(3 * width, 3, identity=True)
-        self.distance = nn.Parameter(torch.zeros(heads, 2 * max_distance_frames - 1, width // heads))
+        self.conv = FrameConv(3 * width, 3, identity=True, causal=causal)
+        distances = max_distance_frames if causal else 2 * max_distance_frames - 1
+        self.distance = nn.Parameter(torch.zeros(heads, distances, width // heads))
         self.out = nn.Linear(width, width)
 
     def forward(self, x_btd: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
@@ -97,7 +103,12 @@ class RelativeAttention(nn.Module):
         qkv = self.conv(self.query_key_value(self.norm(x_btd)))
         q, k, v = qkv.reshape(batch, frames, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each [B, H, T, K]
         q = q * (width // self.heads) ** -0.5
-        logits = q @ k.transpose(-1, -2) + relative_logits(q, self.distance_vectors(frames))
+        logits = q @ k.transpose(-1, -2)
+        if self.causal:
+            ahead = torch.ones(frames, frames, dtype=torch.bool, device=x_btd.device).triu(1)
+            logits = (logits + past_logits(q, self.past_vectors(frames))).masked_fill(ahead, -torch.inf)
+        else:
+            logits = logits + relative_logits(q, self.distance_vectors(frames))
         y_bhtk = torch.softmax(logits, dim=-1) @ v
         return self.out(y_bhtk.transpose(1, 2).reshape(batch, frames, width))
 
@@ -108,6 +119,30 @@ class RelativeAttention(nn.Module):
             return self.distance[:, reach - frames + 1 : reach + frames]
         far = torch.arange(-(frames - 1), frames, device=self.distance.device).clamp(-reach, reach)
         return self.distance[:, far + reach]
+
+    def past_vectors(self, frames: int) -> Float[Tensor, "{self.heads} {frames} K"]:
+        """Vectors for distances -(frames-1) .. 0; far ones share the outermost."""
+        reach = self.max_distance_frames
+        if frames <= reach:
+            return self.distance[:, reach - frames :]
+        far = torch.arange(-(frames - 1), 1, device=self.distance.device).clamp(-(reach - 1), 0)
+        return self.distance[:, far + reach - 1]
+
+
+def past_logits(q_bhtk: Float[Tensor, "B H T K"], vectors_htk: Float[Tensor, "H T K"]) -> Float[Tensor, "B H T T"]:
+    """q_i · e_{j-i} for frames j up to i; what stands at later ones means nothing.
+
+    Args:
+        q_bhtk: queries.
+        vectors_htk: e, for distances -(T-1) .. 0.
+
+    Returns:
+        Row i, column j.
+    """
+    batch, heads, frames, _ = q_bhtk.shape
+    by_distance = q_bhtk @ vectors_htk.transpose(-1, -2)  # column c: distance c - (T-1)
+    # Skew: after one column in front, the same memory in rows of T begins row i + 1 at what was column T-1-i of row i.
+    return F.pad(by_distance, (1, 0)).reshape(batch, heads, frames + 1, frames)[:, :, 1:]
 
 
 def relative_logits(

@@ -27,6 +27,8 @@ class DenseFrameTransformerSpec(Spec):
     feedforward: Count = 1024
     max_distance_frames: Count = 512
     """Relative positions further apart than this share a vector, so that any length works."""
+    causal: bool = False
+    """Whether a frame of the answer depends on that frame and earlier ones alone."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     @property

@@ -44,7 +44,10 @@ class SpeedRow(Spec):
 
 def key_of(recipe: Recipe, bins: int, device: torch.device, bf16: bool) -> dict[str, Any]:
     """All that a measurement depends on, JSON-ready."""
-    # As in the keys of before, which have neither.
+    # As in the keys of before, which have none of these.
+    model = plain(recipe.model)
+    if model.get("causal") is False:
+        del model["causal"]
     lora = {} if recipe.lora is None else {"lora": plain(recipe.lora)}
     optimiser = {} if recipe.optim.name == "adamw" else {"optimiser": recipe.optim.name}
     return (
@@ -54,7 +57,7 @@ def key_of(recipe: Recipe, bins: int, device: torch.device, bf16: bool) -> dict[
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
             "threads": torch.get_num_threads() if device.type == "cpu" else 0,
             "torch": str(torch.__version__),
-            "model": plain(recipe.model),
+            "model": model,
             "objective": plain(recipe.objective),
             "freeze": list(recipe.optim.freeze),
             "bins": bins,

@@ -1,0 +1,99 @@
+"""The causal dense stack: nothing of a later frame reaches an earlier answer, and its relative term is the paper's."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.masking import mask_of
+from vr_core.draws import Draws
+from vr_core.models.layers import BranchedConv, FrameConv, RelativeAttention, past_logits
+from vr_core.models.model import Model
+from vr_core.models.registry import build
+from vr_core.specs.models import DenseFrameTransformerSpec
+
+SPEC = DenseFrameTransformerSpec(
+    width=8, blocks=2, heads=2, feedforward=8, max_distance_frames=5, dropout=0.5, causal=True
+)
+
+
+def model_of(spec: DenseFrameTransformerSpec = SPEC, bins: int = 12) -> Model:
+    torch.manual_seed(0)
+    model = build(spec, bins).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    return model
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(2, 14), st.data())
+def test_no_later_frame_changes_an_earlier_answer_by_a_bit(frames: int, data: st.DataObject) -> None:
+    last = data.draw(st.integers(0, frames - 2))
+    model, heard = model_of(), torch.rand(1, 2, 12, frames)
+    other = heard.clone()
+    other[..., last + 1 :] = torch.rand(1, 2, 12, frames - last - 1) * 9
+    before, after = mask_of(model, heard), mask_of(model, other)
+    assert torch.equal(before[..., : last + 1], after[..., : last + 1])
+    assert not torch.equal(before[..., last + 1 :], after[..., last + 1 :])
+
+
+def test_every_earlier_frame_is_heard() -> None:
+    model, heard = model_of(), torch.rand(1, 2, 12, 9, requires_grad=True)
+    mask_of(model, heard)[..., 8].sum().backward()
+    assert (heard.grad.abs().sum((0, 1, 2)) > 0).all()
+
+
+def test_the_centred_stack_hears_later_frames() -> None:
+    model, heard = model_of(SPEC.model_copy(update={"causal": False})), torch.rand(1, 2, 12, 9)
+    other = heard.clone()
+    other[..., 8] += 1
+    assert not torch.equal(mask_of(model, heard)[..., :8], mask_of(model, other)[..., :8])
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5, 9])
+def test_the_relative_term_is_that_of_a_gather(frames: int) -> None:
+    torch.manual_seed(0)
+    layer = RelativeAttention(6, 2, max_distance_frames=5, causal=True).double()
+    layer.distance.data.normal_()
+    q = torch.randn(2, 2, frames, 3, dtype=torch.float64)
+    found = past_logits(q, layer.past_vectors(frames))
+    for i in range(frames):
+        for j in range(i + 1):
+            vector = layer.distance[:, 4 - min(i - j, 4)]  # the last is of distance 0; far ones share the first
+            torch.testing.assert_close(found[:, :, i, j], (q[:, :, i] * vector).sum(-1), rtol=1e-12, atol=1e-12)
+
+
+def test_attention_is_the_softmax_over_the_past_written_out() -> None:
+    torch.manual_seed(0)
+    layer = RelativeAttention(6, 2, max_distance_frames=4, causal=True).double().requires_grad_(False)
+    layer.distance.normal_()
+    x = torch.randn(1, 7, 6, dtype=torch.float64)
+    qkv = layer.conv(layer.query_key_value(layer.norm(x)))[0]
+    found = torch.zeros(7, 6, dtype=torch.float64)
+    for head in range(2):
+        q, k, v = (qkv[:, at + 3 * head : at + 3 * head + 3] for at in (0, 6, 12))
+        for i in range(7):
+            logits = (
+                torch.stack([q[i] @ (k[j] + layer.distance[head, 3 - min(i - j, 3)]) for j in range(i + 1)]) / 3**0.5
+            )
+            found[i, 3 * head : 3 * head + 3] = torch.softmax(logits, 0) @ v[: i + 1]
+    torch.testing.assert_close(layer(x)[0], found @ layer.out.weight.T + layer.out.bias, rtol=1e-10, atol=1e-12)
+
+
+def test_a_causal_convolution_begins_on_the_present_frame() -> None:
+    conv = FrameConv(2, 3, identity=True, causal=True)
+    x = torch.zeros(1, 5, 2)
+    x[0, 2] = 1
+    torch.testing.assert_close(conv(x)[0, :, 0].detach(), torch.tensor([0, 0, 0.5, 0.5 / 3, 0.5 / 3]))
+    branched, x = BranchedConv(4, 8, causal=True), torch.randn(1, 20, 4)
+    other = x.clone()
+    other[0, 12] += 1
+    changed = (branched(x) != branched(other)).any(-1)[0].nonzero().flatten()
+    assert (int(changed[0]), int(changed[-1])) == (12, 19)
+
+
+def test_an_item_is_the_same_in_any_batch_with_dropout() -> None:
+    model, heard = model_of().double(), torch.rand(3, 2, 12, 7, dtype=torch.float64)
+    whole = mask_of(model, heard, Draws.of_items(1, range(3)))
+    alone = torch.cat([mask_of(model, heard[i : i + 1], Draws.of_items(1, [i])) for i in range(3)])
+    torch.testing.assert_close(whole, alone, rtol=1e-12, atol=1e-14)
