@@ -331,8 +331,16 @@ def kill_ray(host: Host) -> int:
     [supervisor] = [
         pid for pid in host.pids() if b"cluster.node.supervise" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
-    killed = [pid for pid in host.pids() if os.getsid(pid) == supervisor != pid]
+    killed = [pid for pid in host.pids() if _session_of(pid) == supervisor != pid]
     for pid in killed:
         with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(pid).kill()
     return len(killed)
+
+
+def _session_of(pid: int) -> int | None:
+    """None of one that has just ended."""
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None

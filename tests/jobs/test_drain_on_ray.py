@@ -26,7 +26,7 @@ from vr_core.small_files import read_json
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("head")]
 
-STEPS = 50
+STEPS = 90
 SLOWER = """
 
 _set_rates = set_rates
