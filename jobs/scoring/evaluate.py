@@ -29,9 +29,10 @@ from vr_core.audio.metrics import Score, mean_db
 from vr_core.audio.stems import given_stems
 from vr_core.errors import StorageError, VrError, WeightsError
 from vr_core.files import require_no_links, write_json
+from vr_core.loading import load_model
 from vr_core.small_files import DamagedFile
 from vr_core.specs.stft import StftSpec
-from vr_core.weights import DIGEST_DIGITS, WeightsMeta, load_model, require_separation
+from vr_core.weights import DIGEST_DIGITS, WeightsMeta, require_separation
 
 FILE = "eval.json"
 SCORES = ("sdr_db", "si_sdr_db", "do_nothing_db", "improvement_db", "vocals_sdr_db")

@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 
 from jobs.runs.lookup import resolve_weights
+from vr_core.loading import load_model
 from vr_core.models.model import Model
-from vr_core.weights import WeightsMeta, load_model, require_separation
+from vr_core.weights import WeightsMeta, require_separation
 
 
 def load_separator(

@@ -1,5 +1,6 @@
 """The stems of a song as streams of blocks: at any sample rate, and as many windows at once as a device holds."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
 
@@ -48,58 +49,52 @@ def stems_at(
     Raises:
         NoMemory: the device had too little for a single window.
     """
+    with _told(device):
+        given, model_hz = given_stems(model.head.stems), meta.stft.sample_rate_hz
+        needed, peak = given.needed(wanted), None
+        if model.front.scale == "song_peak":
+            peak = peak_magnitude(open_mixture(model_hz), meta.stft, nyquist=model.front.nyquist, device=device)
+        blocks = _as_many_at_once_as_fit(
+            lambda cut: separate(
+                model, meta.stft, open_mixture(model_hz), cut, device, report, stems=wanted, song_peak=peak
+            ),
+            windows,
+        )
+        if rate_hz == model_hz:
+            yield from blocks
+            return
+        heard = [stem for stem in needed if stem != given.keeper]
+        together = resample(
+            (np.concatenate([b[stem] for stem in heard]) for b in blocks), 2 * len(heard), model_hz, rate_hz
+        )
+        for mixed, resampled in zip_longest(open_mixture(rate_hz), regrouped(together, BLOCK_SAMPLES)):
+            # Both ways of resampling round the length: the stems may end a few samples earlier or later than the song.
+            if mixed is None:
+                continue
+            found = np.zeros((2 * len(heard), mixed.shape[1]), np.float32)
+            if resampled is not None:
+                end = min(found.shape[1], resampled.shape[1])
+                found[:, :end] = resampled[:, :end]
+            stems = {stem: found[2 * i : 2 * i + 2] for i, stem in enumerate(heard)}
+            if given.keeper in needed:
+                stems[given.keeper] = mixed
+                for stem in (given.rest, *given.rest_of):
+                    if stem != given.keeper:
+                        stems[given.keeper] = stems[given.keeper] - stems[stem]
+            yield stems
+
+
+@contextlib.contextmanager
+def _told(device: torch.device | str) -> Iterator[None]:
+    """Where the block finds too little memory, say what needs less."""
     try:
-        yield from _at_rate(open_mixture, rate_hz, model, meta, wanted, windows, device, report)
+        yield
     except (RuntimeError, MemoryError) as error:
         if not _is_lack_of_memory(error):
             raise
         raise NoMemory(
             f"the memory of {device} does not hold what the model computes of a window; give a shorter --window-s"
         ) from error
-
-
-def _at_rate(
-    open_mixture: Open,
-    rate_hz: int,
-    model: Model,
-    meta: WeightsMeta,
-    wanted: Sequence[str],
-    windows: WindowSpec,
-    device: torch.device | str,
-    report: Callable[[int], None] | None,
-) -> Iterator[dict[str, Block]]:
-    given, model_hz = given_stems(model.head.stems), meta.stft.sample_rate_hz
-    needed, peak = given.needed(wanted), None
-    if model.front.scale == "song_peak":
-        peak = peak_magnitude(open_mixture(model_hz), meta.stft, nyquist=model.front.nyquist, device=device)
-    blocks = _as_many_at_once_as_fit(
-        lambda cut: separate(
-            model, meta.stft, open_mixture(model_hz), cut, device, report, stems=wanted, song_peak=peak
-        ),
-        windows,
-    )
-    if rate_hz == model_hz:
-        yield from blocks
-        return
-    heard = [stem for stem in needed if stem != given.keeper]
-    together = resample(
-        (np.concatenate([b[stem] for stem in heard]) for b in blocks), 2 * len(heard), model_hz, rate_hz
-    )
-    for mixed, resampled in zip_longest(open_mixture(rate_hz), regrouped(together, BLOCK_SAMPLES)):
-        # Both ways of resampling round the length: the stems may end a few samples earlier or later than the song.
-        if mixed is None:
-            continue
-        found = np.zeros((2 * len(heard), mixed.shape[1]), np.float32)
-        if resampled is not None:
-            end = min(found.shape[1], resampled.shape[1])
-            found[:, :end] = resampled[:, :end]
-        stems = {stem: found[2 * i : 2 * i + 2] for i, stem in enumerate(heard)}
-        if given.keeper in needed:
-            stems[given.keeper] = mixed
-            for stem in (given.rest, *given.rest_of):
-                if stem != given.keeper:
-                    stems[given.keeper] = stems[given.keeper] - stems[stem]
-        yield stems
 
 
 def _as_many_at_once_as_fit(
