@@ -101,8 +101,8 @@ def _show(found: dict[str, dict[str, Any]], pcs: "Inventory | None") -> None:
     show_table(table)
     if pcs is not None:
         say(
-            "Items at once with all parameters trained; r: with model.recompute=true; LoRA: only with a frozen body, "
-            "which vr cannot train yet."
+            "Items at once with all parameters trained; r: with model.recompute=true; LoRA: only with low-rank factors "
+            "beside the model (lora={rank: 8})."
         )
         without = [pc.name for pc in pcs.nodes if not pc.gpus]
         if without:
