@@ -10,9 +10,9 @@ from torch import Tensor
 
 from dataprep.shards.dataset import Dataset
 from vr_core.errors import ConfigError
+from vr_core.loading import load_merged, load_state
 from vr_core.models.model import Model
 from vr_core.models.registry import build
-from vr_core.weights import load_merged, load_state
 
 
 def start_from(
@@ -44,7 +44,7 @@ def start_from(
     state, meta = load_merged(init)
     if meta.model.front.stft is None:  # else it has its own, which the model is compared with
         data.check(meta.stft)
-    fresh = model.state_dict()
+    fresh, theirs = model.state_dict(), None
     if part == "body":
         with torch.device("meta"):
             theirs = build(meta.model, meta.model.front.bins_on(meta.stft), meta.head)
@@ -56,10 +56,8 @@ def start_from(
         if not named:
             raise ConfigError(f"init_reset: {pattern!r} names no parameter of the model")
         state |= {name: fresh[name] for name in named}
-    own = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
-    untouched = frozenset(name for name, value in state.items() if own.get(name) == value.data_ptr())
     load_state(model, state, origin=str(init))
-    return untouched
+    return starts_fresh(model, theirs, reset)
 
 
 def with_own_heads(state: Mapping[str, Tensor], theirs: Model, model: Model) -> tuple[dict[str, Tensor], list[str]]:

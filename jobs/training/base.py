@@ -54,7 +54,7 @@ def with_own_base(
         state = {name: value.clone() for name, value in model.state_dict().items()}
         adapt(model, recipe.lora, fresh)
         meta = read_meta(recipe.init).model_copy(update={"model": recipe.model, "head": recipe.objective.head})
-        if beside is None or tensors_digest(state) == beside:
+        if saved is None or tensors_digest(state) == beside:
             require_no_links(run.root, file)
             save_weights(file, state, meta)
     world.of_first(torch.zeros(1, device=world.device))  # until it is there
@@ -71,7 +71,7 @@ def _base_of(saved: TrainingFile | None) -> str | None:
     if saved is None or saved.folder is None:
         return None
     adapter = read_meta(saved.folder / "weights.safetensors").adapter
-    return adapter.base if adapter is not None else "none"
+    return adapter.base if adapter is not None else None
 
 
 def require_plain(recipe: Recipe) -> None:

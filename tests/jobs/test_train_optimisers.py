@@ -22,25 +22,20 @@ OPTIM = {
 LONG = {"precision": "float64", "steps": 20, "workers.shares": "equal"}
 
 
-@pytest.mark.parametrize("name", OPTIM)
-def test_killed_and_resumed_it_ends_where_an_undisturbed_run_ends(name: str, tiny_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "ranks", "within"),
+    [("muon", 1, 1e-12), ("schedule_free", 1, 1e-12), ("schedule_free", 2, 1e-9)],  # Muon rounds to bfloat16
+)
+def test_killed_and_resumed_by_one_it_ends_where_an_undisturbed_run_ends(
+    name: str, ranks: int, within: float, tiny_data: Path, tmp_path: Path
+) -> None:
     recipe = recipe_of(tiny_data, **LONG, **OPTIM[name])
     undisturbed = new_run(tmp_path / "undisturbed", recipe)
     here(undisturbed)
     run = new_run(tmp_path / "run", recipe)
-    kill_after_checkpoint(run, start_ranks(run, 1, tmp_path / "meeting"), 3)
+    kill_after_checkpoint(run, start_ranks(run, ranks, tmp_path / "meeting"), 3)
     here(run)
-    assert distance(last_weights(run), last_weights(undisturbed)) < 1e-12
-
-
-def test_two_ranks_of_schedule_free_end_where_one_ends(tiny_data: Path, tmp_path: Path) -> None:
-    recipe = recipe_of(tiny_data, **LONG, **OPTIM["schedule_free"])
-    undisturbed = new_run(tmp_path / "undisturbed", recipe)
-    here(undisturbed)
-    run = new_run(tmp_path / "run", recipe)
-    kill_after_checkpoint(run, start_ranks(run, 2, tmp_path / "meeting"), 3)
-    here(run)
-    assert distance(last_weights(run), last_weights(undisturbed)) < 1e-9
+    assert distance(last_weights(run), last_weights(undisturbed)) < within
 
 
 def test_what_one_uses_of_schedule_free_is_its_mean(tiny_data: Path, tmp_path: Path) -> None:

@@ -103,5 +103,4 @@ class Calibration:
         return state.phase
 
     def _key(self, state: TrainState) -> dict[str, Any]:
-        assert state.phase is not None
-        return self._keys[state.phase]
+        return self._keys[self._phase(state)]

@@ -48,25 +48,23 @@ def key_of(recipe: Recipe, bins: int, device: torch.device, bf16: bool) -> dict[
     model = plain(recipe.model)
     if model.get("causal") is False:
         del model["causal"]
-    lora = {} if recipe.lora is None else {"lora": plain(recipe.lora)}
-    optimiser = {} if recipe.optim.name == "adamw" else {"optimiser": recipe.optim.name}
-    return (
-        lora
-        | optimiser
-        | {
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
-            "threads": torch.get_num_threads() if device.type == "cpu" else 0,
-            "torch": str(torch.__version__),
-            "model": model,
-            "objective": plain(recipe.objective),
-            "freeze": list(recipe.optim.freeze),
-            "bins": bins,
-            "crop_frames": recipe.batch.crop_frames,
-            "micro_batch": recipe.batch.micro_batch,
-            "precision": [recipe.precision, bf16],
-            "models_kept": models_kept(recipe),
-        }
-    )
+    more: dict[str, Any] = {"lora": plain(recipe.lora)} if recipe.lora is not None else {}
+    if recipe.optim.name != "adamw":
+        more["optimiser"] = recipe.optim.name
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        "threads": torch.get_num_threads() if device.type == "cpu" else 0,
+        "torch": str(torch.__version__),
+        "model": model,
+        "objective": plain(recipe.objective),
+        "freeze": list(recipe.optim.freeze),
+        "bins": bins,
+        "crop_frames": recipe.batch.crop_frames,
+        "micro_batch": recipe.batch.micro_batch,
+        "precision": [recipe.precision, bf16],
+        "models_kept": models_kept(recipe),
+        **more,
+    }
 
 
 def kept_row(key: dict[str, Any]) -> SpeedRow | None:
