@@ -196,7 +196,7 @@ def _separate(folder: Path, run: RunFolder, bar: "Bar") -> dict[str, Any]:
     from dataprep.audio.writing import write_audio
     from jobs.scoring.evaluate import evaluate, labelled_songs, open_mixture
     from jobs.scoring.separate import OutputSettings, pick_device, separate_song
-    from vr_core.weights import load_model
+    from vr_core.loading import load_model
 
     evaluation = evaluate(run.path, folder / "data", bar=bar)
     if evaluation.problems:

@@ -18,11 +18,11 @@ from jobs.steps.gradient import evaluating, weights_dtype
 from jobs.steps.initial_weights import start_from
 from jobs.steps.phases import Phase
 from vr_core.errors import ConfigError
+from vr_core.loading import load_state
 from vr_core.lora import adapt, copy_of
 from vr_core.models.registry import build
 from vr_core.optim import WeightAverage, freeze, global_norm, set_rates
 from vr_core.optimisers import MAIN, mean_weights, optimisers_of
-from vr_core.weights import load_state
 
 
 @dataclass(frozen=True)

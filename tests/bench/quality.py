@@ -38,7 +38,8 @@ from vr_core.audio.metrics import Score
 from vr_core.audio.separate import WindowSpec, mask_spectrum
 from vr_core.audio.spectrogram import istft
 from vr_core.config import load
-from vr_core.weights import WeightsMeta, load_model
+from vr_core.loading import load_model
+from vr_core.weights import WeightsMeta
 
 CODECS_COMPARED = ("complex16", "polar8")
 SEEDS = (0, 1, 2)

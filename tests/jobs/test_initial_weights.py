@@ -3,12 +3,12 @@
 import torch
 
 from jobs.steps.initial_weights import with_own_heads
+from vr_core.loading import require_fit
 from vr_core.models.model import Model
 from vr_core.models.registry import build
 from vr_core.specs.heads import HeadSpec
 from vr_core.specs.models import BsRoformerSpec, CascadedNetSpec, ModelSpec, PlainStackSpec
 from vr_core.specs.stft import StftSpec
-from vr_core.weights import require_fit
 
 ROFORMER = BsRoformerSpec(width=4, blocks=1, heads=1, head_width=4, stft=StftSpec(n_fft=64, hop=16), bands=(16, 17))
 STACK = PlainStackSpec(width=4, blocks=1)

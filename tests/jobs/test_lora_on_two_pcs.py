@@ -22,8 +22,9 @@ from tests.box.runs import PATIENCE_S, Run, pace, share_data, submit
 from tests.foreign_checkpoints import BS_BANDS, roformer
 from tests.jobs.training import distance, here, last_weights, new_run
 from tests.lan import SHARED, await_true
+from vr_core.loading import load_merged
 from vr_core.specs.stft import StftSpec
-from vr_core.weights import load_merged, load_weights
+from vr_core.weights import load_weights
 
 pytestmark = [
     pytest.mark.xdist_group("box"),

@@ -16,7 +16,8 @@ from tests.jobs.training import ROFORMER, distance, here, kill_after_checkpoint,
 from tests.jobs.training import start as start_ranks
 from vr_core.config import to_yaml
 from vr_core.errors import ConfigError, WeightsError
-from vr_core.weights import BASE, load_merged, load_model, load_weights
+from vr_core.loading import load_merged, load_model
+from vr_core.weights import BASE, load_weights
 
 
 @pytest.fixture(scope="module")

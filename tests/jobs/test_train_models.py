@@ -11,12 +11,12 @@ from jobs.recipe import Recipe
 from tests.jobs.training import here, new_run, recipe_of
 from vr_core.audio.sound import Sound
 from vr_core.draws import Draws
+from vr_core.loading import load_model
 from vr_core.models.registry import build
 from vr_core.objectives.objective import item_losses
 from vr_core.objectives.registry import objective_of
 from vr_core.optimisers import adamw
 from vr_core.specs.stft import StftSpec
-from vr_core.weights import load_model
 
 STFT = StftSpec(n_fft=64, hop=32)
 OWN_STFT = {"n_fft": 64, "hop": 16}

@@ -24,8 +24,8 @@ from tests.jobs.training import (
 from tests.jobs.training import start as start_ranks
 from vr_core.audio.separate import WindowSpec, separate
 from vr_core.errors import ConfigError, WeightsError
+from vr_core.loading import load_model
 from vr_core.specs.stft import StftSpec
-from vr_core.weights import load_model
 
 
 def test_two_ranks_killed_and_resumed_by_one_end_where_one_ends(tiny_data: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from jobs.scoring.separate import OutputSettings, separate_song
 from tests.jobs.training import last_weights
 from tests.recorded.compare import BEFORE
 from tests.recorded.runs import RATE_HZ, curve, relative_difference
-from vr_core.weights import load_model
+from vr_core.loading import load_model
 
 KEPT = Path(__file__).parent / "kept"
 PLACE = "/where/it/was/recorded"

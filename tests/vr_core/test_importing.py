@@ -12,8 +12,9 @@ from vr_core.errors import ConfigError, WeightsError
 from vr_core.importing.convert import convert
 from vr_core.importing.recognise import recognise
 from vr_core.importing.said import Said, read_said, stem_names
+from vr_core.loading import load_model
 from vr_core.specs.models import BsRoformerSpec, MelRoformerSpec
-from vr_core.weights import load_model, read_meta
+from vr_core.weights import read_meta
 
 PLENTY = 1 << 40
 YAML = """

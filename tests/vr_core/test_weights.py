@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from vr_core.errors import StorageError, WeightsError
+from vr_core.loading import load_model, load_state
 from vr_core.models.registry import build
 from vr_core.specs.models import PlainStackSpec
 from vr_core.specs.stft import StftSpec
-from vr_core.weights import WeightsMeta, load_model, load_state, load_weights, read_meta, save_weights
+from vr_core.weights import WeightsMeta, load_weights, read_meta, save_weights
 
 META = WeightsMeta(model=PlainStackSpec(width=4, blocks=1), stft=StftSpec(n_fft=128, hop=64), step=7, run="tiny-1")
 

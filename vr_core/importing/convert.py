@@ -10,10 +10,11 @@ from vr_core.errors import StorageError
 from vr_core.importing.checkpoint import read_checkpoint
 from vr_core.importing.recognise import recognise
 from vr_core.importing.said import Said
+from vr_core.loading import require_finite, require_fit
 from vr_core.models.figures import count_parameters
 from vr_core.models.registry import build
 from vr_core.small_files import sha256_of
-from vr_core.weights import Imported, WeightsMeta, require_finite, require_fit, save_weights
+from vr_core.weights import Imported, WeightsMeta, save_weights
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ def export(
     """
     from jobs.runs.lookup import resolve_weights
     from vr_core.errors import WeightsError
+    from vr_core.loading import base_folders, load_model
     from vr_core.models.figures import count_parameters
     from vr_core.small_files import expanded
-    from vr_core.weights import BASE, base_folders, load_model, read_meta, save_weights
+    from vr_core.weights import BASE, read_meta, save_weights
 
     source, out = resolve_weights(run), expanded(out)
     out = out if out.suffix == ".safetensors" else out.with_name(f"{out.name}.safetensors")
