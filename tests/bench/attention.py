@@ -2,8 +2,8 @@
 
 One thread, float32, forward and backward, in CPU seconds of this process. Both have the same queries, keys and values:
 8 heads of 64 numbers, one item. Rotary positions leave the logits alone, so that torch's fused attention computes them;
-the relative term is a product of its own (`vr_core.models.layers.relative_logits`) and keeps all logits for the
-backward pass.
+the relative term is a product of its own (`relative_logits` of `vr_core.models.layers.attention`) and keeps all logits
+for the backward pass.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from tests.bench.measurement import Benchmark
 from tests.bench.models import core_s
-from vr_core.models.layers import relative_logits
-from vr_core.models.roformer import Rotary
+from vr_core.models.layers.attention import Rotary, relative_logits
 
 HEADS, HEAD_WIDTH = 8, 64
 FRAMES = (128, 512, 1024)

@@ -5,7 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vr_core.models.layers import CompressedMagnitude, FrameConv, RelativeAttention, relative_logits
+from vr_core.models.layers.attention import FrameAttention, relative_logits
+from vr_core.models.layers.frame_conv import FrameConv
+from vr_core.models.layers.magnitude import CompressedMagnitude
 
 
 @settings(deadline=None, max_examples=25)
@@ -24,7 +26,7 @@ def test_skewed_logits_equal_a_gather(batch: int, heads: int, frames: int, width
 @pytest.mark.parametrize("frames", [5, 8, 9, 23])
 def test_attention_equals_a_naive_one_at_any_length(frames: int) -> None:
     torch.manual_seed(0)
-    layer = RelativeAttention(width=6, heads=2, max_distance_frames=8).double()
+    layer = FrameAttention(width=6, heads=2, max_distance_frames=8).double()
     torch.nn.init.normal_(layer.distance)
     x = torch.randn(2, frames, 6, dtype=torch.float64)
     qkv = layer.conv(layer.query_key_value(layer.norm(x)))

@@ -15,6 +15,7 @@ from vr_core.specs.heads import HeadSpec
 from vr_core.specs.models import (
     CascadedNetSpec,
     DenseFrameTransformerSpec,
+    FrameUNetSpec,
     MMDenseLstmSpec,
     MMDenseNetSpec,
     ModelSpec,
@@ -32,12 +33,25 @@ TINY = [
     UNetSpec(channels=4, levels=2, dropout=0.5),
     MMDenseNetSpec(),
     MMDenseLstmSpec(),
+    *(
+        DenseFrameTransformerSpec(
+            width=8, blocks=2, heads=2, feedforward=8, block=block, positions=positions, dropout=0.5
+        )
+        for block, positions in (
+            ("evolved", "relative"),
+            ("evolved_decoder", "scalar"),
+            ("primer_ez", "rotary"),
+            ("primer", "relative"),
+        )
+    ),
+    FrameUNetSpec(channels=4, levels=2, heads=2, block_bins=8, dropout=0.5),
     SeedFrameTransformerSpec(blocks=2, heads=2, feedforward=8, crop_frames=20, dropout=0.5),
 ]
 
 
 def told(spec: ModelSpec) -> str:
-    return f"{spec.name}-{getattr(spec, 'width', None) or getattr(spec, 'norm', '')}"
+    own = [getattr(spec, key) for key in ("width", "norm", "block", "positions") if hasattr(spec, key)]
+    return "-".join(map(str, [spec.name, *own]))
 
 
 def test_every_tag_has_a_constructor_and_a_test() -> None:

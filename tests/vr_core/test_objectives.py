@@ -10,7 +10,7 @@ from tests.vr_core.posed import SEPARATIONS, STFT, WEIGHTED, Identity, example, 
 from vr_core.audio.estimates import estimate, masks_of, stem_masks
 from vr_core.audio.sound import Sound
 from vr_core.draws import Draws
-from vr_core.models.layers import CompressedMagnitude
+from vr_core.models.layers.magnitude import CompressedMagnitude
 from vr_core.models.registry import build
 from vr_core.objectives.masked_frames import hide_frames
 from vr_core.objectives.objective import LOSS_SCALE, item_losses

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vr_core.audio.sound import Sound
 from vr_core.models.heads import Answer
-from vr_core.models.layers import CompressedMagnitude
+from vr_core.models.layers.magnitude import CompressedMagnitude
 from vr_core.specs.heads import HeadSpec
 
 _FAINT = 1e-9

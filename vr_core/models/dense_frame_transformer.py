@@ -1,10 +1,12 @@
-"""The seed's dense stack of frame transformer blocks, its slips corrected (`vr_core/README.md` lists them).
+"""The seed's dense stack of blocks over frames, its slips corrected (`vr_core/README.md` lists them).
 
 Legend: B batch, C channel, F bin, T frame, D feature (width). A frame is a token and its bins are its features. Block i
 sees 2 + i maps `[D, T]`: a 1×1 convolution (a weighted sum) takes them to one, the block refines it, and the result is
-one more map, as in a dense net. A last 1×1 convolution over all maps gives the stereo mask.
+one more map, as in a dense net. A last 1×1 convolution over all maps gives the stereo mask. Which block it is says
+`model.block` (`blocks/registry.py`).
 
 With `causal` a frame of the answer depends on no later one: convolutions are padded on the left, attention looks back.
+A song can then come in pieces, with what was heard kept in a `Past`: the answers are those of the whole.
 """
 
 import torch
@@ -12,43 +14,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vr_core.draws import Draws
+from vr_core.models.blocks.dense import DenseBlock, MapSum
+from vr_core.models.blocks.shape import BlockShape
 from vr_core.models.heads import Answer, answer_of
-from vr_core.models.layers import (
-    BranchedConv,
-    CompressedMagnitude,
-    GatedLinear,
-    MapSum,
-    RelativeAttention,
-    SquaredReluFeedForward,
-    apply_dropout,
-)
+from vr_core.models.layers.magnitude import CompressedMagnitude
+from vr_core.models.layers.past import Past, require_causal
 from vr_core.models.model import Model
 from vr_core.specs.fronts import STEREO
 from vr_core.specs.heads import HeadSpec
 from vr_core.specs.models import DenseFrameTransformerSpec
-
-
-class DenseBlock(nn.Module):
-    """`maps` maps in, one map out."""
-
-    def __init__(self, maps: int, spec: DenseFrameTransformerSpec, index: int) -> None:
-        super().__init__()
-        self.bottleneck = MapSum(maps, 1)
-        self.parts = nn.ModuleList(
-            [
-                GatedLinear(spec.width),
-                BranchedConv(spec.width, spec.feedforward, causal=spec.causal),
-                RelativeAttention(spec.width, spec.heads, spec.max_distance_frames, causal=spec.causal),
-                SquaredReluFeedForward(spec.width, spec.feedforward),
-            ]
-        )
-        self.dropout, self.first_layer = spec.dropout, index * len(self.parts)
-
-    def forward(self, x_btmd: Float[Tensor, "B T maps D"], draws: Draws | None) -> Float[Tensor, "B T D"]:
-        x = torch.einsum("btmd,m->btd", x_btmd, self.bottleneck.weight[0]) + self.bottleneck.bias
-        for offset, part in enumerate(self.parts):
-            x = x + apply_dropout(part(x), self.dropout, draws, self.first_layer + offset)
-        return x
 
 
 class MaskHead(nn.Module):
@@ -81,16 +55,34 @@ class DenseFrameTransformer(Model):
         # Narrower than the bins, the stereo pair is projected jointly: the first block's weighted sum of two maps
         # could not compare left with right otherwise.
         self.input = nn.Linear(STEREO * bins, STEREO * spec.width) if spec.width != bins else nn.Identity()
-        self.blocks = nn.ModuleList(DenseBlock(STEREO + i, spec, i) for i in range(spec.blocks))
+        self.causal = spec.causal
+        shape = BlockShape(
+            spec.width,
+            spec.heads,
+            spec.feedforward,
+            spec.max_distance_frames,
+            spec.positions,
+            spec.causal,
+            spec.dropout,
+        )
+        self.blocks = nn.ModuleList(DenseBlock(STEREO + i, spec.block, shape, i) for i in range(spec.blocks))
         self.output = MaskHead(STEREO + spec.blocks, spec.width, bins, head)
 
     def layer_prefixes(self) -> tuple[str, ...]:
         """Parameter-name prefixes from the input to the output, for layer-wise learning rates."""
         return ("input.", *(f"blocks.{i}." for i in range(len(self.blocks))), "output.")
 
-    def forward(self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None = None) -> Answer:
-        """What the head asks for, of magnitudes of any number of frames."""
-        return answer_of(self.head, self.output(self._maps(magnitude_bcft, draws)), magnitude_bcft.shape[1])
+    def forward(
+        self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None = None, past: Past | None = None
+    ) -> Answer:
+        """What the head asks for, of magnitudes of any number of frames.
+
+        With a `past`, these are the frames after those that it has heard.
+
+        Raises:
+            ModelError: a past for a model that is not causal.
+        """
+        return answer_of(self.head, self.output(self._maps(magnitude_bcft, draws, past)), magnitude_bcft.shape[1])
 
     def features(
         self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None = None
@@ -99,11 +91,12 @@ class DenseFrameTransformer(Model):
         return self._maps(magnitude_bcft, draws).flatten(2)
 
     def _maps(
-        self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None
+        self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None, past: Past | None = None
     ) -> Float[Tensor, "B T maps D"]:
+        require_causal(past, causal=self.causal)
         batch, channels, bins, frames = magnitude_bcft.shape
         x = self.compress(magnitude_bcft).permute(0, 3, 1, 2).reshape(batch, frames, channels * bins)
         maps = self.input(x).reshape(batch, frames, channels, self.width)
         for block in self.blocks:
-            maps = torch.cat([maps, block(maps, draws)[:, :, None]], dim=2)
+            maps = torch.cat([maps, block(maps, draws, past)[:, :, None]], dim=2)
         return maps

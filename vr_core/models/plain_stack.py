@@ -8,7 +8,10 @@ from torch import Tensor, nn
 
 from vr_core.draws import Draws
 from vr_core.models.heads import Answer, answer_of
-from vr_core.models.layers import CompressedMagnitude, FrameConv, SquaredReluFeedForward, apply_dropout
+from vr_core.models.layers.feedforward import FeedForward, squared_relu
+from vr_core.models.layers.frame_conv import FrameConv
+from vr_core.models.layers.magnitude import CompressedMagnitude
+from vr_core.models.layers.part import apply_dropout
 from vr_core.models.model import Model
 from vr_core.specs.fronts import STEREO
 from vr_core.specs.heads import HeadSpec
@@ -21,7 +24,7 @@ class PlainBlock(nn.Module):
     def __init__(self, spec: PlainStackSpec, index: int) -> None:
         super().__init__()
         self.conv = nn.Sequential(nn.LayerNorm(spec.width), FrameConv(spec.width, spec.kernel_frames))
-        self.feed = SquaredReluFeedForward(spec.width, spec.expansion * spec.width)
+        self.feed = FeedForward(spec.width, spec.expansion * spec.width, squared_relu)
         self.dropout, self.layer = spec.dropout, index
 
     def forward(self, x_btd: Float[Tensor, "B T D"], draws: Draws | None) -> Float[Tensor, "B T D"]:

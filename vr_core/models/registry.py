@@ -6,6 +6,7 @@ from typing import Any
 from vr_core.models.bs_roformer import BsRoformer
 from vr_core.models.cascaded_net import CascadedNet
 from vr_core.models.dense_frame_transformer import DenseFrameTransformer
+from vr_core.models.frame_unet import FrameUNet
 from vr_core.models.mel_roformer import MelRoformer
 from vr_core.models.mmdenselstm import MMDenseLstm
 from vr_core.models.mmdensenet import MMDenseNet
@@ -20,6 +21,7 @@ MODELS: dict[str, Callable[[Any, int, HeadSpec], Model]] = {
     "bs_roformer": BsRoformer,
     "cascaded_net": CascadedNet,
     "dense_frame_transformer": DenseFrameTransformer,
+    "frame_unet": FrameUNet,
     "mel_roformer": MelRoformer,
     "mmdenselstm": MMDenseLstm,
     "mmdensenet": MMDenseNet,

@@ -20,13 +20,12 @@ from torch.utils.checkpoint import checkpoint
 
 from vr_core.draws import Draws
 from vr_core.models.heads import Answer, answer_of, require_per_bin
-from vr_core.models.layers import apply_dropout
+from vr_core.models.layers.attention import Rotary
+from vr_core.models.layers.part import apply_dropout
 from vr_core.models.model import Model
 from vr_core.specs.fronts import STEREO
 from vr_core.specs.heads import HeadSpec
 from vr_core.specs.models import RoformerSpec
-
-_ROTARY_BASE = 10_000.0
 
 
 class RmsNorm(nn.Module):
@@ -39,24 +38,6 @@ class RmsNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         return F.normalize(x, dim=-1) * self.scale * self.gamma
-
-
-class Rotary(nn.Module):
-    """Rotary positions (Su et al. 2021, eq. 34), neighbours in pairs; the frequencies are stored and not trained."""
-
-    freqs: Float[Tensor, " pair"]
-
-    def __init__(self, head_width: int) -> None:
-        super().__init__()
-        powers = torch.arange(0, head_width, 2).float() / head_width
-        self.register_buffer("freqs", _ROTARY_BASE**-powers)
-
-    def forward(self, x_bhtk: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T K"]:
-        angle = torch.outer(torch.arange(x_bhtk.shape[-2], device=x_bhtk.device, dtype=self.freqs.dtype), self.freqs)
-        cos, sin = (part.repeat_interleave(2, dim=-1) for part in (angle.cos(), angle.sin()))
-        even, odd = x_bhtk[..., 0::2], x_bhtk[..., 1::2]
-        turned = torch.stack([-odd, even], dim=-1).flatten(-2)
-        return (x_bhtk * cos + turned * sin).to(x_bhtk.dtype)
 
 
 class Attention(nn.Module):

@@ -22,8 +22,11 @@ from torch import Tensor, nn
 
 from vr_core.draws import Draws
 from vr_core.errors import ModelError
+from vr_core.models.blocks.dense import MapSum
 from vr_core.models.heads import Answer, answer_of, require_per_bin
-from vr_core.models.layers import BranchedConv, FrameConv, GatedLinear, MapSum, SquaredReluFeedForward, apply_dropout
+from vr_core.models.layers.feedforward import FeedForward, GatedLinear, squared_relu
+from vr_core.models.layers.frame_conv import BranchedConv, FrameConv
+from vr_core.models.layers.part import apply_dropout
 from vr_core.models.model import Model
 from vr_core.specs.fronts import STEREO
 from vr_core.specs.heads import HeadSpec
@@ -60,9 +63,9 @@ class SeedBlock(nn.Module):
         self.parts = nn.ModuleList(
             [
                 GatedLinear(bins),
-                BranchedConv(bins, spec.feedforward),
+                BranchedConv(bins, spec.feedforward // 2, spec.feedforward // 4),
                 SeedAttention(bins, spec.heads, spec.crop_frames),
-                SquaredReluFeedForward(bins, spec.feedforward),
+                FeedForward(bins, spec.feedforward, squared_relu),
             ]
         )
         self.dropout, self.first_layer = spec.dropout, index * len(self.parts)

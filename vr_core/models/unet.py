@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from vr_core.draws import Draws
 from vr_core.models.heads import Answer, answer_of, require_per_bin
-from vr_core.models.layers import CompressedMagnitude, apply_dropout
+from vr_core.models.layers.magnitude import CompressedMagnitude
+from vr_core.models.layers.part import apply_dropout
 from vr_core.models.model import Model
 from vr_core.specs.fronts import STEREO
 from vr_core.specs.heads import HeadSpec

@@ -15,6 +15,11 @@ from vr_core.specs.bounds import Count
 from vr_core.specs.fronts import AS_STORED, Front
 from vr_core.specs.stft import StftSpec
 
+BlockName = Literal["frame_transformer", "evolved", "evolved_decoder", "primer_ez", "primer"]
+"""Blocks over frames (`vr_core/models/blocks/`)."""
+Positions = Literal["relative", "rotary", "scalar"]
+"""How attention is told the distance of two frames (`vr_core/models/layers/attention.py`)."""
+
 
 class DenseFrameTransformerSpec(Spec):
     """The seed's stack with its slips corrected; tokens are frames (`vr_core/models/dense_frame_transformer.py`)."""
@@ -29,6 +34,9 @@ class DenseFrameTransformerSpec(Spec):
     """Relative positions further apart than this share a vector, so that any length works."""
     causal: bool = False
     """Whether a frame of the answer depends on that frame and earlier ones alone."""
+    block: BlockName = "frame_transformer"
+    positions: Positions = "relative"
+    """Of attention; `rotary` and `scalar` are faster (`tests/bench/README.md`)."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     @property
@@ -38,11 +46,35 @@ class DenseFrameTransformerSpec(Spec):
 
     @model_validator(mode="after")
     def _divisible(self) -> "DenseFrameTransformerSpec":
-        if self.width % self.heads:
-            raise ValueError(f"width must be a multiple of heads, got width {self.width} and heads {self.heads}")
         if self.feedforward % 4:
             raise ValueError(f"feedforward must be a multiple of 4, got {self.feedforward}")
+        require_divisible(self.block, self.positions, self.width, self.heads, self.feedforward)
         return self
+
+
+def require_divisible(block: BlockName, positions: Positions, width: int, heads: int, feedforward: int) -> None:
+    """Check that a block can be made of these sizes.
+
+    Raises:
+        ValueError: a size that must be a multiple of another is not.
+    """
+    multiple = width_multiple(block, positions, heads)
+    if width % multiple:
+        wanted = "heads" if multiple == heads else f"{multiple} with block {block} and positions {positions}"
+        raise ValueError(f"width must be a multiple of {wanted}, got width {width} and heads {heads}")
+    if block in {"evolved", "evolved_decoder"} and feedforward % 8:
+        raise ValueError(f"block {block}: feedforward must be a multiple of 8, got {feedforward}")
+
+
+def width_multiple(block: BlockName, positions: Positions, heads: int) -> int:
+    """What all heads of a block divide, pairs of features of each where positions turn pairs."""
+    most = decoder_heads(heads) if block == "evolved_decoder" else heads
+    return most * (2 if positions == "rotary" else 1)
+
+
+def decoder_heads(heads: int) -> int:
+    """Of the first attention of the Evolved Transformer's decoder: twice as many up to 16 (arXiv:1901.11117)."""
+    return max(min(2 * heads, 16), heads)
 
 
 class PlainStackSpec(Spec):
@@ -226,6 +258,32 @@ class UNetSpec(Spec):
         return Front(scale="none" if self.scale == "log" else "song_peak")
 
 
+class FrameUNetSpec(Spec):
+    """A U-Net over bins with blocks over frames at its levels (`vr_core/models/frame_unet.py`)."""
+
+    name: Literal["frame_unet"] = "frame_unet"
+    channels: Count = 8
+    """Maps of the first level; level l has l + 1 times as many."""
+    levels: Annotated[int, Field(ge=1, le=8)] = 4
+    """Halvings of the bins."""
+    block_bins: Count = 1024
+    """Levels of more bins than this have no block."""
+    block: BlockName = "frame_transformer"
+    positions: Positions = "relative"
+    heads: Count = 8
+    expansion: Annotated[int, Field(gt=0, multiple_of=2)] = 2
+    """Width of a block's feed-forward as a multiple of its bins."""
+    max_distance_frames: Count = 512
+    causal: bool = False
+    """Whether a frame of the answer depends on that frame and earlier ones alone."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @property
+    def front(self) -> Front:
+        """Magnitudes, as they are stored."""
+        return AS_STORED
+
+
 class _MultiBandDenseSpec(Spec):
     """What the multi-band dense nets have (`vr_core/models/multi_band_dense.py`)."""
 
@@ -254,6 +312,7 @@ ModelSpec = Annotated[
     BsRoformerSpec
     | CascadedNetSpec
     | DenseFrameTransformerSpec
+    | FrameUNetSpec
     | MelRoformerSpec
     | MMDenseLstmSpec
     | MMDenseNetSpec

@@ -14,10 +14,10 @@ import torch
 from pydantic import Field
 
 from cluster.node.head import state_folder
-from jobs.recipe import Recipe
+from jobs.recipe import ADDED_KEYS, Recipe
 from jobs.steps.shares import Speed
 from jobs.training.speed.memory import models_kept
-from vr_core.config import Spec, digest, plain, validate
+from vr_core.config import Spec, digest, identity, plain, validate
 from vr_core.errors import ConfigError
 from vr_core.files import write_json
 from vr_core.small_files import read_json
@@ -45,9 +45,7 @@ class SpeedRow(Spec):
 def key_of(recipe: Recipe, bins: int, device: torch.device, bf16: bool) -> dict[str, Any]:
     """All that a measurement depends on, JSON-ready."""
     # As in the keys of before, which have none of these.
-    model = plain(recipe.model)
-    if model.get("causal") is False:
-        del model["causal"]
+    model = identity({"model": plain(recipe.model)}, added=ADDED_KEYS)["model"]
     more: dict[str, Any] = {"lora": plain(recipe.lora)} if recipe.lora is not None else {}
     if recipe.optim.name != "adamw":
         more["optimiser"] = recipe.optim.name

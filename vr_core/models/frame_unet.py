@@ -1,0 +1,167 @@
+"""A residual U-Net that halves bins and no frames, with a block over frames at each level.
+
+In the project that this one descends from it removed vocals best of three: blocks at each level, blocks at the bottom
+alone, and the stack without halving (its README of 2022-07-23). Its file of that time is not published with sizes, so
+the sizes here are ours.
+
+Legend: B batch, C channel of the network, T frame, F bin, D bins of a level, which are its block's features.
+
+| level, of 1,024 bins | bins | maps, of `channels` 8 | what is there |
+|---|--:|--:|---|
+| input | 1,024 | 8 | convolution over 3 bins |
+| 0 | 1,024 | 8 + 1 | two convolutions over 3 bins, added to the input (He et al. 2016, arXiv:1603.05027), a block |
+| 1, 2 … `levels` | 512, 256 … | 16, 24 … + 1 | the same, the first convolution of stride 2 |
+| up again | … 1,024 | … 8 + 1 | a transposed convolution over 2 bins, the maps of the way down beside it, the same |
+| output | 1,024 | a mask and channel | a norm, a 1 × 1 convolution |
+
+A block takes the weighted sum of a level's maps and gives one more, as in a dense net (`blocks/dense.py`). Levels of
+more than `block_bins` bins have none. Convolutions and norms are within a frame, so only blocks join frames: any number
+of them is heard, and with `causal` blocks the model is causal. Bins are padded with zeros to a multiple that all levels
+and heads divide.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vr_core.draws import Draws
+from vr_core.errors import ModelError
+from vr_core.models.blocks.dense import DenseBlock
+from vr_core.models.blocks.shape import BlockShape
+from vr_core.models.heads import Answer, answer_of, require_per_bin
+from vr_core.models.layers.magnitude import CompressedMagnitude
+from vr_core.models.layers.past import Past, require_causal
+from vr_core.models.model import Model
+from vr_core.specs.fronts import STEREO
+from vr_core.specs.heads import HeadSpec
+from vr_core.specs.models import FrameUNetSpec, require_divisible, width_multiple
+
+
+class Residual(nn.Module):
+    """Norm, ReLU and convolution, twice, added to its input; `stride` halves the bins."""
+
+    def __init__(self, inputs: int, outputs: int, bins: int, stride: int) -> None:
+        super().__init__()
+        self.first_norm, self.second_norm = nn.LayerNorm(bins), nn.LayerNorm(bins // stride)
+        self.first = nn.Conv2d(inputs, outputs, (1, 3), (1, stride), (0, 1))
+        self.second = nn.Conv2d(outputs, outputs, (1, 3), padding=(0, 1))
+        plain = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if plain else nn.Conv2d(inputs, outputs, 1, (1, stride))
+
+    def forward(self, x: Float[Tensor, "B C T F"]) -> Float[Tensor, "B _C T _F"]:
+        y = self.second(F.relu(self.second_norm(self.first(F.relu(self.first_norm(x))))))
+        return y + self.shortcut(x)
+
+
+class Level(nn.Module):
+    """A residual, then the block's map beside its result."""
+
+    def __init__(self, residual: Residual, block: DenseBlock | None, outputs: int) -> None:
+        super().__init__()
+        self.residual, self.block = residual, block
+        self.outputs = outputs + (block is not None)
+
+    def forward(
+        self, x: Float[Tensor, "B C T F"], draws: Draws | None, past: Past | None
+    ) -> Float[Tensor, "B {self.outputs} T _F"]:
+        x = self.residual(x)
+        if self.block is None:
+            return x
+        return torch.cat([x, self.block(x.transpose(1, 2), draws, past)[:, None]], dim=1)
+
+
+class UpLevel(nn.Module):
+    """Twice the bins, the maps that were there on the way down beside them, then a level."""
+
+    def __init__(self, inputs: int, outputs: int, level: Level) -> None:
+        super().__init__()
+        self.larger, self.level = nn.ConvTranspose2d(inputs, outputs, (1, 2), (1, 2)), level
+
+    def forward(
+        self, x: Float[Tensor, "B C T F"], skip: Float[Tensor, "B _S T 2*F"], draws: Draws | None, past: Past | None
+    ) -> Float[Tensor, "B _C T 2*F"]:
+        return self.level(torch.cat([self.larger(x), skip], dim=1), draws, past)
+
+
+class FrameUNet(Model):
+    """Mixture magnitude in, masks out."""
+
+    def __init__(self, spec: FrameUNetSpec, bins: int, head: HeadSpec) -> None:
+        """Of any number of bins.
+
+        Raises:
+            ModelError: a level's block cannot be made of its bins.
+        """
+        super().__init__()
+        require_per_bin(head, type(self).__name__)
+        self.bins, self.head, self.causal = bins, head, spec.causal
+        self.compress = CompressedMagnitude()
+        self.more_bins = -bins % (width_multiple(spec.block, spec.positions, spec.heads) << spec.levels)
+        sizes = [(bins + self.more_bins) >> level for level in range(spec.levels + 1)]
+        maps = [spec.channels * (level + 1) for level in range(spec.levels + 1)]
+        blocks = 0
+
+        def level_of(level: int, inputs: int, bins: int) -> Level:
+            nonlocal blocks
+            residual = Residual(inputs, maps[level], bins, bins // sizes[level])
+            if sizes[level] > spec.block_bins:
+                return Level(residual, None, maps[level])
+            blocks += 1
+            block = DenseBlock(maps[level], spec.block, _shape(spec, sizes[level]), blocks - 1)
+            return Level(residual, block, maps[level])
+
+        self.input = nn.Conv2d(STEREO, spec.channels, (1, 3), padding=(0, 1))
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        inputs, outputs = spec.channels, []
+        for level in range(spec.levels + 1):
+            self.down.append(level_of(level, inputs, sizes[max(0, level - 1)]))
+            inputs = maps[level] + (sizes[level] <= spec.block_bins)
+            outputs.append(inputs)
+        for level in reversed(range(spec.levels)):
+            self.up.append(UpLevel(inputs, maps[level], level_of(level, maps[level] + outputs[level], sizes[level])))
+            inputs = outputs[level]
+        self.output = nn.Sequential(nn.LayerNorm(sizes[0]), nn.Conv2d(inputs, STEREO * head.maps, 1))
+
+    def layer_prefixes(self) -> tuple[str, ...]:
+        """As `Model.layer_prefixes`."""
+        down, up = (tuple(f"{way}.{i}." for i in range(len(getattr(self, way)))) for way in ("down", "up"))
+        return ("input.", *down, *up, "output.")
+
+    def forward(
+        self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None = None, past: Past | None = None
+    ) -> Answer:
+        """What the head asks for, of magnitudes of any number of frames; `past` as in `DenseFrameTransformer`."""
+        values = self.output(self._maps(magnitude_bcft, draws, past))[..., : self.bins]
+        return answer_of(self.head, values.transpose(1, 2).flatten(2), magnitude_bcft.shape[1])
+
+    def features(
+        self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None = None
+    ) -> Float[Tensor, "B T n"]:
+        """As `Model.features`: the last maps, one after the other."""
+        return self._maps(magnitude_bcft, draws).transpose(1, 2).flatten(2)
+
+    def _maps(
+        self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None, past: Past | None = None
+    ) -> Float[Tensor, "B _C T _F"]:
+        require_causal(past, causal=self.causal)
+        x = self.input(F.pad(self.compress(magnitude_bcft).transpose(2, 3), (0, self.more_bins)))
+        skips = []
+        for level in self.down:
+            x = level(x, draws, past)
+            skips.append(x)
+        skips.pop()
+        for level in self.up:
+            x = level(x, skips.pop(), draws, past)
+        return x
+
+
+def _shape(spec: FrameUNetSpec, width: int) -> BlockShape:
+    feedforward = spec.expansion * width
+    try:
+        require_divisible(spec.block, spec.positions, width, spec.heads, feedforward)
+    except ValueError as error:
+        raise ModelError(f"frame_unet, the level of {width} bins: {error}; give fewer levels") from None
+    return BlockShape(
+        width, spec.heads, feedforward, spec.max_distance_frames, spec.positions, spec.causal, spec.dropout
+    )
