@@ -96,7 +96,8 @@ def attended(part: nn.Module, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Te
             elif part.positions == "scalar":
                 logit = logit + part.distance[head, distance + REACH - 1]
             logits.append(logit)
-        weights = torch.stack(logits).exp() / sum(torch.stack(logits).exp())
+        weights = (torch.stack(logits) - max(logits)).exp()
+        weights = weights / weights.sum()
         found[i, own] = sum(weights[n] * v[j, own] for n, j in enumerate(seen))
     return linear(found, part.out)
 
@@ -262,9 +263,9 @@ def test_every_name_of_a_block_has_parts() -> None:
     [
         ({"block": "evolvd"}, "evolved"),
         ({"width": 12, "heads": 8}, "width must be a multiple of heads, got width 12 and heads 8"),
-        ({"width": 12, "heads": 4, "positions": "rotary"}, "multiple of 8 with block frame_transformer and positions rot"),
+        ({"width": 12, "heads": 4, "positions": "rotary"}, "8 with block frame_transformer and positions rot"),
         ({"width": 12, "heads": 4, "block": "evolved_decoder"}, "multiple of 8 with block evolved_decoder"),
-        ({"block": "evolved", "feedforward": 12}, "feedforward must be a multiple of 8, got 12"),
+        ({"block": "evolved", "feedforward": 12}, "feedforward must be a multiple of 8 with block evolved, got 12"),
     ],
 )  # fmt: skip
 def test_sizes_that_do_not_fit_are_told(settings: dict[str, typing.Any], said: str) -> None:

@@ -46,8 +46,6 @@ class DenseFrameTransformerSpec(Spec):
 
     @model_validator(mode="after")
     def _divisible(self) -> "DenseFrameTransformerSpec":
-        if self.feedforward % 4:
-            raise ValueError(f"feedforward must be a multiple of 4, got {self.feedforward}")
         require_divisible(self.block, self.positions, self.width, self.heads, self.feedforward)
         return self
 
@@ -62,8 +60,9 @@ def require_divisible(block: BlockName, positions: Positions, width: int, heads:
     if width % multiple:
         wanted = "heads" if multiple == heads else f"{multiple} with block {block} and positions {positions}"
         raise ValueError(f"width must be a multiple of {wanted}, got width {width} and heads {heads}")
-    if block in {"evolved", "evolved_decoder"} and feedforward % 8:
-        raise ValueError(f"block {block}: feedforward must be a multiple of 8, got {feedforward}")
+    parts = 8 if block in {"evolved", "evolved_decoder"} else 4
+    if feedforward % parts:
+        raise ValueError(f"feedforward must be a multiple of {parts} with block {block}, got {feedforward}")
 
 
 def width_multiple(block: BlockName, positions: Positions, heads: int) -> int:
@@ -271,7 +270,7 @@ class FrameUNetSpec(Spec):
     block: BlockName = "frame_transformer"
     positions: Positions = "relative"
     heads: Count = 8
-    expansion: Annotated[int, Field(gt=0, multiple_of=2)] = 2
+    expansion: Count = 2
     """Width of a block's feed-forward as a multiple of its bins."""
     max_distance_frames: Count = 512
     causal: bool = False
