@@ -6,19 +6,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
-from jobs.recipes.shipped import read_recipe, shipped_recipes
+from jobs.recipes.shipped import read_recipe
 from jobs.runs.creation import create_run
 from tests.command_line import vr
+from tests.jobs.songs_recipes import songs_recipes
 from tests.jobs.training import here
+from vr_core.models.figures import count_parameters
+from vr_core.models.registry import MODELS, build
+from vr_core.specs.stft import StftSpec
 
-QUICK = ("songs-unet",)
+QUICK = ("songs-dense-frame-transformer", "songs-plain-stack", "songs-unet")
 """The others take longer, and are of the long tier."""
-NAMES = sorted(
-    name
-    for name in shipped_recipes()
-    if name.startswith("songs-") and not (spec := read_recipe(name)).needs_init and spec.objective.name == "separate"
-)
+NAMES = songs_recipes()
+MOST_PARAMETERS = 3_000_000
+LARGER = ("songs-seed-frame-transformer",)
+"""A block of it is as wide as the spectrogram."""
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +34,16 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_there_is_one_for_each_of_the_convolutional_nets() -> None:
-    assert {"songs-unet", "songs-mmdensenet", "songs-mmdenselstm"} <= set(NAMES)
+def test_there_is_one_for_every_model() -> None:
+    assert {read_recipe(name).model.name for name in NAMES} == MODELS.keys()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in LARGER])
+def test_it_is_small(name: str) -> None:
+    recipe = read_recipe(name)
+    with torch.device("meta"):
+        model = build(recipe.model, recipe.model.front.bins_on(StftSpec()), recipe.objective.head)
+    assert count_parameters(model) <= MOST_PARAMETERS
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,167 @@
+"""All architectures side by side, small and from nothing, by their recipes `songs-*`.
+
+    python -m tests.bench.zoo MUSIC WORK    what has no line yet, then the table
+    python -m tests.bench.zoo --table       the table alone
+
+MUSIC has the songs 001 to 036: 1 to 30 are trained on, 31 to 36 are scored. First each recipe's costs are measured
+(`recipe_costs.py`), one at a time; then every recipe is trained for equal core-seconds, by two seeds, and scored. The
+trials (`trials.py`) have their lines in `results/zoo.jsonl`. A line is of one digest of a recipe: one that changed is
+measured again. Recipes are found by listing.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs.recipe import Recipe
+from jobs.recipes.shipped import read_recipe
+from tests.bench.measurement import Benchmark
+from tests.bench.trials import (
+    Line,
+    Trial,
+    ask,
+    carry_out,
+    prepare_songs,
+    read_lines,
+    train_and_score,
+)
+from tests.jobs.songs_recipes import songs_recipes
+
+MODULE = "tests.bench.zoo"
+RESULTS = Path(__file__).with_name("results") / "zoo.jsonl"
+SEEDS = (1, 2)
+BUDGET_CORE_S = 450
+PARTS = {"train": range(1, 31), "test": range(31, 37)}
+LEAST_WARM_UPS = 3
+"""Of a run's steps; with fewer the warm-up is as long a part of it as of the recipe."""
+
+
+def steps_within(budget_core_s: float, step_core_s: float) -> int:
+    """Whole steps, one at least."""
+    return max(1, int(budget_core_s / step_core_s))
+
+
+def warm_up_of(recipe: Recipe, steps: int) -> int:
+    """Steps of the warm-up where the recipe is trained for so many."""
+    own = recipe.optim.warmup_steps
+    return own if steps >= LEAST_WARM_UPS * own else round(own * steps / recipe.steps)
+
+
+def costs_of(name: str, digest: str, *words: str) -> Trial:
+    """The costs of a recipe; `words` go before."""
+    return Trial({"what": "costs", "recipe": name, "digest": digest}, (*words, "--one", "costs", name))
+
+
+def training_of(costs: Line, seed: int, *words: str) -> Trial:
+    """The training that the costs of a recipe allow; `words` go before."""
+    steps = steps_within(BUDGET_CORE_S, costs["loop_step_core_s"])
+    return Trial(
+        {
+            "what": "training", "recipe": costs["recipe"], "digest": costs["digest"], "seed": seed,
+            "budget_core_s": BUDGET_CORE_S,
+        },
+        (*words, "--one", "training", costs["recipe"], str(seed), str(steps)),
+    )  # fmt: skip
+
+
+def shipped_digests() -> dict[str, str]:
+    """Recipe → digest of its settings."""
+    return {name: read_recipe(name).digest() for name in songs_recipes()}
+
+
+def current(lines: Iterable[Line], what: str, digests: Mapping[str, str]) -> list[Line]:
+    """The lines of recipes as they are now."""
+    return [line for line in lines if line["what"] == what and digests.get(line["recipe"]) == line["digest"]]
+
+
+def table(lines: Sequence[Line], digests: Mapping[str, str]) -> list[str]:
+    """Of recipes whose costs are known, the smallest first: seeds spread too far for an order by their scores."""
+    scores = {(line["recipe"], line["seed"]): line["improvement_db"] for line in current(lines, "training", digests)}
+    rows = [
+        "| recipe | parameters | GFLOP for a second of audio | memory of a step, MB | core-seconds of a step "
+        "| × real time, 1 core | 2 cores | dB, seed 1 | seed 2 | mean |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for line in sorted(current(lines, "costs", digests), key=lambda line: (line["parameters"], line["recipe"])):
+        each = [scores.get((line["recipe"], seed)) for seed in SEEDS]
+        known = [db for db in each if db is not None]
+        mean = statistics.fmean(known) if len(known) == len(SEEDS) else None
+        cells = [
+            f"`{line['recipe']}`", f"{line['parameters']:,}", f"{line['gflop_per_s']:.2f}",
+            f"{line['step_peak_bytes'] / 1e6:,.0f}", f"{line['step_core_s']:.2f}", f"{line['times_real_time_1']:.1f}",
+            f"{line['times_real_time_2']:.1f}", *("–" if db is None else f"{db:.2f}" for db in (*each, mean)),
+        ]  # fmt: skip
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def measure_costs(name: str, work: Path | None) -> Line:
+    """In this process; of the product's training only where there is a folder for its run, with the data set."""
+    from tests.bench import recipe_costs
+
+    found: Line = recipe_costs.measure(read_recipe(name))
+    if work is not None:
+        short = training_recipe(name, recipe_costs.LOOP_STEPS, 0, work, "costs")
+        found["loop_step_core_s"] = recipe_costs.loop_step_core_s(short)
+    return found
+
+
+def training_recipe(name: str, steps: int, seed: int, work: Path, kind: str) -> Recipe:
+    """A shipped recipe for so many steps, its run in a folder of its own."""
+    shipped = read_recipe(name)
+    out = work / kind / f"{name}-{shipped.digest()}-{steps}-{seed}"
+    changes = [
+        f"steps={steps}", f"seed={seed}", f"data={work / 'songs'}", f"out={out}", "workers={device: cpu}",
+        f"optim.warmup_steps={warm_up_of(shipped, steps)}", f"validation.every_steps={steps}",
+        "log.tensorboard=false",
+    ]  # fmt: skip
+    return read_recipe(name, changes)
+
+
+def measure(quick: bool) -> dict[str, Any]:
+    """Costs without music: each recipe in a process of its own, whether quick or not."""
+    found = {name: ask(MODULE, ("--one", "costs", name)) for name in songs_recipes()}
+    return {"ratio": min(line["times_real_time_1"] for line in found.values())} | found
+
+
+BENCHMARK = Benchmark("real time over the time of the slowest small model's separation on one core", measure)
+
+
+def main(arguments: list[str]) -> None:
+    """As the module says."""
+    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__)
+    parser.add_argument("music", nargs="?", type=Path)
+    parser.add_argument("work", nargs="?", type=Path, help="folder for the data set and runs")
+    parser.add_argument("--table", action="store_true", help="of the lines that are there; nothing is measured")
+    parser.add_argument("--one", nargs="+", metavar="WORD", help="this trial alone, in this process")
+    asked = parser.parse_args(arguments)
+    if asked.one:
+        what, name, *numbers = asked.one
+        if what == "costs":
+            print(json.dumps(measure_costs(name, asked.work)))
+        else:
+            seed, steps = map(int, numbers)
+            recipe = training_recipe(name, steps, seed, asked.work, "runs")
+            print(json.dumps(train_and_score(recipe, asked.work / "songs")))
+        return
+    digests, failed = shipped_digests(), []
+    if not asked.table:
+        if asked.work is None:
+            parser.error("give MUSIC and WORK, or --table")
+        prepare_songs(asked.music, asked.work / "songs", PARTS)
+        words = str(asked.music), str(asked.work)
+        failed += carry_out(MODULE, RESULTS, [costs_of(*each, *words) for each in digests.items()], at_once=1)
+        costs = current(read_lines(RESULTS), "costs", digests)
+        trials = [training_of(line, seed, *words) for seed in SEEDS for line in costs]
+        failed += carry_out(MODULE, RESULTS, trials)
+    print("\n".join(table(read_lines(RESULTS), digests)))
+    if failed:
+        sys.exit(f"failed: {'; '.join(map(str, failed))}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,84 @@
+"""Trials of benches, without any training: what is missing, what a budget allows, and tables of lines."""
+
+from pathlib import Path
+
+import pytest
+
+from jobs.recipes.shipped import read_recipe
+from tests.bench import zoo
+from tests.bench.trials import Trial, carry_out, missing, read_lines
+from tests.jobs.songs_recipes import songs_recipes
+
+ONE_TRIAL = """
+import json, sys
+if sys.argv[1] == "0":
+    sys.exit(3)
+print("on the way")
+print(json.dumps({"db": int(sys.argv[1])}))
+"""
+COSTS = {
+    "what": "costs", "recipe": "songs-unet", "digest": "1", "parameters": 2_000_000, "gflop_per_s": 0.25,
+    "step_peak_bytes": 300_000_000, "step_core_s": 0.5, "loop_step_core_s": 0.9, "times_real_time_1": 20.04,
+    "times_real_time_2": 30.0,
+}  # fmt: skip
+
+
+def test_what_has_a_line_is_not_missing_and_the_order_stays() -> None:
+    trials = [Trial({"way": way, "seed": seed}, ()) for seed in (1, 2) for way in ("a", "b")]
+    lines = [{"way": "b", "seed": 1, "db": 2.0}, {"way": "a", "seed": 3, "db": 2.0}]
+    assert [tuple(trial.key.values()) for trial in missing(trials, lines)] == [("a", 1), ("a", 2), ("b", 2)]
+
+
+def test_each_trial_appends_its_line_and_a_failure_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = tmp_path / "results" / "lines.jsonl"
+    (tmp_path / "one_trial.py").write_text(ONE_TRIAL)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    trials = [Trial({"seed": seed}, (str(seed),)) for seed in (0, 1, 2)]
+    assert carry_out("one_trial", results, trials) == trials[:1]
+    assert {(line["seed"], line["db"]) for line in read_lines(results)} == {(1, 1), (2, 2)}
+    assert all({"date", "hardware", "commit"} <= line.keys() for line in read_lines(results))
+    before = results.read_text()
+    assert carry_out("one_trial", results, trials[1:]) == []
+    assert results.read_text() == before
+
+
+def test_a_budget_gives_whole_steps_and_a_warm_up_that_fits_them() -> None:
+    assert [zoo.steps_within(450, step_s) for step_s in (0.9, 1.01, 1000)] == [500, 445, 1]
+    recipe = read_recipe("songs-unet", ["steps=1000", "optim.warmup_steps=100"])
+    assert [zoo.warm_up_of(recipe, steps) for steps in (1000, 300, 299, 50)] == [100, 100, 30, 5]
+
+
+def test_a_training_takes_what_its_costs_allow() -> None:
+    trial = zoo.training_of(COSTS, 2, "music", "work")
+    assert trial.words == ("music", "work", "--one", "training", "songs-unet", "2", "500")
+    assert trial.key == {
+        "what": "training", "recipe": "songs-unet", "digest": "1", "seed": 2, "budget_core_s": 450
+    }  # fmt: skip
+
+
+def test_the_table_has_the_recipes_as_they_are_and_says_what_is_not_known() -> None:
+    small = COSTS | {"recipe": "songs-plain-stack", "parameters": 1_000_000}
+    score = {"what": "training", "recipe": "songs-unet", "digest": "1", "seed": 1, "improvement_db": 6.0}
+    lines = [
+        COSTS, small, COSTS | {"digest": "0", "parameters": 1}, score, score | {"seed": 2, "improvement_db": 7.0},
+        score | {"recipe": "songs-plain-stack"}, score | {"digest": "0", "improvement_db": 9.0},
+    ]  # fmt: skip
+    _, ruled, *rows = zoo.table(lines, {"songs-unet": "1", "songs-plain-stack": "1"})
+    assert rows == [
+        "| `songs-plain-stack` | 1,000,000 | 0.25 | 300 | 0.50 | 20.0 | 30.0 | 6.00 | – | – |",
+        "| `songs-unet` | 2,000,000 | 0.25 | 300 | 0.50 | 20.0 | 30.0 | 6.00 | 7.00 | 6.50 |",
+    ]
+    assert {line.count("|") for line in (ruled, *rows)} == {11}
+
+
+def test_every_recipe_has_a_digest_of_its_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digests = zoo.shipped_digests()
+    assert list(digests) == songs_recipes()
+    assert len(set(digests.values())) == len(digests)
+    monkeypatch.setattr(zoo, "read_lines", lambda _: [COSTS | {"digest": digests["songs-unet"]}])
+    zoo.main(["--table"])
+    assert "`songs-unet`" in capsys.readouterr().out
