@@ -80,10 +80,15 @@ def require_startable(recipe: Recipe) -> None:
     """Check what a recipe must have before a run of it starts.
 
     Raises:
-        ConfigError: no data set, no `init` where the recipe needs one, a key that would have no effect, or a `sync`
-            that is no more.
+        ConfigError: no data set, no `init` where the recipe needs one, a key that would have no effect, a model that
+            cannot hear what the objective asks of it, or a `sync` that is no more.
     """
     require_effect(recipe, f"recipe {recipe.name}")
+    if recipe.model.front.causal and recipe.objective.looks_ahead:
+        raise ConfigError(
+            f"recipe {recipe.name}: model.causal hears no later frame, and objective {recipe.objective.name} hides "
+            "frames that are told from those on both sides; leave causal out, or take objective separate"
+        )
     if recipe.data is None:
         raise ConfigError(f"recipe {recipe.name}: no data set; add data=FOLDER (made by `vr data prepare`)")
     if recipe.lora is not None and recipe.init is None:

@@ -100,6 +100,15 @@ def test_copies_on_own_disks_go_with_every_other_sync(sync: Any) -> None:
     require_startable(recipe(data="/a", sync="diloco"))
 
 
+@pytest.mark.parametrize("name", ["dense_frame_transformer", "frame_unet"])
+def test_a_causal_model_is_not_asked_for_what_later_frames_tell(name: str) -> None:
+    causal = {"name": name, "causal": True}
+    with pytest.raises(ConfigError, match=r"model\.causal hears no later frame, and objective masked_frames hides"):
+        require_startable(recipe(data="/a", model=causal, objective={"name": "masked_frames"}))
+    require_startable(recipe(data="/a", model=causal, objective={"name": "separate"}))
+    require_startable(recipe(data="/a", model={"name": name}, objective={"name": "masked_frames"}))
+
+
 def test_what_a_run_needs_before_it_starts() -> None:
     with pytest.raises(ConfigError, match=r"no data set; add data=FOLDER"):
         require_startable(recipe())

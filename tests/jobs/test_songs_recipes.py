@@ -52,8 +52,8 @@ def test_it_is_small(name: str) -> None:
 )
 def test_it_trains_and_separates(name: str, songs: Path, tmp_path: Path) -> None:
     words = [
-        f"data={songs / 'data'}", f"out={tmp_path / 'runs'}", "steps=2", "batch.items=2", "batch.crop_frames=32",
-        "validation={every_steps: 2, items: 1}", "workers={device: cpu}",
+        f"data={songs / 'data'}", f"out={tmp_path / 'runs'}", "steps=20", "batch.items=2", "batch.crop_frames=32",
+        "validation={every_steps: 20, items: 1}", "workers={device: cpu}",
     ]  # fmt: skip
     run = create_run(read_recipe(name, words))
     here(run)

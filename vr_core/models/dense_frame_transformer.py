@@ -55,7 +55,7 @@ class DenseFrameTransformer(Model):
         # Narrower than the bins, the stereo pair is projected jointly: the first block's weighted sum of two maps
         # could not compare left with right otherwise.
         self.input = nn.Linear(STEREO * bins, STEREO * spec.width) if spec.width != bins else nn.Identity()
-        self.causal = spec.causal
+        self.front = spec.front
         shape = BlockShape(
             spec.width,
             spec.heads,
@@ -93,7 +93,7 @@ class DenseFrameTransformer(Model):
     def _maps(
         self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None, past: Past | None = None
     ) -> Float[Tensor, "B T maps D"]:
-        require_causal(past, causal=self.causal)
+        require_causal(past, causal=self.front.causal)
         batch, channels, bins, frames = magnitude_bcft.shape
         x = self.compress(magnitude_bcft).permute(0, 3, 1, 2).reshape(batch, frames, channels * bins)
         maps = self.input(x).reshape(batch, frames, channels, self.width)

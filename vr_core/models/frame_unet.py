@@ -95,7 +95,7 @@ class FrameUNet(Model):
         """
         super().__init__()
         require_per_bin(head, type(self).__name__)
-        self.bins, self.head, self.causal = bins, head, spec.causal
+        self.bins, self.head, self.front = bins, head, spec.front
         self.compress = CompressedMagnitude()
         self.more_bins = -bins % (width_multiple(spec.block, spec.positions, spec.heads) << spec.levels)
         sizes = [(bins + self.more_bins) >> level for level in range(spec.levels + 1)]
@@ -144,7 +144,7 @@ class FrameUNet(Model):
     def _maps(
         self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None, past: Past | None = None
     ) -> Float[Tensor, "B _C T _F"]:
-        require_causal(past, causal=self.causal)
+        require_causal(past, causal=self.front.causal)
         x = self.input(F.pad(self.compress(magnitude_bcft).transpose(2, 3), (0, self.more_bins)))
         skips = []
         for level in self.down:

@@ -5,9 +5,11 @@ from typing import Any
 
 from vr_core.specs.heads import MASK, HeadSpec
 from vr_core.specs.models import (
+    BlockName,
     BsRoformerSpec,
     CascadedNetSpec,
     DenseFrameTransformerSpec,
+    FrameUNetSpec,
     MelRoformerSpec,
     MMDenseLstmSpec,
     MMDenseNetSpec,
@@ -72,6 +74,14 @@ _OF_THE_SEED = {
     4: Figures(66_872_352, 6.79e09, 881_082_368),
     8: Figures(133_744_714, 1.36e10, 1_946_845_184),
 }
+
+_HOME: dict[str, Any] = {"width": 1024, "blocks": 8, "heads": 16, "feedforward": 3072}
+_OF_BLOCKS: tuple[tuple[BlockName, str, Figures], ...] = (
+    ("evolved", "cells of the Evolved Transformer's encoder", Figures(189_327_434, 1.70e10, 868_425_728)),
+    ("evolved_decoder", "those of its decoder, causal", Figures(180_951_114, 1.70e10, 1_100_062_720)),
+    ("primer_ez", "blocks of Primer-EZ", Figures(109_226_058, 1.01e10, 608_280_576)),
+    ("primer", "blocks of Primer", Figures(109_201_482, 1.01e10, 574_726_144)),
+)
 
 CONFIGURATIONS: dict[str, Configuration] = {
     "bs_roformer/192x6": Configuration(
@@ -146,8 +156,35 @@ CONFIGURATIONS: dict[str, Configuration] = {
     ),
     "dense_frame_transformer/home": Configuration(
         "of the recipes home-*",
-        DenseFrameTransformerSpec(width=1024, blocks=8, heads=16, feedforward=3072),
+        DenseFrameTransformerSpec(**_HOME),
         Figures(141_062_218, 1.29e10, 809_705_472),
+        crop_s=_OF_512,
+    ),
+    "dense_frame_transformer/home-causal": Configuration(
+        "the same, causal",
+        DenseFrameTransformerSpec(**_HOME, causal=True),
+        Figures(136_876_106, 1.25e10, 829_595_648),
+        crop_s=_OF_512,
+    ),
+    **{
+        f"dense_frame_transformer/home-{block.replace('_', '-')}": Configuration(
+            about,
+            DenseFrameTransformerSpec(**_HOME | {"feedforward": 4096}, block=block, causal=block == "evolved_decoder"),
+            figures,
+            crop_s=_OF_512,
+        )
+        for block, about, figures in _OF_BLOCKS
+    },
+    "frame_unet/songs": Configuration(
+        "of the recipe songs-frame-unet, for 2 cores",
+        FrameUNetSpec(channels=4, heads=4, block_bins=256, max_distance_frames=128, dropout=0),
+        Figures(2_394_703, 4.26e08, 105_743_360),
+        crop_s=_OF_128,
+    ),
+    "frame_unet/home": Configuration(
+        "of the recipe home-frame-unet",
+        FrameUNetSpec(channels=16, levels=6, expansion=3),
+        Figures(49_015_045, 8.77e09, 2_164_416_512),
         crop_s=_OF_512,
     ),
     "mmdensenet/paper": Configuration(

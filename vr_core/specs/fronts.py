@@ -27,6 +27,8 @@ class Front:
     """Frames that one frame of the answer depends on; None: all that it hears at once."""
     least_frames: int = 1
     """With fewer it gives no answer."""
+    causal: bool = False
+    """Whether a frame of the answer depends on that frame and earlier ones alone."""
 
     @property
     def takes_phase(self) -> bool:

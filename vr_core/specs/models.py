@@ -42,7 +42,7 @@ class DenseFrameTransformerSpec(Spec):
     @property
     def front(self) -> Front:
         """Magnitudes, as they are stored."""
-        return AS_STORED
+        return Front(causal=self.causal)
 
     @model_validator(mode="after")
     def _divisible(self) -> "DenseFrameTransformerSpec":
@@ -280,7 +280,7 @@ class FrameUNetSpec(Spec):
     @property
     def front(self) -> Front:
         """Magnitudes, as they are stored."""
-        return AS_STORED
+        return Front(causal=self.causal)
 
 
 class _MultiBandDenseSpec(Spec):

@@ -21,6 +21,8 @@ class MaskedFramesSpec(Spec):
     """Pretraining: hide runs of frames of a mixture and predict their magnitudes."""
 
     purpose: ClassVar[Purpose] = "pretraining"
+    looks_ahead: ClassVar[bool] = True
+    """Whether an answer is told from later frames too."""
     name: Literal["masked_frames"] = "masked_frames"
     rate: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of tokens chosen; at least one an item."""
@@ -62,6 +64,7 @@ class SeparateSpec(Spec):
     """Fine-tuning: stems out of the mixture."""
 
     purpose: ClassVar[Purpose] = "separation"
+    looks_ahead: ClassVar[bool] = False
     name: Literal["separate"] = "separate"
     mask: Literal["real", "complex", "amplitude"] = "real"
     """What the model answers. A complex mask also corrects the phase, which a real one takes from the mixture. An
