@@ -15,6 +15,7 @@ from tests.gpu.memory import MOST, largest
 from tests.gpu.parts import PARTS
 from tests.gpu.precision import losses_apart
 from tests.gpu.speed import heard_by, model_of, separated_per_s, short, training_step
+from vr_core.models.layers.attention import FrameAttention
 from vr_core.specs.configurations import CONFIGURATIONS
 
 CPU = torch.device("cpu")
@@ -76,17 +77,17 @@ def test_one_rank_adds_up_and_its_gradient_is_right():
 
 
 def test_attention_is_measured_on_what_the_models_compute():
-    """The relative term without its vectors, and rotary positions of one frame, are attention without positions."""
+    """The relative term is the same as a mask, and without its vectors it is attention without positions."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, attention.HEADS, 5, attention.HEAD_WIDTH) for _ in range(3))
+    layer = FrameAttention(attention.HEADS * attention.HEAD_WIDTH, attention.HEADS, 5)
     plain = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-    vectors = torch.zeros(attention.HEADS, 9, attention.HEAD_WIDTH)
-    torch.testing.assert_close(attention.relative_attention(q, k, v, vectors), plain)
-    one = [x[:, :, :1] for x in (q, k, v)]
-    rotary = attention.Rotary(attention.HEAD_WIDTH)
-    torch.testing.assert_close(attention.rotary_attention(*one, rotary), one[2])
-    assert not torch.allclose(attention.rotary_attention(q, k, v, rotary), plain)
-    assert set(attention.ways(8, CPU)) == {"rotary", "relative", "without positions"}
+    torch.testing.assert_close(layer.attended(q, k, v), plain)
+    torch.nn.init.normal_(layer.distance)
+    assert not torch.allclose(layer.attended(q, k, v), plain)
+    as_mask = attention.relative_as_mask(q, k, v, layer.distance)
+    torch.testing.assert_close(layer.attended(q, k, v), as_mask)
+    assert list(attention.ways(8, CPU)) == ["rotary", "scalar", "relative", "relative, as a mask", "without positions"]
 
 
 def test_a_clock_counts_what_it_is_given():

@@ -1,9 +1,10 @@
-"""What positions cost in attention: rotary ones against the relative term of the dense frame transformer.
+"""What positions cost in attention, and what is saved by keeping keys and values of earlier frames.
 
-One thread, float32, forward and backward, in CPU seconds of this process. Both have the same queries, keys and values:
-8 heads of 64 numbers, one item. Rotary positions leave the logits alone, so that torch's fused attention computes them;
-the relative term is a product of its own (`relative_logits` of `vr_core.models.layers.attention`) and keeps all logits
-for the backward pass.
+One thread, float32, in CPU seconds of this process. The ways have the same queries, keys and values, of 8 heads of 64
+numbers and one item, forward and backward. Rotary positions leave the logits alone, and a number for each distance is a
+mask: torch's fused attention computes both. The relative term is a product of its own (`relative_logits` of
+`vr_core.models.layers.attention`) and keeps all logits for the backward pass; as a mask of the fused attention it is
+only measured. A song in pieces is that of a causal stack of the size of the recipes songs-*, a frame at a time.
 """
 
 from collections.abc import Callable
@@ -11,26 +12,28 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.bench.measurement import Benchmark
 from tests.bench.models import core_s
-from vr_core.models.layers.attention import Rotary, relative_logits
+from vr_core.models.layers.attention import FrameAttention, relative_logits
+from vr_core.models.layers.past import Past
+from vr_core.models.registry import build
+from vr_core.specs.models import DenseFrameTransformerSpec
 
 HEADS, HEAD_WIDTH = 8, 64
 FRAMES = (128, 512, 1024)
 RATIO_AT = 512
+PIECES = 128
+"""Frames of the song in pieces."""
+_STACK = DenseFrameTransformerSpec(
+    width=128, blocks=3, heads=4, feedforward=384, max_distance_frames=128, dropout=0, causal=True
+)
 
 
-def rotary_attention(q: Tensor, k: Tensor, v: Tensor, rotary: nn.Module) -> Tensor:
-    """As in the RoFormers, `[item, head, frame, feature]`."""
-    return F.scaled_dot_product_attention(rotary(q), rotary(k), v)
-
-
-def relative_attention(q: Tensor, k: Tensor, v: Tensor, vectors: Tensor) -> Tensor:
-    """As in the dense frame transformer; `vectors` are `[head, distance, feature]`."""
-    q = q * HEAD_WIDTH**-0.5
-    return torch.softmax(q @ k.transpose(-1, -2) + relative_logits(q, vectors), dim=-1) @ v
+def relative_as_mask(q: Tensor, k: Tensor, v: Tensor, vectors: Tensor) -> Tensor:
+    """The relative term as the mask of the fused attention; `vectors` are `[head, distance, feature]`."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=relative_logits(q * HEAD_WIDTH**-0.5, vectors))
 
 
 def ways(frames: int, device: torch.device, dtype: torch.dtype = torch.float32) -> dict[str, Callable[[], object]]:
@@ -38,22 +41,43 @@ def ways(frames: int, device: torch.device, dtype: torch.dtype = torch.float32) 
     torch.manual_seed(0)
     shape = (1, HEADS, frames, HEAD_WIDTH)
     q, k, v = (torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
-    vectors = torch.randn(HEADS, 2 * frames - 1, HEAD_WIDTH, device=device, dtype=dtype, requires_grad=True)
-    rotary = Rotary(HEAD_WIDTH).to(device, dtype)
+    relative, scalar, rotary = (
+        FrameAttention(HEADS * HEAD_WIDTH, HEADS, frames, positions=positions).to(device, dtype)
+        for positions in ("relative", "scalar", "rotary")
+    )
 
     def both(attend: Callable[[], Tensor]) -> Callable[[], object]:
         def step() -> None:
-            for tensor in (q, k, v, vectors):
+            for tensor in (q, k, v, relative.distance, scalar.distance):
                 tensor.grad = None
             attend().sum().backward()
 
         return step
 
     return {
-        "rotary": both(lambda: rotary_attention(q, k, v, rotary)),
-        "relative": both(lambda: relative_attention(q, k, v, vectors)),
+        "rotary": both(lambda: rotary.attended(rotary.rotary(q), rotary.rotary(k), v)),
+        "scalar": both(lambda: scalar.attended(q, k, v)),
+        "relative": both(lambda: relative.attended(q, k, v)),
+        "relative, as a mask": both(lambda: relative_as_mask(q, k, v, relative.distance)),
         "without positions": both(lambda: F.scaled_dot_product_attention(q, k, v)),
     }
+
+
+def pieces_ms(frames: int = PIECES) -> dict[str, float]:
+    """Milliseconds of a core for a frame of a song that comes frame by frame: kept, or computed anew each time."""
+    model, heard = build(_STACK, 1024).eval(), torch.rand(1, 2, 1024, frames)
+
+    def kept() -> None:
+        past = Past()
+        for frame in heard.split(1, dim=3):
+            model(frame, past=past)
+
+    def anew() -> None:
+        for end in range(1, frames + 1):
+            model(heard[..., :end])
+
+    with torch.inference_mode():
+        return {name: 1000 * core_s(work) / frames for name, work in (("kept", kept), ("computed anew", anew))}
 
 
 def measure(quick: bool) -> dict[str, Any]:
@@ -62,14 +86,17 @@ def measure(quick: bool) -> dict[str, Any]:
     torch.set_num_threads(1)
     try:
         found = {
-            frames: {name: 1000 * core_s(work) for name, work in ways(frames, torch.device("cpu")).items()}
+            f"{frames} frames, core ms": {
+                name: 1000 * core_s(work) for name, work in ways(frames, torch.device("cpu")).items()
+            }
             for frames in ((RATIO_AT,) if quick else FRAMES)
         }
+        found["a frame of a song in pieces, core ms"] = pieces_ms()
     finally:
         torch.set_num_threads(threads)
-    return {"ratio": found[RATIO_AT]["relative"] / found[RATIO_AT]["rotary"]} | {
-        f"{frames} frames, core ms": {name: float(f"{ms:.3g}") for name, ms in row.items()}
-        for frames, row in found.items()
+    row = found[f"{RATIO_AT} frames, core ms"]
+    return {"ratio": row["relative"] / row["rotary"]} | {
+        name: {key: float(f"{value:.3g}") for key, value in row.items()} for name, row in found.items()
     }
 
 

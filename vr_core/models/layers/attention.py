@@ -81,27 +81,18 @@ class FrameAttention(Part):
             q, k = self.rotary(q, first), self.rotary(k, first)
         if past is not None:
             k, v = past.joined(self, "k", k, dim=2), past.joined(self, "v", v, dim=2)
-        return self.out(self._attended(q, k, v).transpose(1, 2).flatten(2))
+        return self.out(self.attended(q, k, v).transpose(1, 2).flatten(2))
 
-    def learned(self, first: int, end: int) -> Float[Tensor, "H distance *K"]:
-        """What is learned of the distances `first` .. `end` - 1; far ones share the outermost."""
-        reach = self.max_distance_frames - 1
-        if -reach <= first:
-            return self.distance[:, first + reach : end + reach]
-        return self.distance[:, torch.arange(first, end, device=self.distance.device).clamp(-reach, reach) + reach]
-
-    def _make_projections(self, width: int, *, mdha: bool, bias: bool) -> None:
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.conv = FrameConv(3 * width, 3, identity=True, causal=self.causal, bias=bias) if mdha else None
-
-    def _projected(self, x_btd: Float[Tensor, "B T D"], past: Past | None) -> tuple[Tensor, ...]:
-        """Queries, keys and values, each `[B, T, D]`."""
-        qkv = self.query_key_value(x_btd)
-        return (qkv if self.conv is None else self.conv(qkv, past)).chunk(3, dim=-1)
-
-    def _attended(
+    def attended(
         self, q: Float[Tensor, "B H T K"], k: Float[Tensor, "B H L K"], v: Float[Tensor, "B H L K"]
     ) -> Float[Tensor, "B H T K"]:
+        """The softmax of the table above, times the values.
+
+        Args:
+            q: queries of the last T frames of L, turned where positions are rotary.
+            k: keys, turned likewise.
+            v: values.
+        """
         frames, whole = q.shape[2], k.shape[2]
         if self.positions == "relative":
             q = q * q.shape[-1] ** -0.5
@@ -122,6 +113,22 @@ class FrameAttention(Part):
         elif self.causal:
             mask = ~_ahead(frames, whole, q.device)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    def learned(self, first: int, end: int) -> Float[Tensor, "H distance *K"]:
+        """What is learned of the distances `first` .. `end` - 1; far ones share the outermost."""
+        reach = self.max_distance_frames - 1
+        if -reach <= first:
+            return self.distance[:, first + reach : end + reach]
+        return self.distance[:, torch.arange(first, end, device=self.distance.device).clamp(-reach, reach) + reach]
+
+    def _make_projections(self, width: int, *, mdha: bool, bias: bool) -> None:
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.conv = FrameConv(3 * width, 3, identity=True, causal=self.causal, bias=bias) if mdha else None
+
+    def _projected(self, x_btd: Float[Tensor, "B T D"], past: Past | None) -> tuple[Tensor, ...]:
+        """Queries, keys and values, each `[B, T, D]`."""
+        qkv = self.query_key_value(x_btd)
+        return (qkv if self.conv is None else self.conv(qkv, past)).chunk(3, dim=-1)
 
 
 def _ahead(frames: int, whole: int, device: torch.device) -> Tensor:
