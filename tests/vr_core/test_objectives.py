@@ -20,9 +20,14 @@ from vr_core.specs.models import (
     BsRoformerSpec,
     CascadedNetSpec,
     DenseFrameTransformerSpec,
+    FrameUNetSpec,
     MelRoformerSpec,
+    MMDenseLstmSpec,
+    MMDenseNetSpec,
     ModelSpec,
     PlainStackSpec,
+    SeedFrameTransformerSpec,
+    UNetSpec,
 )
 from vr_core.specs.objectives import MaskedFramesSpec, ObjectiveSpec
 from vr_core.specs.stft import StftSpec
@@ -106,6 +111,22 @@ FROZEN = CascadedNetSpec(channels=4, lstm=4, norm="frozen_batch", phase=True, **
 CUT += [(CascadedNetSpec(channels=4, lstm=4, dropout=0.3), spec) for _, spec in CUT[:13:3]]
 CUT += [(FROZEN, spec) for spec in SEPARATIONS[::5]]
 CUT += [(model, spec) for model in (MODELS[0], HEARING_PHASE[1]) for spec in WEIGHTED]
+FRAMES_OF = {"heads": 2, "dropout": 0.3}
+LINEAGE = [
+    UNetSpec(channels=2, levels=2, dropout=0.3), MMDenseNetSpec(), MMDenseLstmSpec(),
+    SeedFrameTransformerSpec(blocks=1, feedforward=8, crop_frames=16, **FRAMES_OF),
+    FrameUNetSpec(channels=2, levels=2, **FRAMES_OF),
+    *(
+        DenseFrameTransformerSpec(
+            width=8, blocks=1, feedforward=8, block=block, positions=positions, causal=causal, **FRAMES_OF
+        )
+        for block, positions, causal in (
+            ("evolved", "scalar", False), ("evolved_decoder", "relative", True), ("primer_ez", "rotary", False),
+            ("primer", "relative", True),
+        )
+    ),
+]  # fmt: skip
+CUT += [(model, SEPARATIONS[0]) for model in LINEAGE]
 
 
 @pytest.mark.parametrize(("model", "spec"), CUT, ids=lambda x: told(x) if hasattr(x, "signals") else x.name)
