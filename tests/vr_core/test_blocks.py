@@ -118,10 +118,12 @@ def padded(x: Tensor, width: int) -> Tensor:
     return torch.cat([x, torch.zeros(len(x), width - x.shape[1], dtype=x.dtype)], dim=1)
 
 
-def of_separable_branches(part: nn.Module, x: Tensor, *, causal: bool) -> Tensor:
+def of_separable_branches(part: nn.Module, x: Tensor, narrow: int, *, causal: bool) -> Tensor:
+    """`narrow`: outputs on the right."""
     x = normed(x, part.norm)
     left = linear(convolved(x, part.left[0], causal=causal), part.left[1]).clamp_min(0)
     right = linear(convolved(x, part.right[0], causal=causal), part.right[1])
+    assert (left.shape[1], right.shape[1]) == (HIDDEN // 2, narrow)
     mixed = normed(left + padded(right, left.shape[1]), part.mid_norm)
     return linear(convolved(mixed, part.out[0], causal=causal), part.out[1])
 
@@ -170,7 +172,7 @@ def slowly(block: str, parts: list[Part], x: Tensor, *, causal: bool) -> Iterabl
     """What each part gives, its input being what the papers' order says."""
     references: dict[str, list[Callable[[nn.Module, Tensor], Tensor]]] = {
         "frame_transformer": [
-            of_gates, lambda p, x: of_separable_branches(p, x, causal=causal), of_attention,
+            of_gates, lambda p, x: of_separable_branches(p, x, HIDDEN // 4, causal=causal), of_attention,
             lambda p, x: of_feed(p, x, relu_squared),
         ],
         "evolved": [
@@ -178,8 +180,8 @@ def slowly(block: str, parts: list[Part], x: Tensor, *, causal: bool) -> Iterabl
             lambda p, x: of_feed(p, x, relu),
         ],
         "evolved_decoder": [
-            lambda p, x: of_attention(p, x, 2 * HEADS), lambda p, x: of_separable_branches(p, x, causal=causal),
-            of_attention, of_decoder_feed,
+            lambda p, x: of_attention(p, x, 2 * HEADS),
+            lambda p, x: of_separable_branches(p, x, HIDDEN // 8, causal=causal), of_attention, of_decoder_feed,
         ],
         "primer_ez": [of_attention, lambda p, x: of_feed(p, x, relu_squared)],
         "primer": [of_shared_attention, of_feed_normed_after],
