@@ -206,13 +206,17 @@ def test_each_part_is_that_of_the_equations(block: str, positions: str, causal: 
 @pytest.mark.parametrize("block", typing.get_args(BlockName))
 def test_a_block_adds_its_parts_to_the_weighted_sum_of_the_maps(block: BlockName) -> None:
     torch.manual_seed(0)
-    dense = DenseBlock(3, block, shape_of("relative", causal=False), index=1).double()
+    dense = DenseBlock(3, block, shape_of("relative", causal=False, dropout=0.5), index=1).double()
     maps = torch.randn(2, FRAMES, 3, WIDTH, dtype=torch.float64)
     weight, bias = dense.bottleneck.weight[0], dense.bottleneck.bias
-    x = sum(weight[m] * maps[:, :, m] for m in range(3)) + bias
-    for part in dense.parts:
+    x = dropped = sum(weight[m] * maps[:, :, m] for m in range(3)) + bias
+    draws = Draws.of_items(0, [7, 8])
+    for layer, part in enumerate(dense.parts, len(dense.parts)):
         x = x + part(x)
+        own = draws.fold(layer)  # of the part's own dropout too, so that no two parts drop the same
+        dropped = dropped + own.dropout(part(dropped, own), 0.5)
     torch.testing.assert_close(dense(maps), x, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(dense(maps, draws), dropped, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("block", ["evolved", "evolved_decoder"])
