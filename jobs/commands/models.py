@@ -1,6 +1,7 @@
 """`vr models`: what can be trained and run, with figures, and which PC has room for it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ def models(
             "-i", "--inventory", help="YAML file that describes the PCs: which can train what.", show_default="no PCs"
         ),
     ] = None,
+    markdown: Annotated[bool, typer.Option("--table", help="Print a Markdown table, to put into a page.")] = False,
     as_json: Json = False,
 ) -> None:
     """List models by name and size, and which PC can train them.
@@ -28,7 +30,9 @@ def models(
     inventory it says for each PC's largest card whether it has room to train all of it, and how many items at once.
     It counts memory in float32 and items as long as the size is usually trained with.
 
-    Example: vr models -i home.yaml
+    The Markdown table also has the memory that an item of a training step takes, beside the model.
+
+    Example: vr models -i home.yaml --table
     """
     from cluster.inventory import Inventory
     from vr_core.config import load
@@ -39,7 +43,7 @@ def models(
     if as_json:
         print(json.dumps(found))
         return
-    _show(found, pcs)
+    _show(found, pcs, markdown=markdown)
 
 
 def _about(configuration: "Configuration", pcs: "Inventory | None") -> dict[str, Any]:
@@ -71,35 +75,46 @@ def _on(configuration: "Configuration", pcs: "Inventory") -> dict[str, dict[str,
     return {name: asdict(fit(configuration.figures, gib * 2**30)) for name, gib in cards_gib.items()}
 
 
-def _show(found: dict[str, dict[str, Any]], pcs: "Inventory | None") -> None:
+_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "name": lambda row: str(row["name"]),
+    "parameters": lambda row: f"{row['parameters']:,}",
+    "STFT": lambda row: f"{row['n_fft']}/{row['hop']}" + ("" if row["own_stft"] else " or data's"),
+    "stems": lambda row: str(len(row["stems"])),
+    "GFLOP/s of audio": lambda row: _figure(row["forward_gflop_per_s"]),
+    "item s": lambda row: f"{row['crop_s']:.1f}",
+    "item MB": lambda row: f"{row['item_bytes'] / 1e6:,.0f}",
+    "hears": lambda row: str(row["hears"]),
+    "head": lambda row: str(row["head"]),
+    "about": lambda row: str(row["about"]),
+}
+_TEXT = ("name", "hears", "head")
+_IN_MARKDOWN = ("name", "parameters", "GFLOP/s of audio", "item s", "item MB", "hears", "head")
+_AT_THE_TERMINAL = ("name", "parameters", "STFT", "stems", "GFLOP/s of audio")
+
+
+def _show(found: dict[str, dict[str, Any]], pcs: "Inventory | None", *, markdown: bool) -> None:
     from rich.table import Table
 
-    names = next(iter(found.values())).get("pcs", {})
-    table = Table(
-        "name",
-        "parameters",
-        "STFT",
-        "stems",
-        "GFLOP/s of audio",
-        "about" if pcs is None else "item s",
-        *names,
-        box=None,
-    )
-    for name, row in found.items():
-        cells = [_words(fit) for fit in row.get("pcs", {}).values()]
-        last = row["about"] if pcs is None else f"{row['crop_s']:.1f}"
-        stft = f"{row['n_fft']}/{row['hop']}" + ("" if row["own_stft"] else " or data's")
-        table.add_row(
-            name,
-            f"{row['parameters']:,}",
-            stft,
-            str(len(row["stems"])),
-            _figure(row["forward_gflop_per_s"]),
-            last,
-            *cells,
-        )
-    show_table(table)
+    shown = _IN_MARKDOWN if markdown else (*_AT_THE_TERMINAL, "about" if pcs is None else "item s")
+    headings = [*shown, *next(iter(found.values())).get("pcs", {})]
+    rows = [
+        [
+            *(_COLUMNS[column](row | {"name": name}) for column in shown),
+            *(_words(fit) for fit in row.get("pcs", {}).values()),
+        ]
+        for name, row in found.items()
+    ]
+    if markdown:
+        for cells in (headings, ["---" if column in _TEXT else "--:" for column in headings], *rows):
+            say(f"| {' | '.join(cells)} |")
+    else:
+        table = Table(*headings, box=None)
+        for cells in rows:
+            table.add_row(*cells)
+        show_table(table)
     if pcs is not None:
+        if markdown:
+            say("")
         say(
             "Items at once with all parameters trained; r: with model.recompute=true; LoRA: only with low-rank factors "
             "beside the model (lora={rank: 8})."

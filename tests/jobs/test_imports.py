@@ -50,6 +50,7 @@ CALLS = {
     ("jobs", "list", "--json"): (0, HEAVY),
     ("cluster", "status"): (2, HEAVY),
     ("cluster", "--help"): (0, HEAVY),
+    ("models", "--table"): (0, HEAVY),
 }
 """Of `vr`, in an empty folder where no head runs: the exit code, and what it must not import."""
 

@@ -56,3 +56,18 @@ nodes:
     assert found["plain_stack/256x3"]["pcs"]["den"]["way"] == "whole"
     said = vr("models", "-i", tmp_path / "home.yaml").stdout
     assert "Without a card that the inventory names: loft." in said
+
+
+def test_the_markdown_table_has_a_row_for_every_configuration_and_its_memory(tmp_path: Path) -> None:
+    (tmp_path / "home.yaml").write_text(
+        "nodes: [{name: attic, address: 10.0.0.1, role: head, gpus: [{model: RTX 3090 Ti, memory_gib: 24}]}]"
+    )
+    headings, ruled, *rows = [line.strip("|").split("|") for line in vr("models", "--table").stdout.splitlines()]
+    assert [heading.strip() for heading in headings][-3:] == ["item MB", "hears", "head"]
+    assert [row[0].strip() for row in rows] == list(CONFIGURATIONS)
+    assert {len(row) for row in (ruled, *rows)} == {len(headings)}
+    [row] = [row for row in rows if row[0].strip() == "bs_roformer/256x12"]
+    assert [cell.strip() for cell in row[1:]] == ["51,049,484", "449", "8.0", "35,268", "complex", "complex_mask"]
+    with_pcs = vr("models", "--table", "-i", tmp_path / "home.yaml").stdout
+    assert with_pcs.splitlines()[0].endswith("| head | attic |")
+    assert "\n\nItems at once" in with_pcs
