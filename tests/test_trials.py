@@ -1,11 +1,12 @@
 """Trials of benches, without any training: what is missing, what a budget allows, and tables of lines."""
 
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from jobs.recipes.shipped import read_recipe
-from tests.bench import zoo
+from tests.bench import finetuning, norm, zoo
 from tests.bench.trials import Trial, carry_out, missing, read_lines
 from tests.jobs.songs_recipes import songs_recipes
 
@@ -82,3 +83,24 @@ def test_every_recipe_has_a_digest_of_its_settings(
     monkeypatch.setattr(zoo, "read_lines", lambda _: [COSTS | {"digest": digests["songs-unet"]}])
     zoo.main(["--table"])
     assert "`songs-unet`" in capsys.readouterr().out
+
+
+def test_the_table_of_norms_has_those_whose_seeds_are_all_there() -> None:
+    [first, *_], lines = norm.trials_of("1", "music", "work"), []
+    assert first.words == ("music", "work", "--one", "item", "1")
+    for trial in norm.trials_of("1")[:3]:
+        lines.append(trial.key | {"improvement_db": 5.0 + trial.key["seed"], "core_s": 100.0})
+    assert norm.table(lines, "1")[2:] == ["| item | 6.00 | 7.00 | 6.50 | 100 |"]
+    assert norm.table(lines, "2")[2:] == []
+
+
+@pytest.mark.parametrize("bench", [finetuning, norm, zoo])
+def test_a_bench_of_trials_prints_its_table_alone(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "carry_out", lambda *_: pytest.fail("asked for the table alone"))
+    bench.main(["--table"])
+    assert capsys.readouterr().out.startswith("| ")
+    with pytest.raises(SystemExit):
+        bench.main([])
+    assert "give MUSIC and WORK" in capsys.readouterr().err

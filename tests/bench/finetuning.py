@@ -5,7 +5,6 @@ equal steps; 31 to 36 are scored. The runs are trials (`trials.py`), whose lines
 travels is counted for two PCs.
 """
 
-import argparse
 import json
 import re
 import statistics
@@ -13,8 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.bench.trials import Line, Trial, carry_out, prepare_songs, read_lines, train_and_score
+from tests.bench.trials import Line, Trial, asked_of, carry_out, prepare_songs, read_lines, show, train_and_score
 
+MODULE = "tests.bench.finetuning"
 RESULTS = Path(__file__).with_name("results") / "finetuning.jsonl"
 SEEDS = (1, 2)
 DATA = {"first": range(1, 16), "second": range(16, 31)}
@@ -94,25 +94,23 @@ def table() -> list[str]:
 
 def main(arguments: list[str]) -> None:
     """As the module says."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.finetuning", description=__doc__)
-    parser.add_argument("music", type=Path)
-    parser.add_argument("work", type=Path, help="folder for data sets and runs")
-    parser.add_argument("--one", nargs=2, metavar=("WAY", "SEED"), help="this run alone, in this process")
-    asked = parser.parse_args(arguments)
+    asked = asked_of(MODULE, __doc__, arguments)
     if asked.one:
-        print(json.dumps(run_one(asked.one[0], int(asked.one[1]), asked.work)))
+        way, seed = asked.one
+        print(json.dumps(run_one(way, int(seed), asked.work)))
         return
-    for name, trained in DATA.items():
-        prepare_songs(asked.music, asked.work / name, {"train": trained, "test": SCORED})
-    for ways in ((TEACHER,), tuple(WAYS)):
-        trials = [
-            Trial({"way": way, "seed": seed}, (str(asked.music), str(asked.work), "--one", way, str(seed)))
-            for way in ways
-            for seed in SEEDS
-        ]
-        if failed := carry_out("tests.bench.finetuning", RESULTS, trials):
-            sys.exit(f"failed: {'; '.join(map(str, failed))}")
-    print("\n".join(table()))
+    failed: list[Trial] = []
+    if not asked.table:
+        for name, trained in DATA.items():
+            prepare_songs(asked.music, asked.work / name, {"train": trained, "test": SCORED})
+        for ways in ((TEACHER,), tuple(WAYS)):
+            trials = [
+                Trial({"way": way, "seed": seed}, (str(asked.music), str(asked.work), "--one", way, str(seed)))
+                for way in ways
+                for seed in SEEDS
+            ]
+            failed += carry_out(MODULE, RESULTS, trials)
+    show(table(), failed)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ A trial whose line is there is not done again, so that a second call does what i
 on from its run's checkpoint. The bench's own module is called for a trial, and prints its line as JSON, last of all.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -91,6 +92,26 @@ def carry_out(module: str, results: Path, trials: Sequence[Trial], at_once: int 
     wanted = missing(trials, read_lines(results))
     with ThreadPoolExecutor(at_once) as threads:
         return [trial for trial, well in zip(wanted, threads.map(one, wanted), strict=True) if not well]
+
+
+def asked_of(module: str, about: str | None, arguments: Sequence[str]) -> argparse.Namespace:
+    """What a bench of trials is called with: `music` and `work`, or `table`, or the words of `one` trial."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about)
+    parser.add_argument("music", nargs="?", type=Path, help="folder of songs")
+    parser.add_argument("work", nargs="?", type=Path, help="folder for data sets and runs")
+    parser.add_argument("--table", action="store_true", help="only print the table of the lines that are there")
+    parser.add_argument("--one", nargs="+", metavar="WORD", help="this trial alone, in this process")
+    asked = parser.parse_args(arguments)
+    if asked.work is None and not asked.table and not asked.one:
+        parser.error("give MUSIC and WORK, or --table")
+    return asked
+
+
+def show(rows: Iterable[str], failed: Sequence[Trial] = ()) -> None:
+    """Print a table; end with an error where trials failed."""
+    print("\n".join(rows))
+    if failed:
+        sys.exit(f"failed: {'; '.join(map(str, failed))}")
 
 
 def prepare_songs(music: Path, data: Path, parts: Mapping[str, Iterable[int]]) -> None:

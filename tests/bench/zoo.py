@@ -9,7 +9,6 @@ trials (`trials.py`) have their lines in `results/zoo.jsonl`. A line is of one d
 measured again. Recipes are found by listing.
 """
 
-import argparse
 import json
 import statistics
 import sys
@@ -24,9 +23,11 @@ from tests.bench.trials import (
     Line,
     Trial,
     ask,
+    asked_of,
     carry_out,
     prepare_songs,
     read_lines,
+    show,
     train_and_score,
 )
 from tests.jobs.songs_recipes import songs_recipes
@@ -133,12 +134,7 @@ BENCHMARK = Benchmark("real time over the time of the slowest small model's sepa
 
 def main(arguments: list[str]) -> None:
     """As the module says."""
-    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__)
-    parser.add_argument("music", nargs="?", type=Path)
-    parser.add_argument("work", nargs="?", type=Path, help="folder for the data set and runs")
-    parser.add_argument("--table", action="store_true", help="of the lines that are there; nothing is measured")
-    parser.add_argument("--one", nargs="+", metavar="WORD", help="this trial alone, in this process")
-    asked = parser.parse_args(arguments)
+    asked = asked_of(MODULE, __doc__, arguments)
     if asked.one:
         what, name, *numbers = asked.one
         if what == "costs":
@@ -148,19 +144,16 @@ def main(arguments: list[str]) -> None:
             recipe = training_recipe(name, steps, seed, asked.work, "runs")
             print(json.dumps(train_and_score(recipe, asked.work / "songs")))
         return
-    digests, failed = shipped_digests(), []
+    digests = shipped_digests()
+    failed: list[Trial] = []
     if not asked.table:
-        if asked.work is None:
-            parser.error("give MUSIC and WORK, or --table")
         prepare_songs(asked.music, asked.work / "songs", PARTS)
         words = str(asked.music), str(asked.work)
         failed += carry_out(MODULE, RESULTS, [costs_of(*each, *words) for each in digests.items()], at_once=1)
         costs = current(read_lines(RESULTS), "costs", digests)
         trials = [training_of(line, seed, *words) for seed in SEEDS for line in costs]
         failed += carry_out(MODULE, RESULTS, trials)
-    print("\n".join(table(read_lines(RESULTS), digests)))
-    if failed:
-        sys.exit(f"failed: {'; '.join(map(str, failed))}")
+    show(table(read_lines(RESULTS), digests), failed)
 
 
 if __name__ == "__main__":
