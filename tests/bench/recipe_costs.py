@@ -1,13 +1,12 @@
 """What a recipe's model costs on this machine: size, memory, core-seconds of training, speed of separation.
 
-Core-seconds are the CPU time of this process, which computes with one thread. It should be a fresh one, with no other
-trial beside it: memory is what the process takes beyond what it had before the model, at its peak.
+Core-seconds are the CPU time of this process. It should be a fresh one, of one thread: memory is what the process takes
+beyond what it had before the model, at its peak.
 """
 
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -21,6 +20,7 @@ from jobs.steps.gradient import total_of
 from jobs.steps.state import TrainState
 from jobs.steps.world import World
 from jobs.training.loop import train
+from jobs.training.speed.memory import forget_peak, keep_freed_memory, peak_bytes
 from vr_core.audio.separate import WindowSpec
 from vr_core.audio.sound import Sound, seen_by
 from vr_core.draws import Draws
@@ -47,12 +47,6 @@ STORED = StftSpec()
 """Of the usual data set."""
 
 
-def measure(recipe: Recipe) -> dict[str, float]:
-    """All of it but a step of the product's training: memory first, while nothing else has taken any."""
-    torch.set_num_threads(1)
-    return step_costs(recipe) | size_of(recipe) | separation_speeds(recipe)
-
-
 def size_of(recipe: Recipe) -> dict[str, float]:
     """Parameters, and GFLOP of a forward pass for a second of audio."""
     crop_s = CROP_FRAMES * STORED.hop / STORED.sample_rate_hz
@@ -67,10 +61,13 @@ def model_of(recipe: Recipe) -> Model:
 
 
 def step_costs(recipe: Recipe) -> dict[str, float]:
-    """Core-seconds and peak memory of a training step: losses of noise, gradients, the recipe's optimiser."""
-    process = psutil.Process()
-    before_bytes = process.memory_info().rss
-    _forget_peak()
+    """Core-seconds and peak memory of a training step: losses of noise, gradients, the recipe's optimiser.
+
+    From here on this process keeps freed memory.
+    """
+    keep_freed_memory(torch.device("cpu"))  # as the loop does
+    forget_peak()
+    before_bytes = psutil.Process().memory_info().rss
     model = model_of(recipe)
     optimisers = optimisers_of(model, recipe.optim)
     objective, front = objective_of(recipe.objective), recipe.model.front
@@ -92,7 +89,7 @@ def step_costs(recipe: Recipe) -> dict[str, float]:
 
     step()
     core_s = min(_timed(time.process_time, step) for _ in range(TURNS))
-    return {"step_core_s": round(core_s, 4), "step_peak_bytes": _peak_bytes() - before_bytes}
+    return {"step_core_s": round(core_s, 4), "step_peak_bytes": peak_bytes() - before_bytes}
 
 
 def separation_speeds(recipe: Recipe) -> dict[str, float]:
@@ -113,13 +110,12 @@ def separation_speeds(recipe: Recipe) -> dict[str, float]:
         ):
             pass
 
-    found = {}
+    found: dict[str, float] = {}
     for threads in (1, 2):
         torch.set_num_threads(threads)
         separate(STORED.sample_rate_hz * 3)
         took_s = min(_timed(time.perf_counter, lambda: separate(samples)) for _ in range(TURNS))
         found[f"times_real_time_{threads}"] = round(SONG_S / took_s, 2)
-    torch.set_num_threads(1)
     return found
 
 
@@ -147,14 +143,3 @@ def _timed(clock_s: Callable[[], float], work: Callable[[], object]) -> float:
     began_s = clock_s()
     work()
     return clock_s() - began_s
-
-
-def _forget_peak() -> None:
-    """From here on Linux notes this process's peak anew."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_bytes() -> int:
-    """Since then."""
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024

@@ -34,6 +34,8 @@ from tests.jobs.songs_recipes import songs_recipes
 
 MODULE = "tests.bench.zoo"
 RESULTS = Path(__file__).with_name("results") / "zoo.jsonl"
+COSTS, SEPARATION, TRAINING = "costs", "separation", "training"
+"""What is measured in a process."""
 SEEDS = (1, 2)
 BUDGET_CORE_S = 450
 PARTS = {"train": range(1, 31), "test": range(31, 37)}
@@ -54,7 +56,7 @@ def warm_up_of(recipe: Recipe, steps: int) -> int:
 
 def costs_of(name: str, digest: str, *words: str) -> Trial:
     """The costs of a recipe; `words` go before."""
-    return Trial({"what": "costs", "recipe": name, "digest": digest}, (*words, "--one", "costs", name))
+    return Trial({"what": COSTS, "recipe": name, "digest": digest}, (*words, "--one", COSTS, name))
 
 
 def training_of(costs: Line, seed: int, *words: str) -> Trial:
@@ -62,10 +64,10 @@ def training_of(costs: Line, seed: int, *words: str) -> Trial:
     steps = steps_within(BUDGET_CORE_S, costs["loop_step_core_s"])
     return Trial(
         {
-            "what": "training", "recipe": costs["recipe"], "digest": costs["digest"], "seed": seed,
+            "what": TRAINING, "recipe": costs["recipe"], "digest": costs["digest"], "seed": seed,
             "budget_core_s": BUDGET_CORE_S,
         },
-        (*words, "--one", "training", costs["recipe"], str(seed), str(steps)),
+        (*words, "--one", TRAINING, costs["recipe"], str(seed), str(steps)),
     )  # fmt: skip
 
 
@@ -81,13 +83,13 @@ def current(lines: Iterable[Line], what: str, digests: Mapping[str, str]) -> lis
 
 def table(lines: Sequence[Line], digests: Mapping[str, str]) -> list[str]:
     """Of recipes whose costs are known, the smallest first: seeds spread too far for an order by their scores."""
-    scores = {(line["recipe"], line["seed"]): line["improvement_db"] for line in current(lines, "training", digests)}
+    scores = {(line["recipe"], line["seed"]): line["improvement_db"] for line in current(lines, TRAINING, digests)}
     rows = [
         "| recipe | parameters | GFLOP for a second of audio | memory of a step, MB | core-seconds of a step "
         "| × real time, 1 core | 2 cores | dB, seed 1 | seed 2 | mean |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for line in sorted(current(lines, "costs", digests), key=lambda line: (line["parameters"], line["recipe"])):
+    for line in sorted(current(lines, COSTS, digests), key=lambda line: (line["parameters"], line["recipe"])):
         each = [scores.get((line["recipe"], seed)) for seed in SEEDS]
         known = [db for db in each if db is not None]
         mean = statistics.fmean(known) if len(known) == len(SEEDS) else None
@@ -101,14 +103,27 @@ def table(lines: Sequence[Line], digests: Mapping[str, str]) -> list[str]:
 
 
 def measure_costs(name: str, work: Path | None) -> Line:
-    """In this process; of the product's training only where there is a folder for its run, with the data set."""
+    """In this process and one for separation, which `vr separate` does not begin after a training.
+
+    Args:
+        name: of the recipe.
+        work: folder with the data set and for a run, or None: then no step of the product's training is measured.
+    """
     from tests.bench import recipe_costs
 
-    found: Line = recipe_costs.measure(read_recipe(name))
+    recipe = read_recipe(name)
+    found: Line = recipe_costs.step_costs(recipe) | recipe_costs.size_of(recipe)
     if work is not None:
-        short = training_recipe(name, recipe_costs.LOOP_STEPS, 0, work, "costs")
+        short = training_recipe(name, recipe_costs.LOOP_STEPS, 0, work, COSTS)
         found["loop_step_core_s"] = recipe_costs.loop_step_core_s(short)
-    return found
+    return found | ask(MODULE, ("--one", SEPARATION, name))
+
+
+def measure_separation(name: str) -> Line:
+    """In this process."""
+    from tests.bench import recipe_costs
+
+    return recipe_costs.separation_speeds(read_recipe(name))
 
 
 def training_recipe(name: str, steps: int, seed: int, work: Path, kind: str) -> Recipe:
@@ -125,7 +140,7 @@ def training_recipe(name: str, steps: int, seed: int, work: Path, kind: str) -> 
 
 def measure(quick: bool) -> dict[str, Any]:
     """Costs without music: each recipe in a process of its own, whether quick or not."""
-    found = {name: ask(MODULE, ("--one", "costs", name)) for name in songs_recipes()}
+    found = {name: ask(MODULE, ("--one", COSTS, name)) for name in songs_recipes()}
     return {"ratio": min(line["times_real_time_1"] for line in found.values())} | found
 
 
@@ -137,8 +152,10 @@ def main(arguments: list[str]) -> None:
     asked = asked_of(MODULE, __doc__, arguments)
     if asked.one:
         what, name, *numbers = asked.one
-        if what == "costs":
+        if what == COSTS:
             print(json.dumps(measure_costs(name, asked.work)))
+        elif what == SEPARATION:
+            print(json.dumps(measure_separation(name)))
         else:
             seed, steps = map(int, numbers)
             recipe = training_recipe(name, steps, seed, asked.work, "runs")
@@ -150,7 +167,7 @@ def main(arguments: list[str]) -> None:
         prepare_songs(asked.music, asked.work / "songs", PARTS)
         words = str(asked.music), str(asked.work)
         failed += carry_out(MODULE, RESULTS, [costs_of(*each, *words) for each in digests.items()], at_once=1)
-        costs = current(read_lines(RESULTS), "costs", digests)
+        costs = current(read_lines(RESULTS), COSTS, digests)
         trials = [training_of(line, seed, *words) for seed in SEEDS for line in costs]
         failed += carry_out(MODULE, RESULTS, trials)
     show(table(read_lines(RESULTS), digests), failed)
