@@ -19,8 +19,7 @@ print(json.dumps({"db": int(sys.argv[1])}))
 """
 COSTS = {
     "what": "costs", "recipe": "songs-unet", "digest": "1", "parameters": 2_000_000, "gflop_per_s": 0.25,
-    "step_peak_bytes": 300_000_000, "step_core_s": 0.5, "loop_step_core_s": 0.9, "times_real_time_1": 20.04,
-    "times_real_time_2": 30.0,
+    "step_peak_bytes": 300_000_000, "step_core_s": 0.5, "loop_step_core_s": 0.9,
 }  # fmt: skip
 
 
@@ -62,13 +61,15 @@ def test_a_training_takes_what_its_costs_allow() -> None:
 def test_the_table_has_the_recipes_as_they_are_and_says_what_is_not_known() -> None:
     small = COSTS | {"recipe": "songs-plain-stack", "parameters": 1_000_000}
     score = {"what": "training", "recipe": "songs-unet", "digest": "1", "seed": 1, "improvement_db": 6.0}
+    speed = {"what": "separation", "recipe": "songs-unet", "digest": "1", "times_real_time_1": 20.04}
     lines = [
-        COSTS, small, COSTS | {"digest": "0", "parameters": 1}, score, score | {"seed": 2, "improvement_db": 7.0},
-        score | {"recipe": "songs-plain-stack"}, score | {"digest": "0", "improvement_db": 9.0},
+        speed | {"times_real_time_2": 30.0}, COSTS, small, COSTS | {"digest": "0", "parameters": 1}, score,
+        score | {"seed": 2, "improvement_db": 7.0}, score | {"recipe": "songs-plain-stack"},
+        score | {"digest": "0", "improvement_db": 9.0},
     ]  # fmt: skip
     _, ruled, *rows = zoo.table(lines, {"songs-unet": "1", "songs-plain-stack": "1"})
     assert rows == [
-        "| `songs-plain-stack` | 1,000,000 | 0.25 | 300 | 0.50 | 20.0 | 30.0 | 6.00 | – | – |",
+        "| `songs-plain-stack` | 1,000,000 | 0.25 | 300 | 0.50 | – | – | 6.00 | – | – |",
         "| `songs-unet` | 2,000,000 | 0.25 | 300 | 0.50 | 20.0 | 30.0 | 6.00 | 7.00 | 6.50 |",
     ]
     assert {line.count("|") for line in (ruled, *rows)} == {11}

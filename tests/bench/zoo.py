@@ -4,8 +4,10 @@
     python -m tests.bench.zoo --table       the table alone
 
 MUSIC has the songs 001 to 036: 1 to 30 are trained on, 31 to 36 are scored. First each recipe's costs are measured
-(`recipe_costs.py`), one at a time; then every recipe is trained for equal core-seconds, by two seeds, and scored. The
-trials (`trials.py`) have their lines in `results/zoo.jsonl`. A line is of one digest of a recipe: one that changed is
+(`recipe_costs.py`), one at a time. Then every recipe is trained for equal core-seconds, by two seeds, and scored. Last
+comes the speed of separation: by two threads it is wall time, which other work on the machine makes longer.
+
+Trials (`trials.py`) have their lines in `results/zoo.jsonl`. A line is of one digest of a recipe: one that changed is
 measured again. Recipes are found by listing.
 """
 
@@ -54,9 +56,9 @@ def warm_up_of(recipe: Recipe, steps: int) -> int:
     return own if steps >= LEAST_WARM_UPS * own else round(own * steps / recipe.steps)
 
 
-def costs_of(name: str, digest: str, *words: str) -> Trial:
-    """The costs of a recipe; `words` go before."""
-    return Trial({"what": COSTS, "recipe": name, "digest": digest}, (*words, "--one", COSTS, name))
+def measurement_of(what: str, name: str, digest: str, *words: str) -> Trial:
+    """Costs of a recipe, or the speed of its separation; `words` go before."""
+    return Trial({"what": what, "recipe": name, "digest": digest}, (*words, "--one", what, name))
 
 
 def training_of(costs: Line, seed: int, *words: str) -> Trial:
@@ -84,31 +86,30 @@ def current(lines: Iterable[Line], what: str, digests: Mapping[str, str]) -> lis
 def table(lines: Sequence[Line], digests: Mapping[str, str]) -> list[str]:
     """Of recipes whose costs are known, the smallest first: seeds spread too far for an order by their scores."""
     scores = {(line["recipe"], line["seed"]): line["improvement_db"] for line in current(lines, TRAINING, digests)}
+    speeds = {line["recipe"]: line for line in current(lines, SEPARATION, digests)}
     rows = [
         "| recipe | parameters | GFLOP for a second of audio | memory of a step, MB | core-seconds of a step "
         "| × real time, 1 core | 2 cores | dB, seed 1 | seed 2 | mean |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for line in sorted(current(lines, COSTS, digests), key=lambda line: (line["parameters"], line["recipe"])):
-        each = [scores.get((line["recipe"], seed)) for seed in SEEDS]
+        name = line["recipe"]
+        times = [speeds.get(name, {}).get(f"times_real_time_{threads}") for threads in (1, 2)]
+        each = [scores.get((name, seed)) for seed in SEEDS]
         known = [db for db in each if db is not None]
         mean = statistics.fmean(known) if len(known) == len(SEEDS) else None
         cells = [
-            f"`{line['recipe']}`", f"{line['parameters']:,}", f"{line['gflop_per_s']:.2f}",
-            f"{line['step_peak_bytes'] / 1e6:,.0f}", f"{line['step_core_s']:.2f}", f"{line['times_real_time_1']:.1f}",
-            f"{line['times_real_time_2']:.1f}", *("–" if db is None else f"{db:.2f}" for db in (*each, mean)),
+            f"`{name}`", f"{line['parameters']:,}", f"{line['gflop_per_s']:.2f}",
+            f"{line['step_peak_bytes'] / 1e6:,.0f}", f"{line['step_core_s']:.2f}",
+            *("–" if value is None else f"{value:.1f}" for value in times),
+            *("–" if value is None else f"{value:.2f}" for value in (*each, mean)),
         ]  # fmt: skip
         rows.append(f"| {' | '.join(cells)} |")
     return rows
 
 
 def measure_costs(name: str, work: Path | None) -> Line:
-    """In this process and one for separation, which `vr separate` does not begin after a training.
-
-    Args:
-        name: of the recipe.
-        work: folder with the data set and for a run, or None: then no step of the product's training is measured.
-    """
+    """In this process; without a folder of the data set and for a run, no step of the product's training."""
     from tests.bench import recipe_costs
 
     recipe = read_recipe(name)
@@ -116,7 +117,7 @@ def measure_costs(name: str, work: Path | None) -> Line:
     if work is not None:
         short = training_recipe(name, recipe_costs.LOOP_STEPS, 0, work, COSTS)
         found["loop_step_core_s"] = recipe_costs.loop_step_core_s(short)
-    return found | ask(MODULE, ("--one", SEPARATION, name))
+    return found
 
 
 def measure_separation(name: str) -> Line:
@@ -139,12 +140,18 @@ def training_recipe(name: str, steps: int, seed: int, work: Path, kind: str) -> 
 
 
 def measure(quick: bool) -> dict[str, Any]:
-    """Costs without music: each recipe in a process of its own, whether quick or not."""
-    found = {name: ask(MODULE, ("--one", COSTS, name)) for name in songs_recipes()}
+    """Without music: separation, and where it need not be quick the costs but for the product's training."""
+    found = {}
+    for name in songs_recipes():
+        found[name] = ask(MODULE, ("--one", SEPARATION, name))
+        if not quick:
+            found[name] |= ask(MODULE, ("--one", COSTS, name))
     return {"ratio": min(line["times_real_time_1"] for line in found.values())} | found
 
 
-BENCHMARK = Benchmark("real time over the time of the slowest small model's separation on one core", measure)
+BENCHMARK = Benchmark(
+    "the length of a song over the time that the slowest small model separates it in, one core", measure
+)
 
 
 def main(arguments: list[str]) -> None:
@@ -166,10 +173,13 @@ def main(arguments: list[str]) -> None:
     if not asked.table:
         prepare_songs(asked.music, asked.work / "songs", PARTS)
         words = str(asked.music), str(asked.work)
-        failed += carry_out(MODULE, RESULTS, [costs_of(*each, *words) for each in digests.items()], at_once=1)
+        measured = {
+            what: [measurement_of(what, *each, *words) for each in digests.items()] for what in (COSTS, SEPARATION)
+        }
+        failed += carry_out(MODULE, RESULTS, measured[COSTS], at_once=1)
         costs = current(read_lines(RESULTS), COSTS, digests)
-        trials = [training_of(line, seed, *words) for seed in SEEDS for line in costs]
-        failed += carry_out(MODULE, RESULTS, trials)
+        failed += carry_out(MODULE, RESULTS, [training_of(line, seed, *words) for seed in SEEDS for line in costs])
+        failed += carry_out(MODULE, RESULTS, measured[SEPARATION], at_once=1)
     show(table(read_lines(RESULTS), digests), failed)
 
 
