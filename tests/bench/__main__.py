@@ -21,6 +21,7 @@ from tests.bench import (
     recovery,
     shares,
     sync,
+    zoo,
 )
 from tests.bench.measurement import Benchmark, circumstances
 
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "recovery": recovery.BENCHMARK,
     "shares": shares.BENCHMARK,
     "sync": sync.BENCHMARK,
+    "zoo": zoo.BENCHMARK,
 }
 
 

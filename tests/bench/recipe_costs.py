@@ -95,7 +95,8 @@ def step_costs(recipe: Recipe) -> dict[str, float]:
 def separation_speeds(recipe: Recipe) -> dict[str, float]:
     """Multiples of real time by one thread and by two, from samples of a song to samples of its stems.
 
-    One thread is measured by its CPU time, as if it had a core for itself; two are by wall time. In a process of its own, as `vr separate`, which does not keep freed memory.
+    One thread is measured by its CPU time, as if it had a core for itself; two are by wall time. Take another process
+    than for `step_costs`: `vr separate` does not keep freed memory.
     """
     model = model_of(recipe).eval()
     meta = WeightsMeta(
