@@ -1,14 +1,17 @@
 """Trials of benches, without any training: what is missing, what a budget allows, and tables of lines."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from torch.nn import BatchNorm2d
 
 from jobs.recipes.shipped import read_recipe
-from tests.bench import finetuning, norm, zoo
+from tests.bench import choices, finetuning, zoo
 from tests.bench.trials import Trial, carry_out, missing, read_lines
 from tests.jobs.songs_recipes import songs_recipes
+from vr_core.models.registry import build
 
 ONE_TRIAL = """
 import json, sys
@@ -86,16 +89,33 @@ def test_every_recipe_has_a_digest_of_its_settings(
     assert "`songs-unet`" in capsys.readouterr().out
 
 
-def test_the_table_of_norms_has_those_whose_seeds_are_all_there() -> None:
-    [first, *_], lines = norm.trials_of("1", "music", "work"), []
-    assert first.words == ("music", "work", "--one", "item", "1")
-    for trial in norm.trials_of("1")[:3]:
+def test_the_table_of_choices_has_the_ways_whose_seeds_are_all_there() -> None:
+    digests = zoo.shipped_digests()
+    [first, *_], lines = choices.trials_of(digests, "music", "work"), []
+    assert first.words == ("music", "work", "--one", "norm", "item", "1")
+    for trial in choices.trials_of(digests)[:3]:
         lines.append(trial.key | {"improvement_db": 5.0 + trial.key["seed"], "core_s": 100.0})
-    assert norm.table(lines, "1")[2:] == ["| item | 6.00 | 7.00 | 6.50 | 100 |"]
-    assert norm.table(lines, "2")[2:] == []
+    assert choices.table(lines, digests)[2:] == ["| norm | item | 6.00 | 7.00 | 6.50 | 100 |"]
+    assert choices.table(lines, dict.fromkeys(digests, "changed"))[2:] == []
 
 
-@pytest.mark.parametrize("bench", [finetuning, norm, zoo])
+def test_every_way_of_a_choice_is_a_recipe_and_the_first_is_as_shipped() -> None:
+    for choice in choices.CHOICES.values():
+        shipped, (first, *others) = read_recipe(choice.recipe), choice.ways.values()
+        assert first == ()
+        assert all(changed == () or read_recipe(choice.recipe, changed) != shipped for changed in others)
+        assert all(changed or way in choice.patches for way, changed in list(choice.ways.items())[1:])
+
+
+def test_a_norm_over_a_batch_is_taken_in_that_process_alone() -> None:
+    unet = read_recipe("songs-unet").model
+    with ExitStack() as patches:
+        choices.CHOICES["norm"].patches["batch"](patches)
+        assert any(isinstance(module, BatchNorm2d) for module in build(unet, 64).modules())
+    assert not any(isinstance(module, BatchNorm2d) for module in build(unet, 64).modules())
+
+
+@pytest.mark.parametrize("bench", [choices, finetuning, zoo])
 def test_a_bench_of_trials_prints_its_table_alone(
     bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

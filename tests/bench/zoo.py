@@ -127,14 +127,14 @@ def measure_separation(name: str) -> Line:
     return recipe_costs.separation_speeds(read_recipe(name))
 
 
-def training_recipe(name: str, steps: int, seed: int, work: Path, kind: str) -> Recipe:
-    """A shipped recipe for so many steps, its run in a folder of its own."""
+def training_recipe(name: str, steps: int, seed: int, work: Path, kind: str, *more: str) -> Recipe:
+    """A shipped recipe for so many steps with `more` keys replaced, its run in a folder of its own."""
     shipped = read_recipe(name)
     out = work / kind / f"{name}-{shipped.digest()}-{steps}-{seed}"
     changes = [
         f"steps={steps}", f"seed={seed}", f"data={work / 'songs'}", f"out={out}", "workers={device: cpu}",
         f"optim.warmup_steps={warm_up_of(shipped, steps)}", f"validation.every_steps={steps}",
-        "log.tensorboard=false",
+        "log.tensorboard=false", *more,
     ]  # fmt: skip
     return read_recipe(name, changes)
 
