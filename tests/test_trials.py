@@ -63,7 +63,14 @@ def test_a_training_takes_what_its_costs_allow() -> None:
 
 def test_the_table_has_the_recipes_as_they_are_and_says_what_is_not_known() -> None:
     small = COSTS | {"recipe": "songs-plain-stack", "parameters": 1_000_000}
-    score = {"what": "training", "recipe": "songs-unet", "digest": "1", "seed": 1, "improvement_db": 6.0}
+    score = {
+        "what": "training",
+        "recipe": "songs-unet",
+        "digest": "1",
+        "seed": 1,
+        "improvement_db": 6.0,
+        "budget_core_s": 450,
+    }
     speed = {"what": "separation", "recipe": "songs-unet", "digest": "1", "times_real_time_1": 20.04}
     lines = [
         speed | {"times_real_time_2": 30.0}, COSTS, small, COSTS | {"digest": "0", "parameters": 1}, score,
@@ -90,13 +97,17 @@ def test_every_recipe_has_a_digest_of_its_settings(
 
 
 def test_the_table_of_choices_has_the_ways_whose_seeds_are_all_there() -> None:
-    digests = zoo.shipped_digests()
-    [first, *_], lines = choices.trials_of(digests, "music", "work"), []
+    [first, *_], lines = choices.trials_of("music", "work"), []
     assert first.words == ("music", "work", "--one", "norm", "item", "1")
-    for trial in choices.trials_of(digests)[:3]:
+    for trial in choices.trials_of()[:3]:
         lines.append(trial.key | {"improvement_db": 5.0 + trial.key["seed"], "core_s": 100.0})
-    assert choices.table(lines, digests)[2:] == ["| norm | item | 6.00 | 7.00 | 6.50 | 100 |"]
-    assert choices.table(lines, dict.fromkeys(digests, "changed"))[2:] == []
+    assert choices.table(lines)[2:] == ["| norm | item | 6.00 | 7.00 | 6.50 | 100 |"]
+    assert choices.table([line | {"digest": "of other settings"} for line in lines])[2:] == []
+
+
+def test_ways_with_other_keys_have_other_digests() -> None:
+    positions = choices.CHOICES["positions"]
+    assert len({choices.digest_of(positions, way) for way in positions.ways}) == len(positions.ways)
 
 
 def test_every_way_of_a_choice_is_a_recipe_and_the_first_is_as_shipped() -> None:

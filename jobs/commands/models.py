@@ -36,8 +36,11 @@ def models(
     """
     from cluster.inventory import Inventory
     from vr_core.config import load
+    from vr_core.errors import ConfigError
     from vr_core.specs.configurations import CONFIGURATIONS
 
+    if markdown and as_json:
+        raise ConfigError("--table and --json: give one of them")
     pcs = load(Inventory, inventory) if inventory is not None else None
     found = {name: _about(configuration, pcs) for name, configuration in CONFIGURATIONS.items()}
     if as_json:

@@ -87,7 +87,7 @@ def require_startable(recipe: Recipe) -> None:
     if recipe.model.front.causal and recipe.objective.looks_ahead:
         raise ConfigError(
             f"recipe {recipe.name}: model.causal hears no later frame, and objective {recipe.objective.name} hides "
-            "frames that are told from those on both sides; leave causal out, or take objective separate"
+            "frames that are predicted from those on both sides; leave causal out, or take objective separate"
         )
     if recipe.data is None:
         raise ConfigError(f"recipe {recipe.name}: no data set; add data=FOLDER (made by `vr data prepare`)")

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
 
+from jobs.recipes.shipped import read_recipe
 from tests.bench.trials import Line, Trial, asked_of, carry_out, prepare_songs, read_lines, show, train_and_score
-from tests.bench.zoo import PARTS, SEEDS, shipped_digests, training_recipe
+from tests.bench.zoo import PARTS, SEEDS, training_recipe
 
 MODULE = "tests.bench.choices"
 RESULTS = Path(__file__).with_name("results") / "choices.jsonl"
@@ -66,12 +67,17 @@ def run_one(name: str, way: str, seed: int, work: Path) -> Line:
         return train_and_score(recipe, work / "songs")
 
 
-def trials_of(digests: Mapping[str, str], *words: str) -> list[Trial]:
+def digest_of(choice: Choice, way: str) -> str:
+    """Of the settings that a way trains with."""
+    return read_recipe(choice.recipe, choice.ways[way]).digest()
+
+
+def trials_of(*words: str) -> list[Trial]:
     """All of them, seed by seed; `words` go before."""
     return [
         Trial(
             {
-                "choice": name, "way": way, "recipe": choice.recipe, "digest": digests[choice.recipe],
+                "choice": name, "way": way, "recipe": choice.recipe, "digest": digest_of(choice, way),
                 "steps": STEPS, "seed": seed,
             },
             (*words, "--one", name, way, str(seed)),
@@ -82,12 +88,12 @@ def trials_of(digests: Mapping[str, str], *words: str) -> list[Trial]:
     ]  # fmt: skip
 
 
-def table(lines: Sequence[Line], digests: Mapping[str, str]) -> list[str]:
+def table(lines: Sequence[Line]) -> list[str]:
     """A row for each way that has all its lines."""
     rows = ["| choice | way | dB, seed 1 | seed 2 | mean | core-seconds |", "|---|---|--:|--:|--:|--:|"]
     for name, choice in CHOICES.items():
         for way in choice.ways:
-            key = {"choice": name, "way": way, "digest": digests[choice.recipe], "steps": STEPS}
+            key = {"choice": name, "way": way, "digest": digest_of(choice, way), "steps": STEPS}
             own = sorted((line for line in lines if key.items() <= line.items()), key=lambda line: int(line["seed"]))
             if len(own) < len(SEEDS):
                 continue
@@ -105,12 +111,11 @@ def main(arguments: list[str]) -> None:
         name, way, seed = asked.one
         print(json.dumps(run_one(name, way, int(seed), asked.work)))
         return
-    digests = shipped_digests()
     failed: list[Trial] = []
     if not asked.table:
         prepare_songs(asked.music, asked.work / "songs", PARTS)
-        failed = carry_out(MODULE, RESULTS, trials_of(digests, str(asked.music), str(asked.work)))
-    show(table(read_lines(RESULTS), digests), failed)
+        failed = carry_out(MODULE, RESULTS, trials_of(str(asked.music), str(asked.work)))
+    show(table(read_lines(RESULTS)), failed)
 
 
 if __name__ == "__main__":

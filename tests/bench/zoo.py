@@ -85,7 +85,11 @@ def current(lines: Iterable[Line], what: str, digests: Mapping[str, str]) -> lis
 
 def table(lines: Sequence[Line], digests: Mapping[str, str]) -> list[str]:
     """Of recipes whose costs are known, the smallest first: seeds spread too far for an order by their scores."""
-    scores = {(line["recipe"], line["seed"]): line["improvement_db"] for line in current(lines, TRAINING, digests)}
+    scores = {
+        (line["recipe"], line["seed"]): line["improvement_db"]
+        for line in current(lines, TRAINING, digests)
+        if line["budget_core_s"] == BUDGET_CORE_S
+    }
     speeds = {line["recipe"]: line for line in current(lines, SEPARATION, digests)}
     rows = [
         "| recipe | parameters | GFLOP for a second of audio | memory of a step, MB | core-seconds of a step "

@@ -76,8 +76,10 @@ def test_a_speed_is_kept_for_its_key_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     recipe = recipe_of(tmp_path)
     key = key_of(recipe, 32, CPU, False)
-    assert "causal" not in key["model"], "what earlier versions have kept is found"
-    assert key_of(recipe_of(tmp_path, **{"model.causal": True}), 32, CPU, False)["model"]["causal"]
+    for added, other in (("causal", True), ("block", "primer"), ("positions", "rotary")):
+        assert added not in key["model"], "what earlier versions have kept is found"
+        changed = recipe_of(tmp_path, **{f"model.{added}": other})
+        assert key_of(changed, 32, CPU, False)["model"][added] == other
     assert kept_row(key) is None
     keep_speed(key, Speed(0.1, 0.25, 2))
     assert kept_row(key).speed == Speed(0.1, 0.25, 2)

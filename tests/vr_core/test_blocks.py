@@ -271,6 +271,7 @@ def test_every_name_of_a_block_has_parts() -> None:
         ({"width": 12, "heads": 8}, "width must be a multiple of heads, got width 12 and heads 8"),
         ({"width": 12, "heads": 4, "positions": "rotary"}, "8 with block frame_transformer and positions rot"),
         ({"width": 12, "heads": 4, "block": "evolved_decoder"}, "multiple of 8 with block evolved_decoder"),
+        ({"width": 256, "heads": 12, "block": "evolved_decoder"}, "multiple of 48 with block evolved_decoder"),
         ({"block": "evolved", "feedforward": 12}, "feedforward must be a multiple of 8 with block evolved, got 12"),
     ],
 )  # fmt: skip

@@ -43,11 +43,11 @@ def test_levels_of_more_bins_than_told_have_no_block() -> None:
     assert [level.level.block is not None for level in model.up] == [True, False]
 
 
-@pytest.mark.parametrize(("bins", "frames"), [(16, 5), (13, 3), (9, 1)])
+@pytest.mark.parametrize(("bins", "frames"), [(16, 5), (13, 3), (15, 1)])
 def test_the_answer_is_that_of_the_layers_written_out(bins: int, frames: int) -> None:
     model = random_of(TINY, bins, HeadSpec(stems=("vocals", "drums")))
     heard = torch.rand(2, 2, bins, frames, dtype=torch.float64)
-    weights, width = model.state_dict(), -(-bins // 8) * 8
+    weights, width = model.state_dict(), -(-bins // 4) * 4
 
     def conv(x: torch.Tensor, name: str, stride: int = 1) -> torch.Tensor:
         """Of each frame by itself, `[item, map, bin]`."""
@@ -75,8 +75,8 @@ def test_the_answer_is_that_of_the_layers_written_out(bins: int, frames: int) ->
         y = torch.stack([torch.einsum("bctf,co->botf", x, kernel[:, :, tap]) for tap in (0, 1)], dim=-1).flatten(3)
         return y + weights[f"{name}.bias"][:, None, None]
 
-    x = (torch.log10(heard + 3e-5) + 3.7) / 0.65
-    x = torch.cat([x, torch.zeros(2, 2, width - bins, frames, dtype=x.dtype)], dim=2).transpose(2, 3)
+    x = torch.cat([heard, torch.zeros(2, 2, width - bins, frames, dtype=heard.dtype)], dim=2).transpose(2, 3)
+    x = (torch.log10(x + 3e-5) + 3.7) / 0.65
     with torch.no_grad():
         x, ways = conv(x, "input"), []
         for i in range(3):
@@ -107,5 +107,16 @@ def test_each_block_has_dropout_of_its_own() -> None:
 
 
 def test_a_level_whose_block_cannot_be_made_is_named() -> None:
-    with pytest.raises(ModelError, match="frame_unet, the level of 2 bins: feedforward must be a multiple of 8"):
+    with pytest.raises(ModelError, match="level of 2 bins: feedforward must be a multiple of 8 .* another expansion"):
         build(TINY.model_copy(update={"block": "evolved", "levels": 3}), 16)
+
+
+def test_padding_takes_no_block_away() -> None:
+    model = build(TINY.model_copy(update={"block_bins": 14}), 14)  # padded to 16
+    assert all(level.block is not None for level in model.down)
+
+
+@pytest.mark.parametrize(("levels", "heads"), [(8, 8), (1, 12)])
+def test_heads_that_do_not_divide_a_level_are_told(levels: int, heads: int) -> None:
+    with pytest.raises(ModelError, match=f"a multiple of heads, got width .* and heads {heads}; give fewer"):
+        build(FrameUNetSpec(levels=levels, heads=heads), 1024)

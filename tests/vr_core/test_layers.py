@@ -26,7 +26,7 @@ def test_skewed_logits_equal_a_gather(batch: int, heads: int, frames: int, width
 @pytest.mark.parametrize("frames", [5, 8, 9, 23])
 def test_attention_equals_a_naive_one_at_any_length(frames: int) -> None:
     torch.manual_seed(0)
-    layer = FrameAttention(width=6, heads=2, max_distance_frames=8).double()
+    layer = FrameAttention(width=6, heads=2, max_distance_frames=8, mdha=True).double()
     torch.nn.init.normal_(layer.distance)
     x = torch.randn(2, frames, 6, dtype=torch.float64)
     qkv = layer.conv(layer.query_key_value(layer.norm(x)))

@@ -22,7 +22,7 @@ from vr_core.draws import Draws
 from vr_core.models.registry import MODELS, build
 from vr_core.objectives.objective import item_losses
 from vr_core.objectives.registry import OBJECTIVES, objective_of
-from vr_core.specs.models import BsRoformerSpec, MelRoformerSpec, ModelSpec, SeedFrameTransformerSpec
+from vr_core.specs.models import BsRoformerSpec, FrameUNetSpec, MelRoformerSpec, ModelSpec, SeedFrameTransformerSpec
 from vr_core.specs.objectives import ObjectiveSpec
 from vr_core.specs.stft import StftSpec
 
@@ -41,6 +41,7 @@ TINY = {"width": 8, "blocks": 1, "heads": 2, "head_width": 4}  # the defaults ha
 MODEL_SPECS |= {
     "bs_roformer": BsRoformerSpec(**TINY), "mel_roformer": MelRoformerSpec(mel_bands=2, **TINY),
     "seed_frame_transformer": SeedFrameTransformerSpec(heads=3, crop_frames=13),  # as wide as the bins
+    "frame_unet": FrameUNetSpec(levels=2, heads=3, expansion=4),  # 9 bins are padded to 12
 }  # fmt: skip
 
 

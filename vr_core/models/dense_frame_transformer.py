@@ -57,14 +57,9 @@ class DenseFrameTransformer(Model):
         self.input = nn.Linear(STEREO * bins, STEREO * spec.width) if spec.width != bins else nn.Identity()
         self.front = spec.front
         shape = BlockShape(
-            spec.width,
-            spec.heads,
-            spec.feedforward,
-            spec.max_distance_frames,
-            spec.positions,
-            spec.causal,
-            spec.dropout,
-        )
+            width=spec.width, heads=spec.heads, feedforward=spec.feedforward, positions=spec.positions,
+            max_distance_frames=spec.max_distance_frames, causal=spec.causal, dropout=spec.dropout,
+        )  # fmt: skip
         self.blocks = nn.ModuleList(DenseBlock(STEREO + i, spec.block, shape, i) for i in range(spec.blocks))
         self.output = MaskHead(STEREO + spec.blocks, spec.width, bins, head)
 

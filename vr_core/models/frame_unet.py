@@ -16,8 +16,7 @@ Legend: B batch, C channel of the network, T frame, F bin, D bins of a level, wh
 
 A block takes the weighted sum of a level's maps and gives one more, as in a dense net (`blocks/dense.py`). Levels of
 more than `block_bins` bins have none. Convolutions and norms are within a frame, so only blocks join frames: any number
-of them is heard, and with `causal` blocks the model is causal. Bins are padded with zeros to a multiple that all levels
-and heads divide.
+of them is heard, and with `causal` blocks the model is causal. Bins are padded with silence to a multiple of 2^levels.
 """
 
 import torch
@@ -35,15 +34,16 @@ from vr_core.models.layers.past import Past, require_causal
 from vr_core.models.model import Model
 from vr_core.specs.fronts import STEREO
 from vr_core.specs.heads import HeadSpec
-from vr_core.specs.models import FrameUNetSpec, require_divisible, width_multiple
+from vr_core.specs.models import FrameUNetSpec, require_divisible
 
 
 class Residual(nn.Module):
-    """Norm, ReLU and convolution, twice, added to its input; `stride` halves the bins."""
+    """Norm, ReLU and convolution, twice, added to its input; the first convolution may halve the bins."""
 
-    def __init__(self, inputs: int, outputs: int, bins: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, bins: int, output_bins: int) -> None:
         super().__init__()
-        self.first_norm, self.second_norm = nn.LayerNorm(bins), nn.LayerNorm(bins // stride)
+        stride = bins // output_bins
+        self.first_norm, self.second_norm = nn.LayerNorm(bins), nn.LayerNorm(output_bins)
         self.first = nn.Conv2d(inputs, outputs, (1, 3), (1, stride), (0, 1))
         self.second = nn.Conv2d(outputs, outputs, (1, 3), padding=(0, 1))
         plain = inputs == outputs and stride == 1
@@ -58,9 +58,9 @@ class Level(nn.Module):
     """A residual, then the block's map beside its result."""
 
     def __init__(self, residual: Residual, block: DenseBlock | None, outputs: int) -> None:
+        """`outputs`: the residual's maps, and the block's."""
         super().__init__()
-        self.residual, self.block = residual, block
-        self.outputs = outputs + (block is not None)
+        self.residual, self.block, self.outputs = residual, block, outputs
 
     def forward(
         self, x: Float[Tensor, "B C T F"], draws: Draws | None, past: Past | None
@@ -97,31 +97,29 @@ class FrameUNet(Model):
         require_per_bin(head, type(self).__name__)
         self.bins, self.head, self.front = bins, head, spec.front
         self.compress = CompressedMagnitude()
-        self.more_bins = -bins % (width_multiple(spec.block, spec.positions, spec.heads) << spec.levels)
-        sizes = [(bins + self.more_bins) >> level for level in range(spec.levels + 1)]
-        maps = [spec.channels * (level + 1) for level in range(spec.levels + 1)]
-        blocks = 0
+        self.more_bins = -bins % (1 << spec.levels)
+        levels = range(spec.levels + 1)
+        sizes = [(bins + self.more_bins) >> level for level in levels]
+        maps = [spec.channels * (level + 1) for level in levels]
+        blocked = [bins >> level <= spec.block_bins for level in levels]
+        outputs = [maps[level] + blocked[level] for level in levels]
 
-        def level_of(level: int, inputs: int, bins: int) -> Level:
-            nonlocal blocks
-            residual = Residual(inputs, maps[level], bins, bins // sizes[level])
-            if sizes[level] > spec.block_bins:
-                return Level(residual, None, maps[level])
-            blocks += 1
-            block = DenseBlock(maps[level], spec.block, _shape(spec, sizes[level]), blocks - 1)
-            return Level(residual, block, maps[level])
+        def level_of(place: int, level: int, inputs: int, bins: int) -> Level:
+            """`place`: among all levels from the input to the output, which numbers the block's dropout."""
+            shape = _shape(spec, sizes[level]) if blocked[level] else None
+            block = DenseBlock(maps[level], spec.block, shape, place) if shape is not None else None
+            return Level(Residual(inputs, maps[level], bins, sizes[level]), block, outputs[level])
 
         self.input = nn.Conv2d(STEREO, spec.channels, (1, 3), padding=(0, 1))
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        inputs, outputs = spec.channels, []
-        for level in range(spec.levels + 1):
-            self.down.append(level_of(level, inputs, sizes[max(0, level - 1)]))
-            inputs = maps[level] + (sizes[level] <= spec.block_bins)
-            outputs.append(inputs)
-        for level in reversed(range(spec.levels)):
-            self.up.append(UpLevel(inputs, maps[level], level_of(level, maps[level] + outputs[level], sizes[level])))
-            inputs = outputs[level]
-        self.output = nn.Sequential(nn.LayerNorm(sizes[0]), nn.Conv2d(inputs, STEREO * head.maps, 1))
+        self.down = nn.ModuleList(
+            level_of(level, level, *((outputs[level - 1], sizes[level - 1]) if level else (spec.channels, sizes[0])))
+            for level in levels
+        )
+        self.up = nn.ModuleList(
+            UpLevel(outputs[level + 1], maps[level], level_of(place, level, maps[level] + outputs[level], sizes[level]))
+            for place, level in enumerate(reversed(levels[:-1]), len(levels))
+        )
+        self.output = nn.Sequential(nn.LayerNorm(sizes[0]), nn.Conv2d(outputs[0], STEREO * head.maps, 1))
 
     def layer_prefixes(self) -> tuple[str, ...]:
         """As `Model.layer_prefixes`."""
@@ -145,7 +143,7 @@ class FrameUNet(Model):
         self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None, past: Past | None = None
     ) -> Float[Tensor, "B _C T _F"]:
         require_causal(past, causal=self.front.causal)
-        x = self.input(F.pad(self.compress(magnitude_bcft).transpose(2, 3), (0, self.more_bins)))
+        x = self.input(self.compress(F.pad(magnitude_bcft, (0, 0, 0, self.more_bins))).transpose(2, 3))
         skips = []
         for level in self.down:
             x = level(x, draws, past)
@@ -161,7 +159,10 @@ def _shape(spec: FrameUNetSpec, width: int) -> BlockShape:
     try:
         require_divisible(spec.block, spec.positions, width, spec.heads, feedforward)
     except ValueError as error:
-        raise ModelError(f"frame_unet, the level of {width} bins: {error}; give fewer levels") from None
+        raise ModelError(
+            f"frame_unet, the level of {width} bins: {error}; give fewer model.levels or heads, or another expansion"
+        ) from None
     return BlockShape(
-        width, spec.heads, feedforward, spec.max_distance_frames, spec.positions, spec.causal, spec.dropout
-    )
+        width=width, heads=spec.heads, feedforward=feedforward, positions=spec.positions,
+        max_distance_frames=spec.max_distance_frames, causal=spec.causal, dropout=spec.dropout,
+    )  # fmt: skip

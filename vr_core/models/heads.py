@@ -40,7 +40,7 @@ def require_per_bin(head: HeadSpec, model: str) -> None:
         ModelError: it asks for classes.
     """
     if head.kind == "logits":
-        raise ModelError(f"{model}: answers for bins, not with classes; take a model that hears magnitudes as stored")
+        raise ModelError(f"{model}: answers for bins, not with classes; take dense_frame_transformer or plain_stack")
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -18,7 +18,7 @@ from vr_core.specs.stft import StftSpec
 BlockName = Literal["frame_transformer", "evolved", "evolved_decoder", "primer_ez", "primer"]
 """Blocks over frames (`vr_core/models/blocks/`)."""
 Positions = Literal["relative", "rotary", "scalar"]
-"""How attention is told the distance of two frames (`vr_core/models/layers/attention.py`)."""
+"""Positional encodings of attention (`vr_core/models/layers/attention.py`)."""
 
 
 class DenseFrameTransformerSpec(Spec):
@@ -36,7 +36,7 @@ class DenseFrameTransformerSpec(Spec):
     """Whether a frame of the answer depends on that frame and earlier ones alone."""
     block: BlockName = "frame_transformer"
     positions: Positions = "relative"
-    """Of attention; `rotary` and `scalar` are faster (`tests/bench/README.md`)."""
+    """Positional encoding of attention; `rotary` is the fastest (`tests/bench/README.md`)."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     @property
@@ -67,12 +67,15 @@ def require_divisible(block: BlockName, positions: Positions, width: int, heads:
 
 def width_multiple(block: BlockName, positions: Positions, heads: int) -> int:
     """What all heads of a block divide, pairs of features of each where positions turn pairs."""
-    most = decoder_heads(heads) if block == "evolved_decoder" else heads
-    return most * (2 if positions == "rotary" else 1)
+    both = math.lcm(heads, decoder_heads(heads)) if block == "evolved_decoder" else heads
+    return both * (2 if positions == "rotary" else 1)
 
 
 def decoder_heads(heads: int) -> int:
-    """Of the first attention of the Evolved Transformer's decoder: twice as many up to 16 (arXiv:1901.11117)."""
+    """Of the first attention of the Evolved Transformer's decoder: twice as many, up to 16.
+
+    tensor2tensor's evolved_transformer.py has this as `_capped_double_heads`; its decoder takes 16 at least.
+    """
     return max(min(2 * heads, 16), heads)
 
 

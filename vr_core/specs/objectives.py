@@ -22,7 +22,7 @@ class MaskedFramesSpec(Spec):
 
     purpose: ClassVar[Purpose] = "pretraining"
     looks_ahead: ClassVar[bool] = True
-    """Whether an answer is told from later frames too."""
+    """Whether an answer is predicted from later frames too."""
     name: Literal["masked_frames"] = "masked_frames"
     rate: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of tokens chosen; at least one an item."""

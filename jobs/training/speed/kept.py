@@ -44,7 +44,7 @@ class SpeedRow(Spec):
 
 def key_of(recipe: Recipe, bins: int, device: torch.device, bf16: bool) -> dict[str, Any]:
     """All that a measurement depends on, JSON-ready."""
-    # As in the keys of before, which have none of these.
+    # A key that recipes got since is left out at its default: what earlier versions have kept is found.
     model = identity({"model": plain(recipe.model)}, added=ADDED_KEYS)["model"]
     more: dict[str, Any] = {"lora": plain(recipe.lora)} if recipe.lora is not None else {}
     if recipe.optim.name != "adamw":

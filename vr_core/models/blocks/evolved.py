@@ -1,10 +1,11 @@
 """The cells of the Evolved Transformer: So, Liang and Le 2019 (arXiv:1901.11117), figure 3 and tensor2tensor's code.
 
-The paper's feed-forward width 4d is `feedforward`, of which all others are parts: 2d is a half, d/2 an eighth.
+The paper's feed-forward width 4d is `feedforward`; 2d is a half of it, and d/2 of the branches an eighth.
 
-Departures: positions are the attention's own (`model.positions`), there sines added to the input. Convolutions are
-centred unless the model is causal; there the encoder's are centred and the decoder's causal. There is no encoder to
-attend to, so the decoder's two attentions to it fall away. The norm after the last cell is that before the masks.
+Departures: the positional encoding is the attention's own (`model.positions`), there sines added to the input.
+Convolutions are centred unless the model is causal; there the encoder's are centred and the decoder's causal. There is
+no encoder to attend to, so the decoder's two attentions to it fall away. Depthwise convolutions have biases, and
+attention weights no dropout. The norm after the last cell is that before the masks.
 """
 
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from vr_core.draws import Draws
 from vr_core.models.blocks.shape import BlockShape
 from vr_core.models.layers.feedforward import FeedForward, GatedLinear
-from vr_core.models.layers.frame_conv import BranchedConv, FrameConv, sum_of_branches
+from vr_core.models.layers.frame_conv import BranchedConv, FrameConv, SeparableConv, sum_of_branches
 from vr_core.models.layers.part import Part
 from vr_core.models.layers.past import Past
 from vr_core.specs.models import decoder_heads
@@ -55,7 +56,7 @@ class EncoderBranches(Part):
         self.left = nn.Linear(self.width, hidden)
         self.right = FrameConv(self.width, 3, outputs=hidden // 8, causal=causal)
         self.mid_norm = nn.LayerNorm(hidden)
-        self.out = nn.Sequential(FrameConv(hidden, 9, causal=causal), nn.Linear(hidden, self.width // 2))
+        self.out = SeparableConv(FrameConv(hidden, 9, causal=causal), nn.Linear(hidden, self.width // 2))
 
     def forward(
         self, x_btd: Float[Tensor, "B T D"], draws: Draws | None = None, past: Past | None = None
@@ -63,5 +64,5 @@ class EncoderBranches(Part):
         """As `Part.forward`."""
         x_btd = self.norm(x_btd)
         mixed = sum_of_branches(F.relu(self.left(x_btd)), F.relu(self.right(x_btd, past)), self.dropout, draws)
-        narrow = self.out[1](self.out[0](self.mid_norm(mixed), past))
+        narrow = self.out(self.mid_norm(mixed), past)
         return F.pad(narrow, (0, self.width - narrow.shape[-1]))

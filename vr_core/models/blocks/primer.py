@@ -6,8 +6,8 @@ a depthwise convolution over 3 frames, 0.5 on the present frame and 0.5/3 on the
 All of Primer also derives the queries from the keys, and norms the feed-forward's result in place of its input. Its own
 norm, x̄ / sqrt(mean(x · x̄) + ε), is LayerNorm in exact arithmetic, since mean(x · x̄) = mean(x̄²): that is used here.
 
-Departures: the paper's convolutions are causal; here they are centred unless the model is. Positions are the
-attention's own (`model.positions`). Linear maps have biases.
+Departures: the paper's convolutions are causal; here they are centred unless the model is. The positional encoding is
+the attention's own (`model.positions`). Linear maps have biases.
 """
 
 from jaxtyping import Float
@@ -32,13 +32,8 @@ def primer_ez(shape: BlockShape) -> list[Part]:
 
 def primer(shape: BlockShape) -> list[Part]:
     """The same with shared queries and keys, and the second norm at the end of its part."""
-    attention = SharedAttention(
-        shape.width, shape.heads, shape.max_distance_frames, positions=shape.positions, causal=shape.causal
-    )
-    return [
-        attention,
-        NormedAfter(FeedForward(shape.width, shape.feedforward, squared_relu, normed=False), shape.width),
-    ]
+    feed = FeedForward(shape.width, shape.feedforward, squared_relu, normed=False)
+    return [shape.attention(kind=SharedAttention, mdha=True, mdha_bias=False), NormedAfter(feed, shape.width)]
 
 
 class SharedAttention(FrameAttention):
@@ -46,7 +41,8 @@ class SharedAttention(FrameAttention):
 
     def _make_projections(self, width: int, *, mdha: bool, bias: bool) -> None:
         self.key_value, self.query = nn.Linear(width, 2 * width), nn.Linear(width, width)
-        self.key_value_conv = FrameConv(2 * width, 3, identity=True, causal=self.causal, bias=False)
+        assert mdha, "the published queries are those of convolved keys"
+        self.key_value_conv = FrameConv(2 * width, 3, identity=True, causal=self.causal, bias=bias)
 
     def _projected(self, x_btd: Float[Tensor, "B T D"], past: Past | None) -> tuple[Tensor, ...]:
         k, v = self.key_value_conv(self.key_value(x_btd), past).chunk(2, dim=-1)

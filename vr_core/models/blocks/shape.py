@@ -18,9 +18,12 @@ class BlockShape:
     causal: bool
     dropout: float
 
-    def attention(self, *, heads: int | None = None, mdha: bool = False, mdha_bias: bool = True) -> FrameAttention:
+    def attention(
+        self, *, kind: type[FrameAttention] = FrameAttention, heads: int | None = None,
+        mdha: bool = False, mdha_bias: bool = True,
+    ) -> FrameAttention:  # fmt: skip
         """Over the frames of such a block, with its number of heads unless told."""
-        return FrameAttention(
+        return kind(
             self.width, heads or self.heads, self.max_distance_frames,
             positions=self.positions, causal=self.causal, mdha=mdha, mdha_bias=mdha_bias,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Self-attention over frames, with three ways to tell it how far apart they are."""
+"""Self-attention over frames, with three positional encodings."""
 
 import torch
 import torch.nn.functional as F
@@ -40,12 +40,14 @@ class FrameAttention(Part):
     | positions | logits[i, j], before the softmax |
     |---|---|
     | `relative` | (q_i · k_j + q_i · e_{j-i}) / sqrt(K): Shaw et al. 2018, eq. 5, a vector for each head and distance |
-    | `scalar` | q_i · k_j / sqrt(K) + b_{j-i}: a number for each head and distance (Raffel et al. 2020, sec. 2.1) |
+    | `scalar` | q_i · k_j / sqrt(K) + b_{j-i}: a number for each head and distance; Raffel et al. 2020, sec. 2.1 |
     | `rotary` | R_i q_i · R_j k_j / sqrt(K): Su et al. 2021, nothing learned |
 
     The relative term is computed by the skewing of Music Transformer (Huang et al. 2019, sec. 3.4.1), in its two-sided
     form with 2L-1 vectors, or in its one-sided form with L where the model is causal: a frame then attends to itself
-    and to those before it. The other two leave room for torch's fused attention, which keeps no logits.
+    and to those before it. With rotary positions torch's fused attention keeps no logits.
+
+    Raffel et al. share the numbers among all layers and put distances into logarithmic buckets; here neither is done.
 
     With `mdha`, q, k and v each pass a depthwise convolution over 3 frames (Primer's, So et al. 2021, sec. 3), centred
     unless the model is causal.
@@ -53,7 +55,7 @@ class FrameAttention(Part):
 
     def __init__(
         self, width: int, heads: int, max_distance_frames: int, *,
-        positions: Positions = "relative", causal: bool = False, mdha: bool = True, mdha_bias: bool = True,
+        positions: Positions = "relative", causal: bool = False, mdha: bool = False, mdha_bias: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
         self.heads, self.max_distance_frames = heads, max_distance_frames
@@ -98,23 +100,24 @@ class FrameAttention(Part):
             q = q * q.shape[-1] ** -0.5
             logits = q @ k.transpose(-1, -2)
             if self.causal:
-                logits = logits + past_logits(q, self.learned(1 - whole, 1))
+                logits = logits + past_logits(q, self.distance_terms(1 - whole, 1))
                 logits = logits.masked_fill(_ahead(frames, whole, q.device), -torch.inf)
             else:
-                logits = logits + relative_logits(q, self.learned(1 - frames, frames))
+                logits = logits + relative_logits(q, self.distance_terms(1 - frames, frames))
             return torch.softmax(logits, dim=-1) @ v
         mask = None
         if self.positions == "scalar":
-            numbers = self.learned(1 - whole, 1 if self.causal else frames)
+            numbers = self.distance_terms(1 - whole, 1 if self.causal else frames)
             if self.causal:
                 numbers = F.pad(numbers, (0, frames - 1), value=-torch.inf)
             # Row i begins frames - 1 - i numbers after the first, where distance j - i is at column j.
             mask = numbers.unfold(1, whole, 1).flip(1).to(q.dtype)
-        elif self.causal:
+        elif self.causal and frames < whole:
             mask = ~_ahead(frames, whole, q.device)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        # Without a mask of its own the fused attention skips what is ahead.
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=self.causal and mask is None)
 
-    def learned(self, first: int, end: int) -> Float[Tensor, "H distance *K"]:
+    def distance_terms(self, first: int, end: int) -> Float[Tensor, "H distance *K"]:
         """What is learned of the distances `first` .. `end` - 1; far ones share the outermost."""
         reach = self.max_distance_frames - 1
         if -reach <= first:

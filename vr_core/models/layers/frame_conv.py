@@ -50,6 +50,18 @@ class FrameConv(nn.Module):
         return y.squeeze(2).transpose(1, 2)
 
 
+class SeparableConv(nn.Sequential):
+    """A depthwise convolution over frames, then what changes each frame by itself."""
+
+    def forward(self, x_btd: Float[Tensor, "B T D"], past: Past | None = None) -> Float[Tensor, "B T _D"]:
+        """`past` as in `Part`."""
+        depthwise, *others = self
+        x = depthwise(x_btd, past)
+        for layer in others:
+            x = layer(x)
+        return x
+
+
 class BranchedConv(Part):
     """Two separable convolutions over time side by side, then a third (Evolved Transformer; So et al. 2019, fig. 3).
 
@@ -61,10 +73,10 @@ class BranchedConv(Part):
         """`left` and `right`: outputs of each; `dropout` is of both, before their sum."""
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.left = nn.Sequential(FrameConv(width, 11, causal=causal), nn.Linear(width, left), nn.ReLU())
-        self.right = nn.Sequential(FrameConv(width, 7, causal=causal), nn.Linear(width, right))
+        self.left = SeparableConv(FrameConv(width, 11, causal=causal), nn.Linear(width, left), nn.ReLU())
+        self.right = SeparableConv(FrameConv(width, 7, causal=causal), nn.Linear(width, right))
         self.mid_norm = nn.LayerNorm(left)
-        self.out = nn.Sequential(FrameConv(left, 7, causal=causal), nn.Linear(left, width))
+        self.out = SeparableConv(FrameConv(left, 7, causal=causal), nn.Linear(left, width))
         self.dropout = dropout
 
     def forward(
@@ -72,9 +84,8 @@ class BranchedConv(Part):
     ) -> Float[Tensor, "B T D"]:
         """As `Part.forward`."""
         x_btd = self.norm(x_btd)
-        left, right = (branch[1:](branch[0](x_btd, past)) for branch in (self.left, self.right))
-        mixed = sum_of_branches(left, right, self.dropout, draws)
-        return self.out[1](self.out[0](self.mid_norm(mixed), past))
+        mixed = sum_of_branches(self.left(x_btd, past), self.right(x_btd, past), self.dropout, draws)
+        return self.out(self.mid_norm(mixed), past)
 
 
 def sum_of_branches(

@@ -10,7 +10,8 @@ class Past:
     """What each layer needs of earlier frames, kept from one piece to the next.
 
     A convolution keeps as many frames as its kernel reaches back, attention all its keys and values: memory grows with
-    the song by `2 · width` numbers a frame and attention. A `Past` is of one batch of songs and one model.
+    the song by `2 · width` numbers a frame and attention. A `Past` is of one batch of songs and one model. No gradient
+    reaches earlier pieces.
     """
 
     def __init__(self) -> None:
@@ -22,13 +23,19 @@ class Past:
         kept = self._kept.get((layer, name))
         return 0 if kept is None else kept.shape[dim]
 
+    def tensors(self) -> list[Tensor]:
+        """All that is kept."""
+        return list(self._kept.values())
+
     def joined(self, layer: nn.Module, name: str, new: Tensor, dim: int, most: int | None = None) -> Tensor:
         """What is kept for a layer with `new` after it along `dim`; of that, the last `most` are kept for next time."""
         kept = self._kept.get((layer, name))
         whole = new if kept is None else torch.cat([kept, new], dim=dim)
         count = whole.shape[dim]
         first = 0 if most is None else max(0, count - most)
-        self._kept[layer, name] = whole.narrow(dim, first, count - first).detach()
+        last = whole.narrow(dim, first, count - first).detach()
+        # A view would hold all that it is a part of.
+        self._kept[layer, name] = last.clone() if kept is None or first else last
         return whole
 
 
