@@ -205,12 +205,14 @@ class Roformer(Model):
         self, part: nn.Module, x_bnpd: Float[Tensor, "B M P D"], draws: Draws | None
     ) -> Float[Tensor, "B M P D"]:
         """A transformer along P, for each of the M others."""
+        if self.recompute and self.training:
+            return checkpoint(_rows_through, part, x_bnpd, draws, use_reentrant=False)
+        return _rows_through(part, x_bnpd, draws)
 
-        def run(x: Tensor) -> Tensor:
-            found: Tensor = part(x.flatten(0, 1), draws).reshape(x.shape)
-            return found
 
-        return checkpoint(run, x_bnpd, use_reentrant=False) if self.recompute and self.training else run(x_bnpd)
+def _rows_through(part: nn.Module, x_bnpd: Float[Tensor, "B M P D"], draws: Draws | None) -> Float[Tensor, "B M P D"]:
+    found: Tensor = part(x_bnpd.flatten(0, 1), draws).reshape(x_bnpd.shape)
+    return found
 
 
 def _dropped(x: Float[Tensor, "M P D"], share: float, draws: Draws | None, layer: int) -> Float[Tensor, "M P D"]:
