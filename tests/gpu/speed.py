@@ -56,7 +56,7 @@ def training_step(model: Model, heard: Tensor, net: nn.Module | None = None) -> 
     def step() -> None:
         optimiser.zero_grad()
         with torch.autocast(heard.device.type, torch.bfloat16):
-            answer = (net or model)(heard)[kind]
+            answer = (model if net is None else net)(heard)[kind]
         answer.abs().float().mean().backward()
         optimiser.step()
 
