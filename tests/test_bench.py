@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import models
+from tests.bench import blocks, models
 from tests.bench.__main__ import BENCHMARKS, main
 from tests.bench.measurement import Benchmark
 from tests.bench.shares import blocks_of, rate_in, steps_within
@@ -58,6 +58,50 @@ def test_a_configuration_is_measured_by_its_own_arithmetic_and_cpu_time(monkeypa
     assert found["share"] == pytest.approx(found["gflop_per_s"] / 10 / found["core_s_per_s"])
     assert found["training_core_s_per_s"] > found["core_s_per_s"]
     assert "training_core_s_per_s" not in models.measure_one(small, trained=False)
+
+
+def test_works_are_measured_in_turns_and_the_least_of_each_counts(monkeypatch):
+    monkeypatch.setattr(models, "_LEAST_S", 0.0)
+    spent, now = {"one": iter([3.0, 1.0, 2.0]), "other": iter([5.0, 4.0, 6.0])}, [0.0]
+    order = []
+
+    def work(name):
+        order.append(name)
+        now[0] += next(spent[name])
+
+    monkeypatch.setattr(models.time, "process_time", lambda: now[0])
+    found = models.in_turns({"one": lambda: work("one"), "other": lambda: work("other")}, 3)
+    assert found == {"one": 1.0, "other": 4.0}
+    assert order == ["one", "other"] * 3
+
+
+def test_products_of_matrices_of_a_block_are_counted_forward_and_backward(monkeypatch):
+    monkeypatch.setattr(models, "_LEAST_S", 0.0)
+    width, hidden, frames = 32, 24, 10
+    for name, value in {"WIDTH": width, "FEEDFORWARD": hidden, "HEADS": 2, "TURNS": 1}.items():
+        monkeypatch.setattr(blocks, name, value)
+    linear = width * (2 * width + (hidden // 2) * 2 + hidden // 4 + 4 * width + 2 * hidden)
+    attention = 2 * frames * width  # a frame's product with the keys, and that with the values
+    by_position = {"corrected": (2 * frames - 1) * width, "seed": frames * width}
+    found = blocks.measure_one(frames)
+    for name, row in found.items():
+        # Forward, and a product each for the gradients of both factors; the sum of two maps is a product too.
+        flop = 3 * 2 * frames * (linear + attention + by_position[name])
+        assert row["products, GFLOP"] * 1e9 == pytest.approx(flop, rel=0.03)
+        assert row["all"] == pytest.approx(
+            sum(row[part] for part in ("linear maps", "convolutions", "attention between them", "the rest"))
+        )
+    difference = found["corrected"]["products, GFLOP"] - found["seed"]["products, GFLOP"]
+    assert difference * 1e9 == pytest.approx(3 * 2 * frames * (frames - 1) * width, rel=0.03)
+
+
+@pytest.mark.parametrize("name", ["corrected", "seed"])
+def test_every_part_of_a_block_is_computed_alone_once(name, monkeypatch):
+    monkeypatch.setattr(blocks, "core_s", lambda work, turns: 1.0)
+    # Two linear maps and a convolution are within the attention.
+    assert blocks.parts_s(blocks.blocks(4)[name], 4) == {
+        "linear maps": 8.0, "convolutions": 4.0, "attention between them": 1.0 - 3.0
+    }  # fmt: skip
 
 
 def test_installing_measures_nothing(calls, capsys):

@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.bench import (
     attention,
+    blocks,
     codec,
     dedupe,
     detect,
@@ -27,6 +28,7 @@ from tests.bench.measurement import Benchmark, circumstances
 
 BENCHMARKS: dict[str, Benchmark] = {
     "attention": attention.BENCHMARK,
+    "blocks": blocks.BENCHMARK,
     "codec": codec.BENCHMARK,
     "dedupe": dedupe.BENCHMARK,
     "detect": detect.BENCHMARK,

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.bench.measurement import Benchmark
-from tests.bench.models import core_s
+from tests.bench.models import core_s, one_thread
 from vr_core.models.layers.attention import FrameAttention, relative_logits
 from vr_core.models.layers.past import Past
 from vr_core.models.registry import build
@@ -82,9 +82,7 @@ def pieces_ms(frames: int = PIECES) -> dict[str, float]:
 
 def measure(quick: bool) -> dict[str, Any]:
     """Milliseconds of a core, by frames and way."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         found = {
             f"{frames} frames, core ms": {
                 name: 1000 * core_s(work) for name, work in ways(frames, torch.device("cpu")).items()
@@ -92,8 +90,6 @@ def measure(quick: bool) -> dict[str, Any]:
             for frames in ((RATIO_AT,) if quick else FRAMES)
         }
         found["a frame of a song in pieces, core ms"] = pieces_ms()
-    finally:
-        torch.set_num_threads(threads)
     row = found[f"{RATIO_AT} frames, core ms"]
     return {"ratio": row["relative"] / row["rotary"]} | {
         name: {key: float(f"{value:.3g}") for key, value in row.items()} for name, row in found.items()

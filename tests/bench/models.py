@@ -7,16 +7,19 @@ is that of one window in separation, which overlaps windows by half and so compu
 forward, backward and AdamW of one item. Neither reads, decodes or transforms audio.
 """
 
+import contextlib
+import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.bench.measurement import Benchmark
+from vr_core.draws import Draws
 from vr_core.models.figures import figures_of, unheard
 from vr_core.models.model import Model
 from vr_core.models.registry import build
@@ -31,14 +34,31 @@ TRAINED_PARAMETERS = 30_000_000
 _LEAST_S, _MATRIX = 1.0, 1024
 
 
-def core_s(work: Callable[[], object]) -> float:
-    """CPU seconds of `work`: the least of as many turns as take a second, one at least."""
-    found: list[float] = []
-    while sum(found) < _LEAST_S:
-        began = time.process_time()
-        work()
-        found.append(time.process_time() - began)
-    return min(found)
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """torch computes in one thread meanwhile."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def core_s(work: Callable[[], object], turns: int = 1) -> float:
+    """CPU seconds of `work`: the least of as many turns as take a second, and of so many at least."""
+    return in_turns({"work": work}, turns)["work"]
+
+
+def in_turns(works: Mapping[str, Callable[[], object]], turns: int) -> dict[str, float]:
+    """As `core_s` of each, a turn of one after a turn of the other."""
+    found: dict[str, list[float]] = {name: [] for name in works}
+    while min(map(sum, found.values())) < _LEAST_S or min(map(len, found.values())) < turns:
+        for name, work in works.items():
+            began = time.process_time()
+            work()
+            found[name].append(time.process_time() - began)
+    return {name: min(spent) for name, spent in found.items()}
 
 
 def matrix_flop_per_s() -> float:
@@ -65,19 +85,23 @@ def measure_one(configuration: Configuration, *, trained: bool) -> dict[str, flo
         "share": flop_per_s / forward_s / rate,
     }  # fmt: skip
     if trained:
-        found["training_core_s_per_s"] = _training_s(model.train(), _noise(replace(configuration, crop_s=CROP_S)))
+        step = training_step(model.train(), _noise(replace(configuration, crop_s=CROP_S)))
+        found["training_core_s_per_s"] = core_s(step) / CROP_S
     return found
 
 
-def _training_s(model: Model, heard: Tensor) -> float:
-    optimiser = adamw(model, OptimSpec())
+def training_step(model: Model, heard: Tensor, net: nn.Module | None = None) -> Callable[[], object]:
+    """Forward, backward and AdamW with the dropout of a step, by `net` in place of the model where it is given."""
+    optimiser, steps = adamw(model, OptimSpec()), itertools.count()
 
     def step() -> None:
+        first = next(steps) * len(heard)
         optimiser.zero_grad()
-        model(heard)[model.head.kind].abs().mean().backward()
+        answer = (model if net is None else net)(heard, Draws.of_items(0, range(first, first + len(heard))))
+        answer[model.head.kind].abs().mean().backward()
         optimiser.step()
 
-    return core_s(step) / CROP_S
+    return step
 
 
 def _noise(configuration: Configuration) -> Tensor:
@@ -90,16 +114,12 @@ def _noise(configuration: Configuration) -> Tensor:
 
 def measure(quick: bool) -> dict[str, Any]:
     """All configurations, or the small ones: their median share of the matrix rate."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        found = {}
+    found = {}
+    with one_thread():
         for name, configuration in CONFIGURATIONS.items():
             small = configuration.figures.parameters < TRAINED_PARAMETERS
             if small or not quick:
                 found[name] = measure_one(configuration, trained=small)
-    finally:
-        torch.set_num_threads(threads)
     return {"ratio": statistics.median(row["share"] for row in found.values())} | {
         name: {key: float(f"{value:.4g}") for key, value in row.items()} for name, row in found.items()
     }
