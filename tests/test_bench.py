@@ -2,12 +2,15 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.bench import blocks, models
 from tests.bench.__main__ import BENCHMARKS, main
+from tests.bench.compiled import spent_s
 from tests.bench.measurement import Benchmark
 from tests.bench.shares import blocks_of, rate_in, steps_within
 from vr_core.specs.configurations import CONFIGURATIONS
@@ -102,6 +105,11 @@ def test_every_part_of_a_block_is_computed_alone_once(name, monkeypatch):
     assert blocks.parts_s(blocks.blocks(4)[name], 4) == {
         "linear maps": 8.0, "convolutions": 4.0, "attention between them": 1.0 - 3.0
     }  # fmt: skip
+
+
+def test_what_other_processes_compute_counts_as_spent():
+    spin = "import time; s = time.process_time()\nwhile time.process_time() < s + 0.3: pass"
+    assert spent_s(lambda: subprocess.run([sys.executable, "-c", spin], check=True)) > 0.3
 
 
 def test_installing_measures_nothing(calls, capsys):
