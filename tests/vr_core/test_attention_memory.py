@@ -13,7 +13,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vr_core.models.layers import RelativeAttention, past_logits, relative_logits
+from vr_core.models.layers.attention import FrameAttention, past_logits, relative_logits
 
 FEATURES = 32
 """Of the one head."""
@@ -60,7 +60,7 @@ def of_logits(logits: Callable[[Tensor, Tensor], Tensor], distances: Callable[[i
 def of_layer(*, causal: bool) -> Callable[[int], Tensor]:
     with torch.device("meta"):
         # Of 512 frames there is a vector for each distance; of 2,048 the far ones share one.
-        layer = RelativeAttention(width=FEATURES, heads=1, max_distance_frames=512, causal=causal)
+        layer = FrameAttention(FEATURES, 1, max_distance_frames=512, causal=causal, mdha=True)
     return lambda frames: layer(torch.empty(1, frames, FEATURES, device="meta"))
 
 
