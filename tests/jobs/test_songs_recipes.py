@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file
 
 from jobs.recipes.shipped import read_recipe
 from jobs.runs.creation import create_run
+from jobs.runs.folder import RunFolder
+from jobs.runs.lookup import resolve_weights
 from tests.command_line import vr
 from tests.jobs.songs_recipes import songs_recipes
 from tests.jobs.training import here
@@ -46,17 +49,32 @@ def test_it_is_small(name: str) -> None:
     assert count_parameters(model) <= MOST_PARAMETERS
 
 
+def trained(name: str, songs: Path, out: Path, *more: str) -> RunFolder:
+    """A run of 20 small steps of a shipped recipe, with `more` keys replaced."""
+    words = [
+        f"data={songs / 'data'}", f"out={out / 'runs'}", "steps=20", "batch.items=2", "batch.crop_frames=32",
+        "validation={every_steps: 20, items: 1}", "workers={device: cpu}", *more,
+    ]  # fmt: skip
+    run = create_run(read_recipe(name, words))
+    here(run)
+    return run
+
+
+def test_a_convolutional_net_begins_where_its_pretraining_ended(songs: Path, tmp_path: Path) -> None:
+    before = trained("songs-unet-pretrain", songs, tmp_path)
+    after = trained("songs-unet", songs, tmp_path, f"init={before.path}", 'init_reset=["output.*"]', "optim.lr=1e-9")
+    pretrained, tuned = (load_file(resolve_weights(run.path)) for run in (before, after))
+    body = [name for name in pretrained if not name.startswith("output.")]
+    assert all((tuned[name] - pretrained[name]).abs().max() < 1e-5 for name in body)
+    assert (tuned["output.weight"] - pretrained["output.weight"]).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=() if n in QUICK else pytest.mark.long("vr_core/models", "jobs/recipes")) for n in NAMES],
 )
 def test_it_trains_and_separates(name: str, songs: Path, tmp_path: Path) -> None:
-    words = [
-        f"data={songs / 'data'}", f"out={tmp_path / 'runs'}", "steps=20", "batch.items=2", "batch.crop_frames=32",
-        "validation={every_steps: 20, items: 1}", "workers={device: cpu}",
-    ]  # fmt: skip
-    run = create_run(read_recipe(name, words))
-    here(run)
+    run = trained(name, songs, tmp_path)
     song = next((songs / "songs").rglob("*.wav"))
     done = vr("separate", song, "-m", run.path, "-o", tmp_path / "out", "--device", "cpu", "--json").stdout
     [row] = json.loads(done)["songs"]
