@@ -111,10 +111,8 @@ class FrameUNet(Model):
             return Level(Residual(inputs, maps[level], bins, sizes[level]), block, outputs[level])
 
         self.input = nn.Conv2d(STEREO, spec.channels, (1, 3), padding=(0, 1))
-        self.down = nn.ModuleList(
-            level_of(level, level, *((outputs[level - 1], sizes[level - 1]) if level else (spec.channels, sizes[0])))
-            for level in levels
-        )
+        before, larger = [spec.channels, *outputs], [sizes[0], *sizes]
+        self.down = nn.ModuleList(level_of(level, level, before[level], larger[level]) for level in levels)
         self.up = nn.ModuleList(
             UpLevel(outputs[level + 1], maps[level], level_of(place, level, maps[level] + outputs[level], sizes[level]))
             for place, level in enumerate(reversed(levels[:-1]), len(levels))
