@@ -11,6 +11,8 @@ from pathlib import Path
 import jaxtyping
 import pytest
 
+from tests.needs import lacking
+
 
 def missing() -> list[str]:
     """What torch's compiler needs and this machine has not, each with the Debian package that has it."""
@@ -22,11 +24,8 @@ def missing() -> list[str]:
 
 def require() -> None:
     """Skip the test where something is missing, and fail it in CI."""
-    if lacking := missing():
-        told = f"torch.compile needs {' and '.join(lacking)}"
-        if os.environ.get("CI"):
-            pytest.fail(f"{told}; CI needs it")
-        pytest.skip(told)
+    if parts := missing():
+        lacking(f"torch.compile needs {' and '.join(parts)}")
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ from tests.box.cgroups import Groups
 from tests.box.clock.setting import set_clock, variables
 from tests.box.files import HOME, SHARED, binds, write_files
 from tests.box.holding import PROCESS, held, hold, pids_beside, watch
+from tests.needs import lacking
 
 ROOT = Path(__file__).parents[1]
 INTERFACE = "eth0"
@@ -42,14 +43,11 @@ _BURST_BYTES = 65_536
 
 def require(*more: str) -> None:
     """Skip the test that cannot have a box, or the programs and files `more`, and say why; in CI it fails instead."""
-    import pytest
-
     wanted = (*PROGRAMS, *more)
     missing = [name for name in wanted if shutil.which(name) is None and not Path("/", name).exists()]
     reason = "not root" if os.geteuid() else f"missing {', '.join(missing)}" if missing else None
     if reason is not None:
-        said = f"no LAN in a box here: {reason}"
-        pytest.fail(said) if os.environ.get("CI") == "true" else pytest.skip(said)
+        lacking(f"no LAN in a box here: {reason}")
 
 
 def await_true(condition: Callable[[], Any], what: str, timeout_s: float = 60.0, every_s: float = 0.05) -> Any:

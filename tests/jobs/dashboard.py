@@ -19,6 +19,8 @@ from selenium.common.exceptions import NoSuchElementException, StaleElementRefer
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
+from tests.needs import lacking
+
 PATIENCE_S = 120
 
 
@@ -27,9 +29,7 @@ def chromium() -> Iterator[webdriver.Chrome]:
     """A browser with a profile of its own; skips the test where there is none, and fails it in CI."""
     programs = shutil.which("chromium"), shutil.which("chromedriver")
     if None in programs:
-        if os.environ.get("CI"):
-            pytest.fail("chromium and chromium-driver are not installed; CI needs them")
-        pytest.skip("chromium and chromium-driver are not installed (apt install chromium chromium-driver)")
+        lacking("chromium and chromium-driver are not installed (apt install chromium chromium-driver)")
     with tempfile.TemporaryDirectory(prefix="vr-browser-", ignore_cleanup_errors=True) as profile:
         options = webdriver.ChromeOptions()
         options.binary_location = programs[0]
