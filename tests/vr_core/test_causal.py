@@ -87,7 +87,7 @@ def test_convolutions_keep_as_many_frames_as_they_reach_back() -> None:
     for module in model.modules():
         if isinstance(module, FrameConv):
             assert past.frames(module, "x", dim=3) == module.kernel_frames - 1
-    for kept in past.tensors():
+    for kept in past._kept.values():
         assert kept.untyped_storage().nbytes() == 4 * kept.numel()  # no more is held than what is needed
     for module in model.modules():
         if isinstance(module, FrameAttention):

@@ -56,10 +56,7 @@ class DenseFrameTransformer(Model):
         # could not compare left with right otherwise.
         self.input = nn.Linear(STEREO * bins, STEREO * spec.width) if spec.width != bins else nn.Identity()
         self.front = spec.front
-        shape = BlockShape(
-            width=spec.width, heads=spec.heads, feedforward=spec.feedforward, positions=spec.positions,
-            max_distance_frames=spec.max_distance_frames, causal=spec.causal, dropout=spec.dropout,
-        )  # fmt: skip
+        shape = BlockShape.of(spec, spec.width, spec.feedforward)
         self.blocks = nn.ModuleList(DenseBlock(STEREO + i, spec.block, shape, i) for i in range(spec.blocks))
         self.output = MaskHead(STEREO + spec.blocks, spec.width, bins, head)
 

@@ -34,7 +34,7 @@ from vr_core.models.layers.past import Past, require_causal
 from vr_core.models.model import Model
 from vr_core.specs.fronts import STEREO
 from vr_core.specs.heads import HeadSpec
-from vr_core.specs.models import FrameUNetSpec, require_divisible
+from vr_core.specs.models import FrameUNetSpec
 
 
 class Residual(nn.Module):
@@ -57,10 +57,10 @@ class Residual(nn.Module):
 class Level(nn.Module):
     """A residual, then the block's map beside its result."""
 
-    def __init__(self, residual: Residual, block: DenseBlock | None, outputs: int) -> None:
-        """`outputs`: the residual's maps, and the block's."""
+    def __init__(self, residual: Residual, block: DenseBlock | None) -> None:
         super().__init__()
-        self.residual, self.block, self.outputs = residual, block, outputs
+        self.residual, self.block = residual, block
+        self.outputs = residual.second.out_channels + (block is not None)
 
     def forward(
         self, x: Float[Tensor, "B C T F"], draws: Draws | None, past: Past | None
@@ -106,9 +106,8 @@ class FrameUNet(Model):
 
         def level_of(place: int, level: int, inputs: int, bins: int) -> Level:
             """`place`: among all levels from the input to the output, which numbers the block's dropout."""
-            shape = _shape(spec, sizes[level]) if blocked[level] else None
-            block = DenseBlock(maps[level], spec.block, shape, place) if shape is not None else None
-            return Level(Residual(inputs, maps[level], bins, sizes[level]), block, outputs[level])
+            block = DenseBlock(maps[level], spec.block, _shape(spec, sizes[level]), place) if blocked[level] else None
+            return Level(Residual(inputs, maps[level], bins, sizes[level]), block)
 
         self.input = nn.Conv2d(STEREO, spec.channels, (1, 3), padding=(0, 1))
         before, larger = [spec.channels, *outputs], [sizes[0], *sizes]
@@ -155,12 +154,9 @@ class FrameUNet(Model):
 def _shape(spec: FrameUNetSpec, width: int) -> BlockShape:
     feedforward = spec.expansion * width
     try:
-        require_divisible(spec.block, spec.positions, width, spec.heads, feedforward)
+        spec.require_divisible(width, feedforward)
     except ValueError as error:
         raise ModelError(
             f"frame_unet, the level of {width} bins: {error}; give fewer model.levels or heads, or another expansion"
         ) from None
-    return BlockShape(
-        width=width, heads=spec.heads, feedforward=feedforward, positions=spec.positions,
-        max_distance_frames=spec.max_distance_frames, causal=spec.causal, dropout=spec.dropout,
-    )  # fmt: skip
+    return BlockShape.of(spec, width, feedforward)

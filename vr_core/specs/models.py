@@ -21,15 +21,10 @@ Positions = Literal["relative", "rotary", "scalar"]
 """Positional encodings of attention (`vr_core/models/layers/attention.py`)."""
 
 
-class DenseFrameTransformerSpec(Spec):
-    """The seed's stack with its slips corrected; tokens are frames (`vr_core/models/dense_frame_transformer.py`)."""
+class FrameBlocksSpec(Spec):
+    """What models of blocks over frames have (`vr_core/models/blocks/`)."""
 
-    name: Literal["dense_frame_transformer"] = "dense_frame_transformer"
-    width: Count = 256
-    """Features of a frame inside the blocks; equal to the number of bins means no in- and out-projection."""
-    blocks: Count = 4
     heads: Count = 8
-    feedforward: Count = 1024
     max_distance_frames: Count = 512
     """Relative positions further apart than this share a vector, so that any length works."""
     causal: bool = False
@@ -44,25 +39,35 @@ class DenseFrameTransformerSpec(Spec):
         """Magnitudes, as they are stored."""
         return Front(causal=self.causal)
 
+    def require_divisible(self, width: int, feedforward: int) -> None:
+        """Check that a block can be made of these sizes.
+
+        Raises:
+            ValueError: a size that must be a multiple of another is not.
+        """
+        multiple = width_multiple(self.block, self.positions, self.heads)
+        if width % multiple:
+            settings = f"{multiple} with block {self.block} and positions {self.positions}"
+            wanted = "heads" if multiple == self.heads else settings
+            raise ValueError(f"width must be a multiple of {wanted}, got width {width} and heads {self.heads}")
+        parts = 8 if self.block in {"evolved", "evolved_decoder"} else 4
+        if feedforward % parts:
+            raise ValueError(f"feedforward must be a multiple of {parts} with block {self.block}, got {feedforward}")
+
+
+class DenseFrameTransformerSpec(FrameBlocksSpec):
+    """The seed's stack with its slips corrected; tokens are frames (`vr_core/models/dense_frame_transformer.py`)."""
+
+    name: Literal["dense_frame_transformer"] = "dense_frame_transformer"
+    width: Count = 256
+    """Features of a frame inside the blocks; equal to the number of bins means no in- and out-projection."""
+    blocks: Count = 4
+    feedforward: Count = 1024
+
     @model_validator(mode="after")
     def _divisible(self) -> "DenseFrameTransformerSpec":
-        require_divisible(self.block, self.positions, self.width, self.heads, self.feedforward)
+        self.require_divisible(self.width, self.feedforward)
         return self
-
-
-def require_divisible(block: BlockName, positions: Positions, width: int, heads: int, feedforward: int) -> None:
-    """Check that a block can be made of these sizes.
-
-    Raises:
-        ValueError: a size that must be a multiple of another is not.
-    """
-    multiple = width_multiple(block, positions, heads)
-    if width % multiple:
-        wanted = "heads" if multiple == heads else f"{multiple} with block {block} and positions {positions}"
-        raise ValueError(f"width must be a multiple of {wanted}, got width {width} and heads {heads}")
-    parts = 8 if block in {"evolved", "evolved_decoder"} else 4
-    if feedforward % parts:
-        raise ValueError(f"feedforward must be a multiple of {parts} with block {block}, got {feedforward}")
 
 
 def width_multiple(block: BlockName, positions: Positions, heads: int) -> int:
@@ -260,7 +265,7 @@ class UNetSpec(Spec):
         return Front(scale="none" if self.scale == "log" else "song_peak")
 
 
-class FrameUNetSpec(Spec):
+class FrameUNetSpec(FrameBlocksSpec):
     """A U-Net over bins with blocks over frames at its levels (`vr_core/models/frame_unet.py`)."""
 
     name: Literal["frame_unet"] = "frame_unet"
@@ -270,20 +275,8 @@ class FrameUNetSpec(Spec):
     """Halvings of the bins."""
     block_bins: Count = 1024
     """Levels of more bins than this have no block."""
-    block: BlockName = "frame_transformer"
-    positions: Positions = "relative"
-    heads: Count = 8
     expansion: Count = 2
     """Width of a block's feed-forward as a multiple of its bins."""
-    max_distance_frames: Count = 512
-    causal: bool = False
-    """Whether a frame of the answer depends on that frame and earlier ones alone."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-
-    @property
-    def front(self) -> Front:
-        """Magnitudes, as they are stored."""
-        return Front(causal=self.causal)
 
 
 class _MultiBandDenseSpec(Spec):

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from vr_core.draws import Draws
 from vr_core.models.blocks.registry import BLOCKS
 from vr_core.models.blocks.shape import BlockShape
-from vr_core.models.layers.part import apply_dropout
 from vr_core.models.layers.past import Past
 from vr_core.specs.models import BlockName
 
@@ -35,6 +34,7 @@ class DenseBlock(nn.Module):
         """Of any number of frames; `past` as in `Part.forward`."""
         x = torch.einsum("btmd,m->btd", x_btmd, self.bottleneck.weight[0]) + self.bottleneck.bias
         for layer, part in enumerate(self.parts, self.first_layer):
-            own = None if draws is None else draws.fold(layer)
-            x = x + apply_dropout(part(x, own, past), self.dropout, draws, layer)
+            own = draws.fold(layer) if draws is not None and self.dropout else None
+            found = part(x, own, past)
+            x = x + (found if own is None else own.dropout(found, self.dropout))
         return x

@@ -37,11 +37,10 @@ def primer(shape: BlockShape) -> list[Part]:
 
 
 class SharedAttention(FrameAttention):
-    """k = convolved W x, q = W' k: a linear map of the keys."""
+    """k = convolved W x, q = W' k: a linear map of the keys. It always convolves."""
 
     def _make_projections(self, width: int, *, mdha: bool, bias: bool) -> None:
         self.key_value, self.query = nn.Linear(width, 2 * width), nn.Linear(width, width)
-        assert mdha, "the published queries are those of convolved keys"
         self.key_value_conv = FrameConv(2 * width, 3, identity=True, causal=self.causal, bias=bias)
 
     def _projected(self, x_btd: Float[Tensor, "B T D"], past: Past | None) -> tuple[Tensor, ...]:

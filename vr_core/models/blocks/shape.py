@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from vr_core.models.layers.attention import FrameAttention
-from vr_core.specs.models import Positions
+from vr_core.specs.models import FrameBlocksSpec, Positions
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,14 @@ class BlockShape:
     positions: Positions
     causal: bool
     dropout: float
+
+    @classmethod
+    def of(cls, spec: FrameBlocksSpec, width: int, feedforward: int) -> "BlockShape":
+        """A model's block of that width."""
+        return cls(
+            width=width, heads=spec.heads, feedforward=feedforward, max_distance_frames=spec.max_distance_frames,
+            positions=spec.positions, causal=spec.causal, dropout=spec.dropout,
+        )  # fmt: skip
 
     def attention(
         self, *, kind: type[FrameAttention] = FrameAttention, heads: int | None = None,

@@ -23,10 +23,6 @@ class Past:
         kept = self._kept.get((layer, name))
         return 0 if kept is None else kept.shape[dim]
 
-    def tensors(self) -> list[Tensor]:
-        """All that is kept."""
-        return list(self._kept.values())
-
     def joined(self, layer: nn.Module, name: str, new: Tensor, dim: int, most: int | None = None) -> Tensor:
         """What is kept for a layer with `new` after it along `dim`; of that, the last `most` are kept for next time."""
         kept = self._kept.get((layer, name))
