@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.bench import attention
+from tests.bench.models import training_step
 from tests.gpu import __main__ as gpu
 from tests.gpu.clock import device_s
 from tests.gpu.exchange import one_rank
 from tests.gpu.memory import MOST, largest
 from tests.gpu.parts import PARTS
 from tests.gpu.precision import losses_apart
-from tests.gpu.speed import heard_by, model_of, separated_per_s, short, training_step
+from tests.gpu.speed import heard_by, model_of, separated_per_s, short
 from vr_core.models.layers.attention import FrameAttention
 from vr_core.specs.configurations import CONFIGURATIONS
 
@@ -62,7 +63,7 @@ def test_the_largest_that_fits_is_found(room):
 def test_a_step_moves_every_weight_and_audio_is_separated():
     model = model_of(SMALL, CPU).train()
     before = [p.detach().clone() for p in model.parameters()]
-    training_step(model, heard_by(SMALL, 2, CPU))()
+    training_step(model, heard_by(SMALL, 2, CPU), bf16=True)()
     assert sum(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)) == len(before)
     assert separated_per_s(SMALL, CPU, 2.0) > 0
 

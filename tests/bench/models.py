@@ -90,15 +90,26 @@ def measure_one(configuration: Configuration, *, trained: bool) -> dict[str, flo
     return found
 
 
-def training_step(model: Model, heard: Tensor, net: nn.Module | None = None) -> Callable[[], object]:
-    """Forward, backward and AdamW with the dropout of a step, by `net` in place of the model where it is given."""
+def training_step(
+    model: Model, heard: Tensor, net: nn.Module | None = None, *, bf16: bool = False
+) -> Callable[[], object]:
+    """Forward, backward and AdamW with the dropout of a step.
+
+    Args:
+        model: on the device of `heard`.
+        heard: a batch.
+        net: what computes in place of the model, such as what it was compiled to.
+        bf16: compute the forward pass under autocast to bfloat16.
+    """
     optimiser, steps = adamw(model, OptimSpec()), itertools.count()
 
     def step() -> None:
         first = next(steps) * len(heard)
+        draws = Draws.of_items(0, range(first, first + len(heard)), heard.device)
         optimiser.zero_grad()
-        answer = (model if net is None else net)(heard, Draws.of_items(0, range(first, first + len(heard))))
-        answer[model.head.kind].abs().mean().backward()
+        with torch.autocast(heard.device.type, torch.bfloat16, enabled=bf16):
+            answer = (model if net is None else net)(heard, draws)[model.head.kind]
+        answer.abs().float().mean().backward()
         optimiser.step()
 
     return step

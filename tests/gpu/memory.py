@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from jobs.planning.fits import fit
-from tests.gpu.speed import heard_by, model_of, training_step
+from tests.bench.models import training_step
+from tests.gpu.speed import heard_by, model_of
 from vr_core.specs.configurations import CONFIGURATIONS
 
 LIMITS_GIB = (12, 24)
@@ -44,7 +45,7 @@ def fits(items: int, device: torch.device, *, recompute: bool) -> bool:
     torch.cuda.empty_cache()
     try:
         model = model_of(configuration, device, recompute=recompute).train()
-        training_step(model, heard_by(configuration, items, device))()
+        training_step(model, heard_by(configuration, items, device), bf16=True)()
     except torch.OutOfMemoryError:
         return False
     return True

@@ -2,23 +2,21 @@
 
 import itertools
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.bench.attention import FRAMES, ways
+from tests.bench.models import training_step
 from tests.gpu.clock import device_s
 from vr_core.audio.separate import WindowSpec, separate
 from vr_core.models.figures import figures_of, unheard
 from vr_core.models.model import Model
 from vr_core.models.registry import build
-from vr_core.optimisers import adamw
 from vr_core.specs.configurations import CONFIGURATIONS, Configuration
-from vr_core.specs.optim import OptimSpec
 
 TRAINED = {"dense_frame_transformer/home": 8, "bs_roformer/256x12": 1}
 """Configuration → items of a step, of its usual crop."""
@@ -49,20 +47,6 @@ def heard_by(configuration: Configuration, items: int, device: torch.device) -> 
     return noise if front.phase else noise.abs()
 
 
-def training_step(model: Model, heard: Tensor, net: nn.Module | None = None) -> Callable[[], object]:
-    """Forward, backward and AdamW in bfloat16, by `net` in place of the model where it is given."""
-    optimiser, kind = adamw(model, OptimSpec()), model.head.kind
-
-    def step() -> None:
-        optimiser.zero_grad()
-        with torch.autocast(heard.device.type, torch.bfloat16):
-            answer = (model if net is None else net)(heard)[kind]
-        answer.abs().float().mean().backward()
-        optimiser.step()
-
-    return step
-
-
 def training_shares(device: torch.device) -> dict[str, Any]:
     """Share of the card's measured matrix rate that training reaches, eager and compiled; compiling apart."""
     rate = matrix_flop_per_s(device)
@@ -77,7 +61,7 @@ def training_shares(device: torch.device) -> dict[str, Any]:
                 model = model_of(configuration, device, recompute="roformer" in name).train()
                 heard = heard_by(configuration, items, device)
                 net = torch.compile(model) if way == "compiled" else None
-                step, began_s = training_step(model, heard, net), time.perf_counter()
+                step, began_s = training_step(model, heard, net, bf16=True), time.perf_counter()
                 step()
                 row[f"{way}_first_s"] = time.perf_counter() - began_s
                 row[f"{way}_s"] = device_s(step, device)
