@@ -133,7 +133,7 @@ def measure_separation(name: str) -> Line:
 
 def training_recipe(name: str, steps: int, seed: int, work: Path, kind: str, *more: str) -> Recipe:
     """A shipped recipe for so many steps with `more` keys replaced, its run in a folder of its own."""
-    shipped = read_recipe(name)
+    shipped = read_recipe(name, more)
     out = work / kind / f"{name}-{shipped.digest()}-{steps}-{seed}"
     changes = [
         f"steps={steps}", f"seed={seed}", f"data={work / 'songs'}", f"out={out}", "workers={device: cpu}",

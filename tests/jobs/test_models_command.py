@@ -68,6 +68,8 @@ def test_the_markdown_table_has_a_row_for_every_configuration_and_its_memory(tmp
     assert {len(row) for row in (ruled, *rows)} == {len(headings)}
     [row] = [row for row in rows if row[0].strip() == "bs_roformer/256x12"]
     assert [cell.strip() for cell in row[1:]] == ["51,049,484", "449", "8.0", "35,268", "complex", "complex_mask"]
+    refused = vr("models", "--table", "--json", code=2)
+    assert "--table and --json: give one of them" in refused.stderr
     with_pcs = vr("models", "--table", "-i", tmp_path / "home.yaml").stdout
     assert with_pcs.splitlines()[0].endswith("| head | attic |")
     assert "\n\nItems at once" in with_pcs
