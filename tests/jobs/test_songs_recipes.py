@@ -13,6 +13,7 @@ from jobs.recipes.shipped import read_recipe
 from jobs.runs.creation import create_run
 from jobs.runs.folder import RunFolder
 from jobs.runs.lookup import resolve_weights
+from jobs.runs.metrics import read_metrics
 from tests.command_line import vr
 from tests.jobs.songs_recipes import songs_recipes
 from tests.jobs.training import here
@@ -75,6 +76,8 @@ def test_a_convolutional_net_begins_where_its_pretraining_ended(songs: Path, tmp
 )
 def test_it_trains_and_separates(name: str, songs: Path, tmp_path: Path) -> None:
     run = trained(name, songs, tmp_path)
+    steps = [row for row in read_metrics(run) if row["kind"] == "step"]
+    assert steps[-1]["grad_norm"] > 1e-3  # of rectified amplitudes, all may be zero for good after some steps
     song = next((songs / "songs").rglob("*.wav"))
     done = vr("separate", song, "-m", run.path, "-o", tmp_path / "out", "--device", "cpu", "--json").stdout
     [row] = json.loads(done)["songs"]

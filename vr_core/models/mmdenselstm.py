@@ -25,7 +25,7 @@ class MMDenseLstm(MultiBandDense):
     def __init__(self, spec: MMDenseLstmSpec, bins: int, head: HeadSpec) -> None:
         low, middle, high = sections_of(bins, _SECTIONS)
         super().__init__(
-            bins, head, spec.front,
+            bins, head, spec.front, answer_scale=spec.answer_scale,
             bands=[
                 (low, NetShape(32, (14,) * 7, (5,) * 7, (3, 3), {3: 128, 5: 128})),
                 (middle, NetShape(32, (4,) * 7, (4,) * 7, (3, 3), {3: 32})),

@@ -24,7 +24,7 @@ class MMDenseNet(MultiBandDense):
     def __init__(self, spec: MMDenseNetSpec, bins: int, head: HeadSpec) -> None:
         low, high = sections_of(bins, _SECTIONS)
         super().__init__(
-            bins, head, spec.front,
+            bins, head, spec.front, answer_scale=spec.answer_scale,
             bands=[
                 (low, NetShape(32, (14, 16, 16, 16, 16, 16, 16), (4,) * 7, (4, 3))),
                 (high, NetShape(32, (10,) * 7, (3,) * 7, (3, 3))),

@@ -189,14 +189,14 @@ CONFIGURATIONS: dict[str, Configuration] = {
     ),
     "mmdensenet/paper": Configuration(
         "multi-band dense net",
-        MMDenseNetSpec(stft=StftSpec()),
+        MMDenseNetSpec(stft=StftSpec(), answer_scale=0.002),
         Figures(339_468, 6.4e09, 1_045_188_148),
         _AMPLITUDE,
         crop_s=_OF_256,
     ),
     "mmdenselstm/paper": Configuration(
         "the same with LSTMs",
-        MMDenseLstmSpec(stft=StftSpec(n_fft=4096)),
+        MMDenseLstmSpec(stft=StftSpec(n_fft=4096), answer_scale=0.001),
         Figures(1_370_805, 7.35e09, 1_777_023_156),
         _AMPLITUDE,
         crop_s=_OF_256,

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from vr_core.config import Spec
-from vr_core.specs.bounds import Count
+from vr_core.specs.bounds import Count, Positive
 from vr_core.specs.fronts import AS_STORED, Front
 from vr_core.specs.stft import StftSpec
 
@@ -284,6 +284,9 @@ class _MultiBandDenseSpec(Spec):
 
     stft: StftSpec | None = None
     """Its own, with the Nyquist bin; by default the data set's without."""
+    answer_scale: Positive = 1.0
+    """Its last numbers are multiplied by this. Published magnitudes are n_fft / 4 times ours: of amplitudes 0.002 fits,
+    and with 1 the first steps overshoot until all are rectified to zero for good."""
 
     @property
     def front(self) -> Front:
