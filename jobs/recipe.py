@@ -193,7 +193,7 @@ ADDED_KEYS: dict[str, Any] = {
     "objective:separate.more_vocals": 0.0, "objective:separate.stem_gain_db": 0.0, "objective:separate.invert": 0.0,
     "objective:separate.lose_channel": 0.0, "objective:separate.tilt_db": 0.0,
     "model:dense_frame_transformer.block": "frame_transformer", "model:dense_frame_transformer.positions": "relative",
-    "model:mmdensenet.answer_scale": 1.0, "model:mmdenselstm.answer_scale": 1.0,
+    "model.answer_scale": 1.0,
 }  # fmt: skip
 """Keys that recipes got after the first ids were given, with their defaults: at these they change no id
 (`vr_core.config.identity`)."""

@@ -81,13 +81,20 @@ def require_startable(recipe: Recipe) -> None:
 
     Raises:
         ConfigError: no data set, no `init` where the recipe needs one, a key that would have no effect, a model that
-            cannot hear what the objective asks of it, or a `sync` that is no more.
+            cannot hear what the objective asks of it, amplitudes that would all become zero, or a `sync` that is no
+            more.
     """
     require_effect(recipe, f"recipe {recipe.name}")
     if recipe.model.front.causal and recipe.objective.looks_ahead:
         raise ConfigError(
             f"recipe {recipe.name}: model.causal hears no later frame, and objective {recipe.objective.name} hides "
             "frames that are predicted from those on both sides; leave causal out, or take objective separate"
+        )
+    fresh_heads = recipe.init is None or recipe.init_part == "body"
+    if fresh_heads and recipe.objective.head.kind == "amplitude" and recipe.model.answer_scale == 1:
+        raise ConfigError(
+            f"recipe {recipe.name}: objective.mask amplitude trains to silence at model.answer_scale 1, since outputs "
+            "begin hundreds of times too large; give model.answer_scale as 4 / n_fft (0.002 at 2,048)"
         )
     if recipe.data is None:
         raise ConfigError(f"recipe {recipe.name}: no data set; add data=FOLDER (made by `vr data prepare`)")

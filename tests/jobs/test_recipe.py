@@ -8,7 +8,7 @@ import pytest
 from dataprep.shards.manifest import Manifest
 from jobs.recipe import ADDED_KEYS, REMOVED_KEYS, Recipe
 from jobs.recipes.checks import require_hearable, require_startable
-from jobs.recipes.shipped import read_recipe
+from jobs.recipes.shipped import read_recipe, shipped_recipes
 from jobs.runs.folder import RunFolder
 from vr_core.config import load, parse_overrides, plain, to_yaml, validate
 from vr_core.errors import ConfigError
@@ -107,6 +107,26 @@ def test_a_causal_model_is_not_asked_for_what_later_frames_tell(name: str) -> No
         require_startable(recipe(data="/a", model=causal, objective={"name": "masked_frames"}))
     require_startable(recipe(data="/a", model=causal, objective={"name": "separate"}))
     require_startable(recipe(data="/a", model={"name": name}, objective={"name": "masked_frames"}))
+
+
+def test_amplitudes_from_nothing_want_a_scale() -> None:
+    separate, unet = {"name": "separate", "mask": "amplitude"}, {"name": "unet"}
+    says = r"objective\.mask amplitude trains to silence at model\.answer_scale 1, .* 4 / n_fft"
+    for start in ({}, {"init": "/b", "init_part": "body"}):
+        with pytest.raises(ConfigError, match=says):
+            require_startable(recipe(data="/a", model=unet, objective=separate, **start))
+    require_startable(recipe(data="/a", model=unet, objective=separate, init="/b"))
+    require_startable(recipe(data="/a", model={**unet, "answer_scale": 0.002}, objective=separate))
+    require_startable(recipe(data="/a", model=unet))
+
+
+def test_shipped_recipes_of_amplitudes_have_the_scale_of_their_spectrograms() -> None:
+    """Within rounding: 4 / n_fft, of a data set's usual STFT where a model has none of its own."""
+    shipped = [found for found in map(read_recipe, shipped_recipes()) if found.objective.head.kind == "amplitude"]
+    assert len(shipped) >= 3
+    for found in shipped:
+        stft = found.model.front.stft or StftSpec()
+        assert found.model.answer_scale == pytest.approx(4 / stft.n_fft, rel=0.05), found.name
 
 
 def test_what_a_run_needs_before_it_starts() -> None:

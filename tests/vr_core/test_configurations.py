@@ -7,6 +7,7 @@ from vr_core.models.figures import figures_of
 from vr_core.models.registry import MODELS, build
 from vr_core.specs.configurations import CONFIGURATIONS
 from vr_core.specs.models import PlainStackSpec
+from vr_core.specs.stft import StftSpec
 
 PUBLISHED = {
     "bs_roformer/192x6": 24_591_340, "bs_roformer/256x12": 51_049_484, "bs_roformer/256x12-six": 174_656_564,
@@ -32,6 +33,13 @@ def test_its_figures_are_those_of_the_network(name: str) -> None:
     assert (written.recomputed_bytes is None) == (counted.recomputed_bytes is None)
     if counted.recomputed_bytes is not None:
         assert written.recomputed_bytes == pytest.approx(counted.recomputed_bytes, rel=0.01)
+
+
+def test_amplitudes_have_the_scale_of_their_spectrograms() -> None:
+    answering = [found for found in CONFIGURATIONS.values() if found.head.kind == "amplitude"]
+    assert answering
+    for found in answering:
+        assert found.model.answer_scale == pytest.approx(4 / (found.model.front.stft or StftSpec()).n_fft, rel=0.05)
 
 
 def test_the_work_is_that_of_other_counts() -> None:

@@ -11,7 +11,7 @@ from tests.masking import mask_of
 from vr_core.draws import Draws
 from vr_core.errors import ModelError
 from vr_core.models.registry import MODELS, build
-from vr_core.specs.heads import HeadSpec
+from vr_core.specs.heads import HeadSpec, Kind
 from vr_core.specs.models import (
     CascadedNetSpec,
     DenseFrameTransformerSpec,
@@ -59,6 +59,18 @@ def test_every_tag_has_a_constructor_and_a_test() -> None:
     assert {spec.model_fields["name"].default for spec in specs} == set(MODELS)
     # What hears phase has a module of its own.
     assert set(MODELS) == {spec.name for spec in TINY} | {"bs_roformer", "mel_roformer"}
+
+
+@pytest.mark.parametrize("spec", TINY, ids=told)
+@pytest.mark.parametrize(("kind", "factor"), [("amplitude", 0.25), ("mask", 1.0)])
+def test_amplitudes_alone_are_on_the_scale_that_is_told(spec: ModelSpec, kind: Kind, factor: float) -> None:
+    heard, answers = torch.rand(1, 2, 16, 8), []
+    for scale in (1.0, 0.25):
+        torch.manual_seed(0)
+        model = build(spec.model_copy(update={"answer_scale": scale}), 16, HeadSpec(kind=kind))
+        answers.append(model(heard)[kind])
+    assert answers[0].max() > 0
+    torch.testing.assert_close(answers[1], answers[0] * factor)
 
 
 @pytest.mark.parametrize("spec", TINY, ids=told)

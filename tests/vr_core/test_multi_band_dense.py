@@ -112,17 +112,6 @@ def test_amplitudes_are_rectified_and_no_louder_than_the_mixture_in_separation(s
     assert masks.max() == 1
 
 
-@pytest.mark.parametrize("kind", [MMDenseNetSpec, MMDenseLstmSpec])
-def test_amplitudes_are_on_the_scale_that_is_told(kind) -> None:
-    heard, answers = torch.rand(1, 2, 16, 8), []
-    for scale in (1.0, 0.25):
-        torch.manual_seed(0)
-        model = build(kind(answer_scale=scale), 16, HeadSpec(kind="amplitude"))
-        answers.append(model(heard)["amplitude"])
-    assert answers[0].max() > 0
-    torch.testing.assert_close(answers[1], answers[0] * 0.25)
-
-
 def test_with_an_stft_of_its_own_it_hears_the_nyquist_bin() -> None:
     front = MMDenseLstmSpec(stft=StftSpec(n_fft=4096)).front
     assert (front.bins_on(StftSpec()), front.nyquist, front.takes_phase) == (2049, True, True)

@@ -116,7 +116,7 @@ def test_groups_are_told_by_layer_rate_and_when_they_are_trained() -> None:
 
 
 def test_layer_wise_rates_survive_the_schedule() -> None:
-    """The seed's schedule wrote one rate to every group, which erased them."""
+    """The schedule of 2022 wrote one rate to every group, which erased them."""
     model = build(MODEL, bins=16)
     spec = OptimSpec(lr=0.01, layer_decay=0.5)
     optimiser = adamw(model, spec)

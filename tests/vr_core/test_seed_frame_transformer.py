@@ -1,4 +1,4 @@
-"""The stack as it was published: its slips are there, against a slow loop, and what it cannot do is said."""
+"""The stack as it was published: its errors are there, against a slow loop, and what it cannot do is said."""
 
 import math
 

@@ -20,7 +20,7 @@ from jaxtyping import Complex, Float, Inexact, Int
 from torch import Tensor, nn
 
 from vr_core.draws import Draws
-from vr_core.models.heads import Answer, answer_of, require_per_bin
+from vr_core.models.heads import Answer, require_per_bin
 from vr_core.models.layers.part import apply_dropout
 from vr_core.models.model import Model
 from vr_core.specs.fronts import STEREO
@@ -197,7 +197,7 @@ class CascadedNet(Model):
         bins, frames = self.bins - self.front.nyquist, heard_bcft.shape[-1]
         values = self.out(self._maps(heard_bcft, draws))[:, :, :bins, :frames]
         values = F.pad(values, (0, 0, 0, self.bins - bins), mode="replicate")
-        answer = answer_of(self.head, values.permute(0, 3, 1, 2).flatten(2), heard_bcft.shape[1])
+        answer = self.answer(values.permute(0, 3, 1, 2).flatten(2), heard_bcft.shape[1])
         if self.head.kind != "complex_mask":
             return answer
         size = answer[self.head.kind].abs()

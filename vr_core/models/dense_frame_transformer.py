@@ -1,4 +1,4 @@
-"""The seed's dense stack of blocks over frames, its slips corrected (`vr_core/README.md` lists them).
+"""The dense stack of 2022 (`seed_frame_transformer.py`), its errors corrected (`vr_core/README.md` lists them).
 
 Legend: B batch, C channel, F bin, T frame, D feature (width). A frame is a token and its bins are its features. Block i
 sees 2 + i maps `[D, T]`: a 1×1 convolution (a weighted sum) takes them to one, the block refines it, and the result is
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vr_core.draws import Draws
 from vr_core.models.blocks.dense import DenseBlock, MapSum
 from vr_core.models.blocks.shape import BlockShape
-from vr_core.models.heads import Answer, answer_of
+from vr_core.models.heads import Answer
 from vr_core.models.layers.magnitude import CompressedMagnitude
 from vr_core.models.layers.past import Past, require_causal
 from vr_core.models.model import Model
@@ -28,8 +28,8 @@ from vr_core.specs.models import DenseFrameTransformerSpec
 class MaskHead(nn.Module):
     """All maps to the logits of the stereo masks, C·F of them a frame for each map of the head, or to its classes.
 
-    The seed has no norm here; as in every pre-norm stack the maps grow with depth, and without one the first hundred
-    steps go into undoing their scale.
+    The stack of 2022 has no norm here. As in every pre-norm stack the maps grow with depth, and without one the first
+    hundred steps go into undoing their scale.
     """
 
     def __init__(self, maps: int, width: int, bins: int, head: HeadSpec) -> None:
@@ -74,7 +74,7 @@ class DenseFrameTransformer(Model):
         Raises:
             ModelError: a past for a model that is not causal.
         """
-        return answer_of(self.head, self.output(self._maps(magnitude_bcft, draws, past)), magnitude_bcft.shape[1])
+        return self.answer(self.output(self._maps(magnitude_bcft, draws, past)), magnitude_bcft.shape[1])
 
     def features(
         self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None = None

@@ -1,8 +1,8 @@
 """A residual U-Net that halves bins and no frames, with a block over frames at each level.
 
-In the project that this one descends from it removed vocals best of three: blocks at each level, blocks at the bottom
-alone, and the stack without halving (its README of 2022-07-23). Its file of that time is not published with sizes, so
-the sizes here are ours.
+In github.com/kingoomieiii/frame-transformer it removed vocals best of three: blocks at each level, blocks at the bottom
+alone, and the stack without halving (its README of 2022-07-23). Its sizes of that time are not published: these are
+ours.
 
 Legend: B batch, C channel of the network, T frame, F bin, D bins of a level, which are its block's features.
 
@@ -28,7 +28,7 @@ from vr_core.draws import Draws
 from vr_core.errors import ModelError
 from vr_core.models.blocks.dense import DenseBlock
 from vr_core.models.blocks.shape import BlockShape
-from vr_core.models.heads import Answer, answer_of, require_per_bin
+from vr_core.models.heads import Answer, require_per_bin
 from vr_core.models.layers.magnitude import CompressedMagnitude
 from vr_core.models.layers.past import Past, require_causal
 from vr_core.models.model import Model
@@ -102,7 +102,6 @@ class FrameUNet(Model):
         sizes = [(bins + self.more_bins) >> level for level in levels]
         maps = [spec.channels * (level + 1) for level in levels]
         blocked = [bins >> level <= spec.block_bins for level in levels]
-        outputs = [maps[level] + blocked[level] for level in levels]
 
         def level_of(place: int, level: int, inputs: int, bins: int) -> Level:
             """`place`: among all levels from the input to the output, which numbers the block's dropout."""
@@ -110,8 +109,11 @@ class FrameUNet(Model):
             return Level(Residual(inputs, maps[level], bins, sizes[level]), block)
 
         self.input = nn.Conv2d(STEREO, spec.channels, (1, 3), padding=(0, 1))
-        before, larger = [spec.channels, *outputs], [sizes[0], *sizes]
-        self.down = nn.ModuleList(level_of(level, level, before[level], larger[level]) for level in levels)
+        down: list[Level] = []
+        for level in levels:
+            above = (down[-1].outputs, sizes[level - 1]) if down else (spec.channels, sizes[0])
+            down.append(level_of(level, level, *above))
+        self.down, outputs = nn.ModuleList(down), [level.outputs for level in down]
         self.up = nn.ModuleList(
             UpLevel(outputs[level + 1], maps[level], level_of(place, level, maps[level] + outputs[level], sizes[level]))
             for place, level in enumerate(reversed(levels[:-1]), len(levels))
@@ -128,7 +130,7 @@ class FrameUNet(Model):
     ) -> Answer:
         """What the head asks for, of magnitudes of any number of frames; `past` as in `DenseFrameTransformer`."""
         values = self.output(self._maps(magnitude_bcft, draws, past))[..., : self.bins]
-        return answer_of(self.head, values.transpose(1, 2).flatten(2), magnitude_bcft.shape[1])
+        return self.answer(values.transpose(1, 2).flatten(2), magnitude_bcft.shape[1])
 
     def features(
         self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None = None

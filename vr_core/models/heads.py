@@ -12,12 +12,15 @@ Answer = dict[str, Inexact[Tensor, "*any"]]
 class]`."""
 
 
-def answer_of(head: HeadSpec, values_btn: Float[Tensor, "B T n"], channels: int) -> Answer:
+def answer_of(
+    head: HeadSpec, values_btn: Float[Tensor, "B T n"], channels: int, amplitude_scale: float = 1.0
+) -> Answer:
     """`head.maps` numbers for each bin of each channel, in the order stem, plane, channel, bin, as an answer.
 
     Of logits, `head.classes` numbers of each frame. These and compressed magnitudes are as they are, masks are
-    sigmoids, and amplitudes are rectified. Complex masks are as they are too: Kong et al. ("Decoupling magnitude and
-    phase estimation with deep ResUNet for music source separation", 2021) bound theirs, RoFormers do not.
+    sigmoids, and amplitudes are rectified and multiplied by `amplitude_scale`. Complex masks are as they are too: Kong
+    et al. ("Decoupling magnitude and phase estimation with deep ResUNet for music source separation", 2021) bound
+    theirs, RoFormers do not.
     """
     if head.kind == "logits":
         return {head.kind: values_btn}
@@ -25,7 +28,7 @@ def answer_of(head: HeadSpec, values_btn: Float[Tensor, "B T n"], channels: int)
     if head.kind == "mask":
         values_btn = torch.sigmoid(values_btn)
     elif head.kind == "amplitude":
-        values_btn = torch.relu(values_btn)
+        values_btn = torch.relu(values_btn) * amplitude_scale
     values = values_btn.reshape(batch, frames, len(head.stems), head.planes, channels, -1).permute(0, 2, 3, 4, 5, 1)
     if head.kind == "complex_mask":
         # No complex number has bfloat16 parts.

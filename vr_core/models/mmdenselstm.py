@@ -9,7 +9,8 @@
 | last block, dilated | – | 12 | 3 | – |
 
 Kernels are 3 x 3. 1,370,805 parameters at 4,096/1,024 with the Nyquist bin, stereo, one stem. The LSTM is beside its
-block, one of the three places that the paper tries. The paper's Wiener filter after all stems is not here.
+block, one of the three places that the paper tries. The paper's Wiener filter after all stems is not here. Amplitudes
+as in `mmdensenet.py`, with `answer_scale: 0.001`.
 """
 
 from vr_core.models.multi_band_dense import MultiBandDense, NetShape, sections_of
@@ -25,7 +26,7 @@ class MMDenseLstm(MultiBandDense):
     def __init__(self, spec: MMDenseLstmSpec, bins: int, head: HeadSpec) -> None:
         low, middle, high = sections_of(bins, _SECTIONS)
         super().__init__(
-            bins, head, spec.front, answer_scale=spec.answer_scale,
+            bins, head, spec.front,
             bands=[
                 (low, NetShape(32, (14,) * 7, (5,) * 7, (3, 3), {3: 128, 5: 128})),
                 (middle, NetShape(32, (4,) * 7, (4,) * 7, (3, 3), {3: 32})),

@@ -8,7 +8,8 @@
 | last block | – | 4 | 2 | 2 x 1 |
 
 339,468 parameters at 2,048/1,024 with the Nyquist bin, stereo, one stem. The paper answers with amplitudes
-(`objective.mask: amplitude`), which are used as a ratio to the mixture, one at most.
+(`objective.mask: amplitude`), which are used as a ratio to the mixture, one at most. Its magnitudes are n_fft / 4 times
+ours: `answer_scale: 0.002` makes up for that.
 """
 
 from vr_core.models.multi_band_dense import MultiBandDense, NetShape, sections_of
@@ -24,7 +25,7 @@ class MMDenseNet(MultiBandDense):
     def __init__(self, spec: MMDenseNetSpec, bins: int, head: HeadSpec) -> None:
         low, high = sections_of(bins, _SECTIONS)
         super().__init__(
-            bins, head, spec.front, answer_scale=spec.answer_scale,
+            bins, head, spec.front,
             bands=[
                 (low, NetShape(32, (14, 16, 16, 16, 16, 16, 16), (4,) * 7, (4, 3))),
                 (high, NetShape(32, (10,) * 7, (3,) * 7, (3, 3))),

@@ -6,6 +6,7 @@ from jaxtyping import Float, Inexact
 from torch import Tensor, nn
 
 from vr_core.draws import Draws
+from vr_core.models.heads import Answer, answer_of
 from vr_core.specs.fronts import AS_STORED, Front
 from vr_core.specs.heads import HeadSpec
 
@@ -20,6 +21,8 @@ class Model(nn.Module):
     """What it answers."""
     front: Front = AS_STORED
     """What it hears."""
+    answer_scale: float = 1.0
+    """What amplitudes are multiplied by."""
     frozen_base: frozenset[str] = frozenset()
     """Names of the parameters that no training changes: all under low-rank factors (`vr_core.lora`)."""
 
@@ -28,6 +31,10 @@ class Model(nn.Module):
         self, heard: Inexact[Tensor, "item channel bin frame"], draws: Draws | None = None
     ) -> Float[Tensor, "item frame feature"]:
         """What the head sees, for other tasks: `[item, frame, feature]`."""
+
+    def answer(self, values_btn: Float[Tensor, "item frame n"], channels: int) -> Answer:
+        """Its last numbers as `head` asks for them, in the order of `vr_core.models.heads.answer_of`."""
+        return answer_of(self.head, values_btn, channels, self.answer_scale)
 
     @abstractmethod
     def layer_prefixes(self) -> tuple[str, ...]:

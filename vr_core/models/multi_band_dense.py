@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vr_core.draws import Draws
-from vr_core.models.heads import Answer, answer_of, require_per_bin
+from vr_core.models.heads import Answer, require_per_bin
 from vr_core.models.layers.magnitude import CompressedMagnitude
 from vr_core.models.model import Model
 from vr_core.specs.fronts import STEREO, Front
@@ -167,7 +167,6 @@ class MultiBandDense(Model):
     def __init__(
         self, bins: int, head: HeadSpec, front: Front, *,
         bands: Sequence[tuple[int, NetShape]], full: NetShape, final: tuple[int, int, Kernel, bool],
-        answer_scale: float = 1.0,
     ) -> None:  # fmt: skip
         """Of any number of bands.
 
@@ -178,11 +177,10 @@ class MultiBandDense(Model):
             bands: of each its bins, and the shape of its net.
             full: shape of the net of all bins.
             final: k, L and kernel of the last dense block, and whether it is dilated.
-            answer_scale: what the last numbers are multiplied by.
         """
         super().__init__()
         require_per_bin(head, type(self).__name__)
-        self.bins, self.head, self.front, self.answer_scale = bins, head, front, answer_scale
+        self.bins, self.head, self.front = bins, head, front
         self.compress = CompressedMagnitude()
         self.sections = [count for count, _ in bands]
         self.input = BinAffine(bins)
@@ -199,8 +197,8 @@ class MultiBandDense(Model):
 
     def forward(self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None = None) -> Answer:
         """What the head asks for, of magnitudes of any number of frames."""
-        values = self.output(self._maps(magnitude_bcft)) * self.answer_scale
-        return answer_of(self.head, values.permute(0, 3, 1, 2).flatten(2), magnitude_bcft.shape[1])
+        values = self.output(self._maps(magnitude_bcft))
+        return self.answer(values.permute(0, 3, 1, 2).flatten(2), magnitude_bcft.shape[1])
 
     def features(
         self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None = None

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vr_core.draws import Draws
-from vr_core.models.heads import Answer, answer_of
+from vr_core.models.heads import Answer
 from vr_core.models.layers.feedforward import FeedForward, squared_relu
 from vr_core.models.layers.frame_conv import FrameConv
 from vr_core.models.layers.magnitude import CompressedMagnitude
@@ -50,7 +50,7 @@ class PlainStack(Model):
 
     def forward(self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None = None) -> Answer:
         """What the head asks for, of magnitudes of any number of frames."""
-        return answer_of(self.head, self.output(self.features(magnitude_bcft, draws)), magnitude_bcft.shape[1])
+        return self.answer(self.output(self.features(magnitude_bcft, draws)), magnitude_bcft.shape[1])
 
     def features(
         self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None = None

@@ -36,4 +36,6 @@ def build(spec: ModelSpec, bins: int, head: HeadSpec = MASK) -> Model:
 
     It answers what `head` asks for.
     """
-    return MODELS[spec.name](spec, bins, head)
+    model = MODELS[spec.name](spec, bins, head)
+    model.answer_scale = spec.answer_scale
+    return model

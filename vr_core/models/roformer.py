@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vr_core.draws import Draws
-from vr_core.models.heads import Answer, answer_of, require_per_bin
+from vr_core.models.heads import Answer, require_per_bin
 from vr_core.models.layers.attention import Rotary
 from vr_core.models.layers.part import apply_dropout
 from vr_core.models.model import Model
@@ -173,7 +173,7 @@ class Roformer(Model):
         if self.overlapping:
             summed = values.new_zeros(*values.shape[:3], bins, *values.shape[4:]).index_add(3, self.places, values)
             values = summed * self.share
-        answer = answer_of(self.head, values.permute(0, 1, 2, 5, 4, 3).reshape(batch, frames, -1), channels)
+        answer = self.answer(values.permute(0, 1, 2, 5, 4, 3).reshape(batch, frames, -1), channels)
         if not self.zero_dc:
             return answer
         keep = torch.ones(bins, 1, device=values.device, dtype=values.dtype)

@@ -1,12 +1,13 @@
-"""The stack of frame transformers that this project began with, as it was published on 2022-05-10, its slips kept.
+"""The stack of frame transformers that this project began with, as it was published on 2022-05-10, its errors kept.
 
-`dense_frame_transformer` is the same stack without them. A frame is a token and its bins are its features, so that a
+github.com/kingoomieiii/frame-transformer at 53e3a11, lib/frame_transformer.py. `dense_frame_transformer` is that stack
+corrected; `vr_core/README.md` lists what was changed. A frame is a token and its bins are its features, so that a
 block is as wide as the spectrogram; block i sees 2 + i maps, and its result is one more. With 1,024 bins and frames it
 has 33,436,177, 66,872,352 and 133,744,714 parameters for 2, 4 and 8 blocks.
 
 Legend: B batch, C channel, F bin, T frame, L frames of its training crops, H head, K feature of a head.
 
-Slips, which make it what it was:
+Errors, which make it what it was:
 - the relative term of frames i and j is q_j · e_i (no skew), so it has L vectors and hears no more than L frames;
 - one set of these vectors serves all heads, and logits are divided by the root of the whole width;
 - magnitudes come in as they are, and no norm is before the masks.
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from vr_core.draws import Draws
 from vr_core.errors import ModelError
 from vr_core.models.blocks.dense import MapSum
-from vr_core.models.heads import Answer, answer_of, require_per_bin
+from vr_core.models.heads import Answer, require_per_bin
 from vr_core.models.layers.feedforward import FeedForward, GatedLinear, squared_relu
 from vr_core.models.layers.frame_conv import BranchedConv, FrameConv
 from vr_core.models.layers.part import apply_dropout
@@ -104,7 +105,7 @@ class SeedFrameTransformer(Model):
         """
         maps = self._maps(magnitude_bcft, draws)
         values = torch.einsum("btmf,om->btof", maps, self.output.weight) + self.output.bias[:, None]
-        return answer_of(self.head, values.flatten(2), magnitude_bcft.shape[1])
+        return self.answer(values.flatten(2), magnitude_bcft.shape[1])
 
     def features(
         self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None = None

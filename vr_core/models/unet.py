@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vr_core.draws import Draws
-from vr_core.models.heads import Answer, answer_of, require_per_bin
+from vr_core.models.heads import Answer, require_per_bin
 from vr_core.models.layers.magnitude import CompressedMagnitude
 from vr_core.models.layers.part import apply_dropout
 from vr_core.models.model import Model
@@ -90,7 +90,7 @@ class UNet(Model):
         """What the head asks for, of magnitudes of any number of frames."""
         frames = magnitude_bcft.shape[-1]
         values = self.output(self._maps(magnitude_bcft, draws))[:, :, : self.bins, :frames]
-        return answer_of(self.head, values.permute(0, 3, 1, 2).flatten(2), magnitude_bcft.shape[1])
+        return self.answer(values.permute(0, 3, 1, 2).flatten(2), magnitude_bcft.shape[1])
 
     def features(
         self, magnitude_bcft: Float[Tensor, "B C {self.bins} T"], draws: Draws | None = None

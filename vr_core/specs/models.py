@@ -21,12 +21,21 @@ Positions = Literal["relative", "rotary", "scalar"]
 """Positional encodings of attention (`vr_core/models/layers/attention.py`)."""
 
 
-class FrameBlocksSpec(Spec):
+class EveryModelSpec(Spec):
+    """What all models have."""
+
+    name: str
+    answer_scale: Positive = 1.0
+    """Amplitudes are multiplied by this. From nothing, take 4 / n_fft: magnitudes are 1 at full scale, and most are
+    hundreds of times smaller. At 1 the first steps overshoot, and all outputs stay zero."""
+
+
+class FrameBlocksSpec(EveryModelSpec):
     """What models of blocks over frames have (`vr_core/models/blocks/`)."""
 
     heads: Count = 8
     max_distance_frames: Count = 512
-    """Relative positions further apart than this share a vector, so that any length works."""
+    """Distances of this less one, and larger ones, share what is learned of them, so that any length works."""
     causal: bool = False
     """Whether a frame of the answer depends on that frame and earlier ones alone."""
     block: BlockName = "frame_transformer"
@@ -56,7 +65,7 @@ class FrameBlocksSpec(Spec):
 
 
 class DenseFrameTransformerSpec(FrameBlocksSpec):
-    """The seed's stack with its slips corrected; tokens are frames (`vr_core/models/dense_frame_transformer.py`)."""
+    """The stack of 2022 with its errors corrected; tokens are frames (`vr_core/models/dense_frame_transformer.py`)."""
 
     name: Literal["dense_frame_transformer"] = "dense_frame_transformer"
     width: Count = 256
@@ -84,7 +93,7 @@ def decoder_heads(heads: int) -> int:
     return max(min(2 * heads, 16), heads)
 
 
-class PlainStackSpec(Spec):
+class PlainStackSpec(EveryModelSpec):
     """A baseline without attention: what any gain of the transformer is measured against."""
 
     name: Literal["plain_stack"] = "plain_stack"
@@ -100,7 +109,7 @@ class PlainStackSpec(Spec):
         return Front(receptive_frames=1 + self.blocks * (self.kernel_frames - 1))
 
 
-class RoformerSpec(Spec):
+class RoformerSpec(EveryModelSpec):
     """What all band-split RoFormers have (`vr_core/models/roformer.py`)."""
 
     width: Count = 384
@@ -201,7 +210,7 @@ def _hz(mel: float) -> float:
     return _LINEAR_TO_HZ * math.exp((mel - _LINEAR_TO_MEL) / _MELS_A_NEPER)
 
 
-class CascadedNetSpec(Spec):
+class CascadedNetSpec(EveryModelSpec):
     """The network of tsurumeso's vocal-remover v5 and v6 (`vr_core/models/cascaded_net.py`)."""
 
     name: Literal["cascaded_net"] = "cascaded_net"
@@ -230,8 +239,8 @@ class CascadedNetSpec(Spec):
         )  # fmt: skip
 
 
-class SeedFrameTransformerSpec(Spec):
-    """The seed's stack as it was published, its slips kept (`vr_core/models/seed_frame_transformer.py`)."""
+class SeedFrameTransformerSpec(EveryModelSpec):
+    """The stack of 2022 as it was published, its errors kept (`vr_core/models/seed_frame_transformer.py`)."""
 
     name: Literal["seed_frame_transformer"] = "seed_frame_transformer"
     blocks: Count = 2
@@ -247,7 +256,7 @@ class SeedFrameTransformerSpec(Spec):
         return AS_STORED
 
 
-class UNetSpec(Spec):
+class UNetSpec(EveryModelSpec):
     """The U-Net of Jansson et al. 2017 (`vr_core/models/unet.py`)."""
 
     name: Literal["unet"] = "unet"
@@ -279,14 +288,11 @@ class FrameUNetSpec(FrameBlocksSpec):
     """Width of a block's feed-forward as a multiple of its bins."""
 
 
-class _MultiBandDenseSpec(Spec):
+class _MultiBandDenseSpec(EveryModelSpec):
     """What the multi-band dense nets have (`vr_core/models/multi_band_dense.py`)."""
 
     stft: StftSpec | None = None
     """Its own, with the Nyquist bin; by default the data set's without."""
-    answer_scale: Positive = 1.0
-    """Its last numbers are multiplied by this. Published magnitudes are n_fft / 4 times ours: of amplitudes 0.002 fits,
-    and with 1 the first steps overshoot until all are rectified to zero for good."""
 
     @property
     def front(self) -> Front:
