@@ -12,6 +12,7 @@ import psutil
 import pytest
 from hypothesis import settings
 
+from tests.needs import lacking
 from tests.started import MARK, started_here
 
 pytest_plugins = ["pytester", "tests.costs", "tests.loopback", "tests.standing", "tests.tiers"]
@@ -56,6 +57,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not torch.cuda.is_available():
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=NO_GPU))
+
+
+@pytest.fixture(scope="session")
+def root() -> None:
+    """Asked for by tests that mount, or that start a process of another account."""
+    if os.geteuid():
+        lacking("not root")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,8 +7,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from tests.needs import lacking
 
 PAGE_BYTES = os.sysconf("SC_PAGESIZE")
@@ -48,9 +46,6 @@ def small_disk(path: Path, kib: int) -> Iterator[SmallDisk]:
         yield SmallDisk(path)
     finally:
         subprocess.run(["umount", "-l", str(path)], check=True)  # what was read from it may still be mapped
-
-
-needs_root = pytest.mark.skipif(os.getuid() != 0, reason="a device is made by root alone")
 
 
 def full_device(path: Path) -> None:

@@ -13,6 +13,7 @@ from tests.bench.trials import Trial, carry_out, missing, read_lines
 from tests.jobs.songs_recipes import songs_recipes
 from vr_core.models.registry import build
 
+ROOT = Path(__file__).parent.parent
 ONE_TRIAL = """
 import json, sys
 if sys.argv[1] == "0":
@@ -51,6 +52,21 @@ def test_a_budget_gives_whole_steps_and_a_warm_up_that_fits_them() -> None:
     assert [zoo.steps_within(450, step_s) for step_s in (0.9, 1.01, 1000)] == [500, 445, 1]
     recipe = read_recipe("songs-unet", ["steps=1000", "optim.warmup_steps=100"])
     assert [zoo.warm_up_of(recipe, steps) for steps in (1000, 300, 299, 50)] == [100, 100, 30, 5]
+
+
+def test_a_recipe_of_other_keys_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    folders = [
+        zoo.training_recipe("songs-unet", 10, 1, tmp_path, "runs", *more).out
+        for more in ((), ("optim.lr=1e-4",), ("optim.lr=2e-4",), ("optim.lr=1e-4",))
+    ]
+    assert len(set(folders)) == 3
+    assert folders[1] == folders[3]
+
+
+def test_the_readme_has_the_table_of_the_lines() -> None:
+    """Where a recipe has changed, its row is out of date: `python -m tests.bench.zoo --table` prints what holds."""
+    table = zoo.table(zoo.read_lines(zoo.RESULTS), zoo.shipped_digests())
+    assert "\n\n{}\n\n".format("\n".join(table)) in (ROOT / "vr_core/README.md").read_text()
 
 
 def test_a_training_takes_what_its_costs_allow() -> None:

@@ -1,10 +1,10 @@
-"""The corrected block against the seed's, of equal size: core time forward and backward, and where it goes.
+"""The corrected block against that of 2022, of equal size: core time forward and backward, and where it goes.
 
-Both are ours: `seed_frame_transformer` has the slips of the stack of 2022-05-10, and the layers of today where it made
-none. One item, float32, one thread, the two in turns, by the CPU time of this process, which keeps freed memory as
-training does. Linear maps, convolutions and attention are then computed alone, with the same sizes of what goes in; the
-rest is norms, activations and sums. The products of matrices of a block are counted, and the core's rate of them is
-measured beside.
+Both are ours: `seed_frame_transformer` keeps the errors of that year's stack, and else has our current layers.
+
+One item, float32, one thread, the two in turns, by the CPU time of this process, which keeps freed memory as training
+does. Linear maps, convolutions and attention are then computed alone, with the same sizes of what goes in; the rest is
+norms, activations and sums. The products of matrices are counted, and the core's rate of them is measured beside.
 """
 
 from collections.abc import Callable, Iterable
@@ -34,7 +34,7 @@ _PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.
 
 
 def blocks(frames: int) -> dict[str, nn.Module]:
-    """The first block of either stack; the seed's hears no more frames than it was made for."""
+    """The first block of either stack; that of 2022 hears no more frames than it was made for."""
     torch.manual_seed(0)
     shape = BlockShape(
         width=WIDTH, heads=HEADS, feedforward=FEEDFORWARD, positions="relative", max_distance_frames=frames,
@@ -123,4 +123,4 @@ def measure(quick: bool) -> dict[str, Any]:
     }
 
 
-BENCHMARK = Benchmark(f"core time of the seed's block over that of the corrected one, {RATIO_AT} frames", measure)
+BENCHMARK = Benchmark(f"core time of the 2022 block over that of the corrected one, {RATIO_AT} frames", measure)

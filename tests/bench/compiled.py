@@ -2,9 +2,10 @@
 
 A step is forward, backward and AdamW of 8 items of 128 frames in float32, with its dropout; the optimiser is never
 compiled. Steady steps are in turns, by the CPU time of this process, which keeps freed memory as training does.
-Compiling counts with its C++ compiler, into an empty cache; it is what the first step takes over a steady one. A
-worker's share of a step changes while a run goes on, and so the first step of 7 items, after those of 8, is measured
-too: it is compiled again.
+Compiling counts with its C++ compiler, into an empty cache; it is what the first step takes over a steady one.
+
+A worker's share of a step changes while a run goes on. So the first step of 7 items, after those of 8, is measured too:
+it is compiled again.
 """
 
 import resource

@@ -133,11 +133,11 @@ def measure_separation(name: str) -> Line:
 
 def training_recipe(name: str, steps: int, seed: int, work: Path, kind: str, *more: str) -> Recipe:
     """A shipped recipe for so many steps with `more` keys replaced, its run in a folder of its own."""
-    shipped = read_recipe(name, more)
-    out = work / kind / f"{name}-{shipped.digest()}-{steps}-{seed}"
+    asked = read_recipe(name, more)
+    out = work / kind / f"{name}-{asked.digest()}-{steps}-{seed}"
     changes = [
         f"steps={steps}", f"seed={seed}", f"data={work / 'songs'}", f"out={out}", "workers={device: cpu}",
-        f"optim.warmup_steps={warm_up_of(shipped, steps)}", f"validation.every_steps={steps}",
+        f"optim.warmup_steps={warm_up_of(asked, steps)}", f"validation.every_steps={steps}",
         "log.tensorboard=false", *more,
     ]  # fmt: skip
     return read_recipe(name, changes)

@@ -14,10 +14,9 @@ from cluster.hardware.firewall import EPHEMERAL, guarded, ruleset, spans
 from cluster.inventory import Inventory, NodeSpec
 from cluster.node.ray_start import Ports, ports_from
 from tests.command_line import vr
+from tests.needs import lacking
 from vr_core.config import load
 
-NFT = shutil.which("nft", path=f"{os.environ['PATH']}:/usr/sbin")
-needs_nft = pytest.mark.skipif(NFT is None or os.geteuid() != 0, reason="needs root and nft (Debian's nftables)")
 EXAMPLE = Path(cluster.__path__[0]) / "example.yaml"
 HOME = Inventory(
     nodes=(
@@ -57,12 +56,20 @@ def test_the_command_prints_it():
     )
 
 
-@needs_nft
+@pytest.fixture
+def nft(root):
+    """The program."""
+    found = shutil.which("nft", path=f"{os.environ['PATH']}:/usr/sbin")
+    if found is None:
+        lacking("no nft (Debian's nftables)")
+    return found
+
+
 @pytest.mark.parametrize("ports", [Ports(), ports_from(20000)])
-def test_nft_takes_it(tmp_path, ports):
+def test_nft_takes_it(tmp_path, nft, ports):
     file = tmp_path / "rules.nft"
     file.write_text(ruleset(load(Inventory, EXAMPLE), ports))
-    subprocess.run([NFT, "-c", "-f", str(file)], check=True, capture_output=True)
+    subprocess.run([nft, "-c", "-f", str(file)], check=True, capture_output=True)
 
 
 TRY = """
@@ -85,8 +92,10 @@ sys.stdin.read()
 
 
 @pytest.fixture
-def three_pcs():
+def three_pcs(root):
     """Network namespaces attic (10.77.0.1), study (.2) and a stranger (.3) on one bridge inside a fourth."""
+    if shutil.which("ip") is None:
+        lacking("no ip (Debian's iproute2)")
 
     def ip(*words):
         subprocess.run(["ip", *words], check=True, capture_output=True)
@@ -108,15 +117,13 @@ def three_pcs():
         yield pcs
 
 
-@needs_nft
-@pytest.mark.skipif(shutil.which("ip") is None, reason="needs ip (Debian's iproute2)")
-def test_the_other_pc_gets_in_and_a_stranger_does_not(three_pcs, tmp_path):
+def test_the_other_pc_gets_in_and_a_stranger_does_not(nft, three_pcs, tmp_path):
     attic, study, stranger = three_pcs
     file = tmp_path / "rules.nft"
     file.write_text(ruleset(HOME, Ports()))
     for _ in range(2):  # a second time replaces the first
-        subprocess.run(["ip", "netns", "exec", attic, NFT, "-f", str(file)], check=True)
-    listed = subprocess.run(["ip", "netns", "exec", attic, NFT, "list", "ruleset"], capture_output=True, text=True)
+        subprocess.run(["ip", "netns", "exec", attic, nft, "-f", str(file)], check=True)
+    listed = subprocess.run(["ip", "netns", "exec", attic, nft, "list", "ruleset"], capture_output=True, text=True)
     assert listed.stdout.count("tcp dport @guarded") == 1
     guarded_ports, free_port = ["6379", "6385", "10500", "44227", "50000"], "8080"
 

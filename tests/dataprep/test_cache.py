@@ -209,7 +209,7 @@ def test_two_jobs_at_once_make_whole_copies_within_the_quota(tmp_path, cache):
         assert hashlib.sha256((cache.folder / name).read_bytes()).hexdigest() == name.removesuffix(".arrow")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk, which takes root")
+@pytest.mark.usefixtures("root")
 def test_a_full_cache_disk_is_named_and_left_as_it_was(tmp_path, shard):
     (tmp_path / "disk").mkdir()
     code = (

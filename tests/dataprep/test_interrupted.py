@@ -13,7 +13,7 @@ from dataprep.audio.tracks import Track
 from dataprep.errors import NoSpaceError, PrepareError
 from dataprep.preparing.prepare import PrepareProgress, prepare
 from tests.dataprep.data import SETTINGS, files, labelled, mixture_only
-from tests.small_disk import full_device, needs_root
+from tests.small_disk import full_device
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,7 +54,7 @@ def test_killed_anywhere_it_goes_on_where_it_was(tmp_path, kill_at):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-@needs_root
+@pytest.mark.usefixtures("root")
 def test_a_full_disk_loses_no_finished_group(tmp_path):
     tracks = [mixture_only(tmp_path / "music", f"m{i}", 20_000, i) for i in range(3)]
     settings = SETTINGS.model_copy(update={"shard_bytes": 1})

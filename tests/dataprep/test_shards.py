@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dataprep.errors import NoSpaceError, ShardError
 from dataprep.shards.reader import Shard, on_local_disk
 from dataprep.shards.writer import BATCH_FRAMES, ShardWriter, verify
-from tests.small_disk import full_device, needs_root
+from tests.small_disk import full_device
 from vr_core.errors import StorageError
 from vr_core.specs.stft import StftSpec
 
@@ -300,7 +300,7 @@ def test_an_error_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@needs_root
+@pytest.mark.usefixtures("root")
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
     full_device(tmp_path / "x.arrow.partial")
     with (

@@ -32,7 +32,6 @@ from jobs.queue.table import Ledger
 from tests.jobs.job_api import head_record
 
 NOBODY = 65534
-needs_root = pytest.mark.skipif(os.getuid() != 0, reason="another account's process can be started by root alone")
 
 
 @contextlib.contextmanager
@@ -75,7 +74,7 @@ def squatter(uid, port=0, family=socket.AF_INET):
         os.close(read)
 
 
-@needs_root
+@pytest.mark.usefixtures("root")
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
 def test_another_accounts_listener_is_known_by_its_uid(family):
     with squatter(NOBODY, family=family) as (port, heard):
@@ -89,7 +88,7 @@ def test_another_accounts_listener_is_known_by_its_uid(family):
         assert heard() == b""
 
 
-@needs_root
+@pytest.mark.usefixtures("root")
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
 def test_who_listens_at_a_port_is_known_without_a_connection(family):
     with squatter(NOBODY, family=family) as (port, heard):
@@ -139,7 +138,7 @@ except requests.exceptions.ConnectionError as error:
 """
 
 
-@needs_root
+@pytest.mark.usefixtures("root")
 def test_what_ray_asks_by_itself_is_sent_to_no_other_account(monkeypatch):
     """The defect: Ray Train's cleaner sent the token to whoever had the dashboard's port."""
 
@@ -164,7 +163,7 @@ def test_what_ray_asks_by_itself_is_sent_to_no_other_account(monkeypatch):
         assert (said.returncode, said.stdout) == (0, "")
 
 
-@needs_root
+@pytest.mark.usefixtures("root")
 def test_every_way_to_the_dashboard_sends_nothing(squatted):
     head, at_dashboard, at_gcs = squatted
     for ask in (
@@ -228,7 +227,7 @@ def made(path, mode=0o600, uid=0):
     return path
 
 
-@needs_root
+@pytest.mark.usefixtures("root")
 def test_a_token_file_or_a_folder_of_another_account_is_refused(tmp_path):
     assert read_token(made(tmp_path / "own")) == "a" * 64
     with pytest.raises(TokenError, match=f"another account \\(uid {NOBODY}\\)"):
@@ -243,7 +242,7 @@ def test_a_token_file_or_a_folder_of_another_account_is_refused(tmp_path):
     assert read_token(file)
 
 
-@needs_root
+@pytest.mark.usefixtures("root")
 @pytest.mark.parametrize(("mode", "passes"), [(0o755, True), (0o777, False), (0o1777, True), (0o770, False)])
 def test_a_folder_that_others_may_write_is_refused(mode, passes, tmp_path):
     (folder := tmp_path / "folder").mkdir()
@@ -290,7 +289,7 @@ def test_a_state_folder_that_is_open_is_closed_and_that_is_said(tmp_path, monkey
     assert capsys.readouterr().err == ""
 
 
-@needs_root
+@pytest.mark.usefixtures("root")
 def test_a_state_folder_of_another_account_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     (tmp_path / "vr").mkdir()

@@ -140,7 +140,7 @@ WORDS: dict[tuple[str, ...], tuple[int, str]] = {
 }
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a folder read-only, which takes root")
+@pytest.mark.usefixtures("root")
 def test_a_data_set_that_is_mounted_read_only_is_read_and_never_told_of_an_option_that_is_not_there(data):
     command = [sys.executable, "-c", CALLS, str(data), json.dumps([*WORDS])]
     argv = ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh", str(data), *command]

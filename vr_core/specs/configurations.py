@@ -206,7 +206,7 @@ CONFIGURATIONS: dict[str, Configuration] = {
     ),
     **{
         f"seed_frame_transformer/{blocks}": Configuration(
-            "of 2022-05-10, its slips kept", SeedFrameTransformerSpec(blocks=blocks), figures, crop_s=_OF_1024
+            "of 2022-05-10, its errors kept", SeedFrameTransformerSpec(blocks=blocks), figures, crop_s=_OF_1024
         )
         for blocks, figures in _OF_THE_SEED.items()
     },

@@ -1,4 +1,4 @@
-"""The block that this project began with, its slips corrected: half Evolved Transformer, half Primer.
+"""The block of the stack of 2022, its errors corrected: half Evolved Transformer, half Primer.
 
 Gated linear unit and order are the Evolved Transformer's encoder, the convolutions its decoder's (kernels 11, 7, 7),
 attention over convolved queries, keys and values and the squared ReLU are Primer's.

@@ -65,8 +65,8 @@ class SeparableConv(nn.Sequential):
 class BranchedConv(Part):
     """Two separable convolutions over time side by side, then a third (Evolved Transformer; So et al. 2019, fig. 3).
 
-    Left: kernel 11, ReLU. Right: kernel 7, no activation (as the seed has it), zero-padded and added. Then a norm and
-    kernel 7 back to the width.
+    Left: kernel 11, ReLU. Right: kernel 7, no activation (as in the stack of 2022), zero-padded and added. Then a norm
+    and kernel 7 back to the width.
     """
 
     def __init__(self, width: int, left: int, right: int, *, causal: bool = False, dropout: float = 0.0) -> None:
