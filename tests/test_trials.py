@@ -70,11 +70,21 @@ def test_the_readme_has_the_table_of_the_lines() -> None:
 
 
 def test_a_training_takes_what_its_costs_allow() -> None:
-    trial = zoo.training_of(COSTS, 2, "music", "work")
+    trial = zoo.training_of(COSTS, 2, (), "music", "work")
     assert trial.words == ("music", "work", "--one", "training", "songs-unet", "2", "500")
     assert trial.key == {
-        "what": "training", "recipe": "songs-unet", "digest": "1", "seed": 2, "budget_core_s": 450
+        "what": "training", "recipe": "songs-unet", "digest": "1", "seed": 2, "budget_core_s": 450, "steps": 500
     }  # fmt: skip
+
+
+def test_a_training_near_to_what_new_costs_allow_counts_and_one_that_is_not_is_repeated() -> None:
+    lines = [
+        {"what": "training", "recipe": "songs-unet", "digest": "1", "seed": seed, "budget_core_s": 450, "steps": steps}
+        for seed, steps in ((1, 449), (1, 451), (1, 500), (2, 449), (3, 550))
+    ]
+    trials = [zoo.training_of(COSTS, seed, lines) for seed in (1, 2, 3)]
+    assert [trial.key["steps"] for trial in trials] == [451, 500, 550]
+    assert missing(trials, lines) == [trials[1]]
 
 
 def test_the_table_has_the_recipes_as_they_are_and_says_what_is_not_known() -> None:
@@ -86,19 +96,20 @@ def test_the_table_has_the_recipes_as_they_are_and_says_what_is_not_known() -> N
         "seed": 1,
         "improvement_db": 6.0,
         "budget_core_s": 450,
+        "steps": 400,
     }
     speed = {"what": "separation", "recipe": "songs-unet", "digest": "1", "times_real_time_1": 20.04}
     lines = [
         speed | {"times_real_time_2": 30.0}, COSTS, small, COSTS | {"digest": "0", "parameters": 1}, score,
-        score | {"seed": 2, "improvement_db": 7.0}, score | {"recipe": "songs-plain-stack"},
+        score | {"seed": 2, "improvement_db": 7.0, "steps": 500}, score | {"recipe": "songs-plain-stack"},
         score | {"digest": "0", "improvement_db": 9.0},
     ]  # fmt: skip
     _, ruled, *rows = zoo.table(lines, {"songs-unet": "1", "songs-plain-stack": "1"})
     assert rows == [
-        "| `songs-plain-stack` | 1,000,000 | 0.25 | 300 | 0.50 | – | – | 6.00 | – | – |",
-        "| `songs-unet` | 2,000,000 | 0.25 | 300 | 0.50 | 20.0 | 30.0 | 6.00 | 7.00 | 6.50 |",
+        "| `songs-plain-stack` | 1,000,000 | 0.25 | 300 | 0.50 | – | – | 360 | 6.00 | – | – |",
+        "| `songs-unet` | 2,000,000 | 0.25 | 300 | 0.50 | 20.0 | 30.0 | 405 | 6.00 | 7.00 | 6.50 |",
     ]
-    assert {line.count("|") for line in (ruled, *rows)} == {11}
+    assert {line.count("|") for line in (ruled, *rows)} == {12}
 
 
 def test_every_recipe_has_a_digest_of_its_settings(

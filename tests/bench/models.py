@@ -4,7 +4,7 @@ Single-threaded, in float32, by the CPU time of this process: other work on the 
 of a core, but not the time that is counted. Beside each configuration the same core multiplies matrices, and the share
 is what of that rate the configuration's own arithmetic reaches, as `vr_core.models.figures` counts it. A forward pass
 is that of one window in separation, which overlaps windows by half and so computes twice as much; a training step is
-forward, backward and AdamW of one item. Neither reads, decodes or transforms audio.
+forward, backward and AdamW of one item, with its dropout. Neither reads, decodes or transforms audio.
 """
 
 import contextlib
