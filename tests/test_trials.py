@@ -80,11 +80,13 @@ def test_a_training_takes_what_its_costs_allow() -> None:
 def test_a_training_near_to_what_new_costs_allow_counts_and_one_that_is_not_is_repeated() -> None:
     lines = [
         {"what": "training", "recipe": "songs-unet", "digest": "1", "seed": seed, "budget_core_s": 450, "steps": steps}
-        for seed, steps in ((1, 449), (1, 451), (1, 500), (2, 449), (3, 550))
+        for seed, steps in ((1, 451), (1, 500), (1, 449), (2, 449), (3, 550))
     ]
     trials = [zoo.training_of(COSTS, seed, lines) for seed in (1, 2, 3)]
-    assert [trial.key["steps"] for trial in trials] == [451, 500, 550]
+    assert [trial.key["steps"] for trial in trials] == [500, 500, 550]
     assert missing(trials, lines) == [trials[1]]
+    counting = [zoo.trained(COSTS, seed, lines) for seed in (1, 2, 3, 4)]
+    assert [line and line["steps"] for line in counting] == [500, 449, 550, None]
 
 
 def test_the_table_has_the_recipes_as_they_are_and_says_what_is_not_known() -> None:

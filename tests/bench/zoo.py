@@ -67,15 +67,25 @@ def measurement_of(what: str, name: str, digest: str, *words: str) -> Trial:
 def training_of(costs: Line, seed: int, lines: Iterable[Line] = (), *words: str) -> Trial:
     """The training that the costs of a recipe allow, or one of `lines` that is near to it; `words` go before."""
     steps = steps_within(BUDGET_CORE_S, costs["loop_step_core_s"])
-    of_recipe = {
+    done = trained(costs, seed, lines)
+    if done is not None and abs(done["steps"] - steps) <= NEAR * steps:
+        steps = done["steps"]
+    key = _key_of(costs, seed) | {"steps": steps}
+    return Trial(key, (*words, "--one", TRAINING, costs["recipe"], str(seed), str(steps)))
+
+
+def trained(costs: Line, seed: int, lines: Iterable[Line]) -> Line | None:
+    """The training of a recipe by a seed that counts: with the steps that are nearest to what its costs allow."""
+    steps = steps_within(BUDGET_CORE_S, costs["loop_step_core_s"])
+    found = [line for line in lines if _key_of(costs, seed).items() <= line.items()]
+    return min(found, key=lambda line: abs(line["steps"] - steps), default=None)
+
+
+def _key_of(costs: Line, seed: int) -> dict[str, Any]:
+    return {
         "what": TRAINING, "recipe": costs["recipe"], "digest": costs["digest"], "seed": seed,
         "budget_core_s": BUDGET_CORE_S,
     }  # fmt: skip
-    for line in lines:
-        if of_recipe.items() <= line.items() and abs(line["steps"] - steps) <= NEAR * steps:
-            steps = line["steps"]
-            break
-    return Trial(of_recipe | {"steps": steps}, (*words, "--one", TRAINING, costs["recipe"], str(seed), str(steps)))
 
 
 def shipped_digests() -> dict[str, str]:
@@ -90,11 +100,6 @@ def current(lines: Iterable[Line], what: str, digests: Mapping[str, str]) -> lis
 
 def table(lines: Sequence[Line], digests: Mapping[str, str]) -> list[str]:
     """Of recipes whose costs are known, the smallest first: seeds spread too far for an order by their scores."""
-    trained = {
-        (line["recipe"], line["seed"]): line
-        for line in current(lines, TRAINING, digests)
-        if line["budget_core_s"] == BUDGET_CORE_S
-    }
     speeds = {line["recipe"]: line for line in current(lines, SEPARATION, digests)}
     rows = [
         "| recipe | parameters | GFLOP for a second of audio | memory of a step, MB | core-seconds of a step "
@@ -104,7 +109,7 @@ def table(lines: Sequence[Line], digests: Mapping[str, str]) -> list[str]:
     for line in sorted(current(lines, COSTS, digests), key=lambda line: (line["parameters"], line["recipe"])):
         name = line["recipe"]
         times = [speeds.get(name, {}).get(f"times_real_time_{threads}") for threads in (1, 2)]
-        runs = [trained.get((name, seed)) for seed in SEEDS]
+        runs = [trained(line, seed, lines) for seed in SEEDS]
         each = [run and run["improvement_db"] for run in runs]
         known = [run for run in runs if run is not None]
         spent_s = statistics.fmean(run["steps"] for run in known) * line["loop_step_core_s"] if known else None
