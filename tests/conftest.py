@@ -12,7 +12,7 @@ import psutil
 import pytest
 from hypothesis import settings
 
-from tests.needs import lacking
+from tests.needs import require_root
 from tests.started import MARK, started_here
 
 pytest_plugins = ["pytester", "tests.costs", "tests.loopback", "tests.standing", "tests.tiers"]
@@ -61,9 +61,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def root() -> None:
-    """Asked for by tests that mount, or that start a process of another account."""
-    if os.geteuid():
-        lacking("not root")
+    """As `require_root`."""
+    require_root()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,3 +11,9 @@ def lacking(what: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(f"{what}; CI needs it")
     pytest.skip(what)
+
+
+def require_root() -> None:
+    """Of tests that mount, make a device, or start a process of another account."""
+    if os.geteuid():
+        lacking("not root")

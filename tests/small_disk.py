@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.needs import lacking
+from tests.needs import require_root
 
 PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 """It is given away in such pieces."""
@@ -38,8 +38,7 @@ class SmallDisk:
 @contextlib.contextmanager
 def small_disk(path: Path, kib: int) -> Iterator[SmallDisk]:
     """Mount one at `path`, a folder that is not there yet; needs root, which in CI the tests have."""
-    if os.geteuid():
-        lacking("no disk that can be filled: not root")
+    require_root()
     path.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(path)], check=True)
     try:

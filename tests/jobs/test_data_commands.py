@@ -17,6 +17,7 @@ from dataprep.shards.manifest import Manifest, read_manifest
 from jobs.cli import data as app
 from jobs.errors import SongsFailed
 from tests.jobs.music import RATE_HZ, SMALL, noise, prepared, song, vr_data
+from tests.small_disk import small_disk
 from vr_core.errors import ConfigError
 
 
@@ -209,22 +210,17 @@ def test_what_was_stopped_in_the_middle_goes_on_to_the_same_data_set(tmp_path, h
         assert (out / name).stat().st_size == row.bytes
 
 
-@pytest.mark.usefixtures("root")
 def test_a_full_disk_is_said_and_making_room_is_enough(tmp_path):
     for k in range(3):
         song(tmp_path / "songs" / f"s{k}", seconds=10.0, seed=k)
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], check=True)
-    try:
+    with small_disk(tmp_path / "disk", 4096) as disk:
+        data = disk.path / "data"
         with pytest.raises(NoSpaceError, match=r"no space left on the disk; make room"):
-            vr_data("prepare", tmp_path / "songs", "--out", disk / "data", "--workers", 1)
-        assert not list((disk / "data").glob("*.arrow*"))
-        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
-        vr_data("prepare", tmp_path / "songs", "--out", disk / "data", "--workers", 1)
-        assert len(read_manifest(disk / "data").songs) == 3
-    finally:
-        subprocess.run(["umount", disk], check=True)
+            vr_data("prepare", tmp_path / "songs", "--out", data, "--workers", 1)
+        assert not list(data.glob("*.arrow*"))
+        subprocess.run(["mount", "-o", "remount,size=64m", disk.path], check=True)
+        vr_data("prepare", tmp_path / "songs", "--out", data, "--workers", 1)
+        assert len(read_manifest(data).songs) == 3
 
 
 def test_verify_names_the_songs_of_a_shard_with_a_flipped_byte(tmp_path):
