@@ -90,8 +90,8 @@ def require_startable(recipe: Recipe) -> None:
             f"recipe {recipe.name}: model.causal hears no later frame, and objective {recipe.objective.name} hides "
             "frames that are predicted from those on both sides; leave causal out, or take objective separate"
         )
-    fresh_heads = recipe.init is None or recipe.init_part == "body"
-    if fresh_heads and recipe.objective.head.kind == "amplitude" and recipe.model.answer_scale == 1:
+    # With `init` too: weights that answer with masks begin as far off as fresh ones.
+    if recipe.objective.head.kind == "amplitude" and recipe.model.answer_scale == 1:
         raise ConfigError(
             f"recipe {recipe.name}: objective.mask amplitude trains to silence at model.answer_scale 1, since outputs "
             "begin hundreds of times too large; give model.answer_scale as 4 / n_fft (0.002 at 2,048)"

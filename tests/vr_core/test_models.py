@@ -13,9 +13,11 @@ from vr_core.errors import ModelError
 from vr_core.models.registry import MODELS, build
 from vr_core.specs.heads import HeadSpec, Kind
 from vr_core.specs.models import (
+    BsRoformerSpec,
     CascadedNetSpec,
     DenseFrameTransformerSpec,
     FrameUNetSpec,
+    MelRoformerSpec,
     MMDenseLstmSpec,
     MMDenseNetSpec,
     ModelSpec,
@@ -23,6 +25,7 @@ from vr_core.specs.models import (
     SeedFrameTransformerSpec,
     UNetSpec,
 )
+from vr_core.specs.stft import StftSpec
 
 TINY = [
     DenseFrameTransformerSpec(width=8, blocks=2, heads=2, feedforward=8, max_distance_frames=6, dropout=0.5),
@@ -61,13 +64,20 @@ def test_every_tag_has_a_constructor_and_a_test() -> None:
     assert set(MODELS) == {spec.name for spec in TINY} | {"bs_roformer", "mel_roformer"}
 
 
-@pytest.mark.parametrize("spec", TINY, ids=told)
+ROFORMERS = [
+    kind(width=8, blocks=1, heads=2, head_width=4, stft=StftSpec(n_fft=64, hop=16), **bands)
+    for kind, bands in ((BsRoformerSpec, {}), (MelRoformerSpec, {"mel_bands": 6}))
+]
+
+
+@pytest.mark.parametrize("spec", [*TINY, *ROFORMERS], ids=told)
 @pytest.mark.parametrize(("kind", "factor"), [("amplitude", 0.25), ("mask", 1.0)])
 def test_amplitudes_alone_are_on_the_scale_that_is_told(spec: ModelSpec, kind: Kind, factor: float) -> None:
-    heard, answers = torch.rand(1, 2, 16, 8), []
+    bins = 16 if spec.front.stft is None else spec.front.bins_on(spec.front.stft)
+    heard, answers = torch.rand(1, 2, bins, 8, dtype=torch.cfloat if spec.front.phase else torch.float), []
     for scale in (1.0, 0.25):
         torch.manual_seed(0)
-        model = build(spec.model_copy(update={"answer_scale": scale}), 16, HeadSpec(kind=kind))
+        model = build(spec.model_copy(update={"answer_scale": scale}), bins, HeadSpec(kind=kind))
         answers.append(model(heard)[kind])
     assert answers[0].max() > 0
     torch.testing.assert_close(answers[1], answers[0] * factor)

@@ -12,9 +12,7 @@ Answer = dict[str, Inexact[Tensor, "*any"]]
 class]`."""
 
 
-def answer_of(
-    head: HeadSpec, values_btn: Float[Tensor, "B T n"], channels: int, amplitude_scale: float = 1.0
-) -> Answer:
+def answer_of(head: HeadSpec, values_btn: Float[Tensor, "B T n"], channels: int, amplitude_scale: float) -> Answer:
     """`head.maps` numbers for each bin of each channel, in the order stem, plane, channel, bin, as an answer.
 
     Of logits, `head.classes` numbers of each frame. These and compressed magnitudes are as they are, masks are

@@ -26,8 +26,8 @@ class EveryModelSpec(Spec):
 
     name: str
     answer_scale: Positive = 1.0
-    """Amplitudes are multiplied by this. From nothing, take 4 / n_fft: magnitudes are 1 at full scale, and most are
-    hundreds of times smaller. At 1 the first steps overshoot, and all outputs stay zero."""
+    """Amplitudes are multiplied by this. Take 4 / n_fft: magnitudes are 1 at full scale, and most are hundreds of times
+    smaller. At 1 the first steps overshoot, and all outputs stay zero."""
 
 
 class FrameBlocksSpec(EveryModelSpec):
